@@ -1,0 +1,25 @@
+"""Take the main database away while the application keeps serving.
+
+An SQLAlchemy routing session and engine selector that picks the read-write or the read-only engines
+per transaction, by the presence of a file.
+"""
+
+from .errors import ConfigurationError, ReadOnlyError
+from .mode import FixedSwitch, Mode, State, Switch
+from .selector import Engines, EngineSelector, selector_from_config
+from .session import RoutingSession
+from .switch import FileSwitch
+
+__all__ = [
+    "ConfigurationError",
+    "EngineSelector",
+    "Engines",
+    "FileSwitch",
+    "FixedSwitch",
+    "Mode",
+    "ReadOnlyError",
+    "RoutingSession",
+    "State",
+    "Switch",
+    "selector_from_config",
+]

@@ -1,0 +1,50 @@
+"""The errors of sa_readonly. Each message states the fact, names the thing and gives the cure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import ArgumentError, DontWrapMixin, InvalidRequestError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = ["ConfigurationError", "ReadOnlyError"]
+
+
+class ConfigurationError(ArgumentError):
+    """A setting makes no sense. Raised where the setting is given, never at the first transaction."""
+
+
+class ReadOnlyError(DontWrapMixin, InvalidRequestError):
+    """A write was refused. Nothing of it has been written.
+
+    :class:`sqlalchemy.exc.DontWrapMixin` keeps SQLAlchemy from wrapping it in a
+    :class:`~sqlalchemy.exc.StatementError`.
+
+    :param message: what was refused, why, and what to do.
+    :param reason: what the operator wrote into the file, or None.
+    :param until: when the operator expects to be done (aware), or None.
+    :param since: when the application became read-only (aware), or None.
+    :param statement: the SQL text that was refused, or None where there was none yet.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        until: datetime | None = None,
+        since: datetime | None = None,
+        statement: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.until = until
+        self.since = since
+        self.statement = statement
+
+    # An exception is rebuilt from its ``args`` alone, which would lose the rest on
+    # its way through a process pool or a task queue.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args, self.__dict__

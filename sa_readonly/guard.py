@@ -1,0 +1,822 @@
+"""Refusing writes on read-only connections, and BEGIN on read-write ones while read-only.
+
+The guard sits in the dialect, below sessions, connections and event listeners: whatever executes
+through an engine passes it, clones made by ``execution_options()`` included, and where nothing is
+refused it costs no more than an attribute. An engine's dialect is turned, in place, into a subclass
+of its own class; :func:`release` turns it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+from contextvars import ContextVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import event
+from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
+from sqlalchemy.pool import QueuePool
+
+from .errors import ReadOnlyError
+from .mode import Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from sqlalchemy.engine import Connection, Dialect, Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry, Pool
+
+    from .mode import State, Switch
+
+__all__ = ["gate", "protect", "read_only", "refusal", "release", "twin"]
+
+logger = logging.getLogger("sa_readonly")
+
+# Set while a connection is made for the twin of a read-write engine, which shares its creator.
+_for_twin: ContextVar[bool] = ContextVar("sa_readonly_for_twin", default=False)
+
+
+def refusal(what: str, state: State, statement: str | None = None) -> ReadOnlyError:
+    """Return the error that refuses ``what``: a few words that begin a sentence."""
+    if not state.read_only:
+        message = (
+            f"{what} is refused: the transaction has the role 'replica', which never writes. "
+            'Nothing was written. Use a session of the role "primary".'
+        )
+        return ReadOnlyError(message, statement=statement)
+    since = "" if state.since is None else f" since {state.since.isoformat(timespec='seconds')}"
+    reason = "" if state.reason is None else f" ({state.reason})"
+    until = "" if state.until is None else f", until {state.until.isoformat(timespec='seconds')}"
+    return ReadOnlyError(
+        f"{what} is refused: the application is read-only{since}{reason}{until}. "
+        "Nothing was written. Roll back, and try again when it is read-write.",
+        reason=state.reason,
+        until=state.until,
+        since=state.since,
+        statement=statement,
+    )
+
+
+def refused(engine: Engine, what: str, statement: str | None = None) -> ReadOnlyError:
+    """Return the error that refuses ``what`` on a guarded engine."""
+    dialect: Any = engine.dialect
+    return refusal(what, dialect._sa_readonly_state(), statement)
+
+
+# -- dialects --------------------------------------------------------------------------------
+
+class _Guarded(DefaultDialect):
+    """What both kinds of guarded dialects have."""
+
+    _sa_readonly_base: type[Dialect]
+    _sa_readonly_gates: tuple[Switch, ...] = ()  # those that let no transaction begin
+    _sa_readonly_told: tuple[Switch, ...] = ()  # those that say why nothing is written
+
+    def _sa_readonly_state(self) -> State:
+        """The state to tell in an error: read-only if any switch says so."""
+        switches = self._sa_readonly_told or self._sa_readonly_gates
+        states = [switch.known for switch in switches]
+        return next((state for state in states if state.read_only), states[0])
+
+
+class _Gated(_Guarded):
+    """The dialect of a read-write engine: no transaction begins while read-only."""
+
+    _sa_readonly_begins: bool  # whether the dialect's own do_begin() does anything
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        for switch in self._sa_readonly_gates:
+            if time.monotonic() < switch.fresh_until:
+                state = switch.known
+            else:
+                state = switch.refresh()
+            if state.mode is Mode.READ_ONLY:
+                raise refusal("A read-write transaction", state)
+        if self._sa_readonly_begins:
+            super().do_begin(dbapi_connection)
+
+    def do_begin_twophase(self, connection: Any, xid: Any) -> None:
+        for switch in self._sa_readonly_gates:
+            if switch.refresh().read_only:
+                raise refusal("A read-write transaction", switch.known)
+        super().do_begin_twophase(connection, xid)
+
+    def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
+        if _for_twin.get():
+            cparams = _start_up(self, cparams)
+        return super().connect(*cargs, **cparams)
+
+
+class _ReadOnly(_Guarded):
+    """The dialect of a read-only engine: each text is examined, the first time it is seen."""
+
+    _sa_readonly_passed: dict[str, None]
+
+    def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
+        return super().connect(*cargs, **_start_up(self, cparams))
+
+    def do_execute(
+        self, cursor: Any, statement: str, parameters: Any, context: Any = None
+    ) -> None:
+        if statement not in self._sa_readonly_passed:
+            statement = self._sa_readonly_examine(statement, parameters)
+        super().do_execute(cursor, statement, parameters, context)
+
+    def do_executemany(
+        self, cursor: Any, statement: str, parameters: Any, context: Any = None
+    ) -> None:
+        if statement not in self._sa_readonly_passed:
+            self._sa_readonly_examine(statement, parameters)
+        super().do_executemany(cursor, statement, parameters, context)
+
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        if statement not in self._sa_readonly_passed:
+            statement = self._sa_readonly_examine(statement, ())
+        super().do_execute_no_params(cursor, statement, context)
+
+    def set_readonly(self, connection: Any, value: bool) -> None:
+        # Both the execution option postgresql_readonly=False and SQLAlchemy's reset, which knows
+        # no other value, come here.
+        super().set_readonly(connection, True)  # type: ignore[misc]  # PostgreSQL's dialects have it
+
+    # What only reads has nothing to prepare, and a standby could not.
+    def do_begin_twophase(self, connection: Connection, xid: Any) -> None:
+        self.do_begin(connection.connection)
+
+    def do_prepare_twophase(self, connection: Connection, xid: Any) -> None:
+        pass
+
+    def do_rollback_twophase(
+        self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
+    ) -> None:
+        self.do_rollback(connection.connection)
+
+    def do_commit_twophase(
+        self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
+    ) -> None:
+        self.do_commit(connection.connection)
+
+    def _sa_readonly_connected(
+        self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
+    ) -> None:
+        if isinstance(self, _ReadOnly):  # not when it was released
+            _lock_now(self, dbapi_connection)
+
+    def _sa_readonly_ready(
+        self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
+    ) -> None:
+        if isinstance(self, _ReadOnly):
+            _guard_cursors(self, dbapi_connection)
+
+    def _sa_readonly_returned(
+        self, dbapi_connection: DBAPIConnection | None, record: ConnectionPoolEntry
+    ) -> None:
+        if dbapi_connection is None or not isinstance(self, _ReadOnly):
+            return
+        try:
+            _lock_again(self, dbapi_connection)
+        except Exception as error:
+            record.invalidate(error)  # an error here would keep the record out for ever
+
+    def _sa_readonly_examine(self, statement: str, parameters: Any) -> str:
+        """Return the text to send, which is the one given, or raise."""
+        what = examine(statement, self.name, parameters)
+        if what is not None:
+            raise refusal(what, self._sa_readonly_state(), statement)
+        if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
+            # In a listener that is shared with a read-write engine; it would take the writers' lock.
+            return "BEGIN"
+        # The parameters of set_config() must be seen each time.
+        if len(statement) <= _LONG and _SET_CONFIG not in statement.lower():
+            if len(self._sa_readonly_passed) >= _PASSED:
+                self._sa_readonly_passed.clear()
+            self._sa_readonly_passed[statement] = None
+        return statement
+
+
+class _ReadOnlyContext(DefaultExecutionContext):
+    """Raises the server's refusal as ours, wherever SQLAlchemy meets it: also in a fetch."""
+
+    def handle_dbapi_exception(self, e: BaseException) -> None:
+        super().handle_dbapi_exception(e)
+        if is_refusal(e):
+            with contextlib.suppress(Exception):
+                self.cursor.close()
+            state = self.dialect._sa_readonly_state()  # type: ignore[attr-defined]  # is _Guarded
+            raise refusal("The statement", state, self.statement) from e
+
+
+class _GatedReadOnly(_Gated, _ReadOnly):
+    """The dialect of a replica beside the read-write primary: never written, and taken away too."""
+
+
+@cache
+def _guarded(kind: type[_Guarded], base: type[Dialect]) -> type[Any]:
+    """Return the guarded subclass of a dialect's class."""
+    body: dict[str, Any] = {"_sa_readonly_base": base}
+    if "supports_statement_cache" in vars(base):  # SQLAlchemy asks the very class for it
+        body["supports_statement_cache"] = base.supports_statement_cache
+    if issubclass(kind, _ReadOnly):
+        context = base.execution_ctx_cls
+        body["execution_ctx_cls"] = type(context.__name__, (_ReadOnlyContext, context), {})
+    if issubclass(kind, _Gated):
+        body["_sa_readonly_begins"] = base.do_begin is not DefaultDialect.do_begin
+    return type(base.__name__, (kind, base), body)
+
+
+# -- engines ---------------------------------------------------------------------------------
+
+
+def gate(engine: Engine, switch: Switch) -> None:
+    """Let no transaction begin on a read-write engine, nor on its clones, while read-only."""
+    dialect: Any = engine.dialect
+    dialect._sa_readonly_gates = (*getattr(dialect, "_sa_readonly_gates", ()), switch)
+    _become(dialect)
+
+
+def protect(engine: Engine, switch: Switch) -> None:
+    """Let nothing write through a read-only engine, nor through its clones, in either mode."""
+    dialect: Any = engine.dialect
+    new = not read_only(engine)
+    dialect._sa_readonly_told = (*getattr(dialect, "_sa_readonly_told", ()), switch)
+    _become(dialect)
+    if not new:
+        return
+    dialect._sa_readonly_passed = {}
+    _forget_idle(engine)  # what was connected before has no lock
+    if not getattr(dialect, "_sa_readonly_listens", False):
+        dialect._sa_readonly_listens = True  # for good: recreate() takes listeners along
+        lock(engine.pool, dialect)
+    if dialect.name not in _LOCKED:
+        logger.warning(
+            "%s: sa_readonly has no lock at the server for %s. Statements are examined before they "
+            "are sent; what a function writes, or a raw cursor, is not refused. Connect as a role "
+            "that may only read.",
+            engine.url.render_as_string(hide_password=True),
+            dialect.name,
+        )
+
+
+def release(engine: Engine, switch: Switch) -> None:
+    """Take back one :func:`gate` or :func:`protect`, or both, that was done for this switch."""
+    dialect: Any = engine.dialect
+    for name in ("_sa_readonly_gates", "_sa_readonly_told"):
+        switches = list(getattr(dialect, name, ()))
+        if switch in switches:
+            switches.remove(switch)
+            setattr(dialect, name, tuple(switches))
+    was_read_only = read_only(engine)
+    _become(dialect)
+    if was_read_only and not read_only(engine):
+        _forget_idle(engine)  # what is connected stays locked
+
+
+def _forget_idle(engine: Engine) -> None:
+    """Have connections made anew."""
+    pool = engine.pool
+    if isinstance(pool, QueuePool) and pool.checkedin():
+        engine.dispose(close=not engine.dialect.is_async)
+
+
+def _become(dialect: Any) -> None:
+    """Give the dialect the class that fits what is asked of it now."""
+    gated = bool(getattr(dialect, "_sa_readonly_gates", ()))
+    read_only = bool(getattr(dialect, "_sa_readonly_told", ()))
+    base = getattr(type(dialect), "_sa_readonly_base", type(dialect))
+    if gated or read_only:
+        kind = _GatedReadOnly if gated and read_only else _Gated if gated else _ReadOnly
+        base = _guarded(kind, base)
+    dialect.__class__ = base
+
+
+def twin(engine: Engine, *, gated: bool) -> Dialect:
+    """Return a read-only dialect that shares all that the gated dialect of ``engine`` knows.
+
+    What a dialect learns of its server when it first connects, it learns for both.
+
+    :param gated: whether it, too, begins no transaction while read-only.
+    """
+    dialect: Any = engine.dialect
+    kind = _GatedReadOnly if gated else _ReadOnly
+    shared: Any = object.__new__(_guarded(kind, type(dialect)._sa_readonly_base))
+    shared.__dict__ = dialect.__dict__
+    dialect.__dict__.setdefault("_sa_readonly_passed", {})
+    return shared  # type: ignore[no-any-return]  # made by type()
+
+
+def creator_for_twin(creator: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Have a creator that belongs to a gated engine make connections that start read-only."""
+
+    def create(connection_record: ConnectionPoolEntry) -> Any:
+        token = _for_twin.set(True)
+        try:
+            return creator(connection_record)
+        finally:
+            _for_twin.reset(token)
+
+    return create
+
+
+def lock(pool: Pool, dialect: Any) -> None:
+    """Have each connection of a pool locked when it is made and whenever it comes back."""
+    # First of all listeners: one of the user's may leave a transaction open, in which psycopg2's
+    # attribute can't be set.
+    event.listen(pool, "connect", dialect._sa_readonly_connected, insert=True)
+    event.listen(pool, "checkin", dialect._sa_readonly_returned)
+    # Last, so that what the user's listeners do to a new connection is the server's affair alone.
+    event.listen(pool, "connect", dialect._sa_readonly_ready)
+
+
+def read_only(engine: Engine) -> bool:
+    """True if nothing can be written through this engine, in either mode."""
+    return isinstance(engine.dialect, _ReadOnly)
+
+
+def gates(engine: Engine) -> tuple[Switch, ...]:
+    """Return the switches that gate a read-write engine; none if it is no engine of ours."""
+    return getattr(engine.dialect, "_sa_readonly_gates", ())
+
+
+# -- locks at the server ---------------------------------------------------------------------
+
+_LOCKED = frozenset(("postgresql", "sqlite", "mysql", "mariadb"))
+_READ_ONLY_SETTING = "default_transaction_read_only"
+
+
+def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the first lock to a connection's start-up packet, where the driver has a way to."""
+    if dialect.name == "postgresql":
+        if dialect.driver in ("psycopg2", "psycopg", "psycopg_async"):
+            options = cparams.get("options") or ""
+            return {**cparams, "options": f"{options} -c {_READ_ONLY_SETTING}=on".strip()}
+        if dialect.driver == "asyncpg":
+            settings = cparams.get("server_settings") or {}
+            return {**cparams, "server_settings": {**settings, _READ_ONLY_SETTING: "on"}}
+    return dict(cparams)
+
+
+def _lock_now(dialect: Any, dbapi_connection: Any) -> None:
+    """Put both locks on a new connection; the first one only if the start-up packet did not."""
+    if dialect.name == "postgresql":
+        if _reported(dialect, dbapi_connection) != "on":
+            _run(dbapi_connection, f"SET {_READ_ONLY_SETTING} = on")
+            dbapi_connection.commit()
+    elif dialect.name in ("mysql", "mariadb"):
+        _run(dbapi_connection, "SET SESSION TRANSACTION READ ONLY")
+    _lock_again(dialect, dbapi_connection)
+
+
+def _lock_again(dialect: Any, dbapi_connection: Any) -> None:
+    """Put back the locks that code with the driver's connection in its hands can open."""
+    if dialect.name == "postgresql":
+        if _reported(dialect, dbapi_connection) == "off":
+            _run(dbapi_connection, f"SET {_READ_ONLY_SETTING} = on")
+            dbapi_connection.commit()
+        if _attribute(dbapi_connection) is not True:  # psycopg2: not in a transaction
+            dialect.set_readonly(dbapi_connection, True)
+    elif dialect.name == "sqlite":
+        _run(dbapi_connection, "PRAGMA query_only = ON")
+
+
+def _reported(dialect: Any, dbapi_connection: Any) -> str | None:
+    """Return the setting as the server told it by itself, which PostgreSQL does from 14 on."""
+    driver_connection = dialect.get_driver_connection(dbapi_connection)
+    if dialect.driver == "psycopg2":
+        value = driver_connection.get_parameter_status(_READ_ONLY_SETTING)
+    elif dialect.driver in ("psycopg", "psycopg_async"):
+        value = driver_connection.info.parameter_status(_READ_ONLY_SETTING)
+    elif dialect.driver == "asyncpg":
+        value = getattr(driver_connection.get_settings(), _READ_ONLY_SETTING, None)
+    else:
+        value = None
+    return value  # type: ignore[no-any-return]  # a driver's
+
+
+def _attribute(dbapi_connection: Any) -> object:
+    """Return the driver's attribute, which has its word in each BEGIN that the driver sends."""
+    name = "readonly" if hasattr(dbapi_connection, "readonly") else "read_only"
+    return getattr(dbapi_connection, name, None)
+
+
+def _run(dbapi_connection: Any, statement: str) -> None:
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute(statement)
+    finally:
+        cursor.close()
+
+
+def is_refusal(error: BaseException) -> bool:
+    """True if a server or a driver says that it refused a write because something is read-only."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    first = error.args[0] if error.args else None
+    if state is None and isinstance(first, dict):
+        state = first.get("C")  # pg8000
+    if state == "25006":  # read_only_sql_transaction
+        return True
+    if isinstance(first, int):  # MySQL, MariaDB; 1290 is also about other options
+        return first in (1792, 1836) or (first == 1290 and "read" in str(error.args[1:]).lower())
+    return "attempt to write a readonly database" in str(first)
+
+
+# -- raw cursors -----------------------------------------------------------------------------
+#
+# Code that takes the driver's connection goes round the dialect. Where a connection knows of which
+# class its cursors are, they are of one that examines as well; where SQLite can ask, it asks.
+
+_CURSOR_CLASSES = {
+    "psycopg2": ("cursor_factory",),
+    "psycopg": ("cursor_factory", "server_cursor_factory"),
+    "psycopg_async": ("cursor_factory", "server_cursor_factory"),
+    "pymysql": ("cursorclass",),
+    "mysqldb": ("cursorclass",),
+    # Those of SQLAlchemy's adapters, which know it by their class.
+    "asyncpg": ("_cursor_cls", "_ss_cursor_cls"),
+    "aiomysql": ("_cursor_cls", "_ss_cursor_cls"),
+    "asyncmy": ("_cursor_cls", "_ss_cursor_cls"),
+}
+
+
+class _Cursor:
+    """A cursor that examines what it is given; its methods are those of all drivers together."""
+
+    __slots__ = ()
+    _sa_readonly: Any  # the dialect
+    connection: Any
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_look(query, args)
+        return super().execute(query, *args, **kwargs)  # type: ignore[misc]  # the driver's
+
+    def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_look(query, args)
+        return super().executemany(query, *args, **kwargs)  # type: ignore[misc]
+
+    def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_look(query, args)
+        return super().stream(query, *args, **kwargs)  # type: ignore[misc]
+
+    def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_look(statement, args)
+        return super().copy(statement, *args, **kwargs)  # type: ignore[misc]
+
+    def copy_expert(self, sql: Any, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_look(sql, ())
+        return super().copy_expert(sql, *args, **kwargs)  # type: ignore[misc]
+
+    def copy_from(self, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_look("COPY FROM STDIN", ())
+
+    def callproc(self, name: Any, *args: Any, **kwargs: Any) -> Any:
+        verb = "SELECT" if self._sa_readonly.name == "postgresql" else "CALL"
+        self._sa_readonly_look(f"{verb} {name}()", ())
+        return super().callproc(name, *args, **kwargs)  # type: ignore[misc]
+
+    def _sa_readonly_look(self, query: Any, parameters: Any) -> None:
+        dialect = self._sa_readonly
+        text = _text_of(query, self)
+        connection = getattr(self, "connection", None) or self._adapt_connection  # type: ignore[attr-defined]
+        if dialect.name == "postgresql" and _attribute(connection) is False:
+            raise refusal("A transaction set to READ WRITE", dialect._sa_readonly_state(), text)
+        # Back to what the start-up packet said: in a listener that resets a connection.
+        if text not in dialect._sa_readonly_passed and text not in _RESETS:
+            dialect._sa_readonly_examine(text, parameters)
+
+
+def _text_of(query: Any, cursor: Any) -> str:
+    if isinstance(query, str):
+        return query
+    if isinstance(query, (bytes, bytearray)):
+        return query.decode("utf-8", "replace")
+    return query.as_string(cursor)  # type: ignore[no-any-return]  # psycopg's sql.Composable
+
+
+def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
+    """Have what is sent through a raw cursor examined too, where the driver has a way to."""
+    if dialect.name == "sqlite":
+        if hasattr(dbapi_connection, "run_async"):
+            dbapi_connection.run_async(lambda connection: connection.set_authorizer(_authorize))
+        else:
+            dbapi_connection.set_authorizer(_authorize)
+    elif names := _CURSOR_CLASSES.get(dialect.driver, ()):
+        known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
+        adapted = names[0].startswith("_")
+        holder = dbapi_connection if adapted else dialect.get_driver_connection(dbapi_connection)
+        classes = {}
+        for name in names:
+            base = getattr(holder, name) or dialect.dbapi.extensions.cursor  # psycopg2's default
+            if base not in known:
+                body = {"__slots__": (), "_sa_readonly": dialect}
+                known[base] = type(base.__name__, (_Cursor, base), body)
+            classes[name] = known[base]
+        if adapted:
+            base = type(holder)
+            if base not in known:
+                known[base] = type(base.__name__, (base,), {"__slots__": (), **classes})
+            holder.__class__ = known[base]
+        else:
+            for name in names:
+                setattr(holder, name, classes[name])
+
+
+def _authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
+    """Answer SQLite, which asks when it prepares a statement: 0 is yes, 1 is no."""
+    if action == _SQLITE_ATTACH:
+        return 1
+    return int(action == _SQLITE_PRAGMA and _writing_pragma(first or "", second))
+
+
+_SQLITE_PRAGMA = 19
+_SQLITE_ATTACH = 24
+
+
+# -- what a text would do --------------------------------------------------------------------
+#
+# Python's part. It need not catch each write, which the server refuses; it must catch what the
+# server lets through: what would lift the protection, take a lock or reach past the transaction.
+# So a text whose leading keyword it does not know as a read is refused.
+
+_PASSED = 1000  # texts that are remembered as examined
+_LONG = 10_000  # characters of a text that is not worth remembering
+_RESETS = ("RESET ALL", "DISCARD ALL", "DISCARD TEMP")
+_BEGIN_WRITING = re.compile(r"\s*BEGIN\s+(IMMEDIATE|EXCLUSIVE)(\s+TRANSACTION)?\s*;?\s*", re.IGNORECASE)
+_SET_CONFIG = "set_config"
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space>\s+)
+    | (?P<line>--[^\n]*)
+    | (?P<block>/\*)
+    | (?P<escaped>[eE]'(?:[^'\\]|\\.|'')*'?)
+    | (?P<string>'(?:[^']|'')*'?)
+    | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
+    | (?P<quoted>"(?:[^"]|"")*"?|`(?:[^`]|``)*`?)
+    | (?P<word>[^\W\d][\w$]*)
+    | (?P<number>\d[\w.]*)
+    | (?P<other>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_MYSQL_STRING = re.compile(r"""'(?:[^'\\]|\\.|'')*'?|"(?:[^"\\]|\\.|"")*"?""", re.DOTALL)
+_BLOCK_EDGE = re.compile(r"/\*|\*/")
+
+_READS = frozenset(
+    "SELECT WITH VALUES TABLE SHOW DESCRIBE DESC EXPLAIN DECLARE FETCH MOVE CLOSE COPY SET RESET "
+    "BEGIN START COMMIT END ROLLBACK ABORT SAVEPOINT RELEASE PREPARE EXECUTE DEALLOCATE PRAGMA USE "
+    "LISTEN UNLISTEN HELP".split()
+)
+_NESTING = frozenset(("SELECT", "WITH", "VALUES", "TABLE"))
+_READ_ONLY_NAMES = frozenset(
+    ("transaction_read_only", "default_transaction_read_only", "tx_read_only", "query_only")
+)
+_ON = frozenset(("ON", "1", "TRUE", "YES"))
+# Functions that write or lock and that a server runs in a read-only transaction, or that are
+# clearer refused here.
+_FUNCTIONS = re.compile(
+    r"nextval|setval|lo_\w+|lowrite|pg_notify|pg_(try_)?advisory_(xact_)?lock\w*|dblink\w*"
+    r"|pg_logical_emit_message|pg_switch_wal|pg_create_\w+|pg_drop_\w+|pg_replication_\w+"
+    r"|pg_file_\w+|get_lock|load_extension|writefile",
+    re.IGNORECASE,
+)
+_PRAGMAS = frozenset(  # those that may be given an argument or a value
+    "table_info table_xinfo table_list index_list index_info index_xinfo foreign_key_list "
+    "foreign_key_check integrity_check quick_check foreign_keys busy_timeout cache_size "
+    "case_sensitive_like mmap_size read_uncommitted recursive_triggers "
+    "reverse_unordered_selects temp_store threads".split()
+)
+
+
+class _Token(NamedTuple):
+    kind: str  # "word", "quoted", "string", "number", "other"
+    text: str  # a word in upper case; the inside of what is quoted
+    depth: int  # of parentheses
+
+    def name(self) -> str:
+        return self.text.lower() if self.kind in ("word", "quoted") else ""
+
+
+def examine(statement: str, dialect: str, parameters: Any = ()) -> str | None:
+    """Return what a text would do that must be refused, in a few words, or None for a read.
+
+    :param statement: the SQL text, of one or more statements.
+    :param dialect: the name of SQLAlchemy's dialect.
+    :param parameters: what is bound; it is looked at only where the text leaves it open whether
+        the protection is to be lifted.
+    """
+    tokens: list[_Token] = []
+    for token in (*_tokens(statement, dialect), _Token("other", ";", 0)):
+        if token.text == ";" and token.kind == "other":
+            if tokens and (what := _examine_one(tokens, dialect, parameters)) is not None:
+                return what
+            tokens = []
+        else:
+            tokens.append(token)
+    return None
+
+
+def _tokens(statement: str, dialect: str) -> Iterator[_Token]:
+    mysql = dialect in ("mysql", "mariadb")
+    position = depth = 0
+    while position < len(statement):
+        found = _TOKEN.match(statement, position)
+        if found is None:  # not reached: the last alternative takes any character
+            return
+        kind, text = found.lastgroup or "other", found.group()
+        position = found.end()
+        if mysql and (literal := _MYSQL_STRING.match(statement, found.start())):
+            yield _Token("string", literal.group()[1:-1], depth)
+            position = literal.end()
+        elif mysql and kind == "line" and not re.match(r"--(\s|$)", text):
+            position = found.start() + 1  # two minus signs
+        elif mysql and text == "#":
+            position = _end_of(statement, "\n", position)
+        elif mysql and kind == "block" and re.match(r"M?!\d*", statement[position : position + 9]):
+            position += len(re.match(r"M?!\d*", statement[position:]).group())  # is executed
+        elif kind == "block":
+            position = _end_of_block(statement, position, nested=dialect == "postgresql")
+        elif kind == "dollar" and dialect == "postgresql":
+            end = _end_of(statement, text, position)
+            yield _Token("string", statement[position : end - len(text)], depth)
+            position = end
+        elif kind == "other" and text == "[" and dialect in ("sqlite", "mssql"):
+            end = _end_of(statement, "]", position)
+            yield _Token("quoted", statement[position : end - 1], depth)
+            position = end
+        elif kind == "word":
+            yield _Token("word", text.upper(), depth)
+        elif kind in ("string", "quoted"):
+            yield _Token(kind, text[1:-1].replace(text[0] * 2, text[0]), depth)
+        elif kind == "escaped":
+            yield _Token("escaped", text, depth)
+        elif kind in ("number", "other", "dollar"):
+            depth -= text == ")"
+            yield _Token("number" if kind == "number" else "other", text, depth)
+            depth += text == "("
+
+
+def _end_of(statement: str, mark: str, position: int) -> int:
+    end = statement.find(mark, position)
+    return len(statement) if end < 0 else end + len(mark)
+
+
+def _end_of_block(statement: str, position: int, *, nested: bool) -> int:
+    open_blocks = 1
+    while open_blocks and (edge := _BLOCK_EDGE.search(statement, position)):
+        if edge.group() == "*/":
+            open_blocks -= 1
+        elif nested:
+            open_blocks += 1
+        position = edge.end()
+    return len(statement) if open_blocks else position
+
+
+def _examine_one(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:
+    while tokens and tokens[0].text == "(":
+        tokens = tokens[1:]
+    if not tokens or tokens[0].kind != "word":
+        return None  # no statement, which the server says
+    first = tokens[0].text
+    words = [token.text if token.kind == "word" else "" for token in tokens]
+    if first not in _READS:
+        return first
+    if first in _NESTING:
+        return _examine_query(tokens, dialect, parameters)
+    if first in ("EXPLAIN", "DESCRIBE", "DESC"):
+        if "ANALYZE" not in words and "ANALYSE" not in words:
+            return None
+        rest = _from(tokens, lambda token: token.depth == tokens[0].depth and _explained(token))
+        return _examine_one(rest, dialect, parameters) and f"EXPLAIN ANALYZE {rest[0].text}"
+    if first == "DECLARE":
+        rest = _from(tokens, lambda token: token.text == "FOR")[1:]
+        return _examine_one(rest, dialect, parameters)
+    if first == "PREPARE":
+        rest = _from(tokens, lambda token: token.text == "AS")[1:]
+        return "PREPARE" if not rest else _examine_one(rest, dialect, parameters)
+    if first == "EXECUTE":
+        return "EXECUTE IMMEDIATE" if words[1:2] == ["IMMEDIATE"] else None
+    if first == "COPY":
+        if words[-1:] != ["STDOUT"] and ("TO", "STDOUT") not in zip(words, words[1:]):
+            return "COPY"
+        return _examine_query(tokens, dialect, parameters)
+    if first == "PRAGMA":
+        return _examine_pragma(tokens)
+    if first in ("SET", "RESET", "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"):
+        return _examine_setting(tokens, words)
+    return None
+
+
+def _from(tokens: list[_Token], wanted: Callable[[_Token], bool]) -> list[_Token]:
+    for index, token in enumerate(tokens):
+        if index and token.kind == "word" and wanted(token):
+            return tokens[index:]
+    return []
+
+
+def _explained(token: _Token) -> bool:
+    return token.text not in _EXPLAIN_WORDS
+
+
+_EXPLAIN_WORDS = frozenset(
+    "ANALYZE ANALYSE VERBOSE EXTENDED PARTITIONS FORMAT JSON TREE TRADITIONAL QUERY PLAN".split()
+)
+
+
+def _examine_setting(tokens: list[_Token], words: list[str]) -> str | None:
+    """SET, RESET and what begins and ends transactions."""
+    if ("READ", "WRITE") in zip(words, words[1:]):
+        return f"{words[0]} ... READ WRITE"
+    if words[0] == "RESET" and "ALL" in words:
+        return "RESET ALL"
+    if words[0] == "SET" and words[1:2] and words[1] in ("GLOBAL", "PERSIST", "PASSWORD", "STATEMENT"):
+        return f"SET {words[1]}"
+    if any(token.name() == "global" for token in tokens):
+        return "SET GLOBAL"
+    for token in tokens:
+        if token.name() in _READ_ONLY_NAMES and not (words[0] == "SET" and _turned_on(tokens)):
+            return f"{words[0]} {token.name()}"
+    return None
+
+
+def _turned_on(tokens: list[_Token]) -> bool:
+    """True for one assignment, of a value that means on."""
+    return tokens[-1].text.upper() in _ON and sum(token.text in ("=", "TO") for token in tokens) == 1
+
+
+def _examine_pragma(tokens: list[_Token]) -> str | None:
+    names = [token.name() for token in tokens[1:] if token.name() or token.text == "."]
+    name = names[2] if names[1:2] == [""] and len(names) > 2 else next(iter(names), "")
+    valued = any(token.text in ("=", "(") for token in tokens)
+    if name == "query_only":
+        return None if not valued or tokens[-1].text.strip(")").upper() in _ON else "PRAGMA query_only"
+    if valued and name not in _PRAGMAS:
+        return f"PRAGMA {name}"
+    return f"PRAGMA {name}" if name in ("wal_checkpoint", "optimize", "incremental_vacuum") else None
+
+
+def _examine_query(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:
+    mysql = dialect in ("mysql", "mariadb")
+    with_first = tokens[0].text == "WITH"
+    base = tokens[0].depth
+    end = _Token("other", "", 0)
+    for index, token in enumerate(tokens):
+        before = tokens[index - 1] if index else end
+        after, second = [*tokens[index + 1 : index + 3], end, end][:2]
+        if token.name() and after.text == "(" and before.text not in ("AS", "INTO"):
+            if token.name() == _SET_CONFIG:
+                if _lifts(tokens[index + 2 :], parameters):
+                    return "set_config() of what protects the transaction"
+            elif _FUNCTIONS.fullmatch(token.name()):
+                return f"{token.name()}()"
+        if token.kind != "word":
+            continue
+        begins = before.text == "(" or (with_first and before.text == ")" and token.depth == base)
+        if begins and (
+            (token.text in ("INSERT", "MERGE", "REPLACE") and after.text == "INTO")
+            or (token.text == "DELETE" and after.text == "FROM")
+            or (
+                token.text == "UPDATE"
+                and (after.name() or after.text == "ONLY")
+                and any(later.text == "SET" for later in tokens[index + 2 :])
+            )
+        ):
+            return token.text
+        if token.text == "INTO" and before.text not in ("INSERT", "MERGE", "REPLACE"):
+            if not mysql:
+                return "SELECT INTO"
+            if after.text in ("OUTFILE", "DUMPFILE"):
+                return f"SELECT INTO {after.text}"
+        if token.text == "FOR" and after.kind == "word" and before.text != ".":
+            if after.text in ("UPDATE", "SHARE") or (after.text, second.text) in _KEY_LOCKS:
+                return f"SELECT ... FOR {after.text}"
+        if token.text == "LOCK" and after.text == "IN" and second.text == "SHARE":
+            return "SELECT ... LOCK IN SHARE MODE"
+        if token.text == "NEXT" and after.text == "VALUE" and second.text == "FOR":
+            return "NEXT VALUE FOR"
+    return None
+
+
+_KEY_LOCKS = frozenset((("NO", "KEY"), ("KEY", "SHARE")))
+
+
+def _lifts(arguments: list[_Token], parameters: Any) -> bool:
+    """True if set_config() names, or may name, what protects the transaction."""
+    first = arguments[0] if arguments else None
+    if first is not None and first.kind == "string" and arguments[1:2] and arguments[1].text in ",:":
+        return first.text.strip().lower() in _READ_ONLY_NAMES
+    if first is not None and first.text in ("%", ":", "?", "$"):
+        return _mentions(parameters)
+    return True
+
+
+def _mentions(parameters: Any) -> bool:
+    if isinstance(parameters, dict):
+        parameters = parameters.values()
+    elif isinstance(parameters, str):
+        return parameters.strip().lower() in _READ_ONLY_NAMES
+    elif not isinstance(parameters, (list, tuple)):
+        return False
+    return any(_mentions(one) for one in parameters)

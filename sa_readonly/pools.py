@@ -1,0 +1,219 @@
+"""The door of a read-write engine: shut while read-only, with the old pool retired for good."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event
+from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.util import queue
+
+from . import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+    from .errors import ReadOnlyError
+
+__all__ = ["Door", "TwinEngine", "holds_database"]
+
+
+class ClosedPool(Pool):
+    """The pool of a read-write engine while read-only: it refuses.
+
+    It stands in ``engine.pool``, so that it covers the engine's clones and survives a
+    ``dispose()``. Listeners that are added meanwhile go to its successor.
+    """
+
+    def __init__(self, successor: Pool, refuse: Callable[[], ReadOnlyError]) -> None:
+        super().__init__(
+            successor._creator,
+            echo=successor.echo,
+            logging_name=successor._orig_logging_name,
+            dialect=successor._dialect,
+        )
+        self.successor = successor
+        self.dispatch = successor.dispatch
+        self._refuse = refuse
+
+    def connect(self) -> PoolProxiedConnection:
+        raise self._refuse()
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        raise self._refuse()
+
+    def recreate(self) -> ClosedPool:
+        return self
+
+    def dispose(self) -> None:
+        """Do nothing: it holds nothing."""
+
+    def status(self) -> str:
+        return "ClosedPool: the application is read-only"
+
+    def __getattr__(self, name: str) -> Any:
+        # What a monitor asks a pool, such as checkedout(): the successor has nothing out either.
+        if name == "successor":
+            raise AttributeError(name)
+        return getattr(self.successor, name)
+
+
+class Door:
+    """Shuts and opens one read-write engine, and sees its old pools off.
+
+    :param engine: the engine; its clones share its pool, and so its door.
+    :param refuse: returns the error for whoever comes while it is shut.
+    """
+
+    def __init__(self, engine: Engine, refuse: Callable[[], ReadOnlyError]) -> None:
+        self.engine = engine
+        self._refuse = refuse
+        self._retired: list[Pool] = []
+
+    def shut(self) -> None:
+        """Give out no connection from now on. Short: nothing is closed here."""
+        pool = self.engine.pool
+        if isinstance(pool, ClosedPool):
+            return
+        keep = holds_database(self.engine)
+        # The successor is made first: it takes the listeners along, and none of a retired pool.
+        self.engine.pool = ClosedPool(pool if keep else pool.recreate(), self._refuse)
+        if not keep:
+            self._retire(pool)
+
+    def open(self) -> None:
+        """Give out connections again, of a fresh pool."""
+        pool = self.engine.pool
+        if isinstance(pool, ClosedPool):
+            self.engine.pool = pool.successor
+
+    def sweep(self) -> None:
+        """Close what lies idle in the retired pools, and forget those that have nothing out."""
+        for pool in list(self._retired):
+            _close_idle(pool)
+            if connections_out(pool) == 0:
+                self._retired.remove(pool)
+
+    def _retire(self, pool: Pool) -> None:
+        def refuse(*_: Any) -> Any:
+            raise self._refuse()
+
+        # A thread that has read ``engine.pool`` before may still come. It takes its record first
+        # and looks for listeners then; so the listeners are put on before anything is counted. They
+        # come with a dispatch of their own, as another thread may be walking through the old one.
+        model = pool.recreate()
+        event.listen(model, "checkout", refuse, insert=True)
+        event.listen(model, "checkin", _close_returned)
+        pool.dispatch = model.dispatch
+        pool._invoke_creator = refuse  # type: ignore[assignment]  # it takes any argument
+        self._retired.append(pool)
+        _wake(pool)
+
+
+def _close_returned(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+    record.close()
+
+
+def _wake(pool: Pool) -> None:
+    """Let the threads that wait in the pool's queue come out, to be refused one by one."""
+    if isinstance(pool, QueuePool) and not pool._is_asyncio and pool._max_overflow > -1:
+        with pool._overflow_lock:
+            pool._overflow += 1
+        try:
+            pool._pool.put(_Ghost(pool), False)
+        except queue.Full:
+            pool._dec_overflow()
+
+
+class _Ghost(_ConnectionRecord):
+    """A record without a connection: whoever takes it asks the creator, which refuses."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool, connect=False)
+
+
+def _close_idle(pool: Pool) -> None:
+    """Close what is not in use, and that alone; ``Pool.dispose()`` would spoil the count."""
+    if isinstance(pool, QueuePool):
+        ghosts = []
+        with contextlib.suppress(queue.Empty):
+            while not pool._is_asyncio:
+                record = pool._pool.get(False)
+                if isinstance(record, _Ghost):
+                    ghosts.append(record)
+                    continue
+                record.close()
+                pool._dec_overflow()
+        for ghost in ghosts:
+            pool._pool.put(ghost, False)
+    elif isinstance(pool, SingletonThreadPool):
+        for record in list(pool._all_conns):
+            if not record.in_use:
+                record.close()
+    elif isinstance(pool, AssertionPool) and pool._conn is not None and not pool._checked_out:
+        pool._conn.close()
+
+
+def connections_out(pool: Pool) -> int:
+    """Return how many connections of a retired pool are checked out and will come back to it.
+
+    A pool that keeps none, as NullPool, closes them itself when they come back.
+    """
+    if isinstance(pool, QueuePool):
+        return pool.checkedout()
+    if isinstance(pool, SingletonThreadPool):
+        return sum(record.in_use for record in list(pool._all_conns))
+    if isinstance(pool, AssertionPool):
+        return int(pool._checked_out)
+    return 0
+
+
+def holds_database(engine: Engine) -> bool:
+    """True if the pool *is* the database, which is lost with its connections."""
+    pool = engine.pool
+    if isinstance(pool, ClosedPool):
+        pool = pool.successor
+    if isinstance(pool, StaticPool):
+        return True
+    if engine.dialect.name != "sqlite":
+        return False
+    database = engine.url.database or ""
+    return (
+        database in ("", ":memory:")
+        or database.startswith("file::memory:")
+        or "mode=memory" in database
+        or engine.url.query.get("mode") == "memory"
+    )
+
+
+class TwinEngine(OptionEngine):
+    """A read-only engine beside another one: its creator, events and options, and an own pool.
+
+    :param gated: whether it is taken away with the other one, or stays while read-only.
+    """
+
+    def __init__(self, engine: Engine, *, gated: bool) -> None:
+        super().__init__(engine, {})
+        self.dialect = guard.twin(engine, gated=gated)
+        pool = engine.pool
+        pool = (pool.successor if isinstance(pool, ClosedPool) else pool).recreate()
+        pool._dialect = self.dialect
+        pool._creator = guard.creator_for_twin(pool._invoke_creator)  # type: ignore[assignment]  # the parameter's name
+        guard.lock(pool, self.dialect)
+        self._own_pool = pool
+
+    @property
+    def pool(self) -> Pool:
+        """The pool of this engine alone; an OptionEngine shares its parent's."""
+        return self._own_pool
+
+    @pool.setter
+    def pool(self, pool: Pool) -> None:
+        self._own_pool = pool

@@ -1,0 +1,493 @@
+"""The engines by mode and role, and the selector that picks one."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, Union
+
+from sqlalchemy import Engine, engine_from_config
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
+
+from . import guard
+from .errors import ConfigurationError, ReadOnlyError
+from .mode import Mode, State, Switch
+from .pools import Door, TwinEngine, holds_database
+from .switch import FileSwitch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+    from typing_extensions import Self
+
+    # Whatever takes a bind must take a selector, and SQLAlchemy's annotations name its own
+    # classes, of which it is neither an Engine nor an AsyncEngine.
+    _Bind = Any
+else:
+    _Bind = object
+
+__all__ = ["EngineSelector", "Engines", "selector_from_config"]
+
+logger = logging.getLogger("sa_readonly")
+
+AnyEngine = Union[Engine, "AsyncEngine"]
+ROLES = ("primary", "replica")
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The engines of one mode.
+
+    :param primary: an :class:`~sqlalchemy.engine.Engine` or
+        :class:`~sqlalchemy.ext.asyncio.AsyncEngine`.
+    :param replica: another one, for transactions that never write; None means the primary.
+    :raises ConfigurationError: if one of them is no engine.
+    """
+
+    primary: AnyEngine
+    replica: AnyEngine | None = None
+
+    def __post_init__(self) -> None:
+        _sync(self.primary, "Engines(primary=...)")
+        if self.replica is not None:
+            _sync(self.replica, "Engines(replica=...)")
+
+
+class _NoEngineError(ConfigurationError, AttributeError):
+    """A selector was used where an engine is needed; to ``hasattr()``, it has no such attribute."""
+
+
+class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
+    """Picks the engine of a transaction by the mode and the role.
+
+    It stands wherever a session takes a bind; the session must be a :class:`.RoutingSession`. It is
+    a context manager, sync and async, that closes it.
+
+    :param switch: the path of the file that means read-only, or any :class:`.Switch`.
+    :param read_write: the :class:`.Engines` while the file is not there, or a bare engine.
+    :param read_only: the :class:`.Engines` while it is, or a bare engine. None makes a second
+        engine of the same database, with a pool of its own, whose transactions are read-only.
+    :raises ConfigurationError: if a setting makes no sense; the message names it.
+    """
+
+    def __init__(
+        self,
+        switch: str | os.PathLike[str] | Switch,
+        *,
+        read_write: Engines | AnyEngine,
+        read_only: Engines | AnyEngine | None = None,
+    ) -> None:
+        rw = _engines(read_write, "read_write")
+        ro = None if read_only is None else _engines(read_only, "read_only")
+        _check(rw, ro)
+        self.switch: Switch = _switch(switch)
+        self.is_async = not isinstance(rw.primary, Engine)
+        self._callbacks: list[Callable[[State, State], object]] = []
+
+        primary = _sync(rw.primary)
+        replica = None if rw.replica is None else _sync(rw.replica)
+        taken_away = [primary]
+        protected: list[Engine] = []
+        if ro is not None:
+            protected += {_sync(ro.primary): None, _sync(ro.replica or ro.primary): None}
+        if replica is not None and replica not in (primary, *protected):
+            protected.append(replica)
+            if ro is not None:  # without, it goes on serving: it stands in both sets
+                taken_away.append(replica)
+        for engine in taken_away:
+            guard.gate(engine, self.switch)
+        for engine in protected:
+            guard.protect(engine, self.switch)
+
+        # Twins are engines of the same database whose transactions are read-only: one in the place
+        # of read_only, or one for sessions of the role "replica" where there is no replica.
+        twins: list[TwinEngine] = []
+        reader = replica or primary
+        if ro is None or (reader is primary and not holds_database(primary)):
+            twins.append(TwinEngine(primary, gated=ro is not None))
+            if reader is primary:
+                reader = twins[0]
+            if ro is None:
+                ro = Engines(_like(rw.primary, twins[0]), rw.replica)
+            else:
+                taken_away.append(twins[0])
+        self._engines: Mapping[tuple[Mode, str], AnyEngine] = {
+            (Mode.READ_WRITE, "primary"): rw.primary,
+            (Mode.READ_WRITE, "replica"): rw.replica or rw.primary,
+            (Mode.READ_ONLY, "primary"): ro.primary,
+            (Mode.READ_ONLY, "replica"): ro.replica or ro.primary,
+        }
+        # For sessions: the sync engine by role and mode.
+        self.routes: Mapping[str, Mapping[Mode, Engine]] = {
+            role: {Mode.READ_WRITE: rw_engine, Mode.READ_ONLY: _sync(ro_engine)}
+            for role, rw_engine, ro_engine in (
+                ("primary", primary, ro.primary),
+                ("replica", reader, ro.replica or ro.primary),
+            )
+        }
+        doors = _Doors(self.switch, taken_away)
+        self._unsubscribe = self.switch.subscribe(doors.turn, self._flipped)
+        self._doors = doors
+        doors.follow()
+        self._finalizer = weakref.finalize(
+            self, _give_back, self.switch, self._unsubscribe, doors, protected
+        )
+        self._finalizer.atexit = False
+        self._twins = twins
+
+    # -- the mode ------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The mode, the reason and the times, by an answer that is not too old."""
+        switch = self.switch
+        if time.monotonic() < switch.fresh_until:
+            return switch.known
+        return switch.refresh()
+
+    @property
+    def mode(self) -> Mode:
+        """:attr:`.Mode.READ_WRITE` or :attr:`.Mode.READ_ONLY`."""
+        return self.state.mode
+
+    @property
+    def read_only(self) -> bool:
+        """True while nothing may be written."""
+        return self.state.mode is Mode.READ_ONLY
+
+    def check(self) -> State:
+        """Look at the switch again now, and return the state."""
+        state = self.switch.check()
+        self._doors.sweep()
+        return state
+
+    def require_read_write(self) -> None:
+        """Go on only if the application may write now: call it before the card is charged.
+
+        :raises ReadOnlyError: while read-only.
+        """
+        state = self.state
+        if state.read_only:
+            raise guard.refusal("What needs to write", state)
+
+    def on_flip(
+        self, callback: Callable[[State, State], object]
+    ) -> Callable[[State, State], object]:
+        """Have ``callback(old, new)`` called once a flip, in the thread that notices it.
+
+        What it raises is logged and harms nobody. It can be used as a decorator.
+
+        :return: the callback.
+        :raises ConfigurationError: if it is not callable.
+        """
+        if not callable(callback):
+            raise ConfigurationError(f"on_flip() takes a callable, not {callback!r}.")
+        self._callbacks.append(callback)
+        return callback
+
+    # -- the engines ---------------------------------------------------------------------
+
+    def engine(self, role: str = "primary") -> Any:
+        """Return the engine for the mode now: ``with selector.engine().begin() as connection``.
+
+        :param role: ``"primary"`` or ``"replica"``.
+        :return: an Engine or, where they were given, an AsyncEngine.
+        :raises ConfigurationError: if there is no such role.
+        """
+        check_role(role)
+        return self._engines[self.state.mode, role]
+
+    @property
+    def sync_engine(self) -> EngineSelector:
+        """Itself: what an :class:`~sqlalchemy.ext.asyncio.AsyncSession` asks of its bind."""
+        if not self.is_async:
+            raise ConfigurationError(
+                "This EngineSelector has sync engines and can't serve an AsyncSession. Make its "
+                "engines with create_async_engine()."
+            )
+        return self
+
+    def close(self) -> None:
+        """Give the engines back as they were. Nothing begins through the selector any more."""
+        self.routes = self._engines = _Closed()
+        self._finalizer()
+        for twin in self._twins:
+            twin.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Imported here: without greenlet, sync use must go on working.
+        from sqlalchemy.util import greenlet_spawn  # noqa: PLC0415
+
+        await greenlet_spawn(self.close)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if not hasattr(Engine, name):
+                raise AttributeError(f"'EngineSelector' object has no attribute {name!r}")
+            raise _NoEngineError(
+                f"An EngineSelector is no engine and has no {name}. In a session factory give "
+                "class_=RoutingSession: sessionmaker(selector, class_=RoutingSession), or "
+                "async_sessionmaker(selector, sync_session_class=RoutingSession). In Core use "
+                f"selector.engine().{name}."
+            )
+
+    def __repr__(self) -> str:
+        return f"<EngineSelector of {self.switch!r}, {self.switch.known.mode}>"
+
+    def _flipped(self, old: State, new: State) -> None:
+        self._doors.sweep()
+        for callback in tuple(self._callbacks):
+            try:
+                callback(old, new)
+            except Exception:
+                logger.exception("The on_flip() callback %r failed.", callback)
+
+
+class _Closed(dict[Any, Any]):
+    """Where a closed selector has its engines."""
+
+    def __missing__(self, key: object) -> NoReturn:
+        raise InvalidRequestError("This EngineSelector is closed. Make a new one.")
+
+
+class _Doors:
+    """The doors of the engines that are taken away while read-only."""
+
+    def __init__(self, switch: Switch, engines: list[Engine]) -> None:
+        def refuse() -> ReadOnlyError:
+            return guard.refusal("A read-write connection", switch.known)
+
+        self.switch = switch
+        self.doors = [Door(engine, refuse) for engine in engines]
+
+    def turn(self, state: State) -> None:
+        for door in self.doors:
+            if state.read_only:
+                door.shut()
+            elif not any(one.known.read_only for one in self._others(door)):
+                door.open()
+
+    def follow(self) -> None:
+        """Turn to where the switch stands, though it may be turning too."""
+        while True:
+            known = self.switch.known
+            self.turn(known)
+            if self.switch.known.mode is known.mode:
+                return
+
+    def sweep(self) -> None:
+        for door in self.doors:
+            door.sweep()
+
+    def _others(self, door: Door) -> list[Switch]:
+        return [one for one in guard.gates(door.engine) if one is not self.switch]
+
+
+def _give_back(
+    switch: Switch, unsubscribe: Callable[[], None], doors: _Doors, protected: list[Engine]
+) -> None:
+    unsubscribe()
+    for door in doors.doors:
+        if not isinstance(door.engine, TwinEngine):
+            guard.release(door.engine, switch)
+        if not guard.gates(door.engine):
+            door.open()
+        door.sweep()
+    for engine in protected:
+        guard.release(engine, switch)
+
+
+def selector_from_config(
+    mapping: Mapping[str, Any], prefix: str = "sa_readonly.", **kwargs: Any
+) -> EngineSelector:
+    """Make a selector of configuration keys, as :func:`sqlalchemy.engine_from_config` does.
+
+    ``file`` (required) and ``ttl`` (seconds); then for each of ``read_write.primary`` (required),
+    ``read_write.replica``, ``read_only.primary`` and ``read_only.replica`` a ``url`` and the other
+    options of :func:`sqlalchemy.engine_from_config`: ``read_write.primary.pool_size``. An URL of an
+    asyncio driver makes an AsyncEngine.
+
+    :param mapping: keys and values, which may be strings; keys without the prefix are left alone.
+    :param prefix: what the keys begin with.
+    :param kwargs: passed on to :class:`EngineSelector`.
+    :raises ConfigurationError: if a key is unknown or missing, or its value makes no sense.
+    """
+    ours = {key[len(prefix) :]: mapping[key] for key in mapping if key.startswith(prefix)}
+    names = [f"{mode}.{role}" for mode in ("read_write", "read_only") for role in ROLES]
+    unknown = [
+        prefix + key
+        for key in ours
+        if key not in ("file", "ttl") and not key.startswith(tuple(f"{name}." for name in names))
+    ]
+    if unknown:
+        raise ConfigurationError(
+            f"Unknown configuration: {', '.join(sorted(unknown))}. Known are {prefix}file, "
+            f"{prefix}ttl and, below each of {', '.join(prefix + name for name in names)}, url and "
+            "the options of engine_from_config()."
+        )
+    for key in ("file", "read_write.primary.url"):
+        if not ours.get(key):
+            raise ConfigurationError(f"{prefix}{key} is missing in the configuration.")
+    engines = {name: _engine_from(ours, f"{name}.", prefix) for name in names}
+    if engines["read_only.replica"] is not None and engines["read_only.primary"] is None:
+        raise ConfigurationError(
+            f"{prefix}read_only.replica.url is given without {prefix}read_only.primary.url."
+        )
+    options: dict[str, Any] = {}
+    if "ttl" in ours:
+        try:
+            options["ttl"] = float(ours["ttl"])
+        except (TypeError, ValueError):
+            raise ConfigurationError(
+                f"{prefix}ttl takes a number of seconds, not {ours['ttl']!r}."
+            ) from None
+    read_only = engines["read_only.primary"]
+    return EngineSelector(
+        FileSwitch(ours["file"], **options),
+        read_write=Engines(engines["read_write.primary"], engines["read_write.replica"]),
+        read_only=read_only and Engines(read_only, engines["read_only.replica"]),
+        **kwargs,
+    )
+
+
+def _engine_from(ours: Mapping[str, Any], name: str, prefix: str) -> Any:
+    keys = [key for key in ours if key.startswith(name)]
+    if not keys:
+        return None
+    url = ours.get(f"{name}url")
+    if not url:
+        raise ConfigurationError(
+            f"{prefix}{name}url is missing, though {prefix}{keys[0]} is given."
+        )
+    try:
+        if make_url(url).get_dialect().is_async:
+            # Imported here: importing this package imports no asyncio.
+            from sqlalchemy.ext.asyncio import async_engine_from_config  # noqa: PLC0415
+
+            return async_engine_from_config(dict(ours), prefix=name)
+        return engine_from_config(dict(ours), prefix=name)
+    except (TypeError, ValueError, ArgumentError, NoSuchModuleError) as error:
+        raise ConfigurationError(
+            f"No engine can be made of {', '.join(sorted(prefix + key for key in keys))}: {error}"
+        ) from error
+
+
+# -- what makes sense ------------------------------------------------------------------------
+
+
+def check_role(role: object) -> None:
+    """Refuse what is no role."""
+    if role not in ROLES:
+        raise ConfigurationError(f'role is "primary" or "replica", not {role!r}.')
+
+
+def _sync(engine: object, name: str = "") -> Engine:
+    """Return the Engine inside an AsyncEngine, or the Engine itself."""
+    inner = engine if isinstance(engine, Engine) else getattr(engine, "sync_engine", None)
+    if not isinstance(inner, Engine):
+        # Not the value itself: an URL has a password.
+        raise ConfigurationError(
+            f"{name} takes an Engine or an AsyncEngine, not {type(engine).__name__}. Make one with "
+            "create_engine() or create_async_engine()."
+        )
+    return inner
+
+
+def _like(engine: AnyEngine, sync_engine: Engine) -> AnyEngine:
+    """Return a sync engine as one of the same kind as ``engine``."""
+    return sync_engine if isinstance(engine, Engine) else type(engine)(sync_engine)
+
+
+def _engines(value: object, name: str) -> Engines:
+    if isinstance(value, Engines):
+        return value
+    _sync(value, f"EngineSelector({name}=...)")
+    return Engines(value)  # type: ignore[arg-type]  # _sync() has seen that it is an engine
+
+
+def _switch(value: object) -> Any:
+    if isinstance(value, (str, bytes, os.PathLike)):
+        return FileSwitch(value)  # type: ignore[arg-type]  # which refuses bytes itself
+    if all(
+        hasattr(value, name) for name in ("known", "fresh_until", "refresh", "check", "subscribe")
+    ):
+        return value
+    raise ConfigurationError(
+        f"EngineSelector(switch) takes the path of a file or a Switch, not {value!r}."
+    )
+
+
+def _check(rw: Engines, ro: Engines | None) -> None:
+    """Refuse engines that make no sense together, before anything is done to one of them."""
+    named: dict[str, AnyEngine] = {"read_write.primary": rw.primary}
+    if rw.replica is not None:
+        named["read_write.replica"] = rw.replica
+    if ro is not None:
+        named["read_only.primary"] = ro.primary
+        if ro.replica is not None:
+            named["read_only.replica"] = ro.replica
+    sync = [name for name, engine in named.items() if isinstance(engine, Engine)]
+    if sync and len(sync) < len(named):
+        mixed = ", ".join(name for name in named if name not in sync)
+        raise ConfigurationError(
+            f"{', '.join(sync)} is a sync Engine and {mixed} an AsyncEngine. "
+            "Give engines of one kind."
+        )
+    _check_kinds({name: _sync(engine) for name, engine in named.items()})
+    if ro is None and holds_database(_sync(rw.primary)):
+        raise ConfigurationError(
+            "read_write.primary holds its database in its own pool (SQLite in memory, StaticPool), "
+            "of which no second, read-only engine can be made. Give read_only= as well."
+        )
+
+
+def _check_kinds(named: Mapping[str, Engine]) -> None:
+    """Refuse an engine that would have to be read-write and read-only."""
+    primary = named["read_write.primary"]
+    for (name, one), (other_name, two) in itertools.combinations(named.items(), 2):
+        if one is not two and (one.pool is two.pool or one.dialect is two.dialect):
+            raise ConfigurationError(
+                f"{name} and {other_name} share a pool or a dialect: is one made of the other by "
+                "execution_options()? Make each with create_engine()."
+            )
+    for name, engine in named.items():
+        if not name.startswith("read_only"):
+            continue
+        if engine is primary:
+            raise ConfigurationError(
+                f"read_write.primary and {name} are the same engine, so that nothing could ever be "
+                "written. Leave read_only out to have a read-only engine made of it."
+            )
+        if guard.gates(engine):
+            raise ConfigurationError(f"{name} is a read-write engine of another EngineSelector.")
+    if guard.read_only(primary):
+        raise ConfigurationError(
+            "read_write.primary is a read-only engine of another EngineSelector."
+        )

@@ -1,0 +1,294 @@
+"""The session that takes the mode once a transaction and keeps it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, event, inspect
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.orm import Session, SessionTransaction
+
+from . import guard
+from .errors import ReadOnlyError
+from .mode import Mode
+from .selector import EngineSelector, check_role
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy.orm import Mapper
+    from sqlalchemy.orm.unitofwork import UOWTransaction
+
+    from .mode import Switch
+
+__all__ = ["RoutingSession"]
+
+
+class RoutingSession(Session):
+    """A Session whose binds may be selectors.
+
+    The mode is taken when the root transaction gets its first connection and kept until that
+    transaction ends, savepoints included; one mode for all selectors that have the same switch. In
+    a read-only transaction a write raises :class:`.ReadOnlyError` before any SQL is sent.
+
+    All other arguments are those of :class:`sqlalchemy.orm.Session`. A class of your own derives
+    from it, or from it and your own Session class.
+
+    :param role: ``"primary"`` or ``"replica"``. A transaction of the role ``"replica"`` never
+        writes, in either mode.
+    :raises ConfigurationError: if there is no such role.
+    """
+
+    _pin: _Pin | None = None
+    _choice: _Choice | None = None
+    _role = "primary"
+    _asks_session = True  # whether nothing but Session.get_bind() stands behind ours
+
+    def __init__(
+        self,
+        bind: Any = None,
+        *,
+        binds: dict[Any, Any] | None = None,
+        role: str = "primary",
+        **kwargs: Any,
+    ) -> None:
+        if role != "primary":
+            check_role(role)
+            self._role = role
+        # The selector that is all there is to choose from, which saves asking Session.get_bind().
+        self._only: Any = None
+        super().__init__(bind, binds=binds, **kwargs)
+        if bind.__class__ is EngineSelector and not binds and self._asks_session:
+            self._only = bind
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        choosers = [base for base in cls.__mro__ if "get_bind" in vars(base)]
+        cls._asks_session = choosers == [RoutingSession, Session]
+
+    @property
+    def role(self) -> str:
+        """The role of the next transaction and of those after it.
+
+        :raises InvalidRequestError: on setting it inside a transaction.
+        :raises ConfigurationError: on setting it to what is no role.
+        """
+        return self._role
+
+    @role.setter
+    def role(self, role: str) -> None:
+        check_role(role)
+        if role != self._role and self.in_transaction():
+            raise InvalidRequestError(
+                f"The role of a transaction that has begun can't be changed to {role!r}. Commit or "
+                "roll back first, or use another session."
+            )
+        self._role = role
+
+    def bind_mapper(self, mapper: Any, bind: Any) -> None:
+        """See :meth:`.Session.bind_mapper`."""
+        self._only = None
+        super().bind_mapper(mapper, bind)
+
+    def bind_table(self, table: Any, bind: Any) -> None:
+        """See :meth:`.Session.bind_table`."""
+        self._only = None
+        super().bind_table(table, bind)
+
+    # -- choosing ------------------------------------------------------------------------
+
+    def get_bind(
+        self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kw: Any
+    ) -> Engine | Connection:
+        """Return the engine or connection of one statement; see :meth:`.Session.get_bind`.
+
+        A selector among the binds gives the engine of the transaction's mode.
+
+        :raises ReadOnlyError: if ``clause`` is an INSERT, UPDATE or DELETE that must not run, or if
+            the bind is a read-write engine while the transaction is read-only.
+        """
+        selector: Any = self._only
+        if bind is not None or selector is None or selector is not self.bind:
+            found: Any = super().get_bind(mapper, clause=clause, bind=bind, **kw)
+            if not isinstance(found, EngineSelector):
+                self._check_given(found, clause)
+                return found  # type: ignore[no-any-return]  # an Engine or a Connection
+            selector = found
+        pin = self._pin
+        if pin is not None and pin[0] is self._transaction and selector in pin[2]:
+            engine, mode = pin[2][selector]
+        else:
+            engine, mode = self._choose(selector)
+        if (mode is Mode.READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
+            self._refuse(engine, type(clause).__name__.upper())
+        return engine
+
+    def _choose(self, selector: EngineSelector) -> tuple[Engine, Mode]:
+        """Find the engine by the mode that is pinned or, before there is one, by the mode now."""
+        pin = self._pin and self._valid_pin()
+        switch = selector.switch
+        if pin is not None and switch in pin[1]:
+            mode = pin[1][switch]
+            engine = selector.routes[self._role][mode]
+            pin[2][selector] = (engine, mode)
+            return engine, mode
+        state = switch.known if time.monotonic() < switch.fresh_until else switch.refresh()
+        engine = selector.routes[self._role][state.mode]
+        self._choice = (engine, switch, state.mode, selector)
+        return engine, state.mode
+
+    def _valid_pin(self) -> _Pin | None:
+        """Return what is pinned to the transaction that goes on, savepoints included."""
+        pin = self._pin
+        if pin is not None and pin[0] is not self.get_transaction():
+            pin = self._pin = None  # of one that has ended, perhaps without a word
+        return pin
+
+    def _check_given(self, bind: Engine | Connection, clause: Any) -> None:
+        """Hold an engine or connection that the user gave to the transaction's mode."""
+        pin = self._valid_pin()
+        for switch in guard.gates(bind.engine):
+            mode = None if pin is None else pin[1].get(switch)
+            if mode is None:
+                # A transaction that has begun on the user's connection may go on after a flip.
+                joins = isinstance(bind, Connection) and bind.in_transaction()
+                mode = Mode.READ_WRITE if joins else switch.refresh().mode
+                self._choice = (bind.engine, switch, mode, None)
+            if mode is Mode.READ_ONLY:
+                raise guard.refused(bind.engine, "The use of a read-write engine")
+        if getattr(clause, "is_dml", False):
+            self._refuse(bind, type(clause).__name__.upper())
+
+    def _connection_for_bind(
+        self,
+        engine: Engine | Connection,
+        execution_options: Any = None,
+        **kw: Any,
+    ) -> Connection:
+        """Give a statement the read-only engine if a flip came before its first connection.
+
+        A flush does not come here: it gets the error, which the read-only engine would raise too.
+        """
+        try:
+            return super()._connection_for_bind(engine, execution_options, **kw)
+        except ReadOnlyError:
+            choice = self._choice
+            if choice is None or choice[0] is not engine or choice[2] is Mode.READ_ONLY:
+                raise
+            _, switch, _, selector = choice
+            if selector is None:
+                raise
+        engine = selector.routes[self._role][Mode.READ_ONLY]
+        self._choice = (engine, switch, Mode.READ_ONLY, selector)
+        return super()._connection_for_bind(engine, execution_options, **kw)
+
+    # -- refusing ------------------------------------------------------------------------
+
+    def bulk_save_objects(self, objects: Iterable[object], *args: Any, **kwargs: Any) -> None:
+        """See :meth:`.Session.bulk_save_objects`.
+
+        :raises ReadOnlyError: if there is something to save in a read-only transaction.
+        """
+        objects = list(objects)
+        for cls in {type(one) for one in objects}:
+            self._refuse(self.get_bind(cls), f"bulk_save_objects() of {cls.__name__}")
+        super().bulk_save_objects(objects, *args, **kwargs)
+
+    def bulk_insert_mappings(
+        self, mapper: Any, mappings: Iterable[dict[str, Any]], *args: Any, **kwargs: Any
+    ) -> None:
+        """See :meth:`.Session.bulk_insert_mappings`.
+
+        :raises ReadOnlyError: if there is something to insert in a read-only transaction.
+        """
+        mappings = list(mappings)
+        if mappings:
+            self._refuse(self.get_bind(mapper), "bulk_insert_mappings()")
+        super().bulk_insert_mappings(mapper, mappings, *args, **kwargs)
+
+    def bulk_update_mappings(self, mapper: Any, mappings: Iterable[dict[str, Any]]) -> None:
+        """See :meth:`.Session.bulk_update_mappings`.
+
+        :raises ReadOnlyError: if there is something to update in a read-only transaction.
+        """
+        mappings = list(mappings)
+        if mappings:
+            self._refuse(self.get_bind(mapper), "bulk_update_mappings()")
+        super().bulk_update_mappings(mapper, mappings)
+
+    def _refuses(self, bind: Engine | Connection) -> bool:
+        engine = bind.engine
+        if guard.read_only(engine):
+            return True
+        # A database in memory has no second engine that could refuse for the role.
+        return self._role == "replica" and bool(guard.gates(engine))
+
+    def _refuse(self, bind: Engine | Connection, what: str) -> None:
+        if self._refuses(bind):
+            raise guard.refused(bind.engine, what)
+
+
+# The engine chosen last, for which switch, mode and selector (None where the user gave it).
+_Choice = tuple[Engine, "Switch", Mode, EngineSelector | None]
+# The root transaction, the mode that is pinned to it for each switch, and what was found by that.
+_Pin = tuple[
+    SessionTransaction, "dict[Switch, Mode]", "dict[EngineSelector | None, tuple[Engine, Mode]]"
+]
+
+
+@event.listens_for(RoutingSession, "after_begin", propagate=True)
+def _take_mode(
+    session: RoutingSession, transaction: SessionTransaction, connection: Connection
+) -> None:
+    """Pin the mode to the root transaction, which got a connection of the engine chosen last."""
+    choice = session._choice
+    if choice is None or transaction.nested:
+        return
+    engine, switch, mode, selector = choice
+    if connection.engine is not engine:
+        return
+    session._choice = None
+    pin = session._pin
+    if pin is None or pin[0] is not transaction:
+        session._pin = (transaction, {switch: mode}, {selector: (engine, mode)})
+    else:
+        pin[1].setdefault(switch, mode)
+        pin[2][selector] = (engine, mode)
+
+
+@event.listens_for(RoutingSession, "before_flush", propagate=True)
+def _refuse_flush(
+    session: RoutingSession,
+    flush_context: UOWTransaction,  # noqa: ARG001  # the event gives it
+    instances: Sequence[object] | None,  # noqa: ARG001  # the same
+) -> None:
+    """Refuse a flush with a net change before it has begun."""
+    if session._only is not None and not session._refuses(session.get_bind()):
+        return
+    seen: dict[Mapper[Any], bool] = {}
+    for what, objects in (
+        ("INSERT", session.new),
+        ("UPDATE", session.dirty),
+        ("DELETE", session.deleted),
+    ):
+        for one in objects:
+            mapper = inspect(one).mapper
+            if mapper not in seen:
+                seen[mapper] = session._refuses(session.get_bind(mapper))
+            if seen[mapper] and (what != "UPDATE" or _changed(one)):
+                engine = session.get_bind(mapper).engine
+                raise guard.refused(engine, f"The flush of {what} for {mapper.class_.__name__}")
+
+
+def _changed(one: object) -> bool:
+    """True if a flush would write for this persistent object."""
+    state = inspect(one)
+    if not state.modified:
+        return False
+    for attribute in state.mapper.attrs:
+        if getattr(attribute, "viewonly", False) or attribute.key in state.unloaded:
+            continue
+        if state.attrs[attribute.key].history.has_changes():
+            return True
+    return False

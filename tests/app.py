@@ -1,0 +1,168 @@
+"""An application on two databases, of which each can tell which one it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, Engine, create_engine, event, make_url, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, sessionmaker
+from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.schema import ForeignKey
+
+from sa_readonly import EngineSelector, FileSwitch, RoutingSession
+from tests.postgres import Server, fresh_pair
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Which(Base):
+    """One row: the name of the database."""
+
+    __tablename__ = "which"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+
+
+class Author(Base):
+    __tablename__ = "author"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    books: Mapped[list[Book]] = relationship(back_populates="author", cascade="all, delete-orphan")
+
+
+class Book(Base):
+    __tablename__ = "book"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    author_id: Mapped[int | None] = mapped_column(ForeignKey("author.id"))
+    author: Mapped[Author | None] = relationship(back_populates="books")
+
+
+WHICH = select(Which.name)
+
+
+@dataclass
+class App:
+    """What a test needs: engines, a selector, a session factory and the file."""
+
+    path: Path
+    urls: dict[str, URL]
+    engines: dict[str, Engine] = field(default_factory=dict)
+    statements: list[tuple[str, str]] = field(default_factory=list)
+    selector: Any = None
+    sessions: Any = None
+
+    def engine(self, name: str, **options: Any) -> Engine:
+        options.setdefault("poolclass", QueuePool)
+        engine = create_engine(self.urls[name], **options)
+        self.engines[name] = engine
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            self.statements.append((name, statement))
+
+        return engine
+
+    def start(self, *, ttl: float = 0.0, **options: Any) -> App:
+        """Make the selector, by default of both databases, one that looks each time."""
+        switch = FileSwitch(self.path, ttl=ttl)
+        options.setdefault("read_write", self.engines.get("rw") or self.engine("rw"))
+        if "read_only" not in options and "ro" in self.urls:
+            options["read_only"] = self.engines.get("ro") or self.engine("ro")
+        self.selector = EngineSelector(switch, **options)
+        self.sessions = sessionmaker(self.selector, class_=RoutingSession)
+        return self
+
+    def on(self, reason: str = "upgrade") -> None:
+        """Create the file, as an operator would: of another process."""
+        self.path.write_text(reason)
+
+    def off(self) -> None:
+        self.path.unlink()
+
+    def flip(self) -> None:
+        self.off() if self.path.exists() else self.on()
+
+    def titles(self, name: str) -> list[str]:
+        """The books in a database, read over a connection that is nobody else's."""
+        engine = create_engine(self.urls[name], poolclass=NullPool)
+        with engine.connect() as connection:
+            return list(connection.scalars(select(Book.title).order_by(Book.title)))
+
+    def close(self) -> None:
+        if self.selector is not None:
+            self.selector.close()
+        for engine in self.engines.values():
+            engine.dispose()
+
+
+def fill(url: URL, name: str) -> None:
+    """Make the tables if they are missing, and put into them what each test begins with."""
+    engine = create_engine(url, poolclass=NullPool)
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("truncate book, author, which restart identity"))
+        connection.execute(text("insert into which (name) values (:name)"), {"name": name})
+        connection.execute(text("insert into author (id, name) values (1, 'Ann')"))
+
+
+@contextlib.contextmanager
+def make_app(directory: Path, urls: dict[str, URL]) -> Iterator[App]:
+    for name, url in urls.items():
+        fill(url, name)
+    app = App(directory / "read-only.txt", urls)
+    try:
+        yield app
+    finally:
+        app.close()
+
+
+def sqlite_urls(directory: Path, *names: str) -> dict[str, URL]:
+    return {name: make_url(f"sqlite:///{directory}/{name}.db") for name in names}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where there is one: a test need not wait for a disk."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def pg_urls(pg_server: Server) -> Iterator[dict[str, URL]]:
+    """Two databases for all tests, emptied for each."""
+    with fresh_pair(pg_server) as pair:
+        yield {"rw": pair.read_write, "ro": pair.read_only}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def app(request: pytest.FixtureRequest, place: Path) -> Iterator[App]:
+    """Two databases, on each backend: nothing is started yet."""
+    if request.param == "sqlite":
+        urls = sqlite_urls(place, "rw", "ro")
+    else:
+        urls = dict(request.getfixturevalue("pg_urls"))
+    with make_app(place, urls) as made:
+        yield made
+
+
+@pytest.fixture
+def lite(place: Path) -> Iterator[App]:
+    """Two SQLite databases: for what does not depend on the backend."""
+    with make_app(place, sqlite_urls(place, "rw", "ro")) as made:
+        yield made

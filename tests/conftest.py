@@ -1,0 +1,66 @@
+"""The servers, as fixtures. See tests/postgres.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.app import app, lite, pg_urls, place  # noqa: F401  # fixtures
+from tests.postgres import MariaDB, Pair, Server, ServerUnavailableError, Standby, fresh_pair
+
+
+def pytest_configure() -> None:
+    # what the operator has set for psql, or for this host, must not steer the tests
+    for name in list(os.environ):
+        if name.startswith("PG") or name == "SA_READONLY_FORCE":
+            del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def pg_server() -> Iterator[Server]:
+    """One PostgreSQL for all tests. An error, not a skip, where none can be had."""
+    server: Server = Server.launch()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def pg_pair(pg_server: Server) -> Iterator[Pair]:
+    """Two fresh databases: `pg_pair.read_write` and `pg_pair.read_only`."""
+    with fresh_pair(pg_server) as pair:
+        yield pair
+
+
+@pytest.fixture(scope="session")
+def pg_standby(pg_server: Server) -> Iterator[Standby]:
+    """A hot standby of `pg_server`. Never promote it: `pg_server.standby()` makes another."""
+    standby = pg_server.standby()
+    try:
+        yield standby
+    finally:
+        standby.stop()
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """One MariaDB for all tests, skipped where it is not installed: it comes in no wheel."""
+    try:
+        MariaDB.programs()
+    except ServerUnavailableError as error:
+        pytest.skip(str(error))
+    server: MariaDB = MariaDB.launch()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def mariadb_pair(mariadb: MariaDB) -> Iterator[Pair]:
+    """Two fresh databases: `mariadb_pair.read_write` and `mariadb_pair.read_only`."""
+    with fresh_pair(mariadb) as pair:
+        yield pair
