@@ -249,7 +249,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            if not hasattr(Engine, name):
+            if not hasattr(Engine, name) and name not in Engine.__annotations__:
                 raise AttributeError(f"'EngineSelector' object has no attribute {name!r}")
             raise _NoEngineError(
                 f"An EngineSelector is no engine and has no {name}. In a session factory give "

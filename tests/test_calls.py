@@ -1,0 +1,113 @@
+"""What a transaction costs, counted: Python calls, stats and locks, never seconds."""
+
+from __future__ import annotations
+
+import cProfile
+import gc
+import os
+import pstats
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import sessionmaker
+
+from tests.app import App, Book
+
+STATEMENT = select(1)
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Count the calls, of Python and C functions, that ``work`` makes once it is warm."""
+    for _ in range(5):
+        work()
+    profile = cProfile.Profile()
+    gc.disable()  # a collection would call finalizers that are not ours
+    try:
+        profile.enable()
+        work()
+        profile.disable()
+    finally:
+        gc.enable()
+    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]  # untyped
+
+
+def reading(factory: Any, statements: int) -> Callable[[], None]:
+    def read() -> None:
+        with factory() as session:
+            for _ in range(statements):
+                session.execute(STATEMENT)
+
+    return read
+
+
+def writing(factory: Any) -> Callable[[], None]:
+    def write() -> None:
+        with factory.begin() as session:
+            session.add(Book(title="x"))
+
+    return write
+
+
+@pytest.mark.parametrize(("statements", "most"), [(1, 5), (10, 15)])
+def test_a_transaction_costs_a_handful_of_calls_more_than_a_plain_one(
+    lite: App, statements: int, most: int
+) -> None:
+    lite.start(ttl=3600)
+    plain = sessionmaker(lite.engine("rw"))
+    lite.statements.clear()
+    more = calls(reading(lite.sessions, statements)) - calls(reading(plain, statements))
+    assert 0 < more <= most
+
+
+def test_a_flush_costs_a_handful_of_calls_more_than_a_plain_one(lite: App) -> None:
+    lite.start(ttl=3600)
+    plain = sessionmaker(lite.engine("rw"))
+    more = calls(writing(lite.sessions)) - calls(writing(plain))
+    assert 0 < more <= 20
+
+
+@pytest.mark.parametrize(("statements", "most"), [(1, 20), (10, 50)])
+def test_a_read_only_transaction_costs_a_handful_of_calls_more(
+    lite: App, statements: int, most: int
+) -> None:
+    lite.on()
+    lite.start(ttl=3600)
+    plain = sessionmaker(lite.engine("rw"))
+    more = calls(reading(lite.sessions, statements)) - calls(reading(plain, statements))
+    assert 0 < more <= most
+
+
+@pytest.fixture
+def stats(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Collect each ``os.stat()``, with a clock that stands still."""
+    seen: list[object] = []
+    real = os.stat
+
+    def stat(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        seen.append(path)
+        return real(path, *args, **kwargs)
+
+    now = time.monotonic()
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    return seen
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_inside_ttl_ten_thousand_looks_and_a_thousand_transactions_make_no_stat(
+    lite: App, stats: list[object], read_only: bool
+) -> None:
+    if read_only:
+        lite.on()
+    lite.start(ttl=0.1)
+    lite.selector.check()
+    reading(lite.sessions, 1)()
+    stats.clear()
+    for _ in range(10_000):
+        assert lite.selector.read_only is read_only
+    for _ in range(1_000):
+        reading(lite.sessions, 1)()
+    assert stats == []

@@ -1,0 +1,481 @@
+"""EngineSelector, Engines and selector_from_config: what they pick and what they refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, insert
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool, StaticPool
+
+import sa_readonly
+from sa_readonly import (
+    ConfigurationError,
+    Engines,
+    EngineSelector,
+    FileSwitch,
+    Mode,
+    ReadOnlyError,
+    RoutingSession,
+    selector_from_config,
+)
+from tests.app import WHICH, App, Book, fill, sqlite_urls
+
+
+def engine(name: str = "x") -> Any:
+    return create_engine(f"sqlite:////nowhere/{name}.db", poolclass=NullPool)
+
+
+def async_engine(name: str = "x") -> AsyncEngine:
+    return create_async_engine(f"sqlite+aiosqlite:////nowhere/{name}.db", poolclass=NullPool)
+
+
+# -- picking ---------------------------------------------------------------------------------
+
+
+def test_four_engines_are_picked_by_mode_and_role(lite: App) -> None:
+    rw, rw_replica, ro, ro_replica = (engine(str(n)) for n in range(4))
+    lite.start(read_write=Engines(rw, rw_replica), read_only=Engines(ro, replica=ro_replica))
+    selector = lite.selector
+    assert (selector.engine(), selector.engine("replica")) == (rw, rw_replica)
+    assert (selector.mode, selector.read_only) == (Mode.READ_WRITE, False)
+    lite.on("upgrade")
+    assert (selector.engine(role="primary"), selector.engine(role="replica")) == (ro, ro_replica)
+    assert (selector.mode, selector.read_only) == (Mode.READ_ONLY, True)
+    assert selector.state.reason == "upgrade"
+
+
+def test_a_bare_engine_stands_for_engines_and_a_missing_replica_means_the_primary(
+    lite: App,
+) -> None:
+    lite.start()
+    assert lite.selector.engine("replica") is lite.engines["rw"]
+    lite.on()
+    assert lite.selector.engine("replica") is lite.engines["ro"]
+
+
+def test_without_read_only_a_second_engine_of_the_same_database_is_picked(lite: App) -> None:
+    del lite.urls["ro"]
+    lite.start()
+    lite.on()
+    twin = lite.selector.engine()
+    assert twin is not lite.engines["rw"]
+    assert twin.url == lite.engines["rw"].url
+    assert twin.pool is not lite.engines["rw"].pool
+    with twin.connect() as connection:
+        assert connection.scalar(WHICH) == "rw"
+
+
+def test_an_engine_in_both_sets_is_always_read_only_and_never_closed(lite: App) -> None:
+    shared = lite.engine("ro")
+    lite.start(
+        read_write=Engines(lite.engine("rw"), shared), read_only=Engines(shared, replica=shared)
+    )
+    with shared.connect() as held:
+        for _ in range(2):
+            with pytest.raises(ReadOnlyError):
+                held.execute(insert(Book).values(title="no"))
+            held.rollback()
+            lite.on()
+            lite.selector.check()
+            with shared.connect() as connection:
+                assert connection.scalar(WHICH) == "ro"
+        assert held.scalar(WHICH) == "ro"
+
+
+def test_core_writes_through_the_engine_of_the_mode(app: App) -> None:
+    app.start()
+    with app.selector.engine().begin() as connection:
+        connection.execute(insert(Book).values(title="one"))
+    app.on()
+    with app.selector.engine().begin() as connection, pytest.raises(ReadOnlyError):
+        connection.execute(insert(Book).values(title="no"))
+    assert (app.titles("rw"), app.titles("ro")) == (["one"], [])
+
+
+def test_a_selector_is_no_engine_and_says_what_is(lite: App) -> None:
+    lite.start()
+    for name in ("connect", "begin", "dialect", "url", "raw_connection"):
+        assert not hasattr(lite.selector, name)
+        with pytest.raises(ConfigurationError, match=f"use selector.engine\\(\\).{name}"):
+            getattr(lite.selector, name)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        lite.selector.nonsense  # noqa: B018
+
+
+def test_require_read_write_refuses_before_anything_else_is_done(lite: App) -> None:
+    lite.start()
+    lite.selector.require_read_write()
+    lite.selector.switch.enable("upgrade to 18")
+    with pytest.raises(ReadOnlyError) as caught:
+        lite.selector.require_read_write()
+    state = lite.selector.state
+    assert str(caught.value) == (
+        "What needs to write is refused: the application is read-only since "
+        f"{state.since.isoformat(timespec='seconds')} (upgrade to 18). Nothing was written. "
+        "Roll back, and try again when it is read-write."
+    )
+    assert (caught.value.reason, caught.value.since) == ("upgrade to 18", state.since)
+    assert caught.value.statement is None
+
+
+def test_a_refused_statement_is_in_the_error(lite: App) -> None:
+    lite.start()
+    lite.on()
+    with lite.sessions() as session, pytest.raises(ReadOnlyError) as caught:
+        session.connection().exec_driver_sql("delete from book")
+    assert caught.value.statement == "delete from book"
+
+
+# -- flips -----------------------------------------------------------------------------------
+
+
+def test_each_callback_is_called_once_a_flip_and_what_it_raises_harms_nobody(
+    lite: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    lite.start()
+    told: list[tuple[Mode, Mode]] = []
+
+    @lite.selector.on_flip
+    def broken(old: Any, new: Any) -> None:
+        raise RuntimeError("broken")
+
+    lite.selector.on_flip(lambda old, new: told.append((old.mode, new.mode)))
+    for _ in range(2):
+        lite.on()
+        for _ in range(3):
+            lite.selector.check()
+        lite.off()
+        lite.selector.check()
+    there, back = (Mode.READ_WRITE, Mode.READ_ONLY), (Mode.READ_ONLY, Mode.READ_WRITE)
+    assert told == [there, back, there, back]
+    assert sum("on_flip() callback" in record.message for record in caplog.records) == 4
+    with pytest.raises(ConfigurationError, match="takes a callable"):
+        lite.selector.on_flip("no")
+
+
+def test_a_flip_is_one_log_record_however_many_threads_and_selectors_notice_it(
+    lite: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sa_readonly")
+    lite.start()
+    other = EngineSelector(lite.selector.switch, read_write=engine(), read_only=engine("y"))
+    lite.on("upgrade")
+    barrier = threading.Barrier(8)
+
+    def look() -> None:
+        barrier.wait(10)
+        for _ in range(20):
+            with lite.sessions() as session:
+                session.scalar(WHICH)
+
+    threads = [threading.Thread(target=look) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    lite.off()
+    assert (other.read_only, lite.selector.read_only) == (False, False)
+    records = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in records] == ["WARNING", "INFO"]
+    assert "read-write -> read-only" in records[0][1]
+    assert str(lite.path) in records[0][1]
+    assert "'upgrade'" in records[0][1]
+    assert "read-only -> read-write" in records[1][1]
+    other.close()
+
+
+def test_a_selector_made_while_read_only_begins_read_only(lite: App) -> None:
+    lite.on()
+    lite.start()
+    with pytest.raises(ReadOnlyError):
+        lite.engines["rw"].connect()
+    with lite.sessions() as session:
+        assert session.scalar(WHICH) == "ro"
+    lite.off()
+    with lite.sessions() as session:
+        assert session.scalar(WHICH) == "rw"
+
+
+def test_two_selectors_on_one_engine_both_have_to_allow_it(lite: App, place: Path) -> None:
+    lite.start()
+    second = EngineSelector(
+        FileSwitch(place / "second.txt", ttl=0),
+        read_write=lite.engines["rw"],
+        read_only=lite.engines["ro"],
+    )
+    (place / "second.txt").touch()
+    second.check()
+    with pytest.raises(ReadOnlyError):
+        lite.engines["rw"].connect()
+    lite.on()
+    lite.selector.check()
+    (place / "second.txt").unlink()
+    second.check()
+    with pytest.raises(ReadOnlyError):
+        lite.engines["rw"].connect()
+    lite.off()
+    lite.selector.check()
+    with lite.engines["rw"].connect() as connection:
+        assert connection.scalar(WHICH) == "rw"
+    second.close()
+
+
+# -- the end ---------------------------------------------------------------------------------
+
+
+def test_closing_gives_the_engines_back_as_they_were(lite: App) -> None:
+    rw, ro = lite.engine("rw"), lite.engine("ro")
+    dialects = [type(rw.dialect), type(ro.dialect)]
+    lite.on()
+    for _ in range(2):
+        with EngineSelector(FileSwitch(lite.path), read_write=rw, read_only=ro) as selector:
+            assert selector.read_only
+            assert type(ro.dialect) is not dialects[1]
+        assert [type(rw.dialect), type(ro.dialect)] == dialects
+    for one in (rw, ro):
+        with one.begin() as connection:
+            connection.execute(insert(Book).values(title="written"))
+    selector.close()
+
+
+def test_a_selector_that_is_forgotten_gives_the_engines_back(lite: App) -> None:
+    lite.start()
+    lite.on()
+    lite.selector.check()
+    forgotten = weakref.ref(lite.selector)
+    lite.selector = lite.sessions = None
+    gc.collect()
+    assert forgotten() is None
+    with lite.engines["rw"].begin() as connection:
+        connection.execute(insert(Book).values(title="written"))
+
+
+def test_an_async_session_is_routed_too(lite: App) -> None:
+    assert asyncio.run(use_it_async(lite)) == ["rw", "ro"]
+    assert lite.titles("ro") == []
+
+
+async def use_it_async(lite: App) -> list[str]:
+    urls = {name: url.set(drivername="sqlite+aiosqlite") for name, url in lite.urls.items()}
+    rw, ro = (create_async_engine(urls[name], poolclass=NullPool) for name in ("rw", "ro"))
+    found = []
+    async with EngineSelector(
+        FileSwitch(lite.path, ttl=0), read_write=rw, read_only=ro
+    ) as selector:
+        factory = async_sessionmaker(selector, sync_session_class=RoutingSession)
+        assert selector.engine() is rw
+        async with factory() as session:
+            found.append(await session.scalar(WHICH))
+        lite.on()
+        assert selector.engine() is ro
+        async with factory(role="replica") as session:
+            found.append(await session.scalar(WHICH))
+            session.add(Book(title="no"))
+            with pytest.raises(ReadOnlyError):
+                await session.flush()
+        with pytest.raises(ReadOnlyError):
+            async with rw.connect():
+                pass
+        async with async_sessionmaker(selector)() as session:
+            with pytest.raises(ConfigurationError, match="sync_session_class=RoutingSession"):
+                await session.scalar(WHICH)
+    return found
+
+
+# -- configuration ---------------------------------------------------------------------------
+
+
+def test_the_configuration_makes_a_selector(place: Path) -> None:
+    urls = sqlite_urls(place, "rw", "ro")
+    for name, url in urls.items():
+        fill(url, name)
+    selector = selector_from_config(
+        {
+            "other": "left alone",
+            "sa_readonly.file": str(place / "read-only.txt"),
+            "sa_readonly.ttl": "0.5",
+            "sa_readonly.read_write.primary.url": str(urls["rw"]),
+            "sa_readonly.read_write.primary.pool_size": "7",
+            "sa_readonly.read_only.primary.url": str(urls["ro"]),
+            "sa_readonly.read_only.replica.url": str(urls["ro"]),
+            "sa_readonly.read_only.replica.echo": "false",
+        }
+    )
+    with selector:
+        assert selector.switch.path == str(place / "read-only.txt")
+        assert selector.switch.ttl == 0.5
+        assert selector.engine().pool.size() == 7
+        with RoutingSession(selector) as session:
+            assert session.scalar(WHICH) == "rw"
+        selector.switch.enable()
+        with RoutingSession(selector, role="replica") as session:
+            assert session.scalar(WHICH) == "ro"
+
+
+BASE = {"sa_readonly.file": "/tmp/x", "sa_readonly.read_write.primary.url": "sqlite:////tmp/y"}
+WRONG = {
+    "an unknown key": (
+        {**BASE, "sa_readonly.read_wriet.primary.url": "x", "sa_readonly.tll": "1"},
+        "Unknown configuration: sa_readonly.read_wriet.primary.url, sa_readonly.tll",
+    ),
+    "no file": ({"sa_readonly.read_write.primary.url": "sqlite://"}, "sa_readonly.file is missing"),
+    "no primary": (
+        {"sa_readonly.file": "/tmp/x"},
+        "sa_readonly.read_write.primary.url is missing",
+    ),
+    "a ttl that is no number": ({**BASE, "sa_readonly.ttl": "soon"}, "sa_readonly.ttl takes"),
+    "a negative ttl": ({**BASE, "sa_readonly.ttl": "-1"}, "ttl takes a number of seconds"),
+    "options without an url": (
+        {**BASE, "sa_readonly.read_only.primary.pool_size": "3"},
+        "sa_readonly.read_only.primary.url is missing",
+    ),
+    "a replica without a primary": (
+        {**BASE, "sa_readonly.read_only.replica.url": "sqlite:////tmp/z"},
+        "read_only.replica.url is given without sa_readonly.read_only.primary.url",
+    ),
+    "an unknown option of an engine": (
+        {**BASE, "sa_readonly.read_write.primary.pool_sise": "3"},
+        "pool_sise",
+    ),
+    "an URL that is none": (
+        {**BASE, "sa_readonly.read_write.primary.url": "nonsense"},
+        "No engine can be made of sa_readonly.read_write.primary.url",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_configuration_is_an_error_that_names_the_key(what: str) -> None:
+    mapping, message = WRONG[what]
+    with pytest.raises(ConfigurationError, match=message.replace(".", r"\.")):
+        selector_from_config(mapping)
+
+
+SECRET = "postgresql://me:secret@host/db"
+
+
+def make(**options: Any) -> EngineSelector:
+    return EngineSelector("/tmp/read-only.txt", **options)
+
+
+one = engine("one")
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "a string for an engine": (
+        lambda: make(read_write=SECRET),
+        r"EngineSelector\(read_write=...\) takes an Engine or an AsyncEngine, not str",
+    ),
+    "a string in Engines": (lambda: Engines(SECRET), r"Engines\(primary=...\) takes an Engine"),
+    "a string for a replica": (
+        lambda: Engines(engine(), replica=SECRET),
+        r"Engines\(replica=...\) takes an Engine",
+    ),
+    "a session for an engine": (lambda: make(read_write=Session()), "not Session"),
+    "None for an engine": (lambda: make(read_write=None), "not NoneType"),
+    "sync and async mixed": (
+        lambda: make(read_write=engine(), read_only=async_engine()),
+        "read_write.primary is a sync Engine and read_only.primary an AsyncEngine",
+    ),
+    "the same engine twice": (
+        lambda: make(read_write=one, read_only=one),
+        "read_write.primary and read_only.primary are the same engine",
+    ),
+    "the primary as a read-only replica": (
+        lambda: make(read_write=one, read_only=Engines(engine(), one)),
+        "read_write.primary and read_only.replica are the same engine",
+    ),
+    "an engine and its clone": (
+        lambda: make(read_write=one, read_only=one.execution_options(x=1)),
+        "read_write.primary and read_only.primary share a pool",
+    ),
+    "a primary and its clone as a replica": (
+        lambda: make(read_write=Engines(one, one.execution_options(x=1))),
+        "read_write.primary and read_write.replica share a pool",
+    ),
+    "one pool in two engines": (
+        lambda: make(
+            read_write=(first := create_engine("sqlite://", poolclass=StaticPool)),
+            read_only=create_engine("sqlite://", pool=first.pool),
+        ),
+        "share a pool",
+    ),
+    "a database in memory without read_only": (
+        lambda: make(read_write=create_engine("sqlite://")),
+        "Give read_only= as well",
+    ),
+    "a number for a path": (lambda: EngineSelector(3, read_write=engine()), "or a Switch, not 3"),
+    "a missing directory": (
+        lambda: EngineSelector("/nowhere/at/all/read-only.txt", read_write=engine()),
+        "The directory /nowhere/at/all of the file",
+    ),
+    "a negative ttl": (lambda: FileSwitch("/tmp/x", ttl=-1), "ttl takes a number of seconds"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_is_refused_when_it_is_made_and_changes_no_engine(what: str) -> None:
+    mistake, message = MISTAKES[what]
+    before = type(one.dialect)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        mistake()
+    assert "secret" not in str(caught.value)
+    assert type(one.dialect) is before
+
+
+def test_an_engine_is_not_read_write_in_one_selector_and_read_only_in_another(lite: App) -> None:
+    lite.start()
+    with pytest.raises(ConfigurationError, match="is a read-only engine of another"):
+        make(read_write=lite.engines["ro"], read_only=engine())
+    with pytest.raises(ConfigurationError, match="is a read-write engine of another"):
+        make(read_write=engine(), read_only=lite.engines["rw"])
+
+
+def test_an_async_session_on_sync_engines_is_refused(lite: App) -> None:
+    lite.start()
+    with pytest.raises(ConfigurationError, match="create_async_engine"):
+        AsyncSession(lite.selector, sync_session_class=RoutingSession)
+
+
+# -- importing -------------------------------------------------------------------------------
+
+
+def test_importing_the_package_does_nothing() -> None:
+    code = """
+import sys, threading
+import sqlalchemy, sqlalchemy.orm
+before = set(sys.modules)
+opened = []
+sys.addaudithook(lambda name, args: name == "open" and not str(args[0]).endswith((".py", ".pyc"))
+                 and opened.append(args[0]))
+import sa_readonly
+new = set(sys.modules) - before
+heavy = {"click", "rich", "asyncio", "asyncpg", "psycopg", "psycopg2", "aiosqlite", "flask",
+         "starlette", "fastapi", "prometheus_client", "greenlet", "sqlalchemy.ext.asyncio"}
+print(sorted(heavy & new), threading.active_count(), opened)
+"""
+    root = Path(sa_readonly.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        timeout=60,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[] 1 []", "")

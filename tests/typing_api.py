@@ -1,0 +1,78 @@
+"""The public API as users type it: checked by mypy --strict, never run."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Engine, create_engine, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from typing_extensions import assert_type
+
+from sa_readonly import (
+    Engines,
+    EngineSelector,
+    FileSwitch,
+    FixedSwitch,
+    Mode,
+    ReadOnlyError,
+    RoutingSession,
+    State,
+    Switch,
+    selector_from_config,
+)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Thing(Base):
+    __tablename__ = "thing"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+def sync(rw: Engine, ro: Engine) -> None:
+    selector = EngineSelector(
+        "/var/lib/myapp/read-only.txt",
+        read_write=Engines(primary=rw, replica=ro),
+        read_only=Engines(primary=ro),
+    )
+    EngineSelector(FileSwitch("/tmp/x", ttl=0.5), read_write=rw, read_only=ro).close()
+    EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=create_engine("sqlite://"))
+    factory = sessionmaker(selector, class_=RoutingSession)
+    with factory.begin() as session:
+        assert_type(session, RoutingSession)
+        session.add(Thing())
+    with factory(role="replica") as session:
+        session.scalars(select(Thing)).all()
+        session.role = "primary"
+        assert_type(session.role, str)
+    Session(binds={Base: selector})
+    assert_type(selector.mode, Mode)
+    assert_type(selector.read_only, bool)
+    assert_type(selector.state, State)
+    assert_type(selector.state.until, datetime | None)
+    assert_type(selector.check(), State)
+    switch: Switch = selector.switch
+    switch.check()
+
+    @selector.on_flip
+    def told(old: State, new: State) -> None: ...
+
+    with selector.engine().begin() as connection:
+        connection.execute(select(Thing))
+    try:
+        selector.require_read_write()
+    except ReadOnlyError as error:
+        assert_type(error.reason, str | None)
+        assert_type(error.statement, str | None)
+
+
+async def asynchronous(rw: AsyncEngine, mapping: dict[str, str]) -> None:
+    async with EngineSelector("/tmp/x", read_write=rw) as selector:
+        factory = async_sessionmaker(selector, sync_session_class=RoutingSession)
+        async with factory() as session:
+            assert_type(session, AsyncSession)
+    selector_from_config(mapping, prefix="readonly.").close()
