@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
@@ -76,6 +78,7 @@ class Door:
         self.engine = engine
         self._refuse = refuse
         self._retired: list[Pool] = []
+        _after_forks(self)
 
     def shut(self) -> None:
         """Give out no connection from now on. Short: nothing is closed here."""
@@ -100,6 +103,10 @@ class Door:
             _close_idle(pool)
             if connections_out(pool) == 0:
                 self._retired.remove(pool)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: forget the retired pools, whose connections are the parent's."""
+        self._retired = []
 
     def _retire(self, pool: Pool) -> None:
         def refuse(*_: Any) -> Any:
@@ -208,6 +215,7 @@ class TwinEngine(OptionEngine):
         pool._creator = guard.creator_for_twin(pool._invoke_creator)  # type: ignore[assignment]  # the parameter's name
         guard.lock(pool, self.dialect)
         self._own_pool = pool
+        _after_forks(self)
 
     @property
     def pool(self) -> Pool:
@@ -217,3 +225,26 @@ class TwinEngine(OptionEngine):
     @pool.setter
     def pool(self, pool: Pool) -> None:
         self._own_pool = pool
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: begin with an empty pool, as the user's engines do by dispose()."""
+        self.dispose(close=False)
+
+
+# -- forks -----------------------------------------------------------------------------------
+
+_left: weakref.WeakSet[Door | TwinEngine] = weakref.WeakSet()
+_hooked = False
+
+
+def _after_forks(one: Door | TwinEngine) -> None:
+    global _hooked  # noqa: PLW0603  # a hook can't be taken back, so it is set once a process
+    _left.add(one)
+    if not _hooked and hasattr(os, "register_at_fork"):
+        _hooked = True
+        os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _leave_to_parent() -> None:
+    for one in list(_left):
+        one.leave_to_parent()

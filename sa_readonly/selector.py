@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import time
 import weakref
@@ -19,6 +20,7 @@ from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, State, Switch
 from .pools import Door, TwinEngine, holds_database
 from .switch import FileSwitch
+from .watcher import Watcher, watcher_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,6 +76,8 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     :param read_write: the :class:`.Engines` while the file is not there, or a bare engine.
     :param read_only: the :class:`.Engines` while it is, or a bare engine. None makes a second
         engine of the same database, with a pool of its own, whose transactions are read-only.
+    :param watch: whether a thread, started by the first transaction, notices a flip when no traffic
+        does, so that an idle process closes its read-write connections too.
     :raises ConfigurationError: if a setting makes no sense; the message names it.
     """
 
@@ -83,10 +87,12 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         *,
         read_write: Engines | AnyEngine,
         read_only: Engines | AnyEngine | None = None,
+        watch: bool = True,
     ) -> None:
         rw = _engines(read_write, "read_write")
         ro = None if read_only is None else _engines(read_only, "read_only")
         _check(rw, ro)
+        _check_flag("watch", watch)
         self.switch: Switch = _switch(switch)
         self.is_async = not isinstance(rw.primary, Engine)
         self._callbacks: list[Callable[[State, State], object]] = []
@@ -141,6 +147,11 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         )
         self._finalizer.atexit = False
         self._twins = twins
+        self._watcher: Watcher | None = None
+        if watch and self.switch.fresh_until != math.inf:  # what never ages never flips
+            self._watcher = watcher_of(self.switch)
+            self._watcher.subscribe(self._doors_swept)
+            self.switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
 
     # -- the mode ------------------------------------------------------------------------
 
@@ -150,7 +161,17 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         switch = self.switch
         if time.monotonic() < switch.fresh_until:
             return switch.known
-        return switch.refresh()
+        return self.refresh()
+
+    def refresh(self) -> State:
+        """Return an answer that may be used now, and see to it that the watcher runs.
+
+        It comes here when an answer has aged: with a watcher, hardly ever.
+        """
+        watcher = self._watcher
+        if watcher is not None and not watcher.running:
+            watcher.start()
+        return self.switch.refresh()
 
     @property
     def mode(self) -> Mode:
@@ -218,6 +239,9 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         """Give the engines back as they were. Nothing begins through the selector any more."""
         self.routes = self._engines = _Closed()
         self._finalizer()
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.unsubscribe(self._doors_swept)
         for twin in self._twins:
             twin.dispose()
 
@@ -260,6 +284,9 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
 
     def __repr__(self) -> str:
         return f"<EngineSelector of {self.switch!r}, {self.switch.known.mode}>"
+
+    def _doors_swept(self) -> None:
+        self._doors.sweep()
 
     def _flipped(self, old: State, new: State) -> None:
         self._doors.sweep()
@@ -423,6 +450,11 @@ def _sync(engine: object, name: str = "") -> Engine:
 def _like(engine: AnyEngine, sync_engine: Engine) -> AnyEngine:
     """Return a sync engine as one of the same kind as ``engine``."""
     return sync_engine if isinstance(engine, Engine) else type(engine)(sync_engine)
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"EngineSelector({name}) takes True or False, not {value!r}.")
 
 
 def _engines(value: object, name: str) -> Engines:

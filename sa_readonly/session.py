@@ -133,7 +133,7 @@ class RoutingSession(Session):
             engine = selector.routes[self._role][mode]
             pin[2][selector] = (engine, mode)
             return engine, mode
-        state = switch.known if time.monotonic() < switch.fresh_until else switch.refresh()
+        state = switch.known if time.monotonic() < switch.fresh_until else selector.refresh()
         engine = selector.routes[self._role][state.mode]
         self._choice = (engine, switch, state.mode, selector)
         return engine, state.mode

@@ -77,6 +77,7 @@ class App:
     def start(self, *, ttl: float = 0.0, **options: Any) -> App:
         """Make the selector, by default of both databases, one that looks each time."""
         switch = FileSwitch(self.path, ttl=ttl)
+        options.setdefault("watch", False)  # a test tells when to look
         options.setdefault("read_write", self.engines.get("rw") or self.engine("rw"))
         if "read_only" not in options and "ro" in self.urls:
             options["read_only"] = self.engines.get("ro") or self.engine("ro")
