@@ -70,32 +70,84 @@ class ClosedPool(Pool):
 class Door:
     """Shuts and opens one read-write engine, and sees its old pools off.
 
-    :param engine: the engine; its clones share its pool, and so its door.
-    :param refuse: returns the error for whoever comes while it is shut.
+    It knows each connection from the moment at which it is asked for until it is closed: pooled,
+    checked out, detached or of a pool that keeps none. That costs nothing a checkout.
+
+    There is one for an engine, made by the first :meth:`of` and kept by the engine, whose clones
+    share its pool, and so its door.
     """
 
-    def __init__(self, engine: Engine, refuse: Callable[[], ReadOnlyError]) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._refuse = refuse
+        self.is_shut = False
         self._retired: list[Pool] = []
+        self._held: set[object] = set()  # the identity of each connection, or that of its creation
+        self._keep = holds_database(engine)
+        if not self._keep:
+            guard.forget_idle(engine)  # what was connected before was not counted
+        self._count(engine.pool)
         _after_forks(self)
+
+    @classmethod
+    def of(cls, engine: Engine) -> Door:
+        """Return the door of an engine or, which is the same, of its clones."""
+        while isinstance(engine, OptionEngine) and not isinstance(engine, TwinEngine):
+            engine = engine._proxied
+        door: Door | None = vars(engine).get("_sa_readonly_door")
+        if door is None:
+            door = engine._sa_readonly_door = cls(engine)  # type: ignore[attr-defined]  # ours
+        return door
+
+    def _refuse(self) -> ReadOnlyError:
+        return guard.refused(self.engine, "A read-write connection")
+
+    @property
+    def held(self) -> int:
+        """How many connections there are, or will be."""
+        return 0 if self._keep else len(self._held)
 
     def shut(self) -> None:
         """Give out no connection from now on. Short: nothing is closed here."""
+        self.is_shut = True
         pool = self.engine.pool
         if isinstance(pool, ClosedPool):
             return
-        keep = holds_database(self.engine)
         # The successor is made first: it takes the listeners along, and none of a retired pool.
-        self.engine.pool = ClosedPool(pool if keep else pool.recreate(), self._refuse)
-        if not keep:
+        self.engine.pool = ClosedPool(pool if self._keep else pool.recreate(), self._refuse)
+        if not self._keep:
             self._retire(pool)
 
     def open(self) -> None:
         """Give out connections again, of a fresh pool."""
+        self.is_shut = False
         pool = self.engine.pool
         if isinstance(pool, ClosedPool):
             self.engine.pool = pool.successor
+
+    def _count(self, pool: Pool) -> None:
+        create = pool._invoke_creator
+        held = self._held
+
+        def counted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
+            creation = object()
+            held.add(creation)
+            try:
+                if self.is_shut:
+                    raise self._refuse()
+                connection = create(connection_record)
+                held.add(id(connection))
+                return connection
+            finally:
+                held.discard(creation)
+
+        def closed(connection: DBAPIConnection, *_: object) -> None:
+            held.discard(id(connection))
+
+        counted.uncounted = create  # type: ignore[attr-defined]  # for a twin
+        # recreate() takes it along, as it does the listeners.
+        pool._creator = counted  # type: ignore[assignment]  # the parameter has another name
+        event.listen(pool, "close", closed)
+        event.listen(pool, "close_detached", closed)
 
     def sweep(self) -> None:
         """Close what lies idle in the retired pools, and forget those that have nothing out."""
@@ -107,6 +159,7 @@ class Door:
     def leave_to_parent(self) -> None:
         """In a forked child: forget the retired pools, whose connections are the parent's."""
         self._retired = []
+        self._held.clear()
 
     def _retire(self, pool: Pool) -> None:
         def refuse(*_: Any) -> Any:
@@ -212,7 +265,8 @@ class TwinEngine(OptionEngine):
         pool = engine.pool
         pool = (pool.successor if isinstance(pool, ClosedPool) else pool).recreate()
         pool._dialect = self.dialect
-        pool._creator = guard.creator_for_twin(pool._invoke_creator)  # type: ignore[assignment]  # the parameter's name
+        create = getattr(pool._creator, "uncounted", pool._invoke_creator)
+        pool._creator = guard.creator_for_twin(create)  # type: ignore[assignment]  # the parameter's name
         guard.lock(pool, self.dialect)
         self._own_pool = pool
         _after_forks(self)

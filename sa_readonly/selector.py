@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 
 from . import guard
-from .errors import ConfigurationError, ReadOnlyError
+from .errors import ConfigurationError
 from .mode import Mode, State, Switch
 from .pools import Door, TwinEngine, holds_database
 from .switch import FileSwitch
@@ -308,11 +308,8 @@ class _Doors:
     """The doors of the engines that are taken away while read-only."""
 
     def __init__(self, switch: Switch, engines: list[Engine]) -> None:
-        def refuse() -> ReadOnlyError:
-            return guard.refusal("A read-write connection", switch.known)
-
         self.switch = switch
-        self.doors = [Door(engine, refuse) for engine in engines]
+        self.doors = [Door.of(engine) for engine in engines]
 
     def turn(self, state: State) -> None:
         for door in self.doors:

@@ -1,0 +1,127 @@
+"""Doors: what is counted, refused and closed of the connections of a read-write engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadPool
+
+from sa_readonly import ReadOnlyError
+from sa_readonly.pools import Door
+from tests.app import WHICH, App, make_app
+from tests.postgres import Server, wait_until
+
+POOLS = [QueuePool, NullPool, SingletonThreadPool, AssertionPool]
+
+
+@pytest.mark.parametrize("poolclass", POOLS)
+def test_each_connection_is_known_until_it_is_closed(app: App, poolclass: Any) -> None:
+    app.engine("rw", poolclass=poolclass)
+    app.start()
+    engine = app.engines["rw"]
+    door = Door.of(engine)
+    assert door is Door.of(engine.execution_options(x=1))
+    assert door.held == 0
+    with engine.connect() as connection:
+        assert connection.scalar(WHICH) == "rw"
+        assert door.held == 1
+        app.on()
+        app.selector.check()
+        assert door.held == 1
+    assert door.held == 0
+    app.off()
+    with app.sessions() as session:
+        assert session.scalar(WHICH) == "rw"
+        assert door.held == 1
+
+
+@pytest.mark.parametrize("poolclass", POOLS)
+def test_idle_connections_are_closed_at_once(app: App, poolclass: Any) -> None:
+    app.engine("rw", poolclass=poolclass)
+    app.start()
+    with app.sessions() as session:
+        assert session.scalar(WHICH) == "rw"
+    app.on()
+    app.selector.check()
+    assert Door.of(app.engines["rw"]).held == 0
+
+
+def test_a_detached_connection_is_counted_until_it_is_closed(app: App) -> None:
+    app.start()
+    connection = app.engines["rw"].connect()
+    connection.detach()
+    app.on()
+    app.selector.check()
+    assert Door.of(app.engines["rw"]).held == 1
+    connection.close()
+    assert Door.of(app.engines["rw"]).held == 0
+
+
+def test_an_invalidated_connection_is_counted_no_more(app: App) -> None:
+    app.start()
+    with app.engines["rw"].connect() as connection:
+        connection.invalidate()
+        assert Door.of(app.engines["rw"]).held == 0
+
+
+def test_connections_that_outlive_a_dispose_are_counted(app: App) -> None:
+    app.start()
+    with app.engines["rw"].connect() as connection:
+        app.engines["rw"].dispose()
+        assert connection.scalar(WHICH) == "rw"
+        assert Door.of(app.engines["rw"]).held == 1
+
+
+def test_a_connection_that_is_being_made_at_the_flip_is_refused_and_closed(app: App) -> None:
+    app.start()
+    door = Door.of(app.engines["rw"])
+    held: list[int] = []
+
+    @event.listens_for(app.engines["rw"], "do_connect")
+    def flip(*_: Any) -> None:
+        app.on()
+        app.selector.check()
+        held.append(door.held)
+
+    with pytest.raises(ReadOnlyError):
+        app.engines["rw"].connect()
+    assert (held, door.held) == ([1], 0)
+
+
+def test_after_the_flip_no_connection_is_left_at_the_server(
+    pg_server: Server, pg_urls: Any, place: Path
+) -> None:
+    with make_app(place, dict(pg_urls)) as app:
+        app.engine("rw", connect_args={"application_name": "the-application"})
+        app.start()
+
+        def connections() -> int:
+            rows = pg_server.activity(app.urls["rw"])
+            return sum(row.application_name == "the-application" for row in rows)
+
+        with app.engines["rw"].connect() as held, app.engines["rw"].connect() as idle:
+            held.scalar(WHICH)
+            idle.scalar(WHICH)
+            idle.close()
+            app.on()
+            app.selector.check()
+            wait_until(lambda: connections() == 1, "the idle connection to be closed")
+            held.close()
+            wait_until(lambda: connections() == 0, "the held connection to be closed")
+
+
+def test_flipping_five_hundred_times_leaves_nothing_behind(lite: App) -> None:
+    lite.start()
+    door = Door.of(lite.engines["rw"])
+    for _ in range(500):
+        with lite.sessions() as session:
+            session.scalar(WHICH)
+        lite.flip()
+        lite.selector.check()
+    assert door.held == 0 if lite.path.exists() else door.held <= 1
+    assert door._retired == []
+    listeners = len(list(lite.engines["rw"].pool.dispatch.checkin))
+    assert listeners <= 1
