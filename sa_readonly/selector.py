@@ -6,6 +6,8 @@ import itertools
 import logging
 import math
 import os
+import signal
+import threading
 import time
 import weakref
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from .watcher import Watcher, watcher_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
     from sqlalchemy.ext.asyncio import AsyncEngine
     from typing_extensions import Self
@@ -212,6 +214,47 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
             raise ConfigurationError(f"on_flip() takes a callable, not {callback!r}.")
         self._callbacks.append(callback)
         return callback
+
+    def wait_until(self, mode: Mode, timeout: float | None = None) -> bool:
+        """Wait for a mode: for a job that would rather wait than fail.
+
+        :param mode: the :class:`.Mode` to wait for.
+        :param timeout: seconds to wait at most; None waits without end.
+        :return: True if the mode is there, False if time is up.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        pause = max(getattr(self.switch, "ttl", 0.1), 0.01)
+        while self.check().mode is not mode:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+        return True
+
+    def check_on_signal(self, signum: int) -> None:
+        """Look again at once after this process was sent a signal, as ``signal.SIGUSR2``.
+
+        The handler only lets the answer age, so that the next transaction or the watcher looks;
+        then it calls the handler that was there before. Install it where signals are handled: in
+        the main thread, after the server has set its own (gunicorn: in ``post_worker_init``).
+
+        :raises ConfigurationError: outside the main thread.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigurationError(
+                "check_on_signal() sets a signal handler, which only the main thread may do."
+            )
+        reference = weakref.ref(self)
+        before = signal.getsignal(signum)
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            selector = reference()
+            if selector is not None:
+                selector.switch.fresh_until = -math.inf
+            if callable(before):
+                before(number, frame)
+
+        signal.signal(signum, handle)
 
     # -- the engines ---------------------------------------------------------------------
 

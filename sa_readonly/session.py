@@ -40,7 +40,6 @@ class RoutingSession(Session):
     :raises ConfigurationError: if there is no such role.
     """
 
-    _pin: _Pin | None = None
     _choice: _Choice | None = None
     _role = "primary"
     _asks_session = True  # whether nothing but Session.get_bind() stands behind ours
@@ -110,46 +109,51 @@ class RoutingSession(Session):
         """
         selector: Any = self._only
         if bind is not None or selector is None or selector is not self.bind:
-            found: Any = super().get_bind(mapper, clause=clause, bind=bind, **kw)
-            if not isinstance(found, EngineSelector):
-                self._check_given(found, clause)
-                return found  # type: ignore[no-any-return]  # an Engine or a Connection
-            selector = found
-        pin = self._pin
-        if pin is not None and pin[0] is self._transaction and selector in pin[2]:
-            engine, mode = pin[2][selector]
+            selector = super().get_bind(mapper, clause=clause, bind=bind, **kw)
+            if not isinstance(selector, EngineSelector):
+                self._check_given(selector, clause)
+                return selector  # type: ignore[no-any-return]  # as it was given
+        transaction = self._transaction
+        if transaction is None:
+            found = None
+        elif _PIN in transaction.__dict__ and selector in transaction.__dict__[_PIN][1]:
+            found = transaction.__dict__[_PIN][1][selector]
         else:
-            engine, mode = self._choose(selector)
+            found = self._find_pinned(selector)
+        if found is not None:
+            engine, mode = found
+        else:
+            switch = selector.switch
+            known = time.monotonic() < switch.fresh_until
+            mode = (switch.known if known else selector.refresh()).mode
+            engine = selector.routes[self._role][mode]
+            self._choice = (engine, switch, mode, selector)
         if (mode is Mode.READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
             self._refuse(engine, type(clause).__name__.upper())
-        return engine
+        return engine  # type: ignore[no-any-return]  # what is pinned is untyped
 
-    def _choose(self, selector: EngineSelector) -> tuple[Engine, Mode]:
-        """Find the engine by the mode that is pinned or, before there is one, by the mode now."""
-        pin = self._pin and self._valid_pin()
-        switch = selector.switch
-        if pin is not None and switch in pin[1]:
-            mode = pin[1][switch]
-            engine = selector.routes[self._role][mode]
-            pin[2][selector] = (engine, mode)
-            return engine, mode
-        state = switch.known if time.monotonic() < switch.fresh_until else selector.refresh()
-        engine = selector.routes[self._role][state.mode]
-        self._choice = (engine, switch, state.mode, selector)
-        return engine, state.mode
+    def _find_pinned(self, selector: EngineSelector) -> tuple[Engine, Mode] | None:
+        """Find the engine by the mode that is pinned for the selector's switch."""
+        modes, engines = self._pinned()
+        if selector.switch not in modes:
+            return None
+        mode = modes[selector.switch]
+        found = engines[selector] = (selector.routes[self._role][mode], mode)
+        return found
 
-    def _valid_pin(self) -> _Pin | None:
-        """Return what is pinned to the transaction that goes on, savepoints included."""
-        pin = self._pin
-        if pin is not None and pin[0] is not self.get_transaction():
-            pin = self._pin = None  # of one that has ended, perhaps without a word
+    def _pinned(self) -> _Pin:
+        """Return what is pinned to the root of the transaction that goes on."""
+        transaction, root = self._transaction, self.get_transaction()
+        if transaction is None or root is None:
+            return {}, {}
+        pin: _Pin = root.__dict__.get(_PIN, ({}, {}))
+        transaction.__dict__[_PIN] = pin  # a savepoint's next statement finds it at once
         return pin
 
     def _check_given(self, bind: Engine | Connection, clause: Any) -> None:
         """Hold an engine or connection that the user gave to the transaction's mode."""
-        pin = self._valid_pin()
         for switch in guard.gates(bind.engine):
-            mode = None if pin is None else pin[1].get(switch)
+            mode = self._pinned()[0].get(switch)
             if mode is None:
                 # A transaction that has begun on the user's connection may go on after a flip.
                 joins = isinstance(bind, Connection) and bind.in_transaction()
@@ -231,10 +235,11 @@ class RoutingSession(Session):
 
 # The engine chosen last, for which switch, mode and selector (None where the user gave it).
 _Choice = tuple[Engine, "Switch", Mode, EngineSelector | None]
-# The root transaction, the mode that is pinned to it for each switch, and what was found by that.
-_Pin = tuple[
-    SessionTransaction, "dict[Switch, Mode]", "dict[EngineSelector | None, tuple[Engine, Mode]]"
-]
+# What is pinned to a root transaction: the mode of each switch, and the engines found by it. It is
+# kept on the transaction itself: a session that held an ended one would be freed by the garbage
+# collector alone.
+_Pin = tuple["dict[Switch, Mode]", "dict[EngineSelector | None, tuple[Engine, Mode]]"]
+_PIN = "_sa_readonly_pin"
 
 
 @event.listens_for(RoutingSession, "after_begin", propagate=True)
@@ -249,12 +254,13 @@ def _take_mode(
     if connection.engine is not engine:
         return
     session._choice = None
-    pin = session._pin
-    if pin is None or pin[0] is not transaction:
-        session._pin = (transaction, {switch: mode}, {selector: (engine, mode)})
+    pinned = transaction.__dict__
+    if _PIN in pinned:
+        modes, engines = pinned[_PIN]
+        modes.setdefault(switch, mode)
+        engines[selector] = (engine, mode)
     else:
-        pin[1].setdefault(switch, mode)
-        pin[2][selector] = (engine, mode)
+        pinned[_PIN] = ({switch: mode}, {selector: (engine, mode)})
 
 
 @event.listens_for(RoutingSession, "before_flush", propagate=True)

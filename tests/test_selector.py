@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -235,6 +236,51 @@ def test_two_selectors_on_one_engine_both_have_to_allow_it(lite: App, place: Pat
     with lite.engines["rw"].connect() as connection:
         assert connection.scalar(WHICH) == "rw"
     second.close()
+
+
+def test_a_job_waits_for_the_mode(lite: App) -> None:
+    lite.start(ttl=0.02)
+    assert lite.selector.wait_until(Mode.READ_WRITE, timeout=0)
+    assert not lite.selector.wait_until(Mode.READ_ONLY, timeout=0)
+    lite.on()
+    threading.Timer(0.05, lite.off).start()
+    assert lite.selector.wait_until(Mode.READ_WRITE, timeout=10)
+
+
+def test_a_signal_lets_it_look_again_and_calls_the_handler_before(lite: App) -> None:
+    called: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _frame: called.append(number))
+    try:
+        lite.start(ttl=3600)
+        lite.selector.check_on_signal(signal.SIGUSR2)
+        lite.on()
+        assert not lite.selector.read_only
+        signal.raise_signal(signal.SIGUSR2)
+        assert lite.selector.read_only
+        assert called == [signal.SIGUSR2]
+        lite.selector.close()
+        lite.selector = lite.sessions = None
+        gc.collect()
+        signal.raise_signal(signal.SIGUSR2)
+        assert len(called) == 2
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_signal_is_refused_outside_the_main_thread(lite: App) -> None:
+    lite.start()
+    errors: list[BaseException] = []
+
+    def install() -> None:
+        try:
+            lite.selector.check_on_signal(signal.SIGUSR2)
+        except ConfigurationError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=install)
+    thread.start()
+    thread.join(10)
+    assert "only the main thread" in str(errors[0])
 
 
 # -- the end ---------------------------------------------------------------------------------
