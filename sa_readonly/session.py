@@ -116,10 +116,11 @@ class RoutingSession(Session):
         transaction = self._transaction
         if transaction is None:
             found = None
-        elif _PIN in transaction.__dict__ and selector in transaction.__dict__[_PIN][1]:
-            found = transaction.__dict__[_PIN][1][selector]
         else:
-            found = self._find_pinned(selector)
+            try:
+                found = transaction._sa_readonly_pin[1][selector]  # type: ignore[attr-defined]  # ours
+            except (AttributeError, KeyError):
+                found = self._find_pinned(selector)
         if found is not None:
             engine, mode = found
         else:
@@ -146,8 +147,9 @@ class RoutingSession(Session):
         transaction, root = self._transaction, self.get_transaction()
         if transaction is None or root is None:
             return {}, {}
-        pin: _Pin = root.__dict__.get(_PIN, ({}, {}))
-        transaction.__dict__[_PIN] = pin  # a savepoint's next statement finds it at once
+        pin: _Pin = getattr(root, "_sa_readonly_pin", ({}, {}))
+        # A savepoint's next statement finds it at once.
+        transaction._sa_readonly_pin = pin  # type: ignore[attr-defined]  # ours
         return pin
 
     def _check_given(self, bind: Engine | Connection, clause: Any) -> None:
@@ -164,18 +166,17 @@ class RoutingSession(Session):
         if getattr(clause, "is_dml", False):
             self._refuse(bind, type(clause).__name__.upper())
 
-    def _connection_for_bind(
+    def _connection_for_bind(  # type: ignore[override]  # nobody gives the other keywords
         self,
         engine: Engine | Connection,
         execution_options: Any = None,
-        **kw: Any,
     ) -> Connection:
         """Give a statement the read-only engine if a flip came before its first connection.
 
         A flush does not come here: it gets the error, which the read-only engine would raise too.
         """
         try:
-            return super()._connection_for_bind(engine, execution_options, **kw)
+            return super()._connection_for_bind(engine, execution_options)
         except ReadOnlyError:
             choice = self._choice
             if choice is None or choice[0] is not engine or choice[2] is Mode.READ_ONLY:
@@ -185,7 +186,7 @@ class RoutingSession(Session):
                 raise
         engine = selector.routes[self._role][Mode.READ_ONLY]
         self._choice = (engine, switch, Mode.READ_ONLY, selector)
-        return super()._connection_for_bind(engine, execution_options, **kw)
+        return super()._connection_for_bind(engine, execution_options)
 
     # -- refusing ------------------------------------------------------------------------
 
@@ -239,7 +240,6 @@ _Choice = tuple[Engine, "Switch", Mode, EngineSelector | None]
 # kept on the transaction itself: a session that held an ended one would be freed by the garbage
 # collector alone.
 _Pin = tuple["dict[Switch, Mode]", "dict[EngineSelector | None, tuple[Engine, Mode]]"]
-_PIN = "_sa_readonly_pin"
 
 
 @event.listens_for(RoutingSession, "after_begin", propagate=True)
@@ -254,13 +254,14 @@ def _take_mode(
     if connection.engine is not engine:
         return
     session._choice = None
-    pinned = transaction.__dict__
-    if _PIN in pinned:
-        modes, engines = pinned[_PIN]
-        modes.setdefault(switch, mode)
-        engines[selector] = (engine, mode)
+    try:
+        pin: _Pin = transaction._sa_readonly_pin  # type: ignore[attr-defined]  # ours
+    except AttributeError:
+        pin = ({switch: mode}, {selector: (engine, mode)})
+        transaction._sa_readonly_pin = pin  # type: ignore[attr-defined]  # ours
     else:
-        pinned[_PIN] = ({switch: mode}, {selector: (engine, mode)})
+        pin[0].setdefault(switch, mode)
+        pin[1][selector] = (engine, mode)
 
 
 @event.listens_for(RoutingSession, "before_flush", propagate=True)

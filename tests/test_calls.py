@@ -66,7 +66,7 @@ def test_a_flush_costs_a_handful_of_calls_more_than_a_plain_one(lite: App) -> No
     lite.start(ttl=3600)
     plain = sessionmaker(lite.engine("rw"))
     more = calls(writing(lite.sessions)) - calls(writing(plain))
-    assert 0 < more <= 20
+    assert 0 < more <= 25
 
 
 @pytest.mark.parametrize(("statements", "most"), [(1, 20), (10, 50)])
