@@ -55,6 +55,8 @@ def main(run: Callable[[int], dict[str, dict[str, dict[str, float]]]]) -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds must be 2 or more, to tell how much they differ")
     tables = run(options.rounds)
     if options.json:
         print(json.dumps(tables, indent=1))

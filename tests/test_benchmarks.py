@@ -10,7 +10,7 @@ from pathlib import Path
 
 def test_all_benchmarks_run_with_one_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--rounds", "1", "--json"],
+        [sys.executable, "-m", "benchmarks", "--rounds", "2", "--json"],
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
