@@ -1,0 +1,1581 @@
+"""``sa-readonly doctor``: looks, and writes nothing, at what protects an installation.
+
+Whatever talks to a server runs in a read-only transaction, and sets nothing for the session: behind
+a pooler the next client would get it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import contextlib
+import importlib
+import json
+import os
+import re
+import sqlite3
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote, unquote
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+__all__ = ["Finding", "UnreachableError", "doctor", "examine"]
+
+Severity = Literal["ok", "note", "warning", "danger"]
+SEVERITIES: tuple[Severity, ...] = ("danger", "warning", "note", "ok")
+TIMEOUT = 10  # seconds, for a connection and for a statement
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    :param severity: ``"danger"`` if by it a write could reach a database while read-only.
+    :param what: the fact.
+    :param meaning: what follows from it.
+    :param cure: what to do, or an empty string.
+    """
+
+    severity: Severity
+    what: str
+    meaning: str
+    cure: str = ""
+
+
+class UnreachableError(Exception):
+    """A database can't be looked at; the message is one sentence, with no password in it."""
+
+
+@dataclass
+class Seen:
+    """What a look at one database found.
+
+    :param name: what it is called in a finding: "the read-only database".
+    :param server: what tells one running server from another; None if that can't be told.
+    :param cluster: what a server shares with its standbys; None if that can't be told.
+    :param refuses: why this database refuses every write by itself, or None.
+    :param abilities: what the role may write.
+    :param lift: what would open the library's locks, on purpose, on a raw connection.
+    """
+
+    url: URL
+    name: str
+    kind: str
+    where: str
+    role: str = ""
+    database: str = ""
+    server: tuple[object, ...] | None = None
+    cluster: str | None = None
+    version: str = ""
+    major: str = ""
+    standby: bool = False
+    refuses: str | None = None
+    abilities: list[str] = field(default_factory=list)
+    lift: str = ""
+    cure: str = ""
+    tables: dict[str, list[str]] | None = None
+    unreadable: list[str] = field(default_factory=list)
+    alembic: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)  # whatever it is used for
+    read_findings: list[Finding] = field(default_factory=list)  # if it is read while read-only
+    write_findings: list[Finding] = field(default_factory=list)  # if it is the read-write database
+
+
+def examine(
+    read_write: str,
+    read_only: str | None,
+    file: str | None,
+    *,
+    replica: str | None = None,
+    workers: str | None = None,
+) -> list[Finding]:
+    """Look at the databases and at the switch's file. Nothing is written.
+
+    :param read_write: the URL of the read-write database.
+    :param read_only: that of the read-only database; None if none is given to the selector either.
+    :param file: the path of the switch's file.
+    :param replica: the URL of another database that is read while read-only.
+    :param workers: the workers' directory, if it is not ``<file>.workers``.
+    :raises UnreachableError: if a database can't be looked at.
+    """
+    urls = [_url(read_write, "read-write")]
+    urls += [_url(read_only, "read-only")] if read_only else []
+    urls += [_url(replica, "replica")] if replica else []
+    if any(_dialect(url).is_async for url in urls):
+        # not at the top: without greenlet, sync drivers must go on working
+        from sqlalchemy.util import greenlet_spawn  # noqa: PLC0415
+
+        findings = asyncio.run(greenlet_spawn(_examine_databases, *urls, read_only=bool(read_only)))
+    else:
+        findings = _examine_databases(*urls, read_only=bool(read_only))
+    if file is not None:
+        findings += examine_file(file, workers)
+    return findings + examine_environment(os.environ)
+
+
+# -- the databases together ------------------------------------------------------------------
+
+
+def _examine_databases(read_write: URL, *readers: URL, read_only: bool) -> list[Finding]:
+    names = [*["the read-only database"] * read_only, "the replica"][: len(readers)]
+    rw = look(read_write, "the read-write database")
+    findings = [*rw.findings, *rw.write_findings]
+    if not read_only:
+        findings.append(
+            Finding(
+                "note",
+                "No read-only database is given.",
+                "While read-only the application reads from the read-write database, in read-only "
+                "transactions. That database can't be taken away.",
+                "Give --read-only, and read_only= to the selector: a standby is the best.",
+            )
+        )
+        findings += protection(rw, rw)
+    for url, name in zip(readers, names, strict=True):
+        reader = replace(rw, name=name) if url == read_write else look(url, name)
+        if url != read_write:
+            findings += reader.findings
+        for compare in (identity, protection, versions, schemas):
+            findings += compare(rw, reader)
+    return findings
+
+
+def identity(rw: Seen, reader: Seen) -> Iterator[Finding]:
+    """Same database or two, and which of them is a standby."""
+    name = _begin(reader.name)
+    if rw.kind != reader.kind:
+        yield Finding(
+            "note",
+            f"{name} is {reader.kind}, the read-write database {rw.kind}.",
+            "They are two databases; whether their data agrees can't be told.",
+        )
+        return
+    if rw.server is None or reader.server is None:
+        yield Finding(
+            "note",
+            f"Whether {reader.name} and the read-write database are one can't be told.",
+            f"This {rw.kind} does not say who it is.",
+            "Compare the addresses yourself.",
+        )
+        return
+    if (rw.server, rw.database) == (reader.server, reader.database):
+        yield Finding(
+            "warning",
+            f"{name} is the read-write database itself: {rw.where}.",
+            "It can't be taken away while the application reads from it.",
+            "Give a standby or a copy as the read-only database.",
+        )
+        return
+    if rw.server == reader.server:
+        yield Finding(
+            "warning",
+            f"{name} and the read-write database are on one server: {rw.where}.",
+            "Two databases, but whoever stops the server takes both away.",
+            "If the server itself is to be stopped, put the read-only database on another.",
+        )
+        return
+    yield Finding("ok", f"{name} is another one: {reader.where}.", _relation(rw, reader))
+
+
+def _relation(rw: Seen, reader: Seen) -> str:
+    if rw.cluster is None or reader.cluster is None:
+        return "Whether it is a copy of the read-write database can't be told."
+    if rw.cluster != reader.cluster:
+        return "Its data is not a physical copy of the read-write server's."
+    if reader.standby:
+        return "It is a standby of the read-write server, or of the same primary."
+    return "It was copied from the read-write server and goes its own way."
+
+
+def protection(rw: Seen, reader: Seen) -> Iterator[Finding]:
+    """What keeps a write out of a database that is read while read-only."""
+    name = _begin(reader.name)
+    yield from reader.read_findings
+    if reader.refuses is not None:
+        yield Finding(
+            "ok", f"{name} refuses each write: {reader.refuses}.", "No lock can be opened."
+        )
+        if reader.standby and reader.abilities:
+            yield Finding(
+                "note",
+                f"{_begin(reader.role)} could write into {reader.name} once it is promoted: "
+                f"{_some(reader.abilities)}.",
+                "A promotion while the application is read-only leaves it to the library's "
+                "locks alone.",
+                reader.cure,
+            )
+        return
+    if not reader.abilities:
+        yield Finding(
+            "ok",
+            f"{_begin(reader.role)} may write nothing into {reader.name}.",
+            "No lock of the library's has to hold.",
+        )
+        return
+    same = rw.url == reader.url or (
+        rw.server is not None and (rw.server, rw.database) == (reader.server, reader.database)
+    )
+    target = (
+        "in the very database that is to be left alone"
+        if same
+        else "in this database, and is lost or in conflict later"
+    )
+    yield Finding(
+        "danger",
+        f"{name} is writable, and {reader.role} may write into it: {_some(reader.abilities)}.",
+        f"The library refuses what is executed through SQLAlchemy. {reader.lift} Such a write "
+        f"ends up {target}.",
+        reader.cure,
+    )
+
+
+def versions(rw: Seen, reader: Seen) -> Iterator[Finding]:
+    """Whether both speak the same dialect of SQL."""
+    if rw.kind != reader.kind or not rw.major:
+        return
+    if rw.major == reader.major:
+        yield Finding("ok", f"Both are {rw.kind} {rw.major}.", "They read alike.")
+        return
+    yield Finding(
+        "note",
+        f"The read-write database is {rw.kind} {rw.version}, {reader.name} {reader.version}.",
+        "A query may fail, or be planned otherwise, on one of them only.",
+        "Run the application's tests against both.",
+    )
+
+
+def schemas(rw: Seen, reader: Seen) -> Iterator[Finding]:
+    """Whether the tables, their columns and the migration are the same, and can be read."""
+    name = _begin(reader.name)
+    if rw.tables is None or reader.tables is None:
+        what = f"Whether {reader.name} has the same tables can't be told."
+        yield Finding("note", what, "Not both could be looked into.")
+        return
+    differing = [
+        f"{table} ({_difference(rw.tables.get(table), reader.tables.get(table))})"
+        for table in sorted({*rw.tables, *reader.tables})
+        if rw.tables.get(table) != reader.tables.get(table)
+    ]
+    if differing:
+        yield Finding(
+            "warning",
+            f"{name} has other tables: {_some(differing)}.",
+            "Queries fail there while the application is read-only.",
+            "Migrate both, or wait until the copy has caught up.",
+        )
+    else:
+        meaning = "Every query finds its columns."
+        yield Finding("ok", f"{name} has the same {len(rw.tables)} tables.", meaning)
+    if rw.alembic != reader.alembic:
+        told = [f"{one.name}: {_migration(one)}" for one in (rw, reader)]
+        yield Finding(
+            "warning",
+            f"The migrations differ. {_begin('; '.join(told))}.",
+            "The copy is behind, or was migrated by itself.",
+            "Bring both to the same migration.",
+        )
+    if reader.unreadable:
+        yield Finding(
+            "warning",
+            f"{_begin(reader.role)} can't read {_some(reader.unreadable)} in {reader.name}.",
+            "Queries fail there while the application is read-only.",
+            "GRANT SELECT on them, and USAGE on their schemas.",
+        )
+
+
+def _difference(here: list[str] | None, there: list[str] | None) -> str:
+    if here is None or there is None:
+        return "can't be seen in the read-write one" if here is None else "can't be seen there"
+    return ", ".join(sorted(set(here) ^ set(there))) or "the order of the columns"
+
+
+def _migration(seen: Seen) -> str:
+    return ", ".join(f"{table} {version}" for table, version in seen.alembic.items()) or "none"
+
+
+# -- one database ----------------------------------------------------------------------------
+
+
+def look(url: URL, name: str) -> Seen:
+    """Look at one database, over read-only connections.
+
+    :raises UnreachableError: if it can't be looked at.
+    """
+    looks: dict[str, Callable[[URL, str], Seen]] = {
+        "postgresql": _look_postgresql,
+        "mysql": _look_mysql,
+        "mariadb": _look_mysql,
+        "sqlite": _look_sqlite,
+    }
+    try:
+        return looks.get(_dialect(url).name, _look_other)(url, name)
+    except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+        raise UnreachableError(
+            f"{_begin(name)} {_shown(url)} can't be looked at: {_why(error, url)}. Check its "
+            "address and password, and that it runs."
+        ) from error
+
+
+def _url(value: str, name: str) -> URL:
+    try:
+        return make_url(value)
+    except (ArgumentError, ValueError):
+        raise UnreachableError(  # the error and the value may show a password
+            f"The {name} URL can't be read. Write it as "
+            "postgresql+psycopg2://user:password@host:port/database."
+        ) from None
+
+
+def _dialect(url: URL) -> Any:
+    try:
+        dialect = url.get_dialect()
+        dialect.import_dbapi()
+    except (NoSuchModuleError, ImportError):
+        raise UnreachableError(
+            f"The driver of {_shown(url)} is not installed here. Install it, or name another one "
+            "in the URL."
+        ) from None
+    return dialect
+
+
+_TIMEOUTS = {  # the arguments that limit how long connecting may take
+    "psycopg2": ("connect_timeout",),
+    "psycopg": ("connect_timeout",),
+    "psycopg_async": ("connect_timeout",),
+    "asyncpg": ("timeout",),
+    "pg8000": ("timeout",),
+    "pymysql": ("connect_timeout", "read_timeout"),  # the greeting is a read
+    "mysqldb": ("connect_timeout", "read_timeout"),
+    "aiomysql": ("connect_timeout",),
+    "asyncmy": ("connect_timeout", "read_timeout"),
+    "mysqlconnector": ("connection_timeout",),
+    "mariadbconnector": ("connect_timeout", "read_timeout"),
+}
+
+
+def _engine(url: URL, **arguments: Any) -> Engine:
+    for timeout in _TIMEOUTS.get(_dialect(url).driver, ()):
+        if timeout not in url.query:
+            arguments[timeout] = TIMEOUT
+    return create_engine(url, poolclass=NullPool, connect_args=arguments)
+
+
+class _NoConnectionError(OSError):
+    """A driver could not connect. SQLAlchemy wraps only the errors that are of its classes."""
+
+
+def _connect(engine: Engine) -> Connection:
+    try:
+        return engine.connect()
+    except Exception as error:
+        raise _NoConnectionError(_said(error)) from error
+
+
+def _rows(connection: Connection, statement: str, **parameters: object) -> list[Any]:
+    return list(connection.execute(text(statement), parameters))
+
+
+def _names(connection: Connection, statement: str) -> list[str]:
+    return sorted(str(one) for (one,) in _rows(connection, statement))
+
+
+def _attempt(connection: Connection, statement: str, **parameters: object) -> list[Any] | None:
+    """Its rows, or None where the role may not ask, without harm to the transaction."""
+    try:
+        with connection.begin_nested():
+            return _rows(connection, statement, **parameters)
+    except DBAPIError:
+        return None
+
+
+def _look_other(url: URL, name: str) -> Seen:
+    engine = _engine(url)
+    try:
+        with _connect(engine):
+            pass
+    finally:
+        engine.dispose()
+    kind = _dialect(url).name
+    return Seen(
+        url,
+        name,
+        kind,
+        _shown(url),
+        role="the role of its URL",
+        abilities=["what it may write can't be told"],
+        lift=f"It has no lock at the server for {kind}: what a function writes, or a raw cursor, "
+        "gets through.",
+        cure="Connect as a role that may only read. The doctor can't look into this database.",
+    )
+
+
+# -- PostgreSQL ------------------------------------------------------------------------------
+
+_READ_ONLY_SETTING = "default_transaction_read_only"
+_ROLE = "Make a role that may only SELECT for the read-only URL, or give a standby."
+
+# n: the schemas of the user's. r: the roles that the session may take, itself and what it may SET
+# ROLE to.
+_WITH = """
+    WITH n AS (SELECT oid, nspname FROM pg_namespace
+        WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'),
+    r AS (SELECT * FROM pg_roles
+        WHERE rolname = session_user OR pg_has_role(session_user, oid, '{member}'))
+"""
+
+_ABILITIES = (
+    """
+    SELECT CASE WHEN rolsuper THEN 'is superuser' WHEN rolcreaterole THEN 'may create roles'
+        ELSE 'may create databases' END
+        || CASE WHEN rolname = session_user THEN '' ELSE ' (as ' || rolname || ')' END
+    FROM r WHERE rolsuper OR rolcreaterole OR rolcreatedb
+    UNION SELECT 'is a member of ' || p.rolname FROM pg_roles p WHERE p.rolname IN
+        ('pg_write_all_data', 'pg_write_server_files', 'pg_execute_server_program')
+        AND pg_has_role(session_user, p.oid, 'MEMBER')
+    UNION SELECT 'may create schemas' FROM r
+        WHERE has_database_privilege(r.oid, current_database(), 'CREATE')
+    """,
+    """
+    SELECT DISTINCT 'may create tables in schema ' || n.nspname FROM n, r
+    WHERE has_schema_privilege(r.oid, n.oid, 'CREATE')
+    """,
+    """
+    SELECT DISTINCT CASE WHEN c.relkind = 'S' THEN 'sequence ' ELSE 'table ' END
+        || n.nspname || '.' || c.relname
+    FROM pg_class c JOIN n ON n.oid = c.relnamespace, r
+    WHERE c.relkind IN ('r', 'p', 'v', 'f', 'S')
+        AND (pg_has_role(r.oid, c.relowner, 'USAGE') OR CASE WHEN c.relkind = 'S'
+            THEN has_sequence_privilege(r.oid, c.oid, 'USAGE, UPDATE')
+            ELSE has_table_privilege(r.oid, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
+                OR has_any_column_privilege(r.oid, c.oid, 'INSERT, UPDATE') END)
+    """,
+)
+
+_DEFINERS = """
+    SELECT DISTINCT p.oid::regprocedure::text FROM pg_proc p JOIN n ON n.oid = p.pronamespace, r
+    WHERE p.prosecdef AND p.provolatile = 'v'
+        AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
+        AND NOT pg_has_role(r.oid, p.proowner, 'USAGE')
+        AND has_function_privilege(r.oid, p.oid, 'EXECUTE')
+"""
+
+# Those that a read-only transaction does not hold.
+_OUTSIDE = """
+    SELECT DISTINCT p.oid::regprocedure::text FROM pg_proc p JOIN n ON n.oid = p.pronamespace
+        JOIN pg_language l ON l.oid = p.prolang, r
+    WHERE (l.lanname IN ('plperlu', 'plpython3u', 'pltclu', 'plsh')
+            OR (l.lanname NOT IN ('c', 'internal') AND p.prosrc ~* 'dblink|pg_background'))
+        AND has_function_privilege(r.oid, p.oid, 'EXECUTE')
+"""
+
+_COLUMNS = """
+    SELECT n.nspname || '.' || c.relname,
+        array_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) ORDER BY a.attname),
+        bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+    FROM pg_class c JOIN n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    GROUP BY 1
+"""
+
+
+@contextlib.contextmanager
+def _reading(engine: Engine) -> Iterator[Connection]:
+    """A connection in a read-only transaction that waits for nobody for long."""
+    with _connect(engine) as connection, _read_only(connection):
+        yield connection
+
+
+@contextlib.contextmanager
+def _read_only(connection: Connection) -> Iterator[None]:
+    with connection.begin() as transaction:
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        connection.execute(text(f"SET LOCAL statement_timeout = '{TIMEOUT}s'"))
+        yield
+        transaction.rollback()
+
+
+def _look_postgresql(url: URL, name: str) -> Seen:
+    engine = _engine(url)
+    try:
+        with _reading(engine) as connection:
+            seen = _ask_postgresql(connection, url, name)
+        seen.findings += pooler(engine, name)
+    finally:
+        engine.dispose()
+    seen.read_findings += start_up_options(url, name)
+    seen.read_findings += several_hosts(url, seen)
+    return seen
+
+
+def _ask_postgresql(connection: Connection, url: URL, name: str) -> Seen:
+    ((number, database, role, superuser, started, standby, port),) = _rows(
+        connection,
+        "SELECT current_setting('server_version_num')::int, current_database()::text,"
+        " session_user::text, rolsuper, extract(epoch FROM pg_postmaster_start_time())::text,"
+        " pg_is_in_recovery(), current_setting('port') FROM pg_roles WHERE rolname = session_user",
+    )
+    systems = _attempt(connection, "SELECT system_identifier::text FROM pg_control_system()")
+    cluster = systems[0][0] if systems else None
+    seen = Seen(
+        url,
+        name,
+        "PostgreSQL",
+        f"database {database} at {url.host or 'the local socket'}, port {port}",
+        role=f"role {role}",
+        database=database,
+        server=(started, port),
+        cluster=cluster,
+        version=f"{number // 10000}.{number % 10000}",
+        major=str(number // 10000),
+        standby=standby,
+        refuses="it is a standby" if standby else None,
+        lift='What gets through is code that, on purpose, sends "SET TRANSACTION READ WRITE; '
+        'INSERT ..." as one text over the raw driver connection.',
+        cure=_ROLE,
+    )
+    given = _WITH.format(member="SET" if number >= 160000 else "MEMBER")
+    if superuser:
+        seen.abilities = ["is superuser"]
+        seen.cure = f"A superuser can't be refused. {_ROLE}"
+    else:
+        for statement in _ABILITIES:
+            seen.abilities += _names(connection, f"{given} {statement}")
+        seen.read_findings += _by_function(_names(connection, f"{given} {_DEFINERS}"), seen)
+    _ask_schema(connection, seen, f"{given} {_COLUMNS}")
+    seen.read_findings += _server_side(connection, seen)
+    seen.read_findings += _outside(_names(connection, f"{given} {_OUTSIDE}"), seen)
+    _defaults(connection, seen)
+    seen.write_findings += prepared(connection)
+    if standby:
+        seen.write_findings.append(
+            Finding(
+                "warning",
+                "The read-write database is a standby.",
+                "Nothing can be written in read-write mode.",
+                "Check whether the two URLs are swapped.",
+            )
+        )
+    return seen
+
+
+def _ask_schema(connection: Connection, seen: Seen, statement: str) -> None:
+    seen.tables = {}
+    for table, columns, readable in _rows(connection, statement):
+        seen.tables[table] = list(columns)
+        if not readable:
+            seen.unreadable.append(table)
+    for table in seen.tables:
+        schema, _, relation = table.rpartition(".")
+        if relation == "alembic_version":
+            quoted = ".".join(f'"{part}"' for part in (schema.replace('"', '""'), relation))
+            query = f"SELECT version_num FROM {quoted} ORDER BY 1"  # noqa: S608 - quoted above
+            rows = _attempt(connection, query)
+            seen.alembic[table] = _heads(rows)
+
+
+def _heads(rows: list[Any] | None) -> str:
+    if rows is None:
+        return "can't be read"
+    return " and ".join(version for (version,) in rows) or "empty"
+
+
+def _by_function(functions: list[str], seen: Seen) -> Iterator[Finding]:
+    if not functions or seen.standby:
+        return
+    yield Finding(
+        "warning",
+        f"{_begin(seen.role)} may call functions that run with their owner's rights in "
+        f"{seen.name}: {_some(functions)}.",
+        "What they do can't be told. In a read-only transaction they write nothing, but code "
+        "that lifts it on purpose, on a raw connection, could write through them.",
+        "REVOKE EXECUTE on them, from PUBLIC too.",
+    )
+
+
+def _server_side(connection: Connection, seen: Seen) -> Iterator[Finding]:
+    """What a role can do to a standby, and what every role can."""
+    powers = [
+        one
+        for one in seen.abilities
+        if one.startswith(
+            ("is superuser", "is a member of pg_execute", "is a member of pg_write_s")
+        )
+    ]
+    if seen.standby and powers:
+        yield Finding(
+            "warning",
+            f"{_begin(seen.role)} {_some(powers)} on {seen.name}, a standby.",
+            "It writes no row there, but over a raw connection it could promote the standby, "
+            "or write files and run programs on its host (COPY TO).",
+            "Make a role that may only SELECT for the read-only URL.",
+        )
+        return
+    if seen.standby or seen.abilities:
+        return
+    ((large_objects,),) = _rows(
+        connection, "SELECT has_function_privilege('lo_creat(integer)', 'EXECUTE')"
+    )
+    if not large_objects:
+        return
+    yield Finding(
+        "note",
+        f"{_begin(seen.role)} may create large objects in {seen.name}, as every role may.",
+        "They are in no table. The library refuses lo_creat() and its relatives; code that "
+        "calls them on purpose, on a raw connection, gets through.",
+        "REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), "
+        "lo_from_bytea(oid, bytea) FROM PUBLIC.",
+    )
+
+
+def _outside(functions: list[str], seen: Seen) -> Iterator[Finding]:
+    if not functions:
+        return
+    yield Finding(
+        "warning",
+        f"{_begin(seen.role)} may call functions that reach out of {seen.name}: "
+        f"{_some(functions)}.",
+        "A SELECT of one can write elsewhere, over a connection of its own, past every read-only "
+        "transaction and also from a standby. Whether these do can't be told.",
+        "Read them. REVOKE EXECUTE on those that write, from PUBLIC too.",
+    )
+
+
+def _defaults(connection: Connection, seen: Seen) -> None:
+    """default_transaction_read_only, as a plain connection gets it."""
+    ((value, source),) = _rows(
+        connection,
+        "SELECT setting, source FROM pg_settings WHERE name = :name",
+        name=_READ_ONLY_SETTING,
+    )
+    setting = f"{_READ_ONLY_SETTING} is {value} for {seen.role} in {seen.name}"
+    if value == "on":
+        seen.write_findings.append(
+            Finding(
+                "warning",
+                f"{setting} (source: {source}).",
+                "Nothing can be written in read-write mode, unless each transaction says so.",
+                f"ALTER ROLE or ALTER DATABASE ... RESET {_READ_ONLY_SETTING}, unless it is meant.",
+            )
+        )
+        seen.read_findings.append(
+            Finding("ok", f"{setting} (source: {source}).", "One more lock, though a SET opens it.")
+        )
+    elif not seen.standby and seen.abilities:
+        role = seen.role.removeprefix("role ")
+        seen.read_findings.append(
+            Finding(
+                "note",
+                f"{setting}.",
+                "A transaction that the library did not begin can write there: that of psql, of a "
+                "script with the same URL.",
+                f'For a role that only reads: ALTER ROLE "{role}" SET {_READ_ONLY_SETTING} = on.',
+            )
+        )
+
+
+def prepared(connection: Connection) -> Iterator[Finding]:
+    """The prepared transactions of the read-write database, which no connection holds."""
+    rows = _rows(
+        connection,
+        "SELECT gid, owner::text, prepared::timestamptz(0)::text FROM pg_prepared_xacts"
+        " WHERE database = current_database() ORDER BY prepared",
+    )
+    if not rows:
+        what = "The read-write database has no prepared transaction."
+        yield Finding("ok", what, "What is drained stays drained.")
+        return
+    yield Finding(
+        "warning",
+        "The read-write database has prepared transactions: "
+        + _some([f"{gid} of {owner} since {since}" for gid, owner, since in rows])
+        + ".",
+        "They hold locks, no connection holds them, and whoever commits one later writes then.",
+        "Before the database is taken away: COMMIT PREPARED or ROLLBACK PREPARED each.",
+    )
+
+
+def start_up_options(url: URL, name: str) -> Iterator[Finding]:
+    """Whether the library's first lock, in the start-up packet, arrives at the server."""
+    driver = _dialect(url).driver
+    if driver == "asyncpg":
+        arguments: dict[str, Any] = {"server_settings": {_READ_ONLY_SETTING: "on"}}
+    elif driver in ("psycopg2", "psycopg", "psycopg_async"):
+        given = url.query.get("options") or ""
+        arguments = {"options": f"{given} -c {_READ_ONLY_SETTING}=on".strip()}
+    else:
+        yield Finding(
+            "note",
+            f"The driver {driver} has no way to begin read-only.",
+            "The library's first lock costs a round trip for each new connection.",
+            "Use psycopg, psycopg2 or asyncpg.",
+        )
+        return
+    engine = _engine(url, **arguments)
+    cure = (
+        f"In a PgBouncer from 1.20 on: track_extra_parameters = IntervalStyle, "
+        f"{_READ_ONLY_SETTING}. Or connect to the server itself."
+    )
+    try:
+        with _connect(engine) as connection:
+            value = _rows(connection, f"SHOW {_READ_ONLY_SETTING}")[0][0]
+    except (SQLAlchemyError, OSError) as error:
+        yield Finding(
+            "warning",
+            f"{_begin(name)} refuses start-up options: {_why(error, url)}.",
+            "The library's read-only engine can't connect there: reads fail while read-only.",
+            cure,
+        )
+        return
+    finally:
+        engine.dispose()
+    if value == "on":
+        yield Finding(
+            "ok",
+            f"{_begin(name)} honours start-up options.",
+            "The library's first lock holds for the whole session.",
+        )
+        return
+    yield Finding(
+        "warning",
+        f"{_begin(name)} ignores start-up options.",
+        "Something between here and the server drops the library's first lock, which then is a "
+        "SET on each new connection.",
+        cure,
+    )
+
+
+def pooler(engine: Engine, name: str) -> Iterator[Finding]:
+    """Whether a pooler is in between, and whether it changes the session under a connection.
+
+    A pooler gives its own process number in the start-up packet; behind one in transaction mode,
+    two connections that are both open have been served by the same process, or one by two.
+    """
+    with _connect(engine) as one:
+        told = _told_pid(one)
+        first = _pid(one)
+        if told == first:
+            yield Finding("ok", f"No pooler is before {name}.", "A session is a session.")
+            return
+        with _connect(engine) as two:
+            pids = [(first, _pid(two)), *((_pid(one), _pid(two)) for _ in range(3))]
+    ones, twos = (set(column) for column in zip(*pids, strict=True))
+    if len(ones) > 1 or len(twos) > 1 or ones & twos:
+        yield Finding(
+            "warning",
+            f"A pooler in transaction mode (PgBouncer, say) is before {name}.",
+            "A SET for the session, such as the library's when start-up options are dropped, "
+            "stays on a server connection that another client gets next: the lock may be "
+            "missing where it is wanted, and a writer may be refused.",
+            "Give the read-only engine a pool of its own there (another user or database), in "
+            "session mode, or connect to the server itself.",
+        )
+        return
+    what = f"is before {name}" if told is not None else f"may be before {name}"
+    yield Finding(
+        "note",
+        f"A pooler {what}; its mode could not be told.",
+        f"No sign of transaction mode was seen in {2 * len(pids)} transactions, which is no proof.",
+        "Ask its operator for pool_mode; session mode is right.",
+    )
+
+
+def _pid(connection: Connection) -> int:
+    with _read_only(connection):
+        return int(_rows(connection, "SELECT pg_backend_pid()")[0][0])
+
+
+def _told_pid(connection: Connection) -> int | None:
+    """The server process as the start-up packet named it; None where the driver keeps it."""
+    driver: Any = connection.connection.driver_connection
+    name = connection.dialect.driver
+    if name == "psycopg2":
+        return int(driver.get_backend_pid())
+    if name in ("psycopg", "psycopg_async"):
+        return int(driver.info.backend_pid)
+    if name == "asyncpg":
+        return int(driver.get_server_pid())
+    return None
+
+
+def several_hosts(url: URL, seen: Seen) -> Iterator[Finding]:
+    """Whether the next connection may reach another server than the one that was looked at."""
+    hosts = url.query.get("host", ())
+    names = [
+        host for part in ([hosts] if isinstance(hosts, str) else hosts) for host in part.split(",")
+    ]
+    if len(names) < 2 or url.query.get("target_session_attrs") in ("standby", "read-only"):
+        return
+    yield Finding(
+        "warning",
+        f"The URL of {seen.name} names several hosts: {_some(names)}.",
+        "One was looked at. The next connection may reach another, which may be writable.",
+        "Add target_session_attrs=standby to the read-only URL.",
+    )
+
+
+# -- MySQL and MariaDB -----------------------------------------------------------------------
+
+_GRANT = re.compile(
+    r"GRANT (?P<what>.+?) ON (?:(?:TABLE|FUNCTION|PROCEDURE|PACKAGE(?: BODY)?) )?"
+    r"(?P<scope>\S.*?\..+?) TO ",
+    re.DOTALL,
+)
+_ONE_ROLE = r"[`'][^`']*[`'](?:@[`'][^`']*[`'])?"
+_ROLE_GRANT = re.compile(rf"GRANT (?P<roles>{_ONE_ROLE}(?:, ?{_ONE_ROLE})*) TO ")
+_NO_PRIVILEGE = re.compile(r"GRANT PROXY ON |SET DEFAULT ROLE |REVOKE ")
+_HARMLESS = frozenset(
+    (
+        *("USAGE", "SELECT", "SHOW DATABASES", "SHOW VIEW", "PROCESS", "CREATE TEMPORARY TABLES"),
+        *("REPLICATION CLIENT", "REPLICATION SLAVE", "REPLICA MONITOR", "SLAVE MONITOR"),
+        *("BINLOG MONITOR", "LOCK TABLES", "EXECUTE", "SHOW CREATE ROUTINE", "SHOW_ROUTINE"),
+        *("XA_RECOVER_ADMIN", "GRANT OPTION"),
+    )
+)
+_PAST_READ_ONLY = frozenset(
+    ("ALL PRIVILEGES", "SUPER", "CONNECTION_ADMIN", "SYSTEM_VARIABLES_ADMIN", "READ_ONLY ADMIN")
+)
+
+
+class Grant(NamedTuple):
+    """One privilege: ``INSERT`` on ```shop`.*``."""
+
+    privilege: str
+    scope: str
+
+    def __str__(self) -> str:
+        return f"{self.privilege} on {self.scope}"
+
+
+def grants(lines: Iterable[str]) -> tuple[list[Grant], list[str]]:
+    """Return the privileges and the roles that lines of SHOW GRANTS name."""
+    privileges: list[Grant] = []
+    roles: list[str] = []
+    for line in lines:
+        if found := _GRANT.match(line):
+            words = re.sub(r"\([^)]*\)", "", found["what"])  # of columns
+            privileges += [Grant(one.strip(), found["scope"]) for one in words.split(",")]
+        elif found := _ROLE_GRANT.match(line):
+            roles += [one.strip() for one in found["roles"].split(",")]
+        elif not _NO_PRIVILEGE.match(line):
+            # not the line, in which there may be the hash of a password
+            privileges.append(Grant("what can't be told", "a grant of another form"))
+    return privileges, roles
+
+
+def _look_mysql(url: URL, name: str) -> Seen:
+    engine = _engine(url)
+    try:
+        with _connect(engine) as connection:
+            connection.exec_driver_sql("START TRANSACTION READ ONLY")
+            return _ask_mysql(connection, url, name)
+    finally:
+        engine.dispose()
+
+
+def _ask_mysql(connection: Connection, url: URL, name: str) -> Seen:
+    ((version, database, role),) = _rows(connection, "SELECT VERSION(), DATABASE(), CURRENT_USER()")
+    kind = "MariaDB" if "mariadb" in version.lower() else "MySQL"
+    settings = {
+        variable.lower(): str(value)
+        for variable, value in _rows(
+            connection,
+            "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('server_uuid', 'hostname', 'port',"
+            " 'server_id', 'datadir', 'read_only', 'super_read_only')",
+        )
+    }
+    server = [settings.get(one, "") for one in ("server_uuid", "hostname", "port", "datadir")]
+    seen = Seen(
+        url,
+        name,
+        kind,
+        f"database {database} at {url.host}, port {settings.get('port', '?')}",
+        role=f"account {role}",
+        database=database or "",
+        server=tuple(server),
+        version=version.split("-")[0],
+        major=".".join(version.split(".")[:2]),
+        lift='What gets through is code that, on purpose, sends "SET SESSION TRANSACTION READ '
+        'WRITE" over the raw driver connection, and then writes.',
+        cure="Make an account that may only SELECT for the read-only URL, or give a replica with "
+        "read_only=ON.",
+    )
+    lines = [one for (one,) in _rows(connection, "SHOW GRANTS FOR CURRENT_USER")]
+    privileges, roles = grants(lines)
+    for one in roles:  # which grows, for a role may be granted others
+        if any(line.endswith(f" TO {one}") for line in lines):
+            continue  # it is active, and among those lines
+        rows = _role_grants(connection, kind, one)
+        if rows is None:
+            seen.abilities.append(f"whatever role {one} may, which can't be told")
+            continue
+        more, others = grants(row for (row,) in rows)
+        privileges += more
+        roles += [other for other in others if other not in roles]
+    seen.abilities += sorted({str(one) for one in privileges if one.privilege not in _HARMLESS})
+    passes = [
+        str(one) for one in privileges if one.privilege in _PAST_READ_ONLY and one.scope == "*.*"
+    ]
+    _server_read_only(seen, settings, passes)
+    if any(one.privilege == "EXECUTE" for one in privileges) and not seen.refuses:
+        seen.read_findings += _by_function(["EXECUTE is granted"], seen)
+    _replication(connection, seen)
+    _ask_mysql_schema(connection, seen)
+    seen.write_findings += _xa(connection)
+    return seen
+
+
+def _role_grants(connection: Connection, kind: str, role: str) -> list[Any] | None:
+    clause = f"FOR {role}" if kind == "MariaDB" else f"FOR CURRENT_USER() USING {role}"
+    return _attempt(connection, f"SHOW GRANTS {clause}".replace(":", "\\:"))
+
+
+def _server_read_only(seen: Seen, settings: Mapping[str, str], passes: list[str]) -> None:
+    on = [
+        one
+        for one in ("super_read_only", "read_only")
+        if settings.get(one, "OFF").upper() not in ("OFF", "0")
+    ]
+    if not on:
+        return
+    seen.write_findings.append(
+        Finding(
+            "warning",
+            f"The read-write database is a server with {on[-1]}=ON.",
+            "What does not have a right past it can't write in read-write mode.",
+            "Check whether the two URLs are swapped.",
+        )
+    )
+    if passes:
+        seen.read_findings.append(
+            Finding(
+                "note",
+                f"{_begin(seen.name)} has {on[0]}=ON, but {seen.role} may pass or lift it: "
+                f"{_some(passes)}.",
+                "The server does not refuse this account.",
+                f"REVOKE {_some(passes)}.",
+            )
+        )
+    else:
+        seen.refuses = f"its server has {on[0]}=ON, and {seen.role} can't pass it"
+
+
+def _replication(connection: Connection, seen: Seen) -> None:
+    for statement in ("SHOW REPLICA STATUS", "SHOW SLAVE STATUS"):
+        rows = _attempt(connection, statement)
+        if rows is None:
+            continue
+        seen.standby = bool(rows)
+        if rows:
+            what = f"{_begin(seen.name)} is a replica."
+            seen.findings.append(Finding("ok", what, "Its data comes from its source."))
+        return
+    seen.findings.append(
+        Finding(
+            "note",
+            f"Whether {seen.name} is a replica could not be told.",
+            f"{_begin(seen.role)} may not see the replication status.",
+            "GRANT REPLICATION CLIENT (MariaDB: REPLICA MONITOR) to it, or ask as another account.",
+        )
+    )
+
+
+def _ask_mysql_schema(connection: Connection, seen: Seen) -> None:
+    seen.tables = {}
+    for table, column, kind in _rows(
+        connection,
+        "SELECT table_name, column_name, column_type FROM information_schema.columns"
+        " WHERE table_schema = DATABASE() ORDER BY table_name, column_name",
+    ):
+        seen.tables.setdefault(str(table), []).append(f"{column} {kind}")
+    if "alembic_version" in seen.tables:
+        rows = _attempt(connection, "SELECT version_num FROM alembic_version ORDER BY 1")
+        seen.alembic["alembic_version"] = _heads(rows)
+
+
+def _xa(connection: Connection) -> Iterator[Finding]:
+    rows = _attempt(connection, "XA RECOVER")
+    if rows is None:
+        yield Finding(
+            "note",
+            "The read-write database's prepared transactions could not be seen.",
+            "XA RECOVER is not allowed to this account.",
+            "GRANT XA_RECOVER_ADMIN to it, or ask as another account.",
+        )
+        return
+    if not rows:
+        what = "The read-write server has no prepared transaction."
+        yield Finding("ok", what, "What is drained stays drained.")
+        return
+    yield Finding(
+        "warning",
+        "The read-write server has prepared transactions: "
+        f"{_some([str(row[-1]) for row in rows])}.",
+        "They hold locks, no connection holds them, and whoever commits one later writes then.",
+        "Before the database is taken away: XA COMMIT or XA ROLLBACK each.",
+    )
+
+
+# -- SQLite ----------------------------------------------------------------------------------
+
+
+class SQLiteFile(NamedTuple):
+    """What a SQLite URL names."""
+
+    path: str | None  # None: in memory
+    query: dict[str, str]
+
+
+def sqlite_file(url: URL) -> SQLiteFile:
+    """Return the file of a SQLite URL, with the parameters of a ``file:`` URI."""
+    name, query = url.database or "", {}
+    if str(url.query.get("uri", "")).lower() in ("true", "1", "yes", "on"):
+        query = {key: str(value) for key, value in url.query.items()}
+        name = unquote(name.removeprefix("file:").partition("?")[0])
+        name = re.sub(r"^//(localhost)?(?=/)", "", name)
+    if name in ("", ":memory:") or query.get("mode") == "memory":
+        return SQLiteFile(None, query)
+    return SQLiteFile(os.path.abspath(name), query)
+
+
+def _look_sqlite(url: URL, name: str) -> Seen:
+    path, query = sqlite_file(url)
+    seen = Seen(
+        url,
+        name,
+        "SQLite",
+        path or "in memory",
+        role="this process's user",
+        lift='What gets through is code that, on purpose, sends "PRAGMA query_only = OFF" over the '
+        "raw driver connection, and then writes.",
+        cure="For the read-only URL use a file that this process's user can't write: another "
+        "owner, mode 0644. mode=ro in the URL is not enough.",
+    )
+    if path is None:
+        seen.abilities = ["it is in this process's memory"]
+        seen.cure = "Use a file that this process's user can't write."
+        return seen
+    status = os.stat(path)  # a file that is not there is not made by looking
+    seen.server = (status.st_dev, status.st_ino)
+    option = next((one for one in ("mode=ro", "immutable=1") if _has(query, one)), None)
+    if option is not None:
+        seen.write_findings.append(
+            Finding(
+                "warning",
+                f"The read-write database is opened with {option}.",
+                "Nothing can be written in read-write mode.",
+                "Check whether the two URLs are swapped.",
+            )
+        )
+    if not os.access(path, os.W_OK):
+        seen.refuses = f"{seen.role} can't write {path}"
+        return _ask_sqlite(path, seen)
+    seen.abilities = [f"the file's permissions allow it, {path}"]
+    if option is not None:
+        # SQLite gives ATTACH the flags that the driver asked for, not those of the URI
+        seen.lift = (
+            f"{option} holds for the connection, but code that, on purpose, sends "
+            f"\"ATTACH '{path}' AS other\" over it, raw, opens the file anew and writes."
+        )
+    return _ask_sqlite(path, seen)
+
+
+def _has(query: Mapping[str, str], option: str) -> bool:
+    name, _, value = option.partition("=")
+    return query.get(name) == value
+
+
+def _ask_sqlite(path: str, seen: Seen) -> Seen:
+    """Read the schema. To open a database in WAL mode makes files, unless it is "immutable"."""
+    wal = os.path.exists(f"{path}-wal")
+    if wal and not os.path.exists(f"{path}-shm"):
+        seen.findings.append(
+            Finding(
+                "note",
+                f"{_begin(seen.name)} {path} was left in the middle of something.",
+                "It was not looked into, which would have repaired it.",
+                "Let the application open it, then ask again.",
+            )
+        )
+        return seen
+    in_use = wal or os.path.exists(f"{path}-journal")
+    uri = f"file:{quote(path)}?mode=ro" + ("" if in_use else "&immutable=1")
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=TIMEOUT)) as connection:
+        connection.execute("PRAGMA query_only = ON")
+        rows = connection.execute(
+            "SELECT m.name, c.name || ' ' || c.type"
+            " FROM sqlite_master m, pragma_table_info(m.name) c"
+            " WHERE m.type IN ('table', 'view') AND m.name NOT LIKE 'sqlite~_%' ESCAPE '~'"
+            " ORDER BY 1, 2"
+        )
+        seen.tables = {}
+        for table, column in rows:
+            seen.tables.setdefault(table, []).append(column)
+        if "alembic_version" in seen.tables:
+            heads = connection.execute("SELECT version_num FROM alembic_version ORDER BY 1")
+            seen.alembic["alembic_version"] = _heads(heads.fetchall())
+    return seen
+
+
+# -- the switch's file -----------------------------------------------------------------------
+
+
+class Mount(NamedTuple):
+    """A line of /proc/self/mountinfo."""
+
+    root: str  # what of the file system is mounted
+    place: str
+    kind: str
+
+
+def mounts(mountinfo: str) -> list[Mount]:
+    """Read the text of /proc/self/mountinfo."""
+    found = []
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if len(fields) < 6 or not right:
+            continue
+        root, place = (re.sub(r"\\([0-7]{3})", _character, one) for one in fields[3:5])
+        found.append(Mount(root, place, right.split()[0]))
+    return found
+
+
+def _character(found: re.Match[str]) -> str:
+    return chr(int(found[1], 8))
+
+
+def examine_file(file: str, workers: str | None = None) -> Iterator[Finding]:
+    """Look at the switch's file, its directory and the workers' directory."""
+    # as FileSwitch does: abspath() strikes out ".." with the name before it, wrong after a symlink
+    path = os.path.abspath(file)
+    if os.pardir in file.split(os.sep):
+        path = os.path.join(os.getcwd(), file)
+    directory = os.path.dirname(path)
+    try:
+        status = os.stat(directory)
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError
+    except OSError:
+        yield Finding(
+            "warning",
+            f"The directory {directory} of the switch's file is not there, or can't be seen.",
+            "A selector refuses to start: a mistyped path must not mean read-write for ever.",
+            f"install -d -o root -m 0755 {directory}",
+        )
+        return
+    yield from _now(path)
+    mountinfo = Path("/proc/self/mountinfo")
+    if mountinfo.exists():
+        yield from examine_mount(path, mounts(mountinfo.read_text(errors="surrogateescape")))
+    if os.name == "posix":
+        yield from _directory(path, status)
+        yield from _workers(workers or f"{path}.workers", directory)
+
+
+def _now(path: str) -> Iterator[Finding]:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        yield Finding("ok", f"{path} is not there.", "The application is read-write now.")
+        return
+    except OSError as error:
+        yield Finding(
+            "warning",
+            f"{path} can't be seen: {error.strerror}.",
+            "A process that starts is read-only, others keep the mode that they know.",
+            "Let the application's user search each directory of the path (chmod a+x).",
+        )
+        return
+    meaning = "The application is read-only now."
+    if stat.S_ISREG(status.st_mode):
+        yield Finding("note", f"{path} is there.", meaning)
+        return
+    yield Finding(
+        "warning", f"{path} is there, and is no regular file.", meaning, "Make it a file."
+    )
+
+
+def examine_mount(path: str, all_mounts: list[Mount]) -> Iterator[Finding]:
+    """Whether the file can change at all where it is mounted, and who else sees it."""
+    directory = os.path.realpath(os.path.dirname(path))
+    real = os.path.join(directory, os.path.basename(path))
+    if any(mount.place == real for mount in all_mounts):
+        yield Finding(
+            "warning",
+            f"{path} is itself a mount: a bind-mounted file, or a subPath.",
+            "It can never go away in here, whatever happens outside: the application is "
+            "read-only for ever.",
+            "Mount its directory, as a whole and without subPath.",
+        )
+        return
+    # the longest one; of those at one place the last, which hides the others
+    above = [
+        m
+        for m in all_mounts
+        if directory == m.place or directory.startswith(f"{m.place.rstrip('/')}/")
+    ]
+    if not above:
+        return
+    mount = max(enumerate(above), key=lambda one: (len(one[1].place), one[0]))[1]
+    if "volume-subpaths" in mount.root or re.search(r"/\.\.\d{4}_", mount.root):
+        yield Finding(
+            "warning",
+            f"{mount.place} is a subPath of a volume.",
+            "A ConfigMap mounted so never changes: the switch can't be flipped.",
+            "Mount the whole directory of the ConfigMap, without subPath.",
+        )
+    if mount.kind in _KINDS:
+        meaning, cure = _KINDS[mount.kind]
+        yield Finding("warning", f"{directory} is on {mount.kind}.", meaning, cure)
+
+
+_REMOTE = (
+    "What a file server says is cached: a process may notice the file a minute late, and write "
+    "until then. Locks there are emulated: whether another host's worker lives can't be told.",
+    "Mount it with lookupcache=none,actimeo=1 (NFS), or use a directory of each host.",
+)
+_MEMORY = (
+    "It is empty after a restart of the host: the application is read-write again, also in the "
+    "middle of an upgrade.",
+    "Use a directory on a disk, /var/lib/<application>, say.",
+)
+_KINDS = {
+    **dict.fromkeys(
+        ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "fuse.glusterfs", "ceph"), _REMOTE
+    ),
+    **dict.fromkeys(("tmpfs", "ramfs"), _MEMORY),
+    "overlay": (
+        "It is this container's own: no other container sees a file that is made here.",
+        "Mount a directory that all of them share.",
+    ),
+}
+
+
+def _directory(path: str, status: os.stat_result) -> Iterator[Finding]:
+    """Who can make the file, and who can take it away."""
+    directory = os.path.dirname(path)
+    shown = f"{directory} (owner {_user(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o})"
+    real = above = os.path.realpath(directory)
+    found = False
+    while not found:
+        mode = os.stat(above).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            yield Finding(
+                "danger",
+                f"Every user of this host may write in {above}.",
+                "Each can take the file away, or its directory, and so have the application write "
+                "while it is to be read-only.",
+                f"chmod o-w {above}",
+            )
+            return
+        if mode & stat.S_IWOTH and above == real:
+            yield Finding(
+                "warning",
+                f"Every user of this host may make files in {above}.",
+                "Each can make the application read-only, by a file that others can't remove.",
+                "Use a directory of its own for the file.",
+            )
+            return
+        found, above = above == os.path.dirname(above), os.path.dirname(above)
+    if os.geteuid() == 0:
+        yield Finding(
+            "note",
+            f"The doctor runs as root, and looked at {shown} so.",
+            "Root may do everything: whether the application can flip itself can't be told.",
+            "Run the doctor as the application's user.",
+        )
+        return
+    if os.access(directory, os.W_OK | os.X_OK):
+        yield Finding(
+            "note",
+            f"{_begin(_user(os.geteuid()))} may make and remove the file in {shown}.",
+            "If that is the application's user, the application can flip itself.",
+            f"install -d -o root -m 0755 {directory}",
+        )
+        return
+    who = _begin(_user(os.geteuid()))
+    yield Finding("ok", f"{who} can't change {shown}.", "Only operators can flip.")
+
+
+def _workers(workers: str, directory: str) -> Iterator[Finding]:
+    try:
+        status = os.lstat(workers)
+    except OSError:
+        if os.access(directory, os.W_OK | os.X_OK):
+            what = f"The workers' directory {workers} is not there yet."
+            yield Finding("ok", what, "The first worker makes it.")
+            return
+        yield Finding(
+            "warning",
+            f"The workers' directory {workers} is not there, and {_user(os.geteuid())} can't "
+            "make it.",
+            "No process can report: `sa-readonly wait` knows nothing of them.",
+            f"install -d -o root -g <the application's group> -m 2770 {workers}",
+        )
+        return
+    if stat.S_ISLNK(status.st_mode) or not stat.S_ISDIR(status.st_mode):
+        kind = "a symlink" if stat.S_ISLNK(status.st_mode) else "no directory"
+        meaning = "Whoever made it chooses what `sa-readonly wait` believes."
+        cure = f"Make {workers} a directory, owned by root or by the application's user."
+        yield Finding("warning", f"The workers' directory {workers} is {kind}.", meaning, cure)
+        return
+    what = f"The workers' directory {workers} (mode {stat.S_IMODE(status.st_mode):04o})"
+    everybody = status.st_mode & stat.S_IWOTH
+    if status.st_uid not in (0, os.geteuid()) or everybody:
+        owner = "every user" if everybody else _user(status.st_uid)
+        yield Finding(
+            "note" if os.geteuid() == 0 and not everybody else "warning",
+            f"{what} can be written by {owner}.",
+            "Unless that is the application's user, reports can be removed or forged: `sa-readonly "
+            "wait` may say drained too early.",
+            f"chown root {workers}; chmod 2770 {workers}",
+        )
+        return
+    if not os.access(workers, os.W_OK | os.X_OK):
+        yield Finding(
+            "warning",
+            f"{what} can't be written by {_user(os.geteuid())}.",
+            "If that is the application's user, no process can report.",
+            f"chgrp <the application's group> {workers}; chmod 2770 {workers}",
+        )
+        return
+    yield Finding("ok", f"{what} is in order.", "Processes can report there, and nobody else.")
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"user {importlib.import_module('pwd').getpwuid(uid).pw_name}"  # not on Windows
+    except (ImportError, KeyError):
+        return f"user {uid}"
+
+
+def examine_environment(environment: Mapping[str, str]) -> list[Finding]:
+    """Whether SA_READONLY_FORCE is set where the doctor runs."""
+    value = environment.get("SA_READONLY_FORCE")
+    if not value:
+        return []
+    return [
+        Finding(
+            "danger" if value == "read-write" else "warning",
+            f"SA_READONLY_FORCE={value} is set in this environment.",
+            "A process that has it never looks at the file, whatever is there.",
+            "Unset it for the application.",
+        )
+    ]
+
+
+# -- words -----------------------------------------------------------------------------------
+
+
+def _begin(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(url: URL) -> str:
+    """The URL without a password, also one among its parameters."""
+    return URL.create(
+        url.drivername, url.username, None, url.host, url.port, url.database
+    ).render_as_string()
+
+
+def _why(error: BaseException, url: URL) -> str:
+    """What a driver says, in one line, without the password."""
+    said = _said(error)
+    secrets = [url.password, *(v for k, v in url.query.items() if "pass" in k.lower())]
+    for secret in secrets:
+        for form in (str(secret), quote(str(secret), safe="")) if secret else ():
+            said = said.replace(form, "***")
+    return said
+
+
+def _said(error: BaseException) -> str:
+    error = getattr(error, "orig", None) or error
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+# -- the configuration -----------------------------------------------------------------------
+
+
+def read_config(path: str) -> dict[str, str]:
+    """Return the keys of ``selector_from_config()`` in a file, without their prefix.
+
+    :param path: an ini, toml (Python 3.11 and later) or json file; in an ini file the section that
+        has them is taken.
+    :raises click.UsageError: if it can't be read, or has none of them.
+    """
+    prefix = "sa_readonly."
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = file.read()
+        if path.endswith(".json"):
+            found = _flat(json.loads(content))
+        elif path.endswith(".toml"):
+            found = _flat(_toml(content))
+        else:
+            found = _ini(content, path, prefix)
+    except (OSError, ValueError, configparser.Error) as error:
+        # a parser's message may quote the line with the password
+        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}"
+        raise click.UsageError(f"The configuration {path} can't be read: {why}.") from None
+    ours = {key[len(prefix) :]: value for key, value in found.items() if key.startswith(prefix)}
+    if not ours:
+        raise click.UsageError(f"The configuration {path} has no key that begins with {prefix}")
+    return ours
+
+
+def _toml(content: str) -> Any:
+    try:
+        tomllib = importlib.import_module("tomllib")
+    except ImportError:
+        raise click.UsageError(
+            "This Python has no tomllib. Use Python 3.11, or an ini or json file."
+        ) from None
+    return tomllib.loads(content)
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {prefix: str(value)}
+    flat: dict[str, str] = {}
+    for key, inner in value.items():
+        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _ini(content: str, path: str, prefix: str) -> dict[str, str]:
+    # %(here)s is what Paste and Pyramid know; any other % belongs to an URL
+    parser = configparser.RawConfigParser()
+    parser.read_string(content)
+    here = os.path.dirname(os.path.abspath(path))
+    sections = [dict(parser[name]) for name in parser.sections()]
+    having = [one for one in sections if any(key.startswith(prefix) for key in one)]
+    if len(having) > 1:
+        raise click.UsageError(f"More than one section of {path} has keys that begin with {prefix}")
+    return {key: value.replace("%(here)s", here) for one in having for key, value in one.items()}
+
+
+# -- the command -----------------------------------------------------------------------------
+
+_STYLES = {"danger": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
+
+
+def ordered(findings: list[Finding]) -> list[Finding]:
+    """The worst first."""
+    return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
+
+
+def table(findings: list[Finding]) -> Table:
+    """The findings as a table for a terminal."""
+    made = Table(show_lines=True, expand=True)
+    made.add_column("", no_wrap=True)
+    for title in ("Finding", "What it means", "Cure"):
+        made.add_column(title, overflow="fold", ratio=1)
+    for one in findings:
+        cells = [Text(words) for words in (one.what, one.meaning, one.cure)]
+        made.add_row(Text(one.severity, style=_STYLES[one.severity]), *cells)
+    return made
+
+
+def plain(findings: list[Finding]) -> str:
+    """The findings as text, without a terminal's width."""
+    lines = []
+    for one in findings:
+        lines.append(f"{one.severity:<8} {one.what}")
+        lines.append(f"{'':<8} {one.meaning}")
+        if one.cure:
+            lines.append(f"{'':<8} Cure: {one.cure}")
+    return "\n".join(lines)
+
+
+def summary(findings: list[Finding]) -> str:
+    """One line that says whether a write could get through."""
+    counts = {one: sum(f.severity == one for f in findings) for one in SEVERITIES}
+    told = ", ".join(f"{counts[one]} {one}" for one in SEVERITIES)
+    if counts["danger"]:
+        return f"A write could reach a database while read-only ({told})."
+    return f"No way was found for a write to reach a database while read-only ({told})."
+
+
+@click.command()
+@click.option("--read-write", metavar="URL", help="The read-write database.")
+@click.option(
+    "--read-only", metavar="URL", help="The read-only one; leave it out if there is none."
+)
+@click.option("--replica", metavar="URL", help="Another database that is read while read-only.")
+@click.option("--file", metavar="PATH", envvar="SA_READONLY_FILE", help="The switch's file.")
+@click.option(
+    "--workers", metavar="DIR", envvar="SA_READONLY_WORKERS", help="The workers' directory."
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="An ini, toml or json file with the keys of selector_from_config(). "
+    "It keeps passwords out of the list of processes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Tell the findings as JSON.")
+def doctor(
+    *,
+    read_write: str | None,
+    read_only: str | None,
+    replica: str | None,
+    file: str | None,
+    workers: str | None,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Look, and write nothing, at what protects this installation.
+
+    Exits 1 where a write could reach a database while read-only, 0 otherwise, and 2 where a
+    database can't be reached.
+    """
+    ours = read_config(config) if config else {}
+    read_write = read_write or ours.get("read_write.primary.url")
+    read_only = read_only or ours.get("read_only.primary.url")
+    # without a read-only database the replica beside the read-write one goes on serving
+    beside = "read_only.replica.url" if read_only else "read_write.replica.url"
+    if not read_write:
+        raise click.UsageError("Give --read-write URL, or --config FILE that has it.")
+    try:
+        findings = ordered(
+            examine(
+                read_write,
+                read_only,
+                file or ours.get("file"),
+                replica=replica or ours.get(beside),
+                workers=workers,
+            )
+        )
+    except UnreachableError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    worst = findings[0].severity if findings else "ok"
+    if as_json:
+        click.echo(
+            json.dumps({"severity": worst, "findings": [asdict(f) for f in findings]}, indent=2)
+        )
+    else:
+        console = Console()
+        if console.is_terminal:
+            console.print(table(findings))
+        else:
+            click.echo(plain(findings))
+        click.echo(summary(findings))
+    sys.exit(int(worst == "danger"))
