@@ -128,7 +128,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
                 taken_away.append(twins[0])
         self._engines: Mapping[tuple[Mode, str], AnyEngine] = {
             (Mode.READ_WRITE, "primary"): rw.primary,
-            (Mode.READ_WRITE, "replica"): rw.replica or rw.primary,
+            (Mode.READ_WRITE, "replica"): rw.replica or _like(rw.primary, reader),
             (Mode.READ_ONLY, "primary"): ro.primary,
             (Mode.READ_ONLY, "replica"): ro.replica or ro.primary,
         }
@@ -488,7 +488,9 @@ def _sync(engine: object, name: str = "") -> Engine:
 
 
 def _like(engine: AnyEngine, sync_engine: Engine) -> AnyEngine:
-    """Return a sync engine as one of the same kind as ``engine``."""
+    """Return a sync engine as one of the same kind as ``engine``, or ``engine`` if it is that."""
+    if sync_engine is _sync(engine):
+        return engine
     return sync_engine if isinstance(engine, Engine) else type(engine)(sync_engine)
 
 

@@ -66,7 +66,11 @@ def test_a_bare_engine_stands_for_engines_and_a_missing_replica_means_the_primar
     lite: App,
 ) -> None:
     lite.start()
-    assert lite.selector.engine("replica") is lite.engines["rw"]
+    with lite.selector.engine("replica").connect() as connection:
+        assert connection.scalar(WHICH) == "rw"
+        # The role never writes, so this is not the engine that does.
+        with pytest.raises(ReadOnlyError, match="the role 'replica'"):
+            connection.execute(insert(Book).values(title="no"))
     lite.on()
     assert lite.selector.engine("replica") is lite.engines["ro"]
 
