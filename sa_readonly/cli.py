@@ -44,7 +44,21 @@ def _version() -> str:
         return "(not installed: run from a checkout)"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Imports the doctor, which imports much, only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "doctor"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "doctor":
+            from .doctor import doctor  # noqa: PLC0415  # see above
+
+            return doctor
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(_version(), prog_name="sa-readonly", message="%(prog)s %(version)s")
 def main() -> None:
     """Turn an SQLAlchemy application read-only, and back, by a file."""

@@ -13,7 +13,7 @@ __all__ = ["ConfigurationError", "ReadOnlyError"]
 
 
 class ConfigurationError(ArgumentError):
-    """A setting makes no sense. Raised where the setting is given, never at the first transaction."""
+    """A setting makes no sense. Raised where it is given, never at the first transaction."""
 
 
 class ReadOnlyError(DontWrapMixin, InvalidRequestError):

@@ -14,11 +14,13 @@ import re
 import time
 from contextvars import ContextVar
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import event
 from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.util.concurrency import in_greenlet
 
 from .errors import ReadOnlyError
 from .mode import Mode
@@ -69,6 +71,7 @@ def refused(engine: Engine, what: str, statement: str | None = None) -> ReadOnly
 
 # -- dialects --------------------------------------------------------------------------------
 
+
 class _Guarded(DefaultDialect):
     """What both kinds of guarded dialects have."""
 
@@ -90,10 +93,8 @@ class _Gated(_Guarded):
 
     def do_begin(self, dbapi_connection: Any) -> None:
         for switch in self._sa_readonly_gates:
-            if time.monotonic() < switch.fresh_until:
-                state = switch.known
-            else:
-                state = switch.refresh()
+            fresh = time.monotonic() < switch.fresh_until
+            state = switch.known if fresh else switch.refresh()
             if state.mode is Mode.READ_ONLY:
                 raise refusal("A read-write transaction", state)
         if self._sa_readonly_begins:
@@ -101,8 +102,9 @@ class _Gated(_Guarded):
 
     def do_begin_twophase(self, connection: Any, xid: Any) -> None:
         for switch in self._sa_readonly_gates:
-            if switch.refresh().read_only:
-                raise refusal("A read-write transaction", switch.known)
+            state = switch.refresh()
+            if state.read_only:
+                raise refusal("A read-write transaction", state)
         super().do_begin_twophase(connection, xid)
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
@@ -119,9 +121,7 @@ class _ReadOnly(_Guarded):
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         return super().connect(*cargs, **_start_up(self, cparams))
 
-    def do_execute(
-        self, cursor: Any, statement: str, parameters: Any, context: Any = None
-    ) -> None:
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         if statement not in self._sa_readonly_passed:
             statement = self._sa_readonly_examine(statement, parameters)
         super().do_execute(cursor, statement, parameters, context)
@@ -153,12 +153,18 @@ class _ReadOnly(_Guarded):
     def do_rollback_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
     ) -> None:
+        self._sa_readonly_refuse_recovery("ROLLBACK PREPARED", recover)
         self.do_rollback(connection.connection)
 
     def do_commit_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
     ) -> None:
+        self._sa_readonly_refuse_recovery("COMMIT PREPARED", recover)
         self.do_commit(connection.connection)
+
+    def _sa_readonly_refuse_recovery(self, what: str, recover: bool) -> None:
+        if recover:  # of somebody else's transaction, which wrote
+            raise refusal(what, self._sa_readonly_state())
 
     def _sa_readonly_connected(
         self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
@@ -179,8 +185,8 @@ class _ReadOnly(_Guarded):
             return
         try:
             _lock_again(self, dbapi_connection)
-        except Exception as error:
-            record.invalidate(error)  # an error here would keep the record out for ever
+        except Exception as error:  # noqa: BLE001  # it would keep the record out for ever
+            record.invalidate(error)
 
     def _sa_readonly_examine(self, statement: str, parameters: Any) -> str:
         """Return the text to send, which is the one given, or raise."""
@@ -188,7 +194,7 @@ class _ReadOnly(_Guarded):
         if what is not None:
             raise refusal(what, self._sa_readonly_state(), statement)
         if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
-            # In a listener that is shared with a read-write engine; it would take the writers' lock.
+            # In a listener that a twin shares; it would take the writers' lock.
             return "BEGIN"
         # The parameters of set_config() must be seen each time.
         if len(statement) <= _LONG and _SET_CONFIG not in statement.lower():
@@ -247,7 +253,7 @@ def protect(engine: Engine, switch: Switch) -> None:
     if not new:
         return
     dialect._sa_readonly_passed = {}
-    _forget_idle(engine)  # what was connected before has no lock
+    forget_idle(engine)  # what was connected before has no lock
     if not getattr(dialect, "_sa_readonly_listens", False):
         dialect._sa_readonly_listens = True  # for good: recreate() takes listeners along
         lock(engine.pool, dialect)
@@ -256,7 +262,7 @@ def protect(engine: Engine, switch: Switch) -> None:
             "%s: sa_readonly has no lock at the server for %s. Statements are examined before they "
             "are sent; what a function writes, or a raw cursor, is not refused. Connect as a role "
             "that may only read.",
-            engine.url.render_as_string(hide_password=True),
+            engine.url.set(query={}).render_as_string(hide_password=True),
             dialect.name,
         )
 
@@ -272,21 +278,22 @@ def release(engine: Engine, switch: Switch) -> None:
     was_read_only = read_only(engine)
     _become(dialect)
     if was_read_only and not read_only(engine):
-        _forget_idle(engine)  # what is connected stays locked
+        forget_idle(engine)  # what is connected stays locked
 
 
-def _forget_idle(engine: Engine) -> None:
+def forget_idle(engine: Engine) -> None:
     """Have connections made anew."""
     pool = engine.pool
     if isinstance(pool, QueuePool) and pool.checkedin():
-        engine.dispose(close=not engine.dialect.is_async)
+        # An async driver's connections can be closed inside a greenlet only.
+        engine.dispose(close=not engine.dialect.is_async or in_greenlet())
 
 
 def _become(dialect: Any) -> None:
     """Give the dialect the class that fits what is asked of it now."""
     gated = bool(getattr(dialect, "_sa_readonly_gates", ()))
     read_only = bool(getattr(dialect, "_sa_readonly_told", ()))
-    base = getattr(type(dialect), "_sa_readonly_base", type(dialect))
+    base: Any = getattr(type(dialect), "_sa_readonly_base", type(dialect))
     if gated or read_only:
         kind = _GatedReadOnly if gated and read_only else _Gated if gated else _ReadOnly
         base = _guarded(kind, base)
@@ -434,11 +441,8 @@ _CURSOR_CLASSES = {
     "psycopg_async": ("cursor_factory", "server_cursor_factory"),
     "pymysql": ("cursorclass",),
     "mysqldb": ("cursorclass",),
-    # Those of SQLAlchemy's adapters, which know it by their class.
-    "asyncpg": ("_cursor_cls", "_ss_cursor_cls"),
-    "aiomysql": ("_cursor_cls", "_ss_cursor_cls"),
-    "asyncmy": ("_cursor_cls", "_ss_cursor_cls"),
 }
+_ADAPTED = frozenset(("asyncpg", "aiomysql", "asyncmy"))  # SQLAlchemy's adapters make their cursors
 
 
 class _Cursor:
@@ -502,25 +506,36 @@ def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
             dbapi_connection.run_async(lambda connection: connection.set_authorizer(_authorize))
         else:
             dbapi_connection.set_authorizer(_authorize)
+    elif dialect.driver in _ADAPTED:
+        dbapi_connection.__class__ = _adapter(type(dbapi_connection), dialect)
     elif names := _CURSOR_CLASSES.get(dialect.driver, ()):
-        known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
-        adapted = names[0].startswith("_")
-        holder = dbapi_connection if adapted else dialect.get_driver_connection(dbapi_connection)
-        classes = {}
+        driver_connection = dialect.get_driver_connection(dbapi_connection)
         for name in names:
-            base = getattr(holder, name) or dialect.dbapi.extensions.cursor  # psycopg2's default
-            if base not in known:
-                body = {"__slots__": (), "_sa_readonly": dialect}
-                known[base] = type(base.__name__, (_Cursor, base), body)
-            classes[name] = known[base]
-        if adapted:
-            base = type(holder)
-            if base not in known:
-                known[base] = type(base.__name__, (base,), {"__slots__": (), **classes})
-            holder.__class__ = known[base]
-        else:
-            for name in names:
-                setattr(holder, name, classes[name])
+            base = getattr(driver_connection, name) or dialect.dbapi.extensions.cursor  # psycopg2's
+            setattr(driver_connection, name, _examining(base, dialect))
+
+
+def _examining(base: type[Any], dialect: Any) -> type[Any]:
+    """Return a driver's class of cursors, made to examine; one for each dialect."""
+    known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
+    if base not in known:
+        body = {"__slots__": (), "_sa_readonly": dialect}
+        known[base] = type(base.__name__, (_Cursor, base), body)
+    return known[base]  # type: ignore[no-any-return]  # made by type()
+
+
+def _adapter(base: type[Any], dialect: Any) -> type[Any]:
+    """Return a class of SQLAlchemy's adapted connections, of which the cursors examine."""
+
+    def cursor(self: Any, *args: Any, **kwargs: Any) -> Any:
+        made = base.cursor(self, *args, **kwargs)
+        made.__class__ = _examining(type(made), dialect)
+        return made
+
+    known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
+    if base not in known:
+        known[base] = type(base.__name__, (base,), {"__slots__": (), "cursor": cursor})
+    return known[base]  # type: ignore[no-any-return]  # made by type()
 
 
 def _authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
@@ -541,62 +556,186 @@ _SQLITE_ATTACH = 24
 # So a text whose leading keyword it does not know as a read is refused.
 
 _PASSED = 1000  # texts that are remembered as examined
-_LONG = 10_000  # characters of a text that is not worth remembering
-_RESETS = ("RESET ALL", "DISCARD ALL", "DISCARD TEMP")
-_BEGIN_WRITING = re.compile(r"\s*BEGIN\s+(IMMEDIATE|EXCLUSIVE)(\s+TRANSACTION)?\s*;?\s*", re.IGNORECASE)
+_LONG = 10_000  # characters; a longer text is not remembered
 _SET_CONFIG = "set_config"
+_RESETS = ("RESET ALL", "DISCARD ALL", "DISCARD TEMP")
+_BEGIN_WRITING = re.compile(
+    r"\s*BEGIN\s+(IMMEDIATE|EXCLUSIVE)(\s+TRANSACTION)?[\s;]*", re.IGNORECASE
+)
 
 _TOKEN = re.compile(
     r"""
       (?P<space>\s+)
-    | (?P<line>--[^\n]*)
+    | (?P<line>--)
     | (?P<block>/\*)
-    | (?P<escaped>[eE]'(?:[^'\\]|\\.|'')*'?)
-    | (?P<string>'(?:[^']|'')*'?)
-    | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
-    | (?P<quoted>"(?:[^"]|"")*"?|`(?:[^`]|``)*`?)
+    | (?P<string>'[^']*(?:''[^']*)*'?)
+    | (?P<quoted>"[^"]*(?:""[^"]*)*"?|`[^`]*(?:``[^`]*)*`?)
     | (?P<word>[^\W\d][\w$]*)
     | (?P<number>\d[\w.]*)
     | (?P<other>.)
     """,
     re.VERBOSE | re.DOTALL,
 )
-_MYSQL_STRING = re.compile(r"""'(?:[^'\\]|\\.|'')*'?|"(?:[^"\\]|\\.|"")*"?""", re.DOTALL)
+# PostgreSQL's E'', U&'' and U&"" (of which the contents are not looked at), $$, line comments.
+_ESCAPED = re.compile(
+    r"""[eE]'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'?|[uU]&'[^']*(?:''[^']*)*'?|[uU]&"[^"]*(?:""[^"]*)*"?""",
+    re.DOTALL,
+)
+_DOLLAR = re.compile(r"\$(?:[^\W\d]\w*)?\$")
+_LINE = re.compile(r"--[^\r\n]*")
+# MySQL's strings, of either quote, and comments.
+_MYSQL_STRING = re.compile(
+    r"""'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'?|"[^"\\]*(?:(?:\\.|"")[^"\\]*)*"?""", re.DOTALL
+)
+_MYSQL_EXECUTED = re.compile(r"/\*M?!\d*")
+_MYSQL_LINE = re.compile(r"--(?=\s|$)")
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
 
 _READS = frozenset(
-    "SELECT WITH VALUES TABLE SHOW DESCRIBE DESC EXPLAIN DECLARE FETCH MOVE CLOSE COPY SET RESET "
-    "BEGIN START COMMIT END ROLLBACK ABORT SAVEPOINT RELEASE PREPARE EXECUTE DEALLOCATE PRAGMA USE "
-    "LISTEN UNLISTEN HELP".split()
+    (
+        "SELECT",
+        "WITH",
+        "VALUES",
+        "TABLE",
+        "SHOW",
+        "DESCRIBE",
+        "DESC",
+        "EXPLAIN",
+        "ANALYZE",
+        "DECLARE",
+        "FETCH",
+        "MOVE",
+        "CLOSE",
+        "COPY",
+        "SET",
+        "RESET",
+        "BEGIN",
+        "START",
+        "COMMIT",
+        "END",
+        "ROLLBACK",
+        "ABORT",
+        "SAVEPOINT",
+        "RELEASE",
+        "PREPARE",
+        "EXECUTE",
+        "DEALLOCATE",
+        "PRAGMA",
+        "USE",
+        "LOAD",
+        "LISTEN",
+        "UNLISTEN",
+        "HELP",
+    )
 )
-_NESTING = frozenset(("SELECT", "WITH", "VALUES", "TABLE"))
+_QUERIES = frozenset(("SELECT", "WITH", "VALUES", "TABLE"))
+_WRITES = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE"))
+_SETTINGS = frozenset(
+    (
+        "SET",
+        "RESET",
+        "BEGIN",
+        "START",
+        "COMMIT",
+        "END",
+        "ROLLBACK",
+        "ABORT",
+    )
+)
+_AFTER_BEGIN = frozenset(
+    (
+        "TRANSACTION",
+        "TRAN",
+        "WORK",
+        "DEFERRED",
+        "IMMEDIATE",
+        "EXCLUSIVE",
+        "CONCURRENT",
+        "ISOLATION",
+        "READ",
+        "DEFERRABLE",
+    )
+)
+_EXPLAIN_WORDS = frozenset(
+    (
+        "ANALYZE",
+        "ANALYSE",
+        "VERBOSE",
+        "EXTENDED",
+        "PARTITIONS",
+        "FORMAT",
+        "JSON",
+        "TREE",
+        "TRADITIONAL",
+        "QUERY",
+        "PLAN",
+    )
+)
+_KEY_LOCKS = frozenset((("NO", "KEY"), ("KEY", "SHARE")))
 _READ_ONLY_NAMES = frozenset(
     ("transaction_read_only", "default_transaction_read_only", "tx_read_only", "query_only")
 )
 _ON = frozenset(("ON", "1", "TRUE", "YES"))
-# Functions that write or lock and that a server runs in a read-only transaction, or that are
-# clearer refused here.
+# Functions that write, lock or reach another server, and that a server runs in a read-only
+# transaction, or that are clearer refused here.
 _FUNCTIONS = re.compile(
-    r"nextval|setval|lo_\w+|lowrite|pg_notify|pg_(try_)?advisory_(xact_)?lock\w*|dblink\w*"
-    r"|pg_logical_emit_message|pg_switch_wal|pg_create_\w+|pg_drop_\w+|pg_replication_\w+"
-    r"|pg_file_\w+|get_lock|load_extension|writefile",
-    re.IGNORECASE,
+    r"nextval|setval|lo_(creat|create|from_bytea|import|put|unlink|truncate|truncate64|export)"
+    r"|lowrite|pg_notify|pg_(try_)?advisory_(xact_)?lock(_shared)?|dblink\w*"
+    r"|pg_logical_emit_message|pg_logical_slot_get_\w+|pg_switch_wal|pg_promote|pg_create_\w+"
+    r"|pg_drop_\w+|pg_copy_\w+_slot|pg_replication_slot_advance"
+    r"|pg_replication_origin_(create|drop|advance|session_setup|session_reset|xact_setup)"
+    r"|pg_file_\w+|get_lock|load_extension"
 )
 _PRAGMAS = frozenset(  # those that may be given an argument or a value
-    "table_info table_xinfo table_list index_list index_info index_xinfo foreign_key_list "
-    "foreign_key_check integrity_check quick_check foreign_keys busy_timeout cache_size "
-    "case_sensitive_like mmap_size read_uncommitted recursive_triggers "
-    "reverse_unordered_selects temp_store threads".split()
+    [
+        "analysis_limit",
+        "automatic_index",
+        "busy_timeout",
+        "cache_size",
+        "cache_spill",
+        "case_sensitive_like",
+        "cell_size_check",
+        "defer_foreign_keys",
+        "foreign_key_check",
+        "foreign_key_list",
+        "foreign_keys",
+        "fullfsync",
+        "hard_heap_limit",
+        "index_info",
+        "index_list",
+        "index_xinfo",
+        "integrity_check",
+        "journal_size_limit",
+        "legacy_alter_table",
+        "mmap_size",
+        "quick_check",
+        "read_uncommitted",
+        "recursive_triggers",
+        "reverse_unordered_selects",
+        "soft_heap_limit",
+        "synchronous",
+        "table_info",
+        "table_list",
+        "table_xinfo",
+        "temp_store",
+        "threads",
+        "trusted_schema",
+        "wal_autocheckpoint",
+    ]
 )
+_PRAGMAS_THAT_WRITE = frozenset(("incremental_vacuum", "optimize", "wal_checkpoint"))
 
 
 class _Token(NamedTuple):
-    kind: str  # "word", "quoted", "string", "number", "other"
+    kind: str  # "word", "quoted", "string", "escaped", "number", "other"
     text: str  # a word in upper case; the inside of what is quoted
     depth: int  # of parentheses
 
     def name(self) -> str:
         return self.text.lower() if self.kind in ("word", "quoted") else ""
+
+
+_NOTHING = _Token("other", "", 0)
 
 
 def examine(statement: str, dialect: str, parameters: Any = ()) -> str | None:
@@ -607,10 +746,12 @@ def examine(statement: str, dialect: str, parameters: Any = ()) -> str | None:
     :param parameters: what is bound; it is looked at only where the text leaves it open whether
         the protection is to be lifted.
     """
+    dialect = "mysql" if dialect == "mariadb" else dialect
     tokens: list[_Token] = []
     for token in (*_tokens(statement, dialect), _Token("other", ";", 0)):
         if token.text == ";" and token.kind == "other":
-            if tokens and (what := _examine_one(tokens, dialect, parameters)) is not None:
+            what = _examine_one(tokens, dialect, parameters)
+            if what is not None:
                 return what
             tokens = []
         else:
@@ -618,44 +759,59 @@ def examine(statement: str, dialect: str, parameters: Any = ()) -> str | None:
     return None
 
 
-def _tokens(statement: str, dialect: str) -> Iterator[_Token]:
-    mysql = dialect in ("mysql", "mariadb")
+def _tokens(statement: str, dialect: str) -> Iterator[_Token]:  # noqa: C901  # one case after the other
     position = depth = 0
     while position < len(statement):
+        if special := _special(statement, position, dialect):
+            kind, text, position = special
+            if kind:
+                yield _Token(kind, text, depth)
+            continue
         found = _TOKEN.match(statement, position)
-        if found is None:  # not reached: the last alternative takes any character
+        if found is None:  # never: the last alternative takes any character
             return
         kind, text = found.lastgroup or "other", found.group()
         position = found.end()
-        if mysql and (literal := _MYSQL_STRING.match(statement, found.start())):
-            yield _Token("string", literal.group()[1:-1], depth)
-            position = literal.end()
-        elif mysql and kind == "line" and not re.match(r"--(\s|$)", text):
-            position = found.start() + 1  # two minus signs
-        elif mysql and text == "#":
+        if kind == "line":
             position = _end_of(statement, "\n", position)
-        elif mysql and kind == "block" and re.match(r"M?!\d*", statement[position : position + 9]):
-            position += len(re.match(r"M?!\d*", statement[position:]).group())  # is executed
         elif kind == "block":
             position = _end_of_block(statement, position, nested=dialect == "postgresql")
-        elif kind == "dollar" and dialect == "postgresql":
-            end = _end_of(statement, text, position)
-            yield _Token("string", statement[position : end - len(text)], depth)
-            position = end
-        elif kind == "other" and text == "[" and dialect in ("sqlite", "mssql"):
-            end = _end_of(statement, "]", position)
-            yield _Token("quoted", statement[position : end - 1], depth)
-            position = end
         elif kind == "word":
             yield _Token("word", text.upper(), depth)
         elif kind in ("string", "quoted"):
             yield _Token(kind, text[1:-1].replace(text[0] * 2, text[0]), depth)
-        elif kind == "escaped":
-            yield _Token("escaped", text, depth)
-        elif kind in ("number", "other", "dollar"):
+        elif kind == "number":
+            yield _Token("number", text, depth)
+        elif kind != "space":
             depth -= text == ")"
-            yield _Token("number" if kind == "number" else "other", text, depth)
+            yield _Token("other", text, depth)
             depth += text == "("
+
+
+def _special(statement: str, position: int, dialect: str) -> tuple[str, str, int] | None:  # noqa: C901  # one case after the other
+    """Return what one database alone reads here: a kind ("" is nothing), the text and its end."""
+    character = statement[position]
+    if dialect == "postgresql":
+        if character in "eEuU" and (found := _ESCAPED.match(statement, position)):
+            return "escaped", found.group(), found.end()
+        if character == "$" and (found := _DOLLAR.match(statement, position)):
+            end = _end_of(statement, found.group(), found.end())
+            return "string", statement[found.end() : end - len(found.group())], end
+        if character == "-" and (found := _LINE.match(statement, position)):
+            return "", "", found.end()
+    elif dialect == "mysql":
+        if character in "'\"" and (found := _MYSQL_STRING.match(statement, position)):
+            return "string", found.group()[1:-1], found.end()
+        if character == "#" or (character == "-" and _MYSQL_LINE.match(statement, position)):
+            return "", "", _end_of(statement, "\n", position)
+        if character == "-":  # two of them alone are no comment
+            return "", "", position + 1
+        if character == "/" and (found := _MYSQL_EXECUTED.match(statement, position)):
+            return "", "", found.end()
+    elif character == "[" and dialect in ("sqlite", "mssql"):
+        end = _end_of(statement, "]", position)
+        return "quoted", statement[position + 1 : end - 1], end
+    return None
 
 
 def _end_of(statement: str, mark: str, position: int) -> int:
@@ -674,149 +830,229 @@ def _end_of_block(statement: str, position: int, *, nested: bool) -> int:
     return len(statement) if open_blocks else position
 
 
-def _examine_one(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:
-    while tokens and tokens[0].text == "(":
+def _examine_one(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:  # noqa: C901  # one case after the other
+    while tokens and tokens[0].text == "(" and tokens[0].kind == "other":
         tokens = tokens[1:]
     if not tokens or tokens[0].kind != "word":
         return None  # no statement, which the server says
     first = tokens[0].text
-    words = [token.text if token.kind == "word" else "" for token in tokens]
     if first not in _READS:
         return first
-    if first in _NESTING:
+    if first in _QUERIES:
         return _examine_query(tokens, dialect, parameters)
-    if first in ("EXPLAIN", "DESCRIBE", "DESC"):
-        if "ANALYZE" not in words and "ANALYSE" not in words:
-            return None
-        rest = _from(tokens, lambda token: token.depth == tokens[0].depth and _explained(token))
-        return _examine_one(rest, dialect, parameters) and f"EXPLAIN ANALYZE {rest[0].text}"
-    if first == "DECLARE":
-        rest = _from(tokens, lambda token: token.text == "FOR")[1:]
-        return _examine_one(rest, dialect, parameters)
-    if first == "PREPARE":
-        rest = _from(tokens, lambda token: token.text == "AS")[1:]
-        return "PREPARE" if not rest else _examine_one(rest, dialect, parameters)
-    if first == "EXECUTE":
-        return "EXECUTE IMMEDIATE" if words[1:2] == ["IMMEDIATE"] else None
+    if first in _SETTINGS:
+        return _examine_setting(tokens, dialect, parameters)
+    words = [token.text if token.kind == "word" else "" for token in tokens]
+    if first in ("EXPLAIN", "DESCRIBE", "DESC", "ANALYZE"):
+        return _examine_explain(tokens, words, dialect, parameters)
+    if first in ("DECLARE", "PREPARE", "EXECUTE"):
+        return _examine_prepared(tokens, words, dialect, parameters)
     if first == "COPY":
-        if words[-1:] != ["STDOUT"] and ("TO", "STDOUT") not in zip(words, words[1:]):
+        base = tokens[0].depth
+        outer = [token.text for token in tokens if token.depth == base and token.kind == "word"]
+        if ("TO", "STDOUT") not in pairwise(outer):
             return "COPY"
         return _examine_query(tokens, dialect, parameters)
     if first == "PRAGMA":
         return _examine_pragma(tokens)
-    if first in ("SET", "RESET", "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"):
-        return _examine_setting(tokens, words)
+    if first == "LOAD":  # of a library; MySQL's LOAD DATA writes
+        return None if dialect == "postgresql" else "LOAD"
     return None
 
 
 def _from(tokens: list[_Token], wanted: Callable[[_Token], bool]) -> list[_Token]:
+    """Return the tokens from the first wanted word after the leading one, at its depth."""
     for index, token in enumerate(tokens):
-        if index and token.kind == "word" and wanted(token):
+        if index and token.kind == "word" and token.depth == tokens[0].depth and wanted(token):
             return tokens[index:]
     return []
 
 
-def _explained(token: _Token) -> bool:
-    return token.text not in _EXPLAIN_WORDS
+def _examine_explain(
+    tokens: list[_Token], words: list[str], dialect: str, parameters: Any
+) -> str | None:
+    rest = _from(tokens, lambda token: token.text not in _EXPLAIN_WORDS)
+    if words[0] == "ANALYZE" and (dialect != "mysql" or not rest or rest[0].text not in _QUERIES):
+        return "ANALYZE"
+    runs = any(
+        word in ("ANALYZE", "ANALYSE") and after not in ("OFF", "FALSE")
+        for word, after in pairwise([*words, ""])
+    )
+    if not runs or not rest or _examine_one(rest, dialect, parameters) is None:
+        return None
+    return f"{words[0]} ANALYZE {rest[0].text}"
 
 
-_EXPLAIN_WORDS = frozenset(
-    "ANALYZE ANALYSE VERBOSE EXTENDED PARTITIONS FORMAT JSON TREE TRADITIONAL QUERY PLAN".split()
-)
+def _examine_prepared(
+    tokens: list[_Token], words: list[str], dialect: str, parameters: Any
+) -> str | None:
+    """DECLARE and PREPARE, by the query they contain, and EXECUTE."""
+    if dialect == "mysql":
+        # PREPARE name FROM 'text', EXECUTE IMMEDIATE 'text'
+        if words[0] == "EXECUTE" and words[1:2] != ["IMMEDIATE"]:
+            return None
+        last = tokens[-1]
+        return words[0] if last.kind != "string" else examine(last.text, dialect, None)
+    if words[0] == "EXECUTE":
+        return None if dialect == "postgresql" else "EXECUTE"
+    mark = "FOR" if words[0] == "DECLARE" else "AS"
+    rest = _from(tokens, lambda token: token.text == mark)[1:]
+    # What set_config() is given later is not seen here.
+    later = parameters if words[0] == "DECLARE" else None
+    return _examine_one(rest, dialect, later) if rest else words[0]
 
 
-def _examine_setting(tokens: list[_Token], words: list[str]) -> str | None:
+def _examine_setting(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:  # noqa: C901  # one case after the other
     """SET, RESET and what begins and ends transactions."""
-    if ("READ", "WRITE") in zip(words, words[1:]):
-        return f"{words[0]} ... READ WRITE"
-    if words[0] == "RESET" and "ALL" in words:
-        return "RESET ALL"
-    if words[0] == "SET" and words[1:2] and words[1] in ("GLOBAL", "PERSIST", "PASSWORD", "STATEMENT"):
-        return f"SET {words[1]}"
-    if any(token.name() == "global" for token in tokens):
+    words = [token.text if token.kind == "word" else "" for token in tokens]
+    first, second = [*words, ""][:2]
+    if ("READ", "WRITE") in pairwise(words):
+        return f"{first} ... READ WRITE"
+    if second == "PREPARED":  # of another transaction, which wrote
+        return f"{first} PREPARED"
+    if first == "RESET" and (second == "ALL" or dialect == "mysql"):
+        return f"RESET {second}"
+    if first == "START" and second != "TRANSACTION":
+        return f"START {second}"
+    known = second in _AFTER_BEGIN or (second == "NOT" and dialect == "postgresql")
+    if first == "BEGIN" and second and not known:
+        return f"BEGIN {second}"
+    if first == "SET" and second in ("GLOBAL", "PERSIST", "PERSIST_ONLY", "PASSWORD"):
+        return f"SET {second}"
+    if first == "SET" and second == "STATEMENT":  # SET STATEMENT name = value FOR statement
+        rest = _from(tokens, lambda token: token.text == "FOR")
+        what = _examine_one(rest[1:], dialect, parameters)
+        if what is not None:
+            return what
+    names = [token.name() for token in tokens]
+    if "global" in names and dialect == "mysql":
         return "SET GLOBAL"
-    for token in tokens:
-        if token.name() in _READ_ONLY_NAMES and not (words[0] == "SET" and _turned_on(tokens)):
-            return f"{words[0]} {token.name()}"
+    for name in names:
+        if name in _READ_ONLY_NAMES and not (first == "SET" and _turned_on(tokens)):
+            return f"{first} {name}"
     return None
 
 
 def _turned_on(tokens: list[_Token]) -> bool:
     """True for one assignment, of a value that means on."""
-    return tokens[-1].text.upper() in _ON and sum(token.text in ("=", "TO") for token in tokens) == 1
+    return (
+        tokens[-1].text.upper() in _ON and sum(token.text in ("=", "TO") for token in tokens) == 1
+    )
 
 
 def _examine_pragma(tokens: list[_Token]) -> str | None:
-    names = [token.name() for token in tokens[1:] if token.name() or token.text == "."]
-    name = names[2] if names[1:2] == [""] and len(names) > 2 else next(iter(names), "")
-    valued = any(token.text in ("=", "(") for token in tokens)
+    rest = tokens[1:]
+    if len(rest) > 2 and rest[1].text == ".":
+        rest = rest[2:]
+    name = rest[0].name() if rest else ""
+    value = rest[2].text if len(rest) > 2 else None
+    return f"PRAGMA {name}" if _writing_pragma(name, value) else None
+
+
+def _writing_pragma(name: str, value: str | None) -> bool:
+    name = name.lower()
     if name == "query_only":
-        return None if not valued or tokens[-1].text.strip(")").upper() in _ON else "PRAGMA query_only"
-    if valued and name not in _PRAGMAS:
-        return f"PRAGMA {name}"
-    return f"PRAGMA {name}" if name in ("wal_checkpoint", "optimize", "incremental_vacuum") else None
+        return value is not None and value.upper() not in _ON
+    return name in _PRAGMAS_THAT_WRITE or (value is not None and name not in _PRAGMAS)
 
 
-def _examine_query(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:
-    mysql = dialect in ("mysql", "mariadb")
-    with_first = tokens[0].text == "WITH"
+def _examine_query(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:  # noqa: C901  # one case after the other
     base = tokens[0].depth
-    end = _Token("other", "", 0)
+    verb = tokens[0].text if tokens[0].text != "WITH" else None  # what WITH leads to
+    openers: list[str] = []  # what stands before each parenthesis that is open
     for index, token in enumerate(tokens):
-        before = tokens[index - 1] if index else end
-        after, second = [*tokens[index + 1 : index + 3], end, end][:2]
-        if token.name() and after.text == "(" and before.text not in ("AS", "INTO"):
-            if token.name() == _SET_CONFIG:
-                if _lifts(tokens[index + 2 :], parameters):
-                    return "set_config() of what protects the transaction"
-            elif _FUNCTIONS.fullmatch(token.name()):
-                return f"{token.name()}()"
-        if token.kind != "word":
+        before = tokens[index - 1] if index else _NOTHING
+        after, second = [*tokens[index + 1 : index + 3], _NOTHING, _NOTHING][:2]
+        if token.kind == "other":
+            if token.text == "(":
+                openers.append(before.text if before.kind in ("word", "quoted") else "")
+            elif token.text == ")" and openers:
+                openers.pop()
             continue
-        begins = before.text == "(" or (with_first and before.text == ")" and token.depth == base)
-        if begins and (
-            (token.text in ("INSERT", "MERGE", "REPLACE") and after.text == "INTO")
-            or (token.text == "DELETE" and after.text == "FROM")
-            or (
-                token.text == "UPDATE"
-                and (after.name() or after.text == "ONLY")
-                and any(later.text == "SET" for later in tokens[index + 2 :])
-            )
-        ):
+        if after.text == "(" and after.kind == "other" and before.text not in _BEFORE_ALIAS:
+            what = _examine_call(token, tokens[index:], dialect, parameters)
+            if what is not None:
+                return what
+        if token.kind != "word" or before.text in ("AS", "."):  # the latter are names
+            continue
+        if verb is None and token.depth == base and before.text not in ("WITH", "RECURSIVE", ","):
+            if token.text in _WRITES:
+                return token.text
+            if token.text in _QUERIES and index:
+                verb = token.text
+        opener = openers[-1] if openers else ""
+        nested = before.text == "(" and opener in ("AS", "MATERIALIZED", "COPY")
+        if nested and _is_dml(token, after, tokens[index:]):
             return token.text
-        if token.text == "INTO" and before.text not in ("INSERT", "MERGE", "REPLACE"):
-            if not mysql:
-                return "SELECT INTO"
-            if after.text in ("OUTFILE", "DUMPFILE"):
-                return f"SELECT INTO {after.text}"
-        if token.text == "FOR" and after.kind == "word" and before.text != ".":
-            if after.text in ("UPDATE", "SHARE") or (after.text, second.text) in _KEY_LOCKS:
-                return f"SELECT ... FOR {after.text}"
-        if token.text == "LOCK" and after.text == "IN" and second.text == "SHARE":
-            return "SELECT ... LOCK IN SHARE MODE"
-        if token.text == "NEXT" and after.text == "VALUE" and second.text == "FOR":
-            return "NEXT VALUE FOR"
+        what = _examine_clause(token, after, second, dialect)
+        if what is not None and opener not in ("SUBSTRING", "OVERLAY"):  # ... (a FROM b FOR c)
+            return what
     return None
 
 
-_KEY_LOCKS = frozenset((("NO", "KEY"), ("KEY", "SHARE")))
+_BEFORE_ALIAS = frozenset(("AS", "INTO", "WITH", "RECURSIVE"))
+
+
+def _is_dml(token: _Token, after: _Token, rest: list[_Token]) -> bool:
+    """True for a writing CTE; no column of that name, as in ``AS (update text)``."""
+    if token.text in ("INSERT", "MERGE"):
+        return after.text == "INTO"
+    if token.text == "DELETE":
+        return after.text == "FROM"
+    if token.text == "UPDATE":
+        for later in rest[1:]:
+            if later.text in (",", ")"):
+                return False
+            if later.text == "SET" and later.kind == "word":
+                return True
+    return False
+
+
+def _examine_clause(token: _Token, after: _Token, second: _Token, dialect: str) -> str | None:
+    """What a query does beside reading."""
+    if token.text == "INTO":
+        if dialect != "mysql":
+            return "SELECT INTO"
+        if after.text in ("OUTFILE", "DUMPFILE"):
+            return f"SELECT INTO {after.text}"
+    elif token.text == "FOR" and after.kind == "word":
+        if after.text in ("UPDATE", "SHARE") or (after.text, second.text) in _KEY_LOCKS:
+            return f"SELECT ... FOR {after.text}"
+    elif token.text == "LOCK" and dialect == "mysql":
+        if after.text == "IN" and second.text == "SHARE":
+            return "SELECT ... LOCK IN SHARE MODE"
+    elif token.text == "NEXT" and after.text == "VALUE" and second.text == "FOR":
+        return "NEXT VALUE FOR"
+    return None
+
+
+def _examine_call(token: _Token, rest: list[_Token], dialect: str, parameters: Any) -> str | None:
+    name = token.name()
+    if token.kind == "escaped":
+        return "A call of what can't be read"
+    if name == _SET_CONFIG and dialect == "postgresql":
+        if _lifts(rest[2:], parameters):
+            return "set_config() of what protects the transaction"
+    elif name and _FUNCTIONS.fullmatch(name):
+        return f"{name}()"
+    return None
 
 
 def _lifts(arguments: list[_Token], parameters: Any) -> bool:
     """True if set_config() names, or may name, what protects the transaction."""
-    first = arguments[0] if arguments else None
-    if first is not None and first.kind == "string" and arguments[1:2] and arguments[1].text in ",:":
+    first, second = [*arguments, _NOTHING, _NOTHING][:2]
+    if first.kind == "string" and second.text in (",", ":"):
         return first.text.strip().lower() in _READ_ONLY_NAMES
-    if first is not None and first.text in ("%", ":", "?", "$"):
-        return _mentions(parameters)
+    if first.kind == "other" and first.text in ("%", ":", "?", "$"):
+        return parameters is None or _mentions(parameters)
     return True
 
 
 def _mentions(parameters: Any) -> bool:
+    if isinstance(parameters, str):
+        return parameters.strip().lower() in _READ_ONLY_NAMES
     if isinstance(parameters, dict):
         parameters = parameters.values()
-    elif isinstance(parameters, str):
-        return parameters.strip().lower() in _READ_ONLY_NAMES
     elif not isinstance(parameters, (list, tuple)):
         return False
     return any(_mentions(one) for one in parameters)

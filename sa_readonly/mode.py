@@ -85,9 +85,11 @@ class Switch(Protocol):
     ) -> Callable[[], None]:
         """Have every flip told; return a function that ends it.
 
-        :param gate: called with the new state while nobody can use another answer: on the way
-            to read-only after the new state is known, on the way back before. It must be short;
-            if it raises on the way back, the switch stays read-only.
+        :param gate: called at once with the state that is known (what it raises then is raised
+            here), and at each flip with the new state while nobody can use another answer: on the
+            way to read-only after the new state is known, on the way back before. It must be short,
+            and may be called again with the same mode. If it raises on the way back, the switch
+            stays read-only and the gates already open are closed again.
         :param flipped: called with the old and the new state after that, in the order of the
             flips, by one thread at a time and without a lock.
         """
@@ -122,7 +124,8 @@ class FixedSwitch:
         gate: Callable[[State], None],
         flipped: Callable[[State, State], None],
     ) -> Callable[[], None]:
-        """Tell nobody: it never flips."""
+        """Turn the gate, this once: it never flips."""
+        gate(self.known)
         return _nothing
 
     def __repr__(self) -> str:

@@ -140,10 +140,8 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
                 ("replica", reader, ro.replica or ro.primary),
             )
         }
-        doors = _Doors(self.switch, taken_away)
+        self._doors = doors = _Doors(self.switch, taken_away)
         self._unsubscribe = self.switch.subscribe(doors.turn, self._flipped)
-        self._doors = doors
-        doors.follow()
         self._finalizer = weakref.finalize(
             self, _give_back, self.switch, self._unsubscribe, doors, protected
         )
@@ -360,14 +358,6 @@ class _Doors:
                 door.shut()
             elif not any(one.known.read_only for one in self._others(door)):
                 door.open()
-
-    def follow(self) -> None:
-        """Turn to where the switch stands, though it may be turning too."""
-        while True:
-            known = self.switch.known
-            self.turn(known)
-            if self.switch.known.mode is known.mode:
-                return
 
     def sweep(self) -> None:
         for door in self.doors:

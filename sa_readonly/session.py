@@ -290,7 +290,7 @@ def _refuse_flush(
 
 def _changed(one: object) -> bool:
     """True if a flush would write for this persistent object."""
-    state = inspect(one)
+    state: Any = inspect(one)  # typed otherwise in 2.0 and in 2.1
     if not state.modified:
         return False
     for attribute in state.mapper.attrs:

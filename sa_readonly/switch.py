@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import logging
 import math
 import os
+import re
 import stat
+import sys
 import tempfile
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple
 
 from .errors import ConfigurationError
 from .mode import Mode, State, now
@@ -28,15 +31,18 @@ logger = logging.getLogger("sa_readonly")
 
 FORCE = "SA_READONLY_FORCE"
 _TEXT_LIMIT = 4096  # bytes of the file that are read
-_LOOKS = 3  # looks in a row that may each take longer than ttl
+# Looks in a row that may each take longer than ttl. With 32 threads that only compute, every sixth
+# or so does, by waiting for the interpreter's lock: so few would tell a healthy one read-only.
+_LOOKS = 10
+_SWAPS = 3  # looks in a row during each of which the directory may change
 
 
 class FileSwitch:
     """Read-only while anything is at ``path``: a file, a directory, even a dangling symlink.
 
-    The answer is the cached result of a ``stat()``. From ``ttl / 2`` on one thread looks again while
-    the others go on with the old answer; an answer older than ``ttl`` is used by nobody. No thread
-    is needed for that.
+    The answer is the cached result of a ``stat()``. From ``ttl / 2`` on one thread looks again
+    while the others go on with the old answer; an answer older than ``ttl`` is used by nobody. No
+    thread is needed for that.
 
     A ``stat()`` that fails for any reason but "no such file" keeps the last known mode; at the
     start, where nothing is known, it means read-only. "No such file" ends read-only only in the
@@ -46,9 +52,9 @@ class FileSwitch:
     of this one process; it is read when the switch is made, and logged as a warning.
 
     :param path: the path of the file; made absolute now. Its directory must exist.
-    :param ttl: seconds for which an answer may be used.
-    :raises ConfigurationError: if the directory does not exist, if ``ttl`` is no number of seconds,
-        or if ``SA_READONLY_FORCE`` is neither of its two values.
+    :param ttl: seconds for which an answer may be used; 0 looks each time.
+    :raises ConfigurationError: if ``path`` is no path, if its directory does not exist, if ``ttl``
+        is no number of seconds, or if ``SA_READONLY_FORCE`` is neither of its two values.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, ttl: float = 0.1) -> None:
@@ -57,13 +63,14 @@ class FileSwitch:
         self.directory = os.path.dirname(self.path)
         self.forced = _forced()
         self._pid = os.getpid()
-        self._new_locks()
-        self._subscribers: list[_Subscriber] = []
+        self._locks = _Locks()
+        self._locks_of = {self._pid: self._locks}
+        # A dict, which a garbage collection may change at any moment without a lock.
+        self._subscribers: dict[_Subscriber, None] = {}
         self._pending: deque[Callable[[], None]] = deque()  # what is to be logged and told
-        self._seen: _Sighting | None = None
         # Where the file must be missing to mean read-write: the directory in which it was seen.
         self._home = self._directory_now()
-        self._astray = self._failing = self._slow = False  # each is logged once
+        self._astray = self._failing = self._slow = self._jammed = False  # each is logged once
         self._checked = self._expires = self.fresh_until = -math.inf
         self.known = State(Mode.READ_WRITE, since=now())
         if self.forced is None:
@@ -99,25 +106,24 @@ class FileSwitch:
         Before ``ttl`` is over, one thread looks again and the others get the answer that is known;
         after it each looks for itself, so that a ``stat()`` that hangs holds up no one else.
         """
-        if self._pid != os.getpid():
-            self._after_fork()
+        self._follow_fork()
         if time.monotonic() >= self._expires:
             return self._look()
-        if self._refreshing.acquire(blocking=False):
+        refreshing = self._locks.refreshing
+        if refreshing.acquire(blocking=False):
             try:
                 # Another thread may have looked since this one read the clock.
                 if time.monotonic() >= self.fresh_until:
                     return self._look()
             finally:
-                self._refreshing.release()
+                refreshing.release()
         return self.known
 
     def check(self) -> State:
         """Look again now, whatever the age of the answer, and return the state."""
         if self.forced is not None:
             return self.known
-        if self._pid != os.getpid():
-            self._after_fork()
+        self._follow_fork()
         return self._look()
 
     def subscribe(
@@ -129,13 +135,21 @@ class FileSwitch:
 
         Bound methods are held weakly: a subscriber that is collected is forgotten.
         """
-        subscriber = _Subscriber(_weak(gate), _weak(flipped))
-        with self._lock:
-            self._subscribers = [*self._subscribers, subscriber]
+        self._follow_fork()
+        subscriber = _Subscriber(gate, flipped)
+        with self._locks.state:
+            subscriber.turn(self.known)
+            self._subscribers[subscriber] = None
 
         def unsubscribe() -> None:
-            with self._lock:
-                self._subscribers = [one for one in self._subscribers if one is not subscriber]
+            self._follow_fork()
+            # No gate is turned after this. Not for ever: a garbage collection may call it in a
+            # thread that holds a lock for which a gate waits.
+            state = self._locks.state
+            locked = state.acquire(timeout=1)
+            self._subscribers.pop(subscriber, None)
+            if locked:
+                state.release()
 
         return unsubscribe
 
@@ -153,13 +167,12 @@ class FileSwitch:
         :param reason: a text for people.
         :param until: when you expect to be done; a naive time is local time.
         :return: the state of this process after it.
-        :raises ValueError: if the reason is too long, or holds a line that would be read as "until".
-        :raises OSError: if it can't be written; the file is then as it was.
+        :raises ValueError: if the text is too long, is no Unicode, or would be read otherwise.
+        :raises OSError: if it can't be written, and is then as it was; or if its directory can't be
+            brought to the disk, and it may not outlive a crash.
         """
         content = _format(reason, until)
-        descriptor, temporary = tempfile.mkstemp(
-            prefix=f".{os.path.basename(self.path)}.", dir=self.directory
-        )
+        descriptor, temporary = tempfile.mkstemp(prefix=".sa_readonly-", dir=self.directory)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
@@ -179,7 +192,8 @@ class FileSwitch:
         """Remove the file, which lets the application write again. None there is no error.
 
         :return: the state of this process after it.
-        :raises OSError: if it can't be removed (a directory at the path is never removed).
+        :raises OSError: if it can't be removed (a directory at the path is never removed), or if
+            its directory can't be brought to the disk, and it may come back after a crash.
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
@@ -190,9 +204,15 @@ class FileSwitch:
         # A name is durable only once its directory is on the disk. Windows can't open one.
         if not hasattr(os, "O_DIRECTORY"):
             return
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        except PermissionError:  # we may write into it and yet not list it
+            return
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system without fsync for directories
+                raise
         finally:
             os.close(descriptor)
 
@@ -206,7 +226,7 @@ class FileSwitch:
             reason = f"{self.path} can't be looked at: {seen}"
             self.known = State(Mode.READ_ONLY, reason, since=now())
         self._answer(self._state_after(seen), started)
-        if self.known.read_only:
+        if self.known.generation is not None:
             self._say(logging.WARNING, "sa_readonly starts read-only: %s", self._told(self.known))
         self._tell()
 
@@ -214,49 +234,46 @@ class FileSwitch:
         for _ in range(_LOOKS):
             started = time.monotonic()
             self._apply(self._examine(), started)
-            known = self.known
-            # Read-only is safe at any age. A ttl of 0 asks for one look each time, no less.
-            in_time = known.read_only or self.ttl == 0 or time.monotonic() <= self._expires
+            # In this order, so that ``known`` is no older than that; see _answer().
+            expires, known = self._expires, self.known
+            # A ttl of 0 asks for one look each time, no less.
+            in_time = self.ttl == 0 or time.monotonic() <= expires
             if in_time and self._slow:
-                self._slow = False
-                self._say(logging.INFO, "A look at %s is faster than ttl again.", self.path)
+                self._note_slow(False)
             if self._pending:
                 self._tell()
-            if in_time:
+            if in_time or known.read_only:  # which is safe at any age
                 return known
+        self._note_slow(True)
+        self._tell()
         reason = f"a look at {self.path} takes longer than ttl={self.ttl} s"
-        if not self._slow:
-            self._slow = True
-            logger.error(
-                "sa_readonly: %s, so its answer is too old when it comes and whoever asks is told "
-                "read-only. Give a larger ttl.",
-                reason,
-            )
         return State(Mode.READ_ONLY, reason, since=now())
 
     def _examine(self) -> _Seen:
         """Ask the file system. It touches nothing of the switch, so that it may hang."""
-        if not self.known.read_only:
+        known = self.known
+        if not known.read_only:
             try:
                 os.stat(self.path, follow_symlinks=False)
             except FileNotFoundError:
-                return _Gone(None)
+                return None
             except OSError as error:
                 return error
         # The directory is asked before and after, so that it is known which one answered.
-        for _ in range(_LOOKS):
+        seen: _Seen = None
+        for _ in range(_SWAPS):
             directory = self._directory_now()
             try:
-                seen: _Seen = self._sighting(directory)
+                seen = self._sighting(known, directory)
             except FileNotFoundError:
                 seen = _Gone(directory)
             except OSError as error:
                 return error
             if self._directory_now() == directory:
                 return seen
-        return OSError(f"{self.directory} is being swapped")
+        return seen if isinstance(seen, _Sighting) else _Gone(None)
 
-    def _sighting(self, directory: _Identity | None) -> _Sighting:
+    def _sighting(self, known: State, directory: _Identity | None) -> _Sighting:
         own = os.stat(self.path, follow_symlinks=False)
         key = _key(own)
         regular = stat.S_ISREG(own.st_mode)
@@ -266,7 +283,13 @@ class FileSwitch:
                 target = os.stat(self.path)
                 key = f"{key}-{_key(target)}"
                 regular = stat.S_ISREG(target.st_mode)
-        return _Sighting(key, regular, own.st_mtime, directory)
+        if key == known.generation:
+            text = _Text(known.reason, known.until)
+        elif regular:
+            text = self._read()
+        else:
+            text = _Text(problem=f"{self.path} is not a regular file.")
+        return _Sighting(key, text, _since(own), directory)
 
     def _directory_now(self) -> _Identity | None:
         try:
@@ -275,95 +298,8 @@ class FileSwitch:
             return None
         return found.st_dev, found.st_ino
 
-    # -- what is known -------------------------------------------------------------------
-
-    def _apply(self, seen: _Seen, started: float) -> None:
-        """Take what a look saw for the answer, unless a later look has answered already."""
-        with self._lock:
-            if started < self._checked:
-                return
-            old, new = self.known, self._state_after(seen)
-            if new.mode is old.mode:
-                self._answer(new, started)
-                return
-            if new.read_only:
-                self._answer(new, started)
-                for subscriber in self._subscribers:
-                    subscriber.close_gate(new)
-                flip, told = "sa_readonly: %s -> %s: %s", self._told(new)
-                self._say(logging.WARNING, flip, old.mode, new.mode, told)
-            else:
-                if not all([subscriber.open_gate(new) for subscriber in self._subscribers]):
-                    return  # it stays read-only, which is safe, and tries again at the next look
-                self._answer(new, started)
-                flip = "sa_readonly: %s -> %s: %s is gone"
-                self._say(logging.INFO, flip, old.mode, new.mode, self.path)
-            for subscriber in self._subscribers:
-                self._pending.append(partial(subscriber.tell, old, new))
-
-    def _answer(self, state: State, started: float) -> None:
-        # ``known`` first: a reader that sees the new time must see the new answer.
-        self.known = state
-        self._checked = started
-        self._expires = started + self.ttl
-        self.fresh_until = started + self.ttl / 2
-
-    def _state_after(self, seen: _Seen) -> State:
-        known = self.known
-        if isinstance(seen, OSError):
-            if not self._failing:
-                self._say(
-                    logging.ERROR,
-                    "%s can't be looked at (%s): the mode stays %s.",
-                    self.path,
-                    seen,
-                    known.mode,
-                )
-            self._failing = True
-            return known
-        if self._failing:
-            self._failing = False
-            self._say(logging.INFO, "%s can be looked at again.", self.path)
-        if isinstance(seen, _Gone):
-            if not known.read_only or self._elsewhere(seen):
-                return known
-            self._seen = None
-            return State(Mode.READ_WRITE, since=now())
-        before, self._seen = self._seen, seen
-        self._home, self._astray = seen.directory, False
-        if before is not None and before.key == seen.key:
-            return known
-        reason, until = self._read(seen)
-        if before is None:
-            since = min(datetime.fromtimestamp(seen.modified, timezone.utc), now())
-            return State(Mode.READ_ONLY, reason, until, since, seen.key)
-        edited = replace(known, reason=reason, until=until, generation=seen.key)
-        self._say(logging.INFO, "sa_readonly: still read-only, edited: %s", self._told(edited))
-        return edited
-
-    def _elsewhere(self, seen: _Gone) -> bool:
-        """True if the file is missing in another directory than the one in which it was."""
-        if self._home is None or seen.directory == self._home:
-            return False
-        if not self._astray:
-            self._astray = True
-            self._say(
-                logging.ERROR,
-                "%s is gone together with its directory, which was unmounted or swapped: the mode "
-                "stays read-only. Bring the directory back, or create the file there and remove it.",
-                self.path,
-            )
-        return True
-
-    def _read(self, seen: _Sighting) -> tuple[str | None, datetime | None]:
+    def _read(self) -> _Text:
         """Read the operator's text, unless that could block or lead to somebody's secrets."""
-        if not seen.regular:
-            self._say(
-                logging.WARNING,
-                "%s is not a regular file. It means read-only all the same.",
-                self.path,
-            )
-            return None, None
         descriptor = -1
         try:
             real = os.path.realpath(self.path, strict=True)
@@ -378,31 +314,174 @@ class FileSwitch:
                 raise OSError("it is no regular file any more")
             return _parse(os.read(descriptor, _TEXT_LIMIT))
         except (OSError, ValueError) as error:
-            self._say(
-                logging.WARNING,
-                "The text of %s is not read (%s). It means read-only all the same.",
-                self.path,
-                error,
-            )
-            return None, None
+            return _Text(problem=f"The text of {self.path} is not read ({error}).")
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
 
+    # -- what is known -------------------------------------------------------------------
+
+    def _apply(self, seen: _Seen, started: float) -> None:
+        """Take what a look saw for the answer, unless a later look has answered already."""
+        locks = self._locks
+        with locks.state:
+            old = self.known
+            if started < self._checked or locks.turning:
+                return
+            if seen is None and old.read_only:
+                return  # it began before the flip and did not ask which directory answered
+            new = self._state_after(seen)
+            if new.mode is old.mode:
+                self._answer(new, started)
+                if new.read_only:
+                    self._close_gates()  # those that failed to close
+            elif new.read_only:
+                self._answer(new, started)
+                self._jammed = False
+                try:
+                    self._close_gates()
+                finally:
+                    self._say_flip(logging.WARNING, old, new, self._told(new))
+            elif self._open_gates(new):
+                self._answer(new, started)
+                self._say_flip(logging.INFO, old, new, f"{self.path} is gone")
+            else:
+                self._answer(old, started)  # it tries again at the next look
+
+    def _answer(self, state: State, started: float) -> None:
+        # ``known`` first: a reader that sees the new time must see the new answer.
+        self.known = state
+        self._checked = started
+        self._expires = started + self.ttl
+        self.fresh_until = started + self.ttl / 2
+
+    def _state_after(self, seen: _Seen) -> State:
+        """Return the state to publish. Nothing of it is kept elsewhere: it may not get that far."""
+        known = self.known
+        if isinstance(seen, OSError):
+            if not self._failing:
+                self._failing = True
+                message = "%s can't be looked at (%s): the mode stays %s."
+                self._say(logging.ERROR, message, self.path, seen, known.mode)
+            return known
+        if self._failing:
+            self._failing = False
+            self._say(logging.INFO, "%s can be looked at again.", self.path)
+        if not isinstance(seen, _Sighting):
+            if not known.read_only or self._elsewhere(seen):
+                return known
+            return State(Mode.READ_WRITE, since=now())
+        self._home, self._astray = seen.directory, False
+        if seen.key == known.generation:
+            return known
+        (reason, until, problem), key = seen.text, seen.key
+        if problem is not None:
+            self._say(logging.WARNING, "%s It means read-only all the same.", problem)
+        if not known.read_only:
+            return State(Mode.READ_ONLY, reason, until, seen.since, key)
+        edited = replace(known, reason=reason, until=until, generation=key)
+        self._say(logging.INFO, "sa_readonly: still read-only: %s", self._told(edited))
+        return edited
+
+    def _elsewhere(self, seen: _Gone | None) -> bool:
+        """True if the file is missing in another directory than the one in which it was."""
+        directory = None if seen is None else seen.directory
+        if directory is not None and self._home in (None, directory):
+            return False
+        if not self._astray:
+            self._astray = True
+            self._say(
+                logging.ERROR,
+                "%s is gone together with its directory, which was unmounted or swapped: the mode "
+                "stays read-only. Bring the directory back, or create the file and remove it.",
+                self.path,
+            )
+        return True
+
+    # -- the gates, under the lock --------------------------------------------------------
+
+    def _close_gates(self) -> None:
+        with self._turning():
+            for subscriber in list(self._subscribers):
+                if not subscriber.closed and subscriber in self._subscribers:
+                    try:
+                        subscriber.turn(self.known)
+                    except Exception as error:  # noqa: BLE001  # logged, though not under the lock
+                        self._say_jammed("A gate failed to close. Each BEGIN is refused.", error)
+
+    def _open_gates(self, new: State) -> bool:
+        """Open all gates, or none: when one fails, all are closed again."""
+        try:
+            with self._turning():
+                for subscriber in list(self._subscribers):
+                    if subscriber in self._subscribers:
+                        subscriber.turn(new)
+            return True
+        except BaseException as error:
+            self._close_gates()
+            if not isinstance(error, Exception):
+                raise
+            self._say_jammed("A gate failed to open: this process stays read-only for now.", error)
+            return False
+
+    @contextlib.contextmanager
+    def _turning(self) -> Iterator[None]:
+        """Have a gate that asks for the mode get the one that holds, and not turn the gates."""
+        locks = self._locks
+        locks.turning = True
+        try:
+            yield
+        finally:
+            locks.turning = False
+
     # -- telling -------------------------------------------------------------------------
 
-    def _say(self, level: int, message: str, *args: object) -> None:
+    def _say(self, level: int, message: str, *args: object, **options: Any) -> None:
         # A log handler may itself ask for the mode, so nothing is logged under the lock.
-        self._pending.append(partial(logger.log, level, message, *args))
+        self._pending.append(partial(logger.log, level, message, *args, **options))
+
+    def _say_jammed(self, message: str, error: Exception) -> None:
+        if not self._jammed:
+            self._jammed = True
+            self._say(logging.ERROR, message, exc_info=error)
+
+    def _say_flip(self, level: int, old: State, new: State, why: str) -> None:
+        self._say(level, "sa_readonly: %s -> %s: %s", old.mode, new.mode, why)
+        for subscriber in list(self._subscribers):
+            self._pending.append(partial(self._tell_flip, subscriber, old, new))
+
+    def _tell_flip(self, subscriber: _Subscriber, old: State, new: State) -> None:
+        flipped = subscriber.flipped()
+        if flipped is None or subscriber not in self._subscribers:
+            return
+        try:
+            flipped(old, new)
+        except Exception:
+            logger.exception("What was to be done after a flip failed.")
+
+    def _note_slow(self, slow: bool) -> None:
+        with self._locks.state:
+            if slow is self._slow:
+                return
+            self._slow = slow
+            if slow:
+                message = (
+                    "A look at %s takes longer than ttl=%s s, so its answer is too old when it "
+                    "comes and whoever asks is told read-only. Give a larger ttl."
+                )
+                self._say(logging.ERROR, message, self.path, self.ttl)
+            else:
+                self._say(logging.INFO, "A look at %s is faster than ttl again.", self.path)
 
     def _tell(self) -> None:
         """Log and tell what is pending: in order, by one thread at a time, under no lock."""
-        while self._pending and self._telling.acquire(blocking=False):
+        telling = self._locks.telling
+        while self._pending and telling.acquire(blocking=False):
             try:
                 while self._pending:
                     self._pending.popleft()()
             finally:
-                self._telling.release()
+                telling.release()
 
     def _told(self, state: State) -> str:
         """Describe a read-only state for the log."""
@@ -410,67 +489,77 @@ class FileSwitch:
         until = "" if state.until is None else f", until {state.until.isoformat()}"
         return f"{self.path} is there ({reason}{until})"
 
-    def _new_locks(self) -> None:
-        self._lock = threading.Lock()  # what is known, and the gates; never while looking
-        self._refreshing = threading.Lock()
-        self._telling = threading.Lock()
+    # -- forking -------------------------------------------------------------------------
 
-    def _after_fork(self) -> None:
-        # A thread of the parent may have held them; it is not here to release them.
-        self._new_locks()
-        self._pid = os.getpid()
-        if self.known.read_only:
-            for subscriber in self._subscribers:
-                subscriber.close_gate(self.known)
+    def _follow_fork(self) -> None:
+        """Make the locks anew in a forked child: who holds them in the parent is not here."""
+        pid = os.getpid()
+        if pid == self._pid:
+            return
+        # setdefault() gives two threads of the child the same ones.
+        self._locks = self._locks_of.setdefault(pid, _Locks())
+        self._pid = pid
+        with self._locks.state:
+            if self.known.read_only:  # the parent may have been about to close them
+                self._close_gates()
+
+
+class _Locks:
+    """The locks of one process."""
+
+    def __init__(self) -> None:
+        # What is known, and the gates; never held while looking. A signal handler that asks for the
+        # mode may come in the middle, so it is reentrant.
+        self.state = threading.RLock()
+        self.turning = False
+        self.refreshing = threading.Lock()
+        self.telling = threading.Lock()
 
 
 _Identity = tuple[int, int]  # device and inode
+
+
+class _Text(NamedTuple):
+    """What the operator wrote, or why that is not read."""
+
+    reason: str | None = None
+    until: datetime | None = None
+    problem: str | None = None
 
 
 class _Sighting(NamedTuple):
     """Something is at the path."""
 
     key: str
-    regular: bool
-    modified: float
+    text: _Text
+    since: datetime
     directory: _Identity | None
 
 
 class _Gone(NamedTuple):
-    """Nothing is at the path, in this directory (None where that was not asked)."""
+    """Nothing is at the path, in this directory (None if that is missing or was being swapped)."""
 
     directory: _Identity | None
 
 
-_Seen = Union[_Sighting, _Gone, OSError]
+# None: nothing is at the path, and while read-write it does not matter in which directory.
+_Seen = _Sighting | _Gone | OSError | None
 
 
-class _Subscriber(NamedTuple):
-    gate: Callable[[], Callable[[State], None] | None]
-    flipped: Callable[[], Callable[[State, State], None] | None]
+class _Subscriber:
+    def __init__(
+        self, gate: Callable[[State], None], flipped: Callable[[State, State], None]
+    ) -> None:
+        self.gate = _weak(gate)
+        self.flipped = _weak(flipped)
+        self.closed = False
 
-    def close_gate(self, new: State) -> None:
-        try:
-            if gate := self.gate():
-                gate(new)
-        except Exception:
-            logger.exception("A gate failed to close. Each BEGIN is refused all the same.")
-
-    def open_gate(self, new: State) -> bool:
-        try:
-            if gate := self.gate():
-                gate(new)
-        except Exception:
-            logger.exception("A gate failed to open: this process stays read-only for now.")
-            return False
-        return True
-
-    def tell(self, old: State, new: State) -> None:
-        try:
-            if flipped := self.flipped():
-                flipped(old, new)
-        except Exception:
-            logger.exception("What was to be done after a flip failed.")
+    def turn(self, state: State) -> None:
+        """Turn the gate; when that raises, it counts as not closed."""
+        self.closed = False
+        if gate := self.gate():
+            gate(state)
+        self.closed = state.read_only
 
 
 def _weak(function: Callable[..., None]) -> Callable[[], Callable[..., None] | None]:
@@ -482,21 +571,34 @@ def _weak(function: Callable[..., None]) -> Callable[[], Callable[..., None] | N
 def _key(found: os.stat_result) -> str:
     """Return what tells a file from another that takes its place and its inode number.
 
-    No device: it differs from host to host where a file is shared by them.
+    No device: it differs from host to host where a file is shared by them. The size, because the
+    clock of a file system may stand still between the creation of a file and its first line.
     """
-    return f"{found.st_ino:x}.{found.st_ctime_ns:x}.{found.st_mtime_ns:x}"
+    return f"{found.st_ino:x}.{found.st_ctime_ns:x}.{found.st_mtime_ns:x}.{found.st_size:x}"
+
+
+def _since(found: os.stat_result) -> datetime:
+    # Not the mtime: a file that is moved here brings an old one along.
+    try:
+        return min(datetime.fromtimestamp(found.st_ctime, timezone.utc), now())
+    except (ValueError, OverflowError, OSError):  # what no calendar has
+        return now()
 
 
 def _absolute(path: object) -> str:
     try:
         name = os.fspath(path)  # type: ignore[call-overload]  # what is no path raises TypeError
-    except TypeError:
+        os.fsencode(name)
+    except (TypeError, UnicodeEncodeError):
         name = None
     if not isinstance(name, str) or not name or "\0" in name:
         raise ConfigurationError(
             f"FileSwitch(path) takes the path of a file as a string or os.PathLike, not {path!r}."
         )
     absolute = os.path.abspath(name)
+    if os.pardir in name.split(os.sep):
+        # abspath() strikes out ".." with the name before it, which is wrong after a symlink.
+        absolute = os.path.join(os.getcwd(), name)
     directory = os.path.dirname(absolute)
     try:
         found = os.stat(directory)
@@ -516,8 +618,7 @@ def _seconds(name: str, value: object) -> float:
     if (
         not isinstance(value, (int, float))
         or isinstance(value, bool)
-        or not math.isfinite(value)
-        or value < 0
+        or not 0 <= value <= sys.float_info.max  # which NaN is not
     ):
         raise ConfigurationError(
             f"{name} takes a number of seconds that is not negative, not {value!r}."
@@ -539,39 +640,62 @@ def _forced() -> Mode | None:
 
 # -- the text of the file --------------------------------------------------------------------
 
+_TIME = re.compile(
+    r"(\d{4})-?(\d\d)-?(\d\d)"
+    r"(?:[T ]([01]\d|2[0-3])(?::?(\d\d)(?::?(\d\d)(?:[.,](\d+))?)?)?"
+    r" ?(?:(Z)|([+-]\d\d)(?::?(\d\d))?)?)?",
+    re.ASCII | re.IGNORECASE,
+)
 
-def _parse(content: bytes) -> tuple[str | None, datetime | None]:
+
+def _parse(content: bytes) -> _Text:
     """Return the reason and the time in a line ``until: <ISO 8601 time>``, which is cut out."""
     until = None
     lines = []
-    for line in content.decode("utf-8", "replace").splitlines():
+    # Notepad puts a mark before the text.
+    for line in content.decode("utf-8-sig", "replace").splitlines():
         key, _, value = line.partition(":")
         if until is None and key.strip().lower() == "until":
             until = _time(value.strip())
             if until is not None:
                 continue
         lines.append(line)
-    return "\n".join(lines).strip() or None, until
+    return _Text("\n".join(lines).strip() or None, until)
 
 
 def _time(text: str) -> datetime | None:
-    if text[-1:] in ("Z", "z"):
-        text = text[:-1] + "+00:00"  # datetime.fromisoformat() reads it from Python 3.11 on
+    """Read the time, in UTC; without an offset it is local time.
+
+    It is spelled out for ``datetime.fromisoformat()``, which reads other forms in each Python.
+    """
+    if not (match := _TIME.fullmatch(text)):
+        return None
+    year, month, day, hour, minute, second, fraction, utc, offset, offset_minute = match.groups("")
+    date = f"{year}-{month}-{day}"
+    clock = f"{hour or '00'}:{minute or '00'}:{second or '00'}.{fraction[:6]:0<6}"
+    zone = "+00:00" if utc else f"{offset}:{offset_minute or '00'}" if offset else ""
     try:
-        return datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError):
+        return datetime.fromisoformat(f"{date}T{clock}{zone}").astimezone(timezone.utc)
+    except (ValueError, OverflowError, OSError):  # no such day, or out of range
         return None
 
 
 def _format(reason: str | None, until: datetime | None) -> bytes:
-    lines = [] if reason is None else [reason.strip()]
+    reason = (reason or "").strip()
+    if _parse(reason.encode()).until is not None:
+        raise ValueError("reason has a line that would be read as until. Give until= instead.")
+    lines = [reason] if reason else []
     if until is not None:
-        lines.append(f"until: {until.astimezone().isoformat()}")
+        try:
+            line = f"until: {until.astimezone().isoformat()}"
+        except (ValueError, OverflowError, OSError):
+            line = ""
+        if _parse(line.encode()).until is None:
+            raise ValueError(f"until is out of range: {until!r}.")
+        lines.append(line)
     content = "".join(f"{line}\n" for line in lines).encode()
     if len(content) > _TEXT_LIMIT:
         raise ValueError(
             f"reason is too long: {len(content)} bytes, of which {_TEXT_LIMIT} would be read."
         )
-    if reason is not None and _parse(reason.encode())[1] is not None:
-        raise ValueError("reason has a line that would be read as until. Give until= instead.")
     return content

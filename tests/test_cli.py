@@ -111,3 +111,14 @@ for name in ("cli", "demo", "doctor", "testing"):
 """
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_doctor_is_a_command_and_is_imported_only_when_asked() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from sa_readonly.cli import main;"
+        "assert 'sa_readonly.doctor' not in sys.modules;"
+        "done = CliRunner().invoke(main, ['doctor', '--help']); print(done.exit_code, done.output)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("0 ")
+    assert "--read-write" in done.stdout
