@@ -23,7 +23,7 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.util.concurrency import in_greenlet
 
 from .errors import ReadOnlyError
-from .mode import Mode
+from .mode import Mode, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
-    from .mode import State, Switch
+    from .mode import Switch
 
 __all__ = ["gate", "protect", "read_only", "refusal", "release", "twin"]
 
@@ -45,11 +45,7 @@ _for_twin: ContextVar[bool] = ContextVar("sa_readonly_for_twin", default=False)
 def refusal(what: str, state: State, statement: str | None = None) -> ReadOnlyError:
     """Return the error that refuses ``what``: a few words that begin a sentence."""
     if not state.read_only:
-        message = (
-            f"{what} is refused: the transaction has the role 'replica', which never writes. "
-            'Nothing was written. Use a session of the role "primary".'
-        )
-        return ReadOnlyError(message, statement=statement)
+        return refused_role(what, statement)
     since = "" if state.since is None else f" since {state.since.isoformat(timespec='seconds')}"
     reason = "" if state.reason is None else f" ({state.reason})"
     until = "" if state.until is None else f", until {state.until.isoformat(timespec='seconds')}"
@@ -59,6 +55,15 @@ def refusal(what: str, state: State, statement: str | None = None) -> ReadOnlyEr
         reason=state.reason,
         until=state.until,
         since=state.since,
+        statement=statement,
+    )
+
+
+def refused_role(what: str, statement: str | None = None) -> ReadOnlyError:
+    """Return the error that refuses ``what`` in read-write mode, because of the role."""
+    return ReadOnlyError(
+        f"{what} is refused: the transaction has the role 'replica', which never writes. "
+        'Nothing was written. Use a session of the role "primary".',
         statement=statement,
     )
 
@@ -83,6 +88,8 @@ class _Guarded(DefaultDialect):
         """The state to tell in an error: read-only if any switch says so."""
         switches = self._sa_readonly_told or self._sa_readonly_gates
         states = [switch.known for switch in switches]
+        if not states:  # a twin has outlived its selector
+            return State(Mode.READ_ONLY, "the EngineSelector of this engine is closed")
         return next((state for state in states if state.read_only), states[0])
 
 
@@ -343,9 +350,18 @@ def read_only(engine: Engine) -> bool:
     return isinstance(engine.dialect, _ReadOnly)
 
 
+def told(engine: Engine) -> tuple[Switch, ...]:
+    """Return the switches for which an engine is read-only."""
+    dialect = engine.dialect  # a twin has those of its read-write engine
+    if not isinstance(dialect, _ReadOnly):
+        return ()
+    return dialect._sa_readonly_told or dialect._sa_readonly_gates
+
+
 def gates(engine: Engine) -> tuple[Switch, ...]:
     """Return the switches that gate a read-write engine; none if it is no engine of ours."""
-    return getattr(engine.dialect, "_sa_readonly_gates", ())
+    dialect = engine.dialect
+    return dialect._sa_readonly_gates if isinstance(dialect, _Gated) else ()
 
 
 # -- locks at the server ---------------------------------------------------------------------

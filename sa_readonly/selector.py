@@ -128,7 +128,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
                 taken_away.append(twins[0])
         self._engines: Mapping[tuple[Mode, str], AnyEngine] = {
             (Mode.READ_WRITE, "primary"): rw.primary,
-            (Mode.READ_WRITE, "replica"): rw.replica or _like(rw.primary, reader),
+            (Mode.READ_WRITE, "replica"): _like(rw.replica or rw.primary, reader),
             (Mode.READ_ONLY, "primary"): ro.primary,
             (Mode.READ_ONLY, "replica"): ro.replica or ro.primary,
         }

@@ -10,7 +10,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from . import guard
-from .errors import ReadOnlyError
+from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode
 from .selector import EngineSelector, check_role
 
@@ -57,7 +57,7 @@ class RoutingSession(Session):
             self._role = role
         # The selector that is all there is to choose from, which saves asking Session.get_bind().
         self._only: Any = None
-        super().__init__(bind, binds=binds, **kwargs)
+        super().__init__(bind=bind, binds=binds, **kwargs)
         if bind.__class__ is EngineSelector and not binds and self._asks_session:
             self._only = bind
 
@@ -128,7 +128,7 @@ class RoutingSession(Session):
             known = time.monotonic() < switch.fresh_until
             mode = (switch.known if known else selector.refresh()).mode
             engine = selector.routes[self._role][mode]
-            self._choice = (engine, switch, mode, selector)
+            self._choice = (engine, {switch: mode}, selector)
         if (mode is Mode.READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
             self._refuse(engine, type(clause).__name__.upper())
         return engine  # type: ignore[no-any-return]  # what is pinned is untyped
@@ -154,15 +154,24 @@ class RoutingSession(Session):
 
     def _check_given(self, bind: Engine | Connection, clause: Any) -> None:
         """Hold an engine or connection that the user gave to the transaction's mode."""
-        for switch in guard.gates(bind.engine):
-            mode = self._pinned()[0].get(switch)
-            if mode is None:
-                # A transaction that has begun on the user's connection may go on after a flip.
-                joins = isinstance(bind, Connection) and bind.in_transaction()
-                mode = Mode.READ_WRITE if joins else switch.refresh().mode
-                self._choice = (bind.engine, switch, mode, None)
-            if mode is Mode.READ_ONLY:
-                raise guard.refused(bind.engine, "The use of a read-write engine")
+        engine = bind.engine
+        gates = guard.gates(engine)
+        switches = gates or guard.told(engine)
+        if switches:
+            pinned = self._pinned()[0]
+            modes = {}
+            for switch in switches:
+                if switch in pinned:
+                    modes[switch] = pinned[switch]
+                elif gates and isinstance(bind, Connection) and bind.in_transaction():
+                    modes[switch] = Mode.READ_WRITE  # it was begun before; it may go on
+                else:
+                    modes[switch] = switch.refresh().mode
+            if gates and Mode.READ_ONLY in modes.values():
+                raise guard.refused(engine, "The use of a read-write engine")
+            self._choice = (engine, modes, None)
+        if gates and self._role != "primary" and not guard.read_only(engine):
+            raise guard.refused_role("The use of a read-write engine")
         if getattr(clause, "is_dml", False):
             self._refuse(bind, type(clause).__name__.upper())
 
@@ -179,13 +188,13 @@ class RoutingSession(Session):
             return super()._connection_for_bind(engine, execution_options)
         except ReadOnlyError:
             choice = self._choice
-            if choice is None or choice[0] is not engine or choice[2] is Mode.READ_ONLY:
+            if choice is None or choice[0] is not engine:
                 raise
-            _, switch, _, selector = choice
-            if selector is None:
+            selector = choice[2]
+            if selector is None or choice[1][selector.switch] is Mode.READ_ONLY:
                 raise
         engine = selector.routes[self._role][Mode.READ_ONLY]
-        self._choice = (engine, switch, Mode.READ_ONLY, selector)
+        self._choice = (engine, {selector.switch: Mode.READ_ONLY}, selector)
         return super()._connection_for_bind(engine, execution_options)
 
     # -- refusing ------------------------------------------------------------------------
@@ -223,45 +232,60 @@ class RoutingSession(Session):
         super().bulk_update_mappings(mapper, mappings)
 
     def _refuses(self, bind: Engine | Connection) -> bool:
-        engine = bind.engine
-        if guard.read_only(engine):
+        if isinstance(bind, EngineSelector):
+            raise ConfigurationError(
+                f"get_bind() of {type(self).__name__} gives an EngineSelector to SQLAlchemy: it "
+                "stands before RoutingSession. Derive from RoutingSession first: "
+                "class MySession(RoutingSession, TheirSession)."
+            )
+        if guard.read_only(bind.engine):
             return True
         # A database in memory has no second engine that could refuse for the role.
-        return self._role == "replica" and bool(guard.gates(engine))
+        return self._role != "primary" and bool(guard.gates(bind.engine))
 
     def _refuse(self, bind: Engine | Connection, what: str) -> None:
         if self._refuses(bind):
-            raise guard.refused(bind.engine, what)
+            if guard.read_only(bind.engine):
+                raise guard.refused(bind.engine, what)
+            raise guard.refused_role(what)
 
 
-# The engine chosen last, for which switch, mode and selector (None where the user gave it).
-_Choice = tuple[Engine, "Switch", Mode, EngineSelector | None]
+# The engine chosen last, the mode by which, and the selector (None where the user gave the engine).
+_Choice = tuple[Engine, "dict[Switch, Mode]", EngineSelector | None]
 # What is pinned to a root transaction: the mode of each switch, and the engines found by it. It is
 # kept on the transaction itself: a session that held an ended one would be freed by the garbage
 # collector alone.
-_Pin = tuple["dict[Switch, Mode]", "dict[EngineSelector | None, tuple[Engine, Mode]]"]
+_Pin = tuple["dict[Switch, Mode]", "dict[EngineSelector, tuple[Engine, Mode]]"]
 
 
-@event.listens_for(RoutingSession, "after_begin", propagate=True)
+# The first of all listeners: another one may ask get_bind(), which chooses anew.
+@event.listens_for(RoutingSession, "after_begin", propagate=True, insert=True)
 def _take_mode(
     session: RoutingSession, transaction: SessionTransaction, connection: Connection
 ) -> None:
-    """Pin the mode to the root transaction, which got a connection of the engine chosen last."""
-    choice = session._choice
-    if choice is None or transaction.nested:
+    """Pin the mode by which the root transaction got its connection."""
+    if transaction.nested:
         return
-    engine, switch, mode, selector = choice
-    if connection.engine is not engine:
-        return
-    session._choice = None
+    choice, session._choice = session._choice, None
+    if choice is None or choice[0] is not connection.engine:
+        choice = _found_out(connection.engine)
+    engine, modes, selector = choice
     try:
         pin: _Pin = transaction._sa_readonly_pin  # type: ignore[attr-defined]  # ours
     except AttributeError:
-        pin = ({switch: mode}, {selector: (engine, mode)})
+        pin = (modes, {})
         transaction._sa_readonly_pin = pin  # type: ignore[attr-defined]  # ours
     else:
-        pin[0].setdefault(switch, mode)
-        pin[1][selector] = (engine, mode)
+        for switch in modes:
+            pin[0].setdefault(switch, modes[switch])
+    if selector is not None:
+        pin[1][selector] = (engine, modes[selector.switch])
+
+
+def _found_out(engine: Engine) -> _Choice:
+    """Return the choice that somebody else has made, as a get_bind() of the user's own."""
+    modes = dict.fromkeys(guard.gates(engine), Mode.READ_WRITE)  # else it had not begun
+    return engine, modes or {switch: switch.known.mode for switch in guard.told(engine)}, None
 
 
 @event.listens_for(RoutingSession, "before_flush", propagate=True)
@@ -273,7 +297,7 @@ def _refuse_flush(
     """Refuse a flush with a net change before it has begun."""
     if session._only is not None and not session._refuses(session.get_bind()):
         return
-    seen: dict[Mapper[Any], bool] = {}
+    binds: dict[Mapper[Any], Engine | Connection] = {}
     for what, objects in (
         ("INSERT", session.new),
         ("UPDATE", session.dirty),
@@ -281,11 +305,14 @@ def _refuse_flush(
     ):
         for one in objects:
             mapper = inspect(one).mapper
-            if mapper not in seen:
-                seen[mapper] = session._refuses(session.get_bind(mapper))
-            if seen[mapper] and (what != "UPDATE" or _changed(one)):
-                engine = session.get_bind(mapper).engine
-                raise guard.refused(engine, f"The flush of {what} for {mapper.class_.__name__}")
+            if session.connection_callable is not None:
+                bind = session.get_bind(mapper, instance=one)  # a ShardedSession asks so, too
+            elif mapper in binds:
+                bind = binds[mapper]
+            else:
+                bind = binds[mapper] = session.get_bind(mapper)
+            if what != "UPDATE" or _changed(one):
+                session._refuse(bind, f"The flush of {what} for {mapper.class_.__name__}")
 
 
 def _changed(one: object) -> bool:

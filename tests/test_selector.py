@@ -75,6 +75,23 @@ def test_a_bare_engine_stands_for_engines_and_a_missing_replica_means_the_primar
     assert lite.selector.engine("replica") is lite.engines["ro"]
 
 
+def test_a_replica_that_is_the_primary_writes_nothing_either(lite: App) -> None:
+    rw = lite.engine("rw")
+    lite.start(read_write=Engines(rw, rw))
+    with lite.selector.engine("replica").connect() as connection, pytest.raises(ReadOnlyError):
+        connection.execute(insert(Book).values(title="no"))
+
+
+def test_an_engine_that_outlives_its_selector_says_so(lite: App) -> None:
+    del lite.urls["ro"]
+    lite.start()
+    lite.on()
+    twin = lite.selector.engine()
+    lite.selector.close()
+    with twin.connect() as connection, pytest.raises(ReadOnlyError, match="EngineSelector"):
+        connection.execute(insert(Book).values(title="no"))
+
+
 def test_without_read_only_a_second_engine_of_the_same_database_is_picked(lite: App) -> None:
     del lite.urls["ro"]
     lite.start()

@@ -532,6 +532,134 @@ def test_the_read_write_engine_given_by_bind_arguments_is_refused_while_read_onl
             session.scalar(WHICH, bind_arguments=arguments)
 
 
+def test_the_engine_of_each_moment_given_by_bind_arguments_does_not_straddle(app: App) -> None:
+    app.start()
+    app.on()
+    with app.sessions() as session:
+
+        def engine_now() -> dict[str, Any]:
+            return {"bind": app.selector.engine()}
+
+        assert session.scalar(WHICH, bind_arguments=engine_now()) == "ro"
+        app.off()
+        assert app.selector.engine() is app.engines["rw"]
+        with pytest.raises(ReadOnlyError):
+            session.scalar(WHICH, bind_arguments=engine_now())
+
+
+def test_the_twin_given_by_bind_arguments_is_read_while_read_only(lite: App) -> None:
+    del lite.urls["ro"]
+    lite.start()
+    lite.on()
+    with lite.sessions() as session:
+        arguments = {"bind": lite.selector.engine()}
+        assert session.scalar(WHICH, bind_arguments=arguments) == "rw"
+
+
+def test_a_listener_that_asks_for_the_bind_does_not_unpin(lite: App) -> None:
+    lite.start()
+
+    def ask(session: Session, *_: Any) -> None:
+        session.get_bind()
+
+    event.listen(Session, "after_begin", ask)
+    try:
+        with lite.sessions() as session:
+            assert session.scalar(WHICH) == "rw"
+            lite.on()
+            assert session.scalar(WHICH) == "rw"
+    finally:
+        event.remove(Session, "after_begin", ask)
+
+
+def test_an_engine_chosen_by_a_get_bind_of_the_users_own_pins_the_mode(lite: App) -> None:
+    class Own(RoutingSession):
+        def get_bind(self, *args: Any, **kwargs: Any) -> Any:
+            return lite.engines["rw"] if self._flushing else super().get_bind(*args, **kwargs)
+
+    lite.start()
+    with Own(lite.selector) as session:
+        session.add(Book(title="one"))
+        session.flush()
+        lite.on()
+        lite.selector.check()
+        assert session.scalar(WHICH) == "rw"
+        session.commit()
+        assert session.scalar(WHICH) == "ro"
+    assert lite.titles("rw") == ["one"]
+
+
+def test_an_engine_with_two_switches_pins_both(lite: App, place: Any) -> None:
+    lite.start()
+    switch = FileSwitch(place / "second.txt", ttl=0)
+    second = EngineSelector(
+        switch, read_write=lite.engines["rw"], read_only=lite.engines["ro"], watch=False
+    )
+    with lite.sessions() as session:
+        arguments = {"bind": lite.engines["rw"]}
+        assert session.scalar(WHICH, bind_arguments=arguments) == "rw"
+        lite.on()
+        switch.enable()
+        assert session.scalar(WHICH) == "rw"
+        assert session.scalar(WHICH, bind_arguments={"bind": second}) == "rw"
+    switch.disable()
+    second.close()
+
+
+def test_a_session_that_chooses_in_front_of_ours_is_refused_with_the_cure(lite: App) -> None:
+    class InFront(Session):
+        def get_bind(self, *_: Any, **__: Any) -> Any:
+            return lite.selector
+
+    class Wrong(InFront, RoutingSession):
+        pass
+
+    lite.start()
+    with Wrong() as session:
+        session.add(Book(title="no"))
+        with pytest.raises(ConfigurationError, match="Derive from RoutingSession first"):
+            session.flush()
+
+
+def test_a_session_class_behind_ours_may_take_arguments_of_its_own_first(lite: App) -> None:
+    class Other(Session):
+        def __init__(self, db: str, **kwargs: Any) -> None:
+            self.db = db
+            super().__init__(**kwargs)
+
+    class Mine(RoutingSession, Other):
+        pass
+
+    lite.start()
+    with Mine(lite.selector, db="x") as session:
+        assert (session.db, session.scalar(WHICH)) == ("x", "rw")
+
+
+def test_a_sharded_session_finds_its_shard_by_the_instance(lite: App, other: App) -> None:
+    from sqlalchemy.ext.horizontal_shard import ShardedSession  # noqa: PLC0415  # here alone
+
+    class Shards(RoutingSession, ShardedSession):
+        pass
+
+    lite.start()
+    other.start()
+    with Shards(
+        shards={"a": lite.selector, "b": other.selector},
+        shard_chooser=lambda _mapper, instance, *_, **__: instance.title if instance else "a",
+        identity_chooser=lambda *_, **__: ["a", "b"],
+        execute_chooser=lambda _context: ["a", "b"],
+    ) as session:
+        session.add_all([Book(title="a"), Book(title="b")])
+        session.commit()
+        other.on()
+        assert sorted(session.scalars(WHICH)) == ["ro", "rw"]
+        session.commit()
+        session.add(Book(title="b"))
+        with pytest.raises(ReadOnlyError):
+            session.commit()
+    assert (lite.titles("rw"), other.titles("rw")) == (["a"], ["b"])
+
+
 # -- roles -----------------------------------------------------------------------------------
 
 
@@ -563,6 +691,21 @@ def test_an_unknown_role_is_refused_at_once(lite: App, role: Any) -> None:
         session.role = role
     with pytest.raises(ConfigurationError):
         lite.selector.engine(role)
+
+
+def test_the_role_replica_does_not_use_a_read_write_engine_that_is_given(app: App) -> None:
+    app.start()
+    with app.sessions(role="replica") as session, pytest.raises(ReadOnlyError, match="the role"):
+        session.execute(
+            text("insert into book (title) values ('no')"),
+            bind_arguments={"bind": app.engines["rw"]},
+        )
+    with (
+        RoutingSession(app.engines["rw"], role="replica") as session,
+        pytest.raises(ReadOnlyError, match="the role"),
+    ):
+        session.execute(text("insert into book (title) values ('no')"))
+    assert app.titles("rw") == []
 
 
 def test_without_a_replica_the_role_reads_the_primary_and_writes_nothing(app: App) -> None:
