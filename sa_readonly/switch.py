@@ -273,7 +273,21 @@ class FileSwitch:
                 return seen
         return seen if isinstance(seen, _Sighting) else _Gone(None)
 
-    def _sighting(self, known: State, directory: _Identity | None) -> _Sighting:
+    def identify(self) -> str | None:
+        """Return the generation of the file that is there now, or None if there surely is none.
+
+        It asks the file system, whatever is known, and changes nothing: for who judges workers.
+
+        :raises OSError: if that can't be told.
+        """
+        try:
+            return self._identified()[1]
+        except FileNotFoundError:
+            os.stat(self.directory)  # or it was the directory that is missing
+            return None
+
+    def _identified(self) -> tuple[os.stat_result, str, bool]:
+        """Return the stat of what is at the path, its generation, and if it is a regular file."""
         own = os.stat(self.path, follow_symlinks=False)
         key = _key(own)
         regular = stat.S_ISREG(own.st_mode)
@@ -283,6 +297,10 @@ class FileSwitch:
                 target = os.stat(self.path)
                 key = f"{key}-{_key(target)}"
                 regular = stat.S_ISREG(target.st_mode)
+        return own, key, regular
+
+    def _sighting(self, known: State, directory: _Identity | None) -> _Sighting:
+        own, key, regular = self._identified()
         if key == known.generation:
             text = _Text(known.reason, known.until)
         elif regular:
@@ -656,14 +674,14 @@ def _parse(content: bytes) -> _Text:
     for line in content.decode("utf-8-sig", "replace").splitlines():
         key, _, value = line.partition(":")
         if until is None and key.strip().lower() == "until":
-            until = _time(value.strip())
+            until = parse_time(value.strip())
             if until is not None:
                 continue
         lines.append(line)
     return _Text("\n".join(lines).strip() or None, until)
 
 
-def _time(text: str) -> datetime | None:
+def parse_time(text: str) -> datetime | None:
     """Read the time, in UTC; without an offset it is local time.
 
     It is spelled out for ``datetime.fromisoformat()``, which reads other forms in each Python.

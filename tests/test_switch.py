@@ -1670,3 +1670,24 @@ def test_the_state_is_frozen_and_overdue_only_past_until(path):
     assert switch.check().mode is RO
     assert not switch.enable(until=now + timedelta(hours=1)).overdue
     assert not State(RW, until=now - timedelta(hours=1)).overdue
+
+
+def test_identify_asks_the_file_system_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "read-only.txt"
+    switch = FileSwitch(path, ttl=60)
+    known = switch.known
+    assert switch.identify() is None
+    path.touch()
+    generation = switch.identify()
+    assert switch.known is known
+    assert generation == switch.check().generation
+    path.write_text("another text")
+    assert switch.identify() not in (None, generation)
+
+
+def test_identify_raises_where_the_directory_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    switch = FileSwitch(tmp_path / "there" / "read-only.txt")
+    (tmp_path / "there").rmdir()
+    with pytest.raises(FileNotFoundError):
+        switch.identify()
