@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 try:
     import click
@@ -33,6 +37,9 @@ except ModuleNotFoundError as missing:
 
 from . import demo as demonstration
 from .demo import PHASES, READ_ONLY, READ_WRITE, DemoError, Progress, Report
+from .errors import ConfigurationError
+from .mode import Mode, State, now
+from .switch import FORCE, FileSwitch, parse_time
 
 __all__ = ["main"]
 
@@ -62,6 +69,234 @@ class _Commands(click.Group):
 @click.version_option(_version(), prog_name="sa-readonly", message="%(prog)s %(version)s")
 def main() -> None:
     """Turn an SQLAlchemy application read-only, and back, by a file."""
+
+
+# -- on, off, status -------------------------------------------------------------------------
+
+_NEXT = (
+    "Processes notice within their ttl; each logs it once. "
+    "Ask the server who is still connected before you take it away."
+)
+_PAUSE = 0.2  # seconds between two looks of `status --watch`
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _about_the_file(function: _Function) -> _Function:
+    """Add the options that all commands on the file take."""
+    file = click.option(
+        "--file", metavar="PATH", envvar="SA_READONLY_FILE", show_envvar=True, help="The file."
+    )
+    as_json = click.option("--json", "as_json", is_flag=True, help="Tell the state as JSON.")
+    return file(as_json(function))
+
+
+def _until(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    if match := re.fullmatch(r"\+(\d+)([smhd])", value, re.ASCII):
+        try:
+            span = timedelta(**{_UNITS[match[2]]: int(match[1])})
+            until = (now() + span).replace(microsecond=0)
+        except (OverflowError, ValueError):  # int() refuses thousands of digits
+            raise click.BadParameter("so far from now no calendar reaches.") from None
+    elif (time := parse_time(value)) is not None:
+        until = time
+    else:
+        raise click.BadParameter(
+            f"{value!r} is neither an ISO 8601 time, such as 2030-01-31T23:30 (local time) or "
+            "2030-01-31T22:30Z, nor a duration from now, such as +90s, +30m or +2h."
+        )
+    if until <= now():
+        raise click.BadParameter(f"{value} is not in the future: it means {_local(until)}.")
+    return until
+
+
+@main.command()
+@click.option("--reason", metavar="TEXT", help="What people are told, on an error page, say.")
+@click.option(
+    "--until",
+    metavar="TIME|+30m",
+    callback=_until,
+    help="When you expect to be done: in ISO 8601, local time if it has no offset, or from now: "
+    "+90s, +30m, +2h. When it has passed nothing happens by itself.",
+)
+@_about_the_file
+def on(reason: str | None, until: datetime | None, file: str | None, as_json: bool) -> None:
+    """Turn the application read-only: create the file.
+
+    That it is there already is no error. Then another --reason or --until replaces its whole text:
+    give both, or the one not given is gone. With neither of them the text stays.
+    """
+    with _operate(file) as switch:
+        before = switch.known
+        given = reason is not None or until is not None
+        same = (_normal(reason), until) == (before.reason, before.until)
+        changed = not before.read_only or (given and not same)
+        if changed:
+            try:
+                switch.enable(reason, until)
+            except ValueError as error:
+                raise click.UsageError(_printable(f"The file is not written: {error}")) from None
+            except OSError as error:
+                raise _failed(switch, "written", error) from None
+        _settled(switch, Mode.READ_ONLY, changed, as_json)
+    if not as_json:
+        click.echo(_NEXT)
+
+
+@main.command()
+@_about_the_file
+def off(file: str | None, as_json: bool) -> None:
+    """Let the application write again: remove the file.
+
+    That it is not there is no error.
+    """
+    with _operate(file) as switch:
+        changed = switch.known.read_only
+        if changed:
+            try:
+                switch.disable()
+            except OSError as error:
+                raise _failed(switch, "removed", error) from None
+        _settled(switch, Mode.READ_WRITE, changed, as_json)
+
+
+@main.command()
+@click.option("--watch", is_flag=True, help="Go on and tell each change, until Ctrl-C.")
+@_about_the_file
+def status(watch: bool, file: str | None, as_json: bool) -> None:
+    """Tell the mode. Exits with 0 in either one."""
+    with _operate(file) as switch:
+        if watch:
+            _watch(switch, as_json)
+        else:
+            _show(switch, switch.known, False, as_json)
+
+
+class _Failed(click.ClickException):
+    exit_code = 1
+
+
+@contextmanager
+def _operate(file: str | None) -> Iterator[FileSwitch]:
+    """Give a switch that goes by the file, whatever this shell forces, and logs errors only."""
+    if not file:
+        raise _CannotRun("Give --file PATH, or set the environment variable SA_READONLY_FILE.")
+    forced = os.environ.pop(FORCE, None)
+    try:
+        with _application_log(lambda _line: None):
+            # A look is asked for each time. The ttl is long because a file system may be slow.
+            switch = FileSwitch(file, ttl=60)
+    except ConfigurationError as error:
+        raise _CannotRun(_printable(str(error))) from None
+    except OSError as error:  # the working directory is gone
+        raise _CannotRun(_printable(f"{file} can't be made absolute: {error}.")) from None
+    finally:
+        if forced is not None:
+            os.environ[FORCE] = forced
+    if not switch.known.read_only:
+        switch.known = replace(switch.known, since=None)  # which nobody keeps
+    elif switch.known.generation is None:  # it could not look
+        raise _Failed(_printable(f"{switch.known.reason}."))
+    if forced is not None:
+        note = "is set here. Processes that are started here obey it; this command, only the file."
+        click.echo(_printable(f"{FORCE}={forced} {note}"), err=True)
+    with _application_log(_log_errors):
+        yield switch
+
+
+def _log_errors(line: str) -> None:
+    if line.startswith("ERROR "):
+        click.echo(_printable(line), err=True)
+
+
+def _failed(switch: FileSwitch, what: str, error: OSError) -> _Failed:
+    why, mode = error.strerror or error, switch.check().mode
+    return _Failed(_printable(f"{switch.path} can't be {what} ({why}): the mode is {mode}."))
+
+
+def _settled(switch: FileSwitch, mode: Mode, changed: bool, as_json: bool) -> None:
+    """Show the state that came of it."""
+    state = switch.check()
+    _show(switch, state, changed, as_json)
+    if state.mode is not mode:
+        raise _Failed(f"The mode is {state.mode} all the same: somebody else has just moved it.")
+
+
+def _watch(switch: FileSwitch, as_json: bool) -> None:
+    live = None
+    if _is_terminal() and not as_json:
+        live = Live(console=Console(highlight=False), auto_refresh=False)
+    pause = threading.Event()
+    last: tuple[State, bool] | None = None
+    with _terminable(), suppress(KeyboardInterrupt), live or nullcontext():
+        while True:
+            state = switch.check()
+            if last != (state, state.overdue):
+                last = state, state.overdue
+                if live is not None:
+                    colour = "yellow" if state.read_only else "green"
+                    shown = f"{_block(switch, state)}\n\nCtrl-C ends this."
+                    live.update(Text(shown, colour), refresh=True)
+                elif as_json:
+                    _show(switch, state, False, as_json)
+                else:
+                    line = "; ".join(f"{name}: {text}" for name, text in _rows(switch, state))
+                    click.echo(f"{_local(now())} {line}".replace("\n", " / "))
+            pause.wait(_PAUSE)
+
+
+def _show(switch: FileSwitch, state: State, changed: bool, as_json: bool) -> None:
+    if not as_json:
+        click.echo(f"{_block(switch, state)}\n{'changed':9}{'yes' if changed else 'no'}")
+        return
+    told = {
+        "file": switch.path,
+        "mode": str(state.mode),
+        "reason": state.reason,
+        "until": state.until and state.until.isoformat(),
+        "overdue": state.overdue,
+        "since": state.since and state.since.isoformat(),
+        "changed": changed,
+        "forced": os.environ.get(FORCE),
+    }
+    click.echo(json.dumps(told))
+
+
+def _rows(switch: FileSwitch, state: State) -> list[tuple[str, str]]:
+    rows = [("file", switch.path), ("mode", str(state.mode))]
+    if state.read_only:
+        rows.append(("reason", state.reason or "none given"))
+        until = "not given" if state.until is None else _local(state.until)
+        rows.append(("until", f"{until} (overdue)" if state.overdue else until))
+    if state.since is not None:
+        rows.append(("since", _local(state.since)))
+    return [(name, _printable(text)) for name, text in rows]
+
+
+def _block(switch: FileSwitch, state: State) -> str:
+    rows = _rows(switch, state)
+    return "\n".join(f"{name:9}{text}".replace("\n", f"\n{'':9}") for name, text in rows)
+
+
+def _printable(text: str) -> str:
+    """Return it without what would steer the terminal, or what its encoding lacks."""
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _normal(reason: str | None) -> str | None:
+    """Return it as it is read back from the file."""
+    return "\n".join((reason or "").splitlines()).strip() or None
+
+
+def _local(time: datetime) -> str:
+    with suppress(OverflowError, ValueError, OSError):  # at the ends of the calendar
+        time = time.astimezone()
+    return time.isoformat(" ", "seconds")
 
 
 # -- demo ------------------------------------------------------------------------------------
