@@ -138,6 +138,12 @@ class DirectoryRegistry:
             problem = str(error) if isinstance(error, RegistryError) else _told(error)
             return [Seen(_printable(self.path), Liveness.UNKNOWN, problem=problem)]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DirectoryRegistry) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
     def __repr__(self) -> str:
         return f"DirectoryRegistry({self.path!r})"
 

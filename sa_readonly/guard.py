@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
 import re
+import threading
 import time
+import weakref
 from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
@@ -42,10 +46,20 @@ logger = logging.getLogger("sa_readonly")
 _for_twin: ContextVar[bool] = ContextVar("sa_readonly_for_twin", default=False)
 
 
-def refusal(what: str, state: State, statement: str | None = None) -> ReadOnlyError:
-    """Return the error that refuses ``what``: a few words that begin a sentence."""
+def refusal(
+    what: str, state: State, statement: str | None = None, *, switch: Switch | None
+) -> ReadOnlyError:
+    """Return the error that refuses ``what``: a few words that begin a sentence.
+
+    :param switch: which one it is counted for.
+    """
+    _count(switch, 1)
     if not state.read_only:
-        return refused_role(what, statement)
+        return ReadOnlyError(
+            f"{what} is refused: the transaction has the role 'replica', which never writes. "
+            'Nothing was written. Use a session of the role "primary".',
+            statement=statement,
+        )
     since = "" if state.since is None else f" since {state.since.isoformat(timespec='seconds')}"
     reason = "" if state.reason is None else f" ({state.reason})"
     until = "" if state.until is None else f", until {state.until.isoformat(timespec='seconds')}"
@@ -59,19 +73,42 @@ def refusal(what: str, state: State, statement: str | None = None) -> ReadOnlyEr
     )
 
 
-def refused_role(what: str, statement: str | None = None) -> ReadOnlyError:
-    """Return the error that refuses ``what`` in read-write mode, because of the role."""
-    return ReadOnlyError(
-        f"{what} is refused: the transaction has the role 'replica', which never writes. "
-        'Nothing was written. Use a session of the role "primary".',
-        statement=statement,
-    )
-
-
 def refused(engine: Engine, what: str, statement: str | None = None) -> ReadOnlyError:
     """Return the error that refuses ``what`` on a guarded engine."""
     dialect: Any = engine.dialect
-    return refusal(what, dialect._sa_readonly_state(), statement)
+    return dialect._sa_readonly_refusal(what, statement)  # type: ignore[no-any-return]  # untyped
+
+
+def refused_connection(engine: Engine) -> ReadOnlyError:
+    """Return the error that refuses a connection of a gated engine."""
+    dialect: Any = engine.dialect
+    bars = dialect._sa_readonly_bars
+    if bars and not dialect._sa_readonly_says()[1].read_only:
+        return next(iter(bars.values()))()  # type: ignore[no-any-return]  # untyped
+    return refused(engine, "A read-write connection")
+
+
+# -- counting --------------------------------------------------------------------------------
+
+_refusals: weakref.WeakKeyDictionary[Switch, int] = weakref.WeakKeyDictionary()
+_counting: dict[int, threading.Lock] = {}  # by process: a thread of the parent may hold one
+
+
+def _count(switch: Switch | None, number: int) -> None:
+    if switch is not None:
+        with _counting.setdefault(os.getpid(), threading.Lock()):
+            _refusals[switch] = _refusals.get(switch, 0) + number
+
+
+def refusals(switch: Switch) -> int:
+    """Return how often something was refused for this switch; in a child, also in its parent."""
+    return _refusals.get(switch, 0)
+
+
+def was_served(engine: Engine) -> None:
+    """Take back the count of one refusal, after which a read was served elsewhere."""
+    dialect: Any = engine.dialect
+    _count(dialect._sa_readonly_says()[0], -1)
 
 
 # -- dialects --------------------------------------------------------------------------------
@@ -84,26 +121,34 @@ class _Guarded(DefaultDialect):
     _sa_readonly_gates: tuple[Switch, ...] = ()  # those that let no transaction begin
     _sa_readonly_told: tuple[Switch, ...] = ()  # those that say why nothing is written
 
-    def _sa_readonly_state(self) -> State:
-        """The state to tell in an error: read-only if any switch says so."""
+    def _sa_readonly_says(self) -> tuple[Switch | None, State]:
+        """The state to tell in an error, and whose it is: read-only if any switch says so."""
         switches = self._sa_readonly_told or self._sa_readonly_gates
-        states = [switch.known for switch in switches]
+        states = [(switch, switch.known) for switch in switches]
         if not states:  # a twin has outlived its selector
-            return State(Mode.READ_ONLY, "the EngineSelector of this engine is closed")
-        return next((state for state in states if state.read_only), states[0])
+            return None, State(Mode.READ_ONLY, "the EngineSelector of this engine is closed")
+        return next((one for one in states if one[1].read_only), states[0])
+
+    def _sa_readonly_refusal(self, what: str, statement: str | None = None) -> ReadOnlyError:
+        switch, state = self._sa_readonly_says()
+        return refusal(what, state, statement, switch=switch)
 
 
 class _Gated(_Guarded):
     """The dialect of a read-write engine: no transaction begins while read-only."""
 
     _sa_readonly_begins: bool  # whether the dialect's own do_begin() does anything
+    _sa_readonly_bars: Mapping[object, Callable[[], ReadOnlyError]] = {}  # other reasons not to
+    _sa_readonly_deadlines: Mapping[object, float] = {}  # see limit()
 
     def do_begin(self, dbapi_connection: Any) -> None:
         for switch in self._sa_readonly_gates:
             fresh = time.monotonic() < switch.fresh_until
             state = switch.known if fresh else switch.refresh()
             if state.mode is Mode.READ_ONLY:
-                raise refusal("A read-write transaction", state)
+                raise refusal("A read-write transaction", state, switch=switch)
+        if self._sa_readonly_bars:
+            raise next(iter(self._sa_readonly_bars.values()))()
         if self._sa_readonly_begins:
             super().do_begin(dbapi_connection)
 
@@ -111,7 +156,9 @@ class _Gated(_Guarded):
         for switch in self._sa_readonly_gates:
             state = switch.refresh()
             if state.read_only:
-                raise refusal("A read-write transaction", state)
+                raise refusal("A read-write transaction", state, switch=switch)
+        if self._sa_readonly_bars:
+            raise next(iter(self._sa_readonly_bars.values()))()
         super().do_begin_twophase(connection, xid)
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
@@ -171,7 +218,7 @@ class _ReadOnly(_Guarded):
 
     def _sa_readonly_refuse_recovery(self, what: str, recover: bool) -> None:
         if recover:  # of somebody else's transaction, which wrote
-            raise refusal(what, self._sa_readonly_state())
+            raise self._sa_readonly_refusal(what)
 
     def _sa_readonly_connected(
         self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
@@ -199,7 +246,7 @@ class _ReadOnly(_Guarded):
         """Return the text to send, which is the one given, or raise."""
         what = examine(statement, self.name, parameters)
         if what is not None:
-            raise refusal(what, self._sa_readonly_state(), statement)
+            raise self._sa_readonly_refusal(what, statement)
         if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
             # In a listener that a twin shares; it would take the writers' lock.
             return "BEGIN"
@@ -219,12 +266,86 @@ class _ReadOnlyContext(DefaultExecutionContext):
         if is_refusal(e):
             with contextlib.suppress(Exception):
                 self.cursor.close()
-            state = self.dialect._sa_readonly_state()  # type: ignore[attr-defined]  # is _Guarded
-            raise refusal("The statement", state, self.statement) from e
+            dialect: Any = self.dialect
+            raise dialect._sa_readonly_refusal("The statement", self.statement) from e
 
 
 class _GatedReadOnly(_Gated, _ReadOnly):
     """The dialect of a replica beside the read-write primary: never written, and taken away too."""
+
+
+class _Limited(_Gated):
+    """The dialect of a gated engine while its transactions that had begun have a deadline.
+
+    An engine has this class only then: between flips nobody asks for the time.
+    """
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        self._sa_readonly_expire(context and context.root_connection, statement)
+        super().do_execute(cursor, statement, parameters, context)
+
+    def do_executemany(
+        self, cursor: Any, statement: str, parameters: Any, context: Any = None
+    ) -> None:
+        self._sa_readonly_expire(context and context.root_connection, statement)
+        super().do_executemany(cursor, statement, parameters, context)
+
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        self._sa_readonly_expire(context and context.root_connection, statement)
+        super().do_execute_no_params(cursor, statement, context)
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        try:
+            self._sa_readonly_expire(None, "COMMIT")
+        except ReadOnlyError:
+            self.do_rollback(dbapi_connection)  # and it is closed when it comes back
+            raise
+        super().do_commit(dbapi_connection)
+
+    def do_prepare_twophase(self, connection: Connection, xid: Any) -> None:
+        self._sa_readonly_expire(connection, "PREPARE TRANSACTION")  # some drivers' own method
+        super().do_prepare_twophase(connection, xid)
+
+    def do_commit_twophase(
+        self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
+    ) -> None:
+        if not is_prepared:
+            self._sa_readonly_expire(connection, "COMMIT")
+        # What is prepared outlives its connection, and the others may have committed by now.
+        token = _prepared.set(is_prepared)
+        try:
+            super().do_commit_twophase(connection, xid, is_prepared, recover)
+        finally:
+            _prepared.reset(token)
+
+    def do_rollback_twophase(
+        self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
+    ) -> None:
+        token = _prepared.set(True)
+        try:
+            super().do_rollback_twophase(connection, xid, is_prepared, recover)
+        finally:
+            _prepared.reset(token)
+
+    def _sa_readonly_expire(self, connection: Any, statement: str) -> None:
+        """Raise if time is up; the connection is closed then, which rolls back at the server."""
+        if time.monotonic() < min(self._sa_readonly_deadlines.values(), default=math.inf):
+            return
+        if _prepared.get() or statement.startswith("ROLLBACK"):
+            return
+        what = "A read-write transaction that went on after its grace"
+        error = self._sa_readonly_refusal(what, statement)
+        if connection is not None:
+            connection.invalidate(error)
+        raise error
+
+
+class _LimitedReadOnly(_Limited, _GatedReadOnly):
+    """The same for a replica."""
+
+
+# Set while a two-phase transaction ends that is prepared already, or rolled back.
+_prepared: ContextVar[bool] = ContextVar("sa_readonly_prepared", default=False)
 
 
 @cache
@@ -296,15 +417,55 @@ def forget_idle(engine: Engine) -> None:
         engine.dispose(close=not engine.dialect.is_async or in_greenlet())
 
 
+def limit(engine: Engine, by: object, deadline: float | None) -> None:
+    """Set the end of the transactions that go on while read-only, or take it back.
+
+    :param by: whose deadline it is; the first one counts.
+    :param deadline: the :func:`time.monotonic` time, in seconds, after which a statement or a
+        commit on this gated engine is refused; None sets none.
+    """
+    dialect: Any = engine.dialect
+    deadlines = dict(dialect._sa_readonly_deadlines)
+    deadlines.pop(by, None)
+    if deadline is not None:
+        deadlines[by] = deadline
+    dialect._sa_readonly_deadlines = deadlines
+    # Not by _become(): a twin is read-only, which what it shares with its engine does not tell.
+    kind = _kind(gated=True, read_only=read_only(engine), limited=bool(deadlines))
+    dialect.__class__ = _guarded(kind, type(dialect)._sa_readonly_base)
+
+
+def bar(engine: Engine, by: object, refuse: Callable[[], ReadOnlyError] | None) -> None:
+    """Let no transaction begin on a gated engine for a reason of its own, or no longer.
+
+    :param by: whose reason it is.
+    :param refuse: returns the error; None takes the reason back.
+    """
+    dialect: Any = engine.dialect
+    bars = dict(getattr(dialect, "_sa_readonly_bars", {}))
+    bars.pop(by, None)
+    if refuse is not None:
+        bars[by] = refuse
+    dialect._sa_readonly_bars = bars
+
+
 def _become(dialect: Any) -> None:
     """Give the dialect the class that fits what is asked of it now."""
     gated = bool(getattr(dialect, "_sa_readonly_gates", ()))
     read_only = bool(getattr(dialect, "_sa_readonly_told", ()))
+    limited = bool(getattr(dialect, "_sa_readonly_deadlines", ()))
     base: Any = getattr(type(dialect), "_sa_readonly_base", type(dialect))
     if gated or read_only:
-        kind = _GatedReadOnly if gated and read_only else _Gated if gated else _ReadOnly
-        base = _guarded(kind, base)
+        base = _guarded(_kind(gated=gated, read_only=read_only, limited=limited), base)
     dialect.__class__ = base
+
+
+def _kind(*, gated: bool, read_only: bool, limited: bool) -> Any:
+    if not gated:
+        return _ReadOnly
+    if limited:
+        return _LimitedReadOnly if read_only else _Limited
+    return _GatedReadOnly if read_only else _Gated
 
 
 def twin(engine: Engine, *, gated: bool) -> Dialect:
@@ -501,7 +662,7 @@ class _Cursor:
         text = _text_of(query, self)
         connection = getattr(self, "connection", None) or self._adapt_connection  # type: ignore[attr-defined]
         if dialect.name == "postgresql" and _attribute(connection) is False:
-            raise refusal("A transaction set to READ WRITE", dialect._sa_readonly_state(), text)
+            raise dialect._sa_readonly_refusal("A transaction set to READ WRITE", text)
         # Back to what the start-up packet said: in a listener that resets a connection.
         if text not in dialect._sa_readonly_passed and text not in _RESETS:
             dialect._sa_readonly_examine(text, parameters)

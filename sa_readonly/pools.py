@@ -79,9 +79,12 @@ class Door:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.is_shut = False
-        self._retired: list[Pool] = []
+        self.before_connect: tuple[Callable[[], None], ...] = ()
+        """What is called before each connection is made."""
+        self._shut_by: dict[object, None] = {}
+        self._retired: dict[Pool, None] = {}
         self._held: set[object] = set()  # the identity of each connection, or that of its creation
+        self._pid = os.getpid()
         self._keep = holds_database(engine)
         if not self._keep:
             guard.forget_idle(engine)  # what was connected before was not counted
@@ -99,16 +102,30 @@ class Door:
         return door
 
     def _refuse(self) -> ReadOnlyError:
-        return guard.refused(self.engine, "A read-write connection")
+        return guard.refused_connection(self.engine)
+
+    @property
+    def is_shut(self) -> bool:
+        """True if it gives out no connection."""
+        return bool(self._shut_by)
 
     @property
     def held(self) -> int:
         """How many connections there are, or will be."""
         return 0 if self._keep else len(self._held)
 
-    def shut(self) -> None:
-        """Give out no connection from now on. Short: nothing is closed here."""
-        self.is_shut = True
+    @property
+    def idle(self) -> int:
+        """How many of them are surely not in use."""
+        pool = self.engine.pool
+        return pool.checkedin() if isinstance(pool, QueuePool) and not self._keep else 0
+
+    def shut(self, by: object) -> None:
+        """Give out no connection from now on. Short: nothing is closed here.
+
+        :param by: whose reason it is; it stays shut while there is any.
+        """
+        self._shut_by[by] = None
         pool = self.engine.pool
         if isinstance(pool, ClosedPool):
             return
@@ -117,18 +134,24 @@ class Door:
         if not self._keep:
             self._retire(pool)
 
-    def open(self) -> None:
-        """Give out connections again, of a fresh pool."""
-        self.is_shut = False
+    def open(self, by: object) -> None:
+        """Take back one reason; without any, connections of a fresh pool are given out again."""
+        self._shut_by.pop(by, None)
         pool = self.engine.pool
-        if isinstance(pool, ClosedPool):
+        if not self._shut_by and isinstance(pool, ClosedPool):
             self.engine.pool = pool.successor
+            for other in list(self._shut_by):  # one that came in between found it shut still
+                self.shut(other)
 
     def _count(self, pool: Pool) -> None:
         create = pool._invoke_creator
         held = self._held
 
         def counted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
+            if self._pid != os.getpid():  # where no hook ran at the fork
+                self._forget()
+            for prepare in self.before_connect:
+                prepare()
             creation = object()
             held.add(creation)
             try:
@@ -154,11 +177,21 @@ class Door:
         for pool in list(self._retired):
             _close_idle(pool)
             if connections_out(pool) == 0:
-                self._retired.remove(pool)
+                self._retired.pop(pool, None)
 
     def leave_to_parent(self) -> None:
-        """In a forked child: forget the retired pools, whose connections are the parent's."""
-        self._retired = []
+        """In a forked child: begin without connections, as all there are are the parent's.
+
+        It is what SQLAlchemy tells to do by hand: ``engine.dispose(close=False)``.
+        """
+        if self._pid != os.getpid():
+            self._forget()
+            if not self._keep:
+                self.engine.dispose(close=False)
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._retired = {}
         self._held.clear()
 
     def _retire(self, pool: Pool) -> None:
@@ -173,7 +206,7 @@ class Door:
         event.listen(model, "checkin", _close_returned)
         pool.dispatch = model.dispatch
         pool._invoke_creator = refuse  # type: ignore[assignment]  # it takes any argument
-        self._retired.append(pool)
+        self._retired[pool] = None
         _wake(pool)
 
 

@@ -18,11 +18,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 
 from . import guard
+from .directory import DirectoryRegistry
 from .errors import ConfigurationError
-from .mode import Mode, State, Switch
+from .mode import FixedSwitch, Mode, State, Switch
 from .pools import Door, TwinEngine, holds_database
-from .switch import FileSwitch
-from .watcher import Watcher, watcher_of
+from .switch import FileSwitch, seconds
+from .watcher import Worker, worker_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
     from typing_extensions import Self
+
+    from .workers import Registry
 
     # Whatever takes a bind must take a selector, and SQLAlchemy's annotations name its own
     # classes, of which it is neither an Engine nor an AsyncEngine.
@@ -78,8 +81,16 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     :param read_write: the :class:`.Engines` while the file is not there, or a bare engine.
     :param read_only: the :class:`.Engines` while it is, or a bare engine. None makes a second
         engine of the same database, with a pool of its own, whose transactions are read-only.
+    :param grace: seconds that a read-write transaction which has begun may go on after a flip; then
+        its next statement or commit raises :class:`.ReadOnlyError`, it is rolled back and its
+        connection is closed. None sets no limit. What is sent past SQLAlchemy, on the driver's own
+        connection, is not stopped by it.
     :param watch: whether a thread, started by the first transaction, notices a flip when no traffic
         does, so that an idle process closes its read-write connections too.
+    :param workers: where this process reports itself, for ``sa-readonly wait``: True is the
+        directory ``<file>.workers`` beside the file, a path is another one, False none. A process
+        that can't register says so at ERROR and goes on; with ``"required"``, which is True
+        otherwise, it begins no read-write transaction. Any :class:`.workers.Registry` will do.
     :raises ConfigurationError: if a setting makes no sense; the message names it.
     """
 
@@ -89,26 +100,23 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         *,
         read_write: Engines | AnyEngine,
         read_only: Engines | AnyEngine | None = None,
+        grace: float | None = None,
         watch: bool = True,
+        workers: bool | str | os.PathLike[str] | Registry = True,
     ) -> None:
         rw = _engines(read_write, "read_write")
         ro = None if read_only is None else _engines(read_only, "read_only")
         _check(rw, ro)
-        _check_flag("watch", watch)
+        _check_options(grace, watch)
         self.switch: Switch = _switch(switch)
+        registry, required = _registry(workers, self.switch), workers == "required"
+        self._worker = worker = _worker(self.switch, registry, required)
         self.is_async = not isinstance(rw.primary, Engine)
         self._callbacks: list[Callable[[State, State], object]] = []
 
         primary = _sync(rw.primary)
         replica = None if rw.replica is None else _sync(rw.replica)
-        taken_away = [primary]
-        protected: list[Engine] = []
-        if ro is not None:
-            protected += {_sync(ro.primary): None, _sync(ro.replica or ro.primary): None}
-        if replica is not None and replica not in (primary, *protected):
-            protected.append(replica)
-            if ro is not None:  # without, it goes on serving: it stands in both sets
-                taken_away.append(replica)
+        taken_away, protected = _sorted(primary, replica, ro)
         for engine in taken_away:
             guard.gate(engine, self.switch)
         for engine in protected:
@@ -140,18 +148,15 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
                 ("replica", reader, ro.replica or ro.primary),
             )
         }
-        self._doors = doors = _Doors(self.switch, taken_away)
-        self._unsubscribe = self.switch.subscribe(doors.turn, self._flipped)
+        self._doors = doors = _Doors(taken_away, grace)
+        if worker is not None:
+            worker.join(self.switch, doors, registry, watch=watch, required=required)
+        unsubscribe = self.switch.subscribe(doors.turn, self._flipped)
         self._finalizer = weakref.finalize(
-            self, _give_back, self.switch, self._unsubscribe, doors, protected
+            self, _give_back, self.switch, worker, unsubscribe, doors, protected
         )
         self._finalizer.atexit = False
         self._twins = twins
-        self._watcher: Watcher | None = None
-        if watch and self.switch.fresh_until != math.inf:  # what never ages never flips
-            self._watcher = watcher_of(self.switch)
-            self._watcher.subscribe(self._doors_swept)
-            self.switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
 
     # -- the mode ------------------------------------------------------------------------
 
@@ -164,14 +169,12 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         return self.refresh()
 
     def refresh(self) -> State:
-        """Return an answer that may be used now, and see to it that the watcher runs.
+        """Return an answer that may be used now, and see to it that the process is registered.
 
         It comes here when an answer has aged: with a watcher, hardly ever.
         """
-        watcher = self._watcher
-        if watcher is not None and not watcher.running:
-            watcher.start()
-        return self.switch.refresh()
+        worker = self._worker
+        return self.switch.refresh() if worker is None else worker.refresh(self.switch)
 
     @property
     def mode(self) -> Mode:
@@ -185,9 +188,8 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
 
     def check(self) -> State:
         """Look at the switch again now, and return the state."""
-        state = self.switch.check()
-        self._doors.sweep()
-        return state
+        worker = self._worker
+        return self.switch.check() if worker is None else worker.check(self.switch)
 
     def require_read_write(self) -> None:
         """Go on only if the application may write now: call it before the card is charged.
@@ -196,7 +198,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         """
         state = self.state
         if state.read_only:
-            raise guard.refusal("What needs to write", state)
+            raise guard.refusal("What needs to write", state, switch=self.switch)
 
     def on_flip(
         self, callback: Callable[[State, State], object]
@@ -279,10 +281,10 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     def close(self) -> None:
         """Give the engines back as they were. Nothing begins through the selector any more."""
         self.routes = self._engines = _Closed()
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.leave(self._doors, join=True)
         self._finalizer()
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.unsubscribe(self._doors_swept)
         for twin in self._twins:
             twin.dispose()
 
@@ -326,11 +328,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     def __repr__(self) -> str:
         return f"<EngineSelector of {self.switch!r}, {self.switch.known.mode}>"
 
-    def _doors_swept(self) -> None:
-        self._doors.sweep()
-
     def _flipped(self, old: State, new: State) -> None:
-        self._doors.sweep()
         for callback in tuple(self._callbacks):
             try:
                 callback(old, new)
@@ -348,34 +346,44 @@ class _Closed(dict[Any, Any]):
 class _Doors:
     """The doors of the engines that are taken away while read-only."""
 
-    def __init__(self, switch: Switch, engines: list[Engine]) -> None:
-        self.switch = switch
+    def __init__(self, engines: list[Engine], grace: float | None) -> None:
         self.doors = [Door.of(engine) for engine in engines]
+        self._grace = grace
+        self._deadline: float | None = None
 
     def turn(self, state: State) -> None:
+        if not state.read_only:
+            self.open()
+            return
+        if self._grace is not None and self._deadline is None:
+            self._deadline = time.monotonic() + self._grace
         for door in self.doors:
-            if state.read_only:
-                door.shut()
-            elif not any(one.known.read_only for one in self._others(door)):
-                door.open()
+            door.shut(self)
+            if self._deadline is not None:
+                guard.limit(door.engine, self, self._deadline)
 
-    def sweep(self) -> None:
+    def open(self) -> None:
         for door in self.doors:
-            door.sweep()
-
-    def _others(self, door: Door) -> list[Switch]:
-        return [one for one in guard.gates(door.engine) if one is not self.switch]
+            if self._deadline is not None:
+                guard.limit(door.engine, self, None)
+            door.open(self)
+        self._deadline = None
 
 
 def _give_back(
-    switch: Switch, unsubscribe: Callable[[], None], doors: _Doors, protected: list[Engine]
+    switch: Switch,
+    worker: Worker | None,
+    unsubscribe: Callable[[], None],
+    doors: _Doors,
+    protected: list[Engine],
 ) -> None:
+    if worker is not None:
+        worker.leave(doors)
     unsubscribe()
+    doors.open()
     for door in doors.doors:
         if not isinstance(door.engine, TwinEngine):
             guard.release(door.engine, switch)
-        if not guard.gates(door.engine):
-            door.open()
         door.sweep()
     for engine in protected:
         guard.release(engine, switch)
@@ -456,6 +464,20 @@ def _engine_from(ours: Mapping[str, Any], name: str, prefix: str) -> Any:
         ) from error
 
 
+def _sorted(
+    primary: Engine, replica: Engine | None, ro: Engines | None
+) -> tuple[list[Engine], list[Engine]]:
+    """Return the engines that are taken away while read-only, and those that never write."""
+    taken_away, protected = [primary], list[Engine]()
+    if ro is not None:
+        protected += {_sync(ro.primary): None, _sync(ro.replica or ro.primary): None}
+    if replica is not None and replica not in (primary, *protected):
+        protected.append(replica)
+        if ro is not None:  # without, it goes on serving: it stands in both sets
+            taken_away.append(replica)
+    return taken_away, protected
+
+
 # -- what makes sense ------------------------------------------------------------------------
 
 
@@ -484,9 +506,11 @@ def _like(engine: AnyEngine, sync_engine: Engine) -> AnyEngine:
     return sync_engine if isinstance(engine, Engine) else type(engine)(sync_engine)
 
 
-def _check_flag(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"EngineSelector({name}) takes True or False, not {value!r}.")
+def _check_options(grace: object, watch: object) -> None:
+    if grace is not None:
+        seconds("EngineSelector(grace)", grace)
+    if not isinstance(watch, bool):
+        raise ConfigurationError(f"EngineSelector(watch) takes True or False, not {watch!r}.")
 
 
 def _engines(value: object, name: str) -> Engines:
@@ -505,6 +529,39 @@ def _switch(value: object) -> Any:
         return value
     raise ConfigurationError(
         f"EngineSelector(switch) takes the path of a file or a Switch, not {value!r}."
+    )
+
+
+def _worker(switch: Switch, registry: Registry | None, required: bool) -> Worker | None:
+    # What never flips has nothing to watch and, without a file, nobody to tell.
+    if switch.fresh_until == math.inf and registry is None:
+        return None
+    worker = worker_of(switch)
+    worker.agree(registry, required)
+    return worker
+
+
+def _registry(workers: object, switch: Switch) -> Registry | None:
+    """Return the registry that is meant, or None."""
+    if workers is True or workers == "required":
+        path = getattr(switch, "path", None)
+        if path is not None:
+            return DirectoryRegistry(f"{path}.workers")
+        if workers is True or isinstance(switch, FixedSwitch):
+            return None
+        raise ConfigurationError(
+            f'EngineSelector(workers="required") needs the path of a file, which {switch!r} does '
+            "not have. Give a Registry or the path of a directory."
+        )
+    if workers is False:
+        return None
+    if isinstance(workers, (str, os.PathLike)) and workers:
+        return DirectoryRegistry(workers)
+    if all(hasattr(workers, name) for name in ("register", "sweep", "read")):
+        return workers  # type: ignore[return-value]  # it has its members
+    raise ConfigurationError(
+        'EngineSelector(workers) takes True, False, "required", the path of a directory or a '
+        f"Registry, not {workers!r}."
     )
 
 

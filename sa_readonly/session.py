@@ -171,7 +171,7 @@ class RoutingSession(Session):
                 raise guard.refused(engine, "The use of a read-write engine")
             self._choice = (engine, modes, None)
         if gates and self._role != "primary" and not guard.read_only(engine):
-            raise guard.refused_role("The use of a read-write engine")
+            raise guard.refused(engine, "The use of a read-write engine")
         if getattr(clause, "is_dml", False):
             self._refuse(bind, type(clause).__name__.upper())
 
@@ -193,6 +193,7 @@ class RoutingSession(Session):
             selector = choice[2]
             if selector is None or choice[1][selector.switch] is Mode.READ_ONLY:
                 raise
+            guard.was_served(engine)
         engine = selector.routes[self._role][Mode.READ_ONLY]
         self._choice = (engine, {selector.switch: Mode.READ_ONLY}, selector)
         return super()._connection_for_bind(engine, execution_options)
@@ -245,9 +246,7 @@ class RoutingSession(Session):
 
     def _refuse(self, bind: Engine | Connection, what: str) -> None:
         if self._refuses(bind):
-            if guard.read_only(bind.engine):
-                raise guard.refused(bind.engine, what)
-            raise guard.refused_role(what)
+            raise guard.refused(bind.engine, what)
 
 
 # The engine chosen last, the mode by which, and the selector (None where the user gave the engine).

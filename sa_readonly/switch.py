@@ -59,7 +59,7 @@ class FileSwitch:
 
     def __init__(self, path: str | os.PathLike[str], *, ttl: float = 0.1) -> None:
         self.path = _absolute(path)
-        self.ttl = _seconds("ttl", ttl)
+        self.ttl = seconds("ttl", ttl)
         self.directory = os.path.dirname(self.path)
         self.forced = _forced()
         self._pid = os.getpid()
@@ -106,6 +106,9 @@ class FileSwitch:
         Before ``ttl`` is over, one thread looks again and the others get the answer that is known;
         after it each looks for itself, so that a ``stat()`` that hangs holds up no one else.
         """
+        if self.forced is not None:
+            self.fresh_until = math.inf  # somebody wished to be asked once
+            return self.known
         self._follow_fork()
         if time.monotonic() >= self._expires:
             return self._look()
@@ -632,7 +635,8 @@ def _absolute(path: object) -> str:
     return absolute
 
 
-def _seconds(name: str, value: object) -> float:
+def seconds(name: str, value: object) -> float:
+    """Return a number of seconds that is not negative, or refuse what is none."""
     if (
         not isinstance(value, (int, float))
         or isinstance(value, bool)

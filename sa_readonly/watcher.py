@@ -1,40 +1,51 @@
-"""The thread that notices a flip when no traffic does."""
+"""This process as a worker: the thread that notices a flip when no traffic does, and the entry."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from . import guard
+from .errors import ConfigurationError, ReadOnlyError
+from .workers import RegistryError, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from .mode import Switch
+    from .mode import State, Switch
+    from .pools import Door
+    from .workers import Entry, Registry
 
-__all__ = ["Watcher", "watcher_of"]
+__all__ = ["Watcher", "Worker", "worker_of"]
 
 logger = logging.getLogger("sa_readonly")
 
+_WAKE = 1.0  # seconds between two looks at the most
 _JOIN = 1.0  # seconds for which a fork waits for a thread whose stat hangs
+_STARVED = 1.0  # seconds without a look after which a thread counts for nothing, or 10 intervals
 
 
 class Watcher:
     """One daemon thread of one process, which looks at one switch and then does what is due.
 
     It is no part of what keeps the mode right: every transaction looks for itself. The thread ends
-    when the last subscriber has gone; waiting on a lock, it does not delay the exit. A forked child
-    has none until its own first :meth:`start`.
+    when its owner is gone; waiting on a lock, it does not delay the exit. A forked child has none
+    until its own first :meth:`start`.
 
-    :param switch: what to look at, every half of its ``ttl`` (0.05 seconds where it has none).
+    :param switch: what to look at, every half of its ``ttl`` (0.05 seconds where it has none) and
+        at least each second, as a signal may have asked for a look.
+    :param due: a bound method, held weakly, to call after each look.
     """
 
-    def __init__(self, switch: Switch) -> None:
+    def __init__(self, switch: Switch, due: Callable[[], None]) -> None:
         self._switch = weakref.ref(switch)
-        self._interval = max(getattr(switch, "ttl", 0.1) / 2, 0.01)
-        self._due: list[weakref.WeakMethod[Callable[[], None]]] = []
-        self._thread: threading.Thread | None = None
+        self._due = weakref.WeakMethod(due)
+        self._interval = min(max(getattr(switch, "ttl", 0.1) / 2, 0.01), _WAKE)
         self._new_process()
 
     def _new_process(self) -> None:
@@ -42,17 +53,8 @@ class Watcher:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._end = threading.Event()
-        self._thread = None
-
-    def subscribe(self, due: Callable[[], None]) -> None:
-        """Have a bound method called after each look, while its owner lives."""
-        self._due = [*self._due, weakref.WeakMethod(due)]
-
-    def unsubscribe(self, due: Callable[[], None]) -> None:
-        """Call it no more; without any subscriber the thread ends at once."""
-        self._due = [one for one in self._due if one() not in (None, due)]
-        if not self._due:
-            self.stop()
+        self._thread: threading.Thread | None = None
+        self._looked = -math.inf
 
     @property
     def running(self) -> bool:
@@ -60,13 +62,20 @@ class Watcher:
         thread = self._thread
         return self._pid == os.getpid() and thread is not None and thread.is_alive()
 
+    @property
+    def alive(self) -> bool:
+        """True if it runs and has looked lately, which it can't where threads stand still."""
+        bound = max(_STARVED, 10 * self._interval)
+        return self.running and time.monotonic() < self._looked + bound
+
     def start(self) -> None:
         """Start the thread unless it runs."""
         if self._pid != os.getpid():
             self._new_process()
         with self._lock:
-            if self.running or not self._due:
+            if self.running:
                 return
+            self._looked = time.monotonic()
             self._end = threading.Event()
             self._thread = threading.Thread(
                 target=_watch,
@@ -78,32 +87,32 @@ class Watcher:
         _with_forks(self)
 
     def stop(self, timeout: float | None = None) -> bool:
-        """End the thread and wait until it has gone; True if there was one."""
+        """End the thread and wait until it has gone; True if there was one.
+
+        :param timeout: seconds to wait at most; 0 does not wait.
+        """
         thread = self._thread
         if not self.running or thread is None:
             return False
         self._end.set()
-        if thread is not threading.current_thread():
+        if thread is not threading.current_thread() and timeout != 0:
             thread.join(timeout)
         return True
 
     def look(self) -> None:
         """Look once and do what is due; what that raises is logged."""
-        switch = self._switch()
+        switch, due = self._switch(), self._due()
         try:
             if switch is not None:
                 switch.refresh()
+            if due is not None:
+                due()
         except Exception:
             logger.exception("The watcher's look failed; it goes on.")
-        for method in self._due:
-            try:
-                if due := method():
-                    due()
-            except Exception:
-                logger.exception("What was due after the watcher's look failed; it goes on.")
+        self._looked = time.monotonic()
 
     def _orphaned(self) -> bool:
-        return self._switch() is None or all(method() is None for method in self._due)
+        return self._switch() is None or self._due() is None
 
 
 def _watch(reference: weakref.ref[Watcher], end: threading.Event, interval: float) -> None:
@@ -115,19 +124,305 @@ def _watch(reference: weakref.ref[Watcher], end: threading.Event, interval: floa
         del watcher  # or it could not be collected while this waits
 
 
-# -- one watcher a switch --------------------------------------------------------------------
+# -- this process ----------------------------------------------------------------------------
 
-_watchers: weakref.WeakKeyDictionary[Switch, Watcher] = weakref.WeakKeyDictionary()
+
+class Member(Protocol):
+    """One selector, as its worker knows it."""
+
+    @property
+    def doors(self) -> Sequence[Door]:
+        """The doors of its engines that are taken away while read-only."""
+
+
+class Worker:
+    """What the selectors of this process that have one switch share: a thread and an entry.
+
+    It registers before the first answer of the switch is used, in a forked child anew, and before
+    a read-write connection is made, whoever asks for one. On the way to read-only its doors are
+    shut, then what is held is counted, then that is reported; on the way back the report is
+    withdrawn before a door opens.
+    """
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = weakref.ref(switch)
+        self.watcher = Watcher(switch, self.due)
+        self.registry: Registry | None = None
+        self.required = False
+        self.problem: str | None = None
+        """Why this process is not registered or can't report, or None."""
+        self._members: dict[Member, bool] = {}  # whether each of them wants the thread
+        self._unsubscribe: Callable[[], None] = _nothing
+        self._entry: Entry | None = None
+        self._barred = False
+        self._since: float | None = None  # wall-clock seconds: when the doors were shut
+        self._new_process()
+
+    def _new_process(self) -> None:
+        switch = self._switch()
+        self._beginning = threading.RLock()  # what is told of a flip may connect
+        self._doing = threading.Lock()
+        self._turning = threading.RLock()  # the gate, against the making of the entry
+        self._begun = self._asked = False
+        self._registered = False
+        self._flips = 0
+        self._refused = 0 if switch is None else guard.refusals(switch)
+        for door in self._doors():
+            door.leave_to_parent()
+        self._pid = os.getpid()  # last: who sees it finds the locks of this process
+
+    # -- the selectors -------------------------------------------------------------------
+
+    def agree(self, registry: Registry | None, required: bool) -> None:
+        """Refuse a selector that would have this process report itself in another way.
+
+        :raises ConfigurationError: if there is another selector with this switch and other workers.
+        """
+        if self._members and (registry, required) != (self.registry, self.required):
+            raise ConfigurationError(
+                "EngineSelector(workers=...) differs from that of another selector with the same "
+                "switch, with which it shares one entry. Give the same to both."
+            )
+
+    def join(
+        self,
+        switch: Switch,
+        member: Member,
+        registry: Registry | None,
+        *,
+        watch: bool,
+        required: bool,
+    ) -> None:
+        """Look after the doors of one more selector."""
+        if not self._members:
+            self.registry, self.required, self.problem = registry, required, None
+            self._begun = self._registered = False
+            # First of all gates: before one opens, the report is withdrawn.
+            self._unsubscribe = switch.subscribe(self._gate, self._flipped)
+        self._members[member] = watch
+        for door in member.doors:
+            door.before_connect = (*door.before_connect, self.attend)
+            if self._barred:
+                self._bar(door)
+        switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
+
+    def leave(self, member: Member, *, join: bool = False) -> None:
+        """Look after them no more; without any, the thread ends and the entry is removed.
+
+        An entry with connections in use is left: that the process ends will be seen.
+
+        :param join: whether to wait for the end of the thread.
+        """
+        if self._members.pop(member, None) is not None:
+            for door in member.doors:
+                kept = list(door.before_connect)
+                kept.remove(self.attend)
+                door.before_connect = tuple(kept)
+                self._unbar(door)
+        if not any(self._members.values()):
+            self.watcher.stop(None if join else 0)  # a garbage collection may call this anywhere
+        if self._members:
+            return
+        self._unsubscribe()
+        self._unsubscribe = _nothing
+        entry, self._entry = self._entry, None
+        if entry is not None and all(door.held == door.idle for door in member.doors):
+            entry.close()
+
+    def _doors(self) -> list[Door]:
+        return list({door: None for member in list(self._members) for door in member.doors})
+
+    # -- what is asked of it ---------------------------------------------------------------
+
+    def attend(self) -> None:
+        """Be registered, and have the thread started, before anything begins."""
+        if self._pid != os.getpid():
+            self._new_process()
+        if self._begun:
+            return
+        with self._beginning:
+            switch = self._switch()
+            if self._begun or switch is None:
+                return
+            switch.fresh_until = -math.inf  # it was a parent's, or from before this registered
+            self._register()
+            self._begun = True
+            if self._is_watched():
+                self.watcher.start()
+            switch.check()
+        self.due()
+
+    def refresh(self, switch: Switch) -> State:
+        """Return an answer of the switch that may be used now, and see that all is watched."""
+        self.attend()
+        if not self.watcher.running and self._is_watched():
+            self.watcher.start()
+        state = switch.refresh()
+        if not self.watcher.alive:
+            self.due()
+        return state
+
+    def check(self, switch: Switch) -> State:
+        """Look again now, do what is due, and return the state."""
+        self.attend()
+        state = switch.check()
+        self.due()
+        return state
+
+    def due(self) -> None:
+        """Close what lies idle in retired pools, be registered, and report."""
+        self._asked = True
+        # Who comes while another thread is at it makes that one go round once more.
+        while self._asked and self._doing.acquire(blocking=False):
+            try:
+                self._asked = False
+                self._do()
+            finally:
+                self._doing.release()
+
+    def _do(self) -> None:
+        for door in self._doors():
+            door.sweep()
+        switch = self._switch()
+        if switch is None or not self._begun:
+            return
+        if self._register():
+            switch.check()
+        entry = self._entry
+        if entry is not None and self._registered:
+            try:
+                entry.report(lambda: self._report(switch))
+            except RegistryError as error:
+                self._ill(error)
+            else:
+                self._well()
+
+    def _is_watched(self) -> bool:
+        switch = self._switch()  # what is forced never flips
+        return any(self._members.values()) and getattr(switch, "forced", None) is None
+
+    # -- the entry -------------------------------------------------------------------------
+
+    def _register(self) -> bool:
+        """Be registered; True if that is new."""
+        if self.registry is None:
+            return False
+        new = False
+        try:
+            if self._entry is None:
+                entry = self.registry.register(_identify(self._switch))
+                with self._turning:
+                    self._entry = entry
+                    if self._since is not None:  # the gate was closed before
+                        entry.closed()
+                new = True
+            else:
+                new = self._entry.ensure()
+            self._registered = True
+        except RegistryError as error:
+            self._registered = False
+            self._ill(error)
+        barred = self.required and not self._registered
+        if barred is not self._barred:
+            self._barred = barred
+            for door in self._doors():
+                self._bar(door) if barred else self._unbar(door)
+        return new
+
+    def _bar(self, door: Door) -> None:
+        """Have a door shut and its held connections begin nothing, as nobody could wait for it."""
+        guard.bar(door.engine, self, self._refuse)
+        door.shut(self)
+
+    def _unbar(self, door: Door) -> None:
+        guard.bar(door.engine, self, None)
+        door.open(self)
+
+    def _refuse(self) -> ReadOnlyError:
+        return ReadOnlyError(
+            'A read-write transaction is refused: workers="required", and this process is not '
+            f"registered. Nothing was written. {self.problem}"
+        )
+
+    def _ill(self, error: RegistryError) -> None:
+        if self.problem is None:
+            logger.error("%s", error)
+        self.problem = str(error)
+
+    def _well(self) -> None:
+        if self.problem is not None:
+            self.problem = None
+            logger.info("This process is registered, and reports again.")
+
+    def _report(self, switch: Switch) -> Report:
+        doors, known = self._doors(), switch.known
+        shut = known.read_only and all(door.is_shut for door in doors)
+        held = sum(door.held for door in doors)
+        checked = getattr(switch, "checked", None)
+        return Report(
+            mode=known.mode,
+            generation=known.generation if shut else None,
+            connections=held,
+            since=self._since if known.read_only and held else None,
+            checked=None if checked is None else time.time() - time.monotonic() + checked,
+            flips=self._flips,
+            refused=guard.refusals(switch) - self._refused,
+            watching=self.watcher.alive,
+            forced=getattr(switch, "forced", None),
+        )
+
+    # -- flips -----------------------------------------------------------------------------
+
+    def _gate(self, state: State) -> None:
+        with self._turning:
+            entry = self._entry
+            if state.read_only:
+                if self._since is None:
+                    self._since = time.time()
+                if entry is not None:
+                    entry.closed()
+                return
+            if entry is not None and self._registered:  # otherwise it has acknowledged nothing
+                entry.withdraw()
+            self._since = None
+
+    def _flipped(self, _old: State, _new: State) -> None:
+        self._flips += 1
+        self.due()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _identify(reference: weakref.ref[Switch]) -> Callable[[], str | None]:
+    def identify() -> str | None:
+        """Return the generation that is there now; what it raises means that it is not known."""
+        switch = reference()
+        if switch is None:
+            raise RegistryError("The switch is gone.")
+        ask = getattr(switch, "identify", None)
+        if ask is not None:
+            return ask()  # type: ignore[no-any-return]  # a FileSwitch's
+        state = switch.check()
+        if state.read_only and state.generation is None:
+            raise RegistryError(f"{switch!r} is read-only without a generation.")
+        return state.generation
+
+    return identify
+
+
+_workers: weakref.WeakKeyDictionary[Switch, Worker] = weakref.WeakKeyDictionary()
 _finding = threading.Lock()
 
 
-def watcher_of(switch: Switch) -> Watcher:
-    """Return the watcher that all selectors with this switch share in this process."""
+def worker_of(switch: Switch) -> Worker:
+    """Return the worker that all selectors with this switch share in this process."""
     with _finding:
-        watcher = _watchers.get(switch)
-        if watcher is None:
-            watcher = _watchers[switch] = Watcher(switch)
-        return watcher
+        worker = _workers.get(switch)
+        if worker is None:
+            worker = _workers[switch] = Worker(switch)
+        return worker
 
 
 # -- forks -----------------------------------------------------------------------------------
@@ -163,3 +458,7 @@ def _after_in_child() -> None:
     global _finding  # noqa: PLW0603  # a thread of the parent may hold it
     _finding = threading.Lock()
     _stopped.clear()
+    for watcher in list(_started):
+        switch = watcher._switch()
+        if switch is not None:
+            switch.fresh_until = -math.inf  # so that its first transaction comes by refresh()

@@ -274,6 +274,7 @@ def test_a_signal_lets_it_look_again_and_calls_the_handler_before(lite: App) -> 
     try:
         lite.start(ttl=3600)
         lite.selector.check_on_signal(signal.SIGUSR2)
+        assert not lite.selector.read_only
         lite.on()
         assert not lite.selector.read_only
         signal.raise_signal(signal.SIGUSR2)

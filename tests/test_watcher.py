@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import event, text
 
 from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
-from sa_readonly.watcher import watcher_of
+from sa_readonly.watcher import worker_of
 from tests.app import WHICH, App, make_app
 
 
@@ -175,7 +175,7 @@ def test_a_fork_gives_no_warning_though_a_thread_runs(lite: App) -> None:
     lite.start(ttl=0.02, watch=True)
     read(lite)
     in_child(lambda: None)
-    assert watcher_of(lite.selector.switch).running
+    assert worker_of(lite.selector.switch).watcher.running
 
 
 def in_child(work: Callable[[], None]) -> None:

@@ -1,0 +1,274 @@
+"""What has begun before a flip: it may go on, or until its grace is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, select, text
+from sqlalchemy.pool import NullPool
+
+from sa_readonly import ConfigurationError, ReadOnlyError
+from sa_readonly.pools import Door
+from tests.app import WHICH, App, Author, Book, make_app
+from tests.postgres import Server, wait_until
+
+
+class Clock:
+    """time.monotonic(), moved on by hand."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        self._real = time.monotonic
+
+    def __call__(self) -> float:
+        return self._real() + self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "monotonic", made)
+    return made
+
+
+def flip(app: App) -> None:
+    app.on()
+    app.selector.check()
+
+
+MESSAGE = r"A read-write transaction that went on after its grace is refused: the application is"
+
+
+def test_without_grace_what_has_begun_may_finish(app: App, clock: Clock) -> None:
+    app.start()
+    with app.sessions.begin() as session:
+        session.add(Book(title="one"))
+        session.flush()
+        flip(app)
+        clock.ahead = 3600
+        session.add(Book(title="two"))
+    assert app.titles("rw") == ["one", "two"]
+
+
+def test_inside_its_grace_what_has_begun_may_finish(app: App, clock: Clock) -> None:
+    app.start(grace=30)
+    with app.sessions.begin() as session:
+        session.add(Book(title="one"))
+        session.flush()
+        flip(app)
+        clock.ahead = 29
+        session.add(Book(title="two"))
+    assert app.titles("rw") == ["one", "two"]
+
+
+def test_after_its_grace_a_commit_is_refused_rolled_back_and_closed(app: App, clock: Clock) -> None:
+    app.start(grace=30)
+    session = app.sessions()
+    session.add(Book(title="one"))
+    session.flush()
+    flip(app)
+    clock.ahead = 31
+    with pytest.raises(ReadOnlyError, match=MESSAGE) as caught:
+        session.commit()
+    session.rollback()
+    assert caught.value.reason == "upgrade"
+    assert caught.value.statement == "COMMIT"
+    assert app.titles("rw") == []
+    assert Door.of(app.engines["rw"]).held == 0
+    assert session.scalar(WHICH) == "ro"
+    session.close()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda session: session.execute(select(Author.id)),
+        lambda session: session.flush(),
+        lambda session: session.execute(text("delete from book")),
+        lambda session: session.connection().exec_driver_sql("delete from book"),
+        lambda session: session.execute(Book.__table__.insert(), [{"title": "x"}, {"title": "y"}]),
+        lambda session: session.begin_nested(),
+    ],
+    ids=["select", "flush", "text", "driver", "many", "savepoint"],
+)
+def test_after_its_grace_the_next_statement_is_refused_rolled_back_and_closed(
+    app: App, clock: Clock, work: Any
+) -> None:
+    app.start(grace=30)
+    with app.sessions() as session:
+        session.add(Book(title="one"))
+        session.flush()
+        session.add(Book(title="two"))
+        flip(app)
+        clock.ahead = 31
+        with pytest.raises(ReadOnlyError, match=MESSAGE):
+            work(session)
+        assert Door.of(app.engines["rw"]).held == 0
+        session.rollback()
+        assert session.scalar(WHICH) == "ro"
+    assert app.titles("rw") == []
+
+
+def test_after_its_grace_a_rollback_is_a_rollback(app: App, clock: Clock) -> None:
+    app.start(grace=30)
+    with app.sessions() as session:
+        session.add(Book(title="one"))
+        session.flush()
+        with session.begin_nested() as savepoint:
+            flip(app)
+            clock.ahead = 31
+            savepoint.rollback()
+        session.rollback()
+    assert app.titles("rw") == []
+    assert Door.of(app.engines["rw"]).held == 0
+
+
+def test_a_core_transaction_has_its_grace_too(app: App, clock: Clock) -> None:
+    app.start(grace=30)
+    with app.engines["rw"].connect() as connection:
+        connection.execute(text("delete from author"))
+        flip(app)
+        clock.ahead = 31
+        with pytest.raises(ReadOnlyError, match=MESSAGE):
+            connection.commit()
+        connection.rollback()
+        with pytest.raises(ReadOnlyError):
+            connection.execute(WHICH)
+    assert Door.of(app.engines["rw"]).held == 0
+    with app.engines["ro"].connect() as connection:
+        assert connection.scalar(WHICH) == "ro"
+
+
+def test_a_grace_of_zero_ends_at_the_flip(app: App) -> None:
+    app.start(grace=0)
+    with app.sessions() as session:
+        session.add(Book(title="one"))
+        session.flush()
+        flip(app)
+        with pytest.raises(ReadOnlyError, match=MESSAGE):
+            session.commit()
+
+
+def test_the_backend_of_what_is_refused_is_gone_at_the_server(
+    pg_server: Server, pg_app: App, clock: Clock
+) -> None:
+    pg_app.engine("rw", poolclass=NullPool, connect_args={"application_name": "the-application"})
+    pg_app.start(grace=30)
+    with pg_app.sessions() as session:
+        session.execute(text("lock table book in exclusive mode"))
+        flip(pg_app)
+        clock.ahead = 31
+        with pytest.raises(ReadOnlyError):
+            session.execute(text("select 1"))
+
+        def connected() -> bool:
+            rows = pg_server.activity(pg_app.urls["rw"])
+            return any(row.application_name == "the-application" for row in rows)
+
+        # while the session still holds what is left of it
+        wait_until(lambda: not connected(), "the backend's end")
+
+
+@pytest.fixture
+def pg_app(place: Path, pg_urls: dict[str, URL]) -> Iterator[App]:
+    with make_app(place, dict(pg_urls)) as made:
+        yield made
+
+
+def test_what_is_prepared_already_is_committed_also_after_its_grace(
+    pg_app: App, clock: Clock
+) -> None:
+    pg_app.start(grace=30)
+    session = pg_app.sessions(twophase=True)
+    session.add(Book(title="one"))
+    session.prepare()
+    flip(pg_app)
+    clock.ahead = 31
+    session.commit()
+    session.close()
+    assert pg_app.titles("rw") == ["one"]
+
+
+def test_what_is_not_prepared_yet_is_refused_after_its_grace(pg_app: App, clock: Clock) -> None:
+    pg_app.start(grace=30)
+    session = pg_app.sessions(twophase=True)
+    session.add(Book(title="one"))
+    session.flush()
+    flip(pg_app)
+    clock.ahead = 31
+    with pytest.raises(ReadOnlyError, match=MESSAGE):
+        session.prepare()
+    session.close()
+    assert pg_app.titles("rw") == []
+    with pg_app.engines["ro"].connect() as connection:
+        assert not connection.scalar(text("select count(*) from pg_prepared_xacts"))
+
+
+def test_after_the_flip_back_nothing_is_limited(app: App, clock: Clock) -> None:
+    app.start(grace=30)
+    plain = type(app.engines["rw"].dialect)
+    flip(app)
+    assert type(app.engines["rw"].dialect) is not plain
+    app.off()
+    app.selector.check()
+    assert type(app.engines["rw"].dialect) is plain
+    clock.ahead = 31
+    with app.sessions.begin() as session:
+        session.add(Book(title="one"))
+    assert app.titles("rw") == ["one"]
+    flip(app)
+    app.selector.close()
+    with app.engines["rw"].begin() as connection:
+        connection.execute(text("delete from book"))
+
+
+def test_what_goes_on_over_a_flip_back_has_a_new_grace_at_the_next_one(
+    app: App, clock: Clock
+) -> None:
+    app.start(grace=30)
+    with app.sessions.begin() as session:
+        session.add(Book(title="one"))
+        session.flush()
+        flip(app)
+        app.off()
+        app.selector.check()
+        clock.ahead = 3600
+        flip(app)
+        session.add(Book(title="two"))
+    assert app.titles("rw") == ["one", "two"]
+
+
+def test_two_selectors_of_one_engine_have_the_shorter_grace(app: App, clock: Clock) -> None:
+    from sa_readonly import EngineSelector  # noqa: PLC0415
+
+    app.start(grace=300)
+    with (
+        EngineSelector(
+            app.selector.switch, read_write=app.engines["rw"], grace=30, watch=False
+        ) as second,
+        app.sessions() as session,
+    ):
+        session.add(Book(title="one"))
+        session.flush()
+        flip(app)
+        clock.ahead = 31
+        with pytest.raises(ReadOnlyError, match=MESSAGE):
+            session.commit()
+        assert second.read_only
+
+
+@pytest.mark.parametrize("value", [-1, "1", True, float("nan")])
+def test_a_grace_that_is_no_number_of_seconds_is_refused(lite: App, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"EngineSelector\(grace\) takes a number of sec"):
+        lite.start(grace=value)
+
+
+def test_a_grace_costs_nothing_while_read_write(lite: App) -> None:
+    lite.start(grace=30)
+    for method in ("do_execute", "do_commit"):
+        owner = next(cls for cls in type(lite.engines["rw"].dialect).__mro__ if method in vars(cls))
+        assert not owner.__module__.startswith("sa_readonly")

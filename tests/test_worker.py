@@ -1,0 +1,588 @@
+"""This process as a worker: what it registers and reports, and when."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+
+from sa_readonly import (
+    ConfigurationError,
+    EngineSelector,
+    FileSwitch,
+    FixedSwitch,
+    Mode,
+    ReadOnlyError,
+)
+from sa_readonly.directory import DirectoryRegistry
+from sa_readonly.workers import Liveness, RegistryError, Seen, Verdict, look
+from tests.app import WHICH, App, Book
+from tests.postgres import wait_until
+from tests.test_watcher import in_child
+
+if not hasattr(os, "fork"):
+    pytest.skip("directories of workers need POSIX", allow_module_level=True)
+
+
+def registry(app: App) -> DirectoryRegistry:
+    return DirectoryRegistry(f"{app.path}.workers")
+
+
+def read(app: App) -> str:
+    with app.sessions() as session:
+        return str(session.scalar(WHICH))
+
+
+def one(app: App) -> Seen:
+    (entry,) = registry(app).read()
+    return entry
+
+
+def verdict(app: App, mode: Mode = Mode.READ_ONLY) -> Verdict:
+    return look(app.selector.switch.identify, registry(app), mode)
+
+
+def whys(app: App) -> list[str]:
+    return [why for _, why in verdict(app).waiting]
+
+
+# -- registering -----------------------------------------------------------------------------
+
+
+def test_a_process_registers_at_its_first_transaction_and_not_before(lite: App) -> None:
+    lite.start()
+    assert not Path(f"{lite.path}.workers").exists()
+    read(lite)
+    entry = one(lite)
+    assert (entry.liveness, entry.pid) == (Liveness.ALIVE, os.getpid())
+    assert entry.report is not None
+    assert entry.report.mode is Mode.READ_WRITE
+
+
+def test_a_process_registers_before_its_first_look(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start(ttl=3600)
+    register = DirectoryRegistry.register
+
+    def registered(self: DirectoryRegistry, identify: Any) -> Any:
+        entry = register(self, identify)
+        lite.on()  # the operator is faster than the look that follows
+        return entry
+
+    monkeypatch.setattr(DirectoryRegistry, "register", registered)
+    assert read(lite) == "ro"
+
+
+def test_who_connects_past_the_selector_is_registered_too(lite: App) -> None:
+    lite.start(ttl=3600)
+    with lite.engines["rw"].connect() as connection:
+        assert connection.scalar(WHICH) == "rw"
+        assert one(lite).liveness is Liveness.ALIVE
+
+
+def test_a_connection_that_finds_the_file_when_it_registers_is_refused(lite: App) -> None:
+    lite.start(ttl=3600)
+    lite.on()
+    with pytest.raises(ReadOnlyError):
+        lite.engines["rw"].connect()
+    assert verdict(lite).holds
+
+
+def test_a_forked_child_registers_for_itself_at_its_first_transaction(lite: App) -> None:
+    lite.start(ttl=3600)
+    read(lite)
+
+    def child() -> None:
+        assert [entry.pid for entry in registry(lite).read()] == [os.getppid()]
+        assert read(lite) == "rw"
+        pids = {entry.pid for entry in registry(lite).read()}
+        assert pids == {os.getpid(), os.getppid()}
+
+    in_child(child)
+    assert {entry.liveness for entry in registry(lite).read()} == {Liveness.ALIVE, Liveness.DEAD}
+
+
+def test_a_forked_child_registers_where_no_hooks_ran(lite: App) -> None:
+    lite.start(ttl=3600)
+    read(lite)
+    worker = lite.selector._worker
+
+    def child() -> None:
+        # As under uWSGI: the answer of the parent is still fresh, and its pool is there.
+        lite.selector.switch.fresh_until = time.monotonic() + 3600
+        worker._begun = True
+        lite.engines["rw"].dispose(close=False)
+        with lite.engines["rw"].connect() as connection:
+            assert connection.scalar(WHICH) == "rw"
+        assert os.getpid() in {entry.pid for entry in registry(lite).read()}
+
+    in_child(child)
+
+
+def test_a_forked_child_begins_without_its_parents_connections(app: App) -> None:
+    app.start(ttl=3600)
+    read(app)
+    parents = app.engines["rw"].pool
+
+    def child() -> None:
+        assert app.engines["rw"].pool is not parents
+        assert read(app) == "rw"
+        entry = next(entry for entry in registry(app).read() if entry.pid == os.getpid())
+        assert entry.report is not None
+        app.on()
+        app.selector.check()
+        assert app.selector._worker._report(app.selector.switch).connections == 0
+
+    in_child(child)
+    app.off()
+    assert app.engines["rw"].pool is parents
+    assert read(app) == "rw"
+
+
+def test_selectors_with_one_switch_share_one_entry(lite: App) -> None:
+    lite.start()
+    second = EngineSelector(lite.selector.switch, read_write=lite.engine("two"), watch=False)
+    read(lite)
+    assert second.mode is Mode.READ_WRITE
+    with second.engine().connect() as connection:
+        connection.execute(text("select 1"))
+        lite.on()
+        second.check()
+        assert one(lite).report is not None
+        assert whys(lite) == ["1 connection out since 0 s, no watcher thread runs there"]
+    second.check()
+    assert verdict(lite).holds
+    lite.selector.close()
+    assert one(lite).liveness is Liveness.ALIVE
+    second.close()
+    assert registry(lite).read() == []
+
+
+@pytest.fixture
+def lite(lite: App) -> App:
+    lite.urls["two"] = lite.urls["rw"].set(database=str(lite.path.parent / "two.db"))
+    return lite
+
+
+def test_selectors_with_one_switch_must_report_to_one_place(lite: App) -> None:
+    lite.start()
+    message = (
+        r"EngineSelector\(workers=\.\.\.\) differs from that of another selector with the same "
+        r"switch, with which it shares one entry\. Give the same to both\."
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        EngineSelector(lite.selector.switch, read_write=lite.engine("two"), workers=False)
+    assert lite.engines["two"].connect().scalar(text("select 1")) == 1
+
+
+def test_closing_the_selector_removes_the_entry(lite: App) -> None:
+    lite.start()
+    read(lite)
+    lite.selector.close()
+    assert registry(lite).read() == []
+
+
+def test_a_selector_that_is_closed_over_a_transaction_leaves_its_entry(lite: App) -> None:
+    lite.start()
+    with lite.engines["rw"].connect() as connection:
+        connection.scalar(WHICH)
+        lite.selector.close()
+    assert one(lite).liveness is Liveness.ALIVE
+    lite.on()
+    assert whys(lite) == ["has not noticed, no watcher thread runs there"]
+
+
+def test_workers_false_registers_nobody(lite: App) -> None:
+    lite.start(workers=False)
+    read(lite)
+    assert not Path(f"{lite.path}.workers").exists()
+
+
+def test_workers_may_be_another_directory(lite: App, tmp_path: Path) -> None:
+    lite.start(workers=tmp_path / "elsewhere")
+    read(lite)
+    assert len(DirectoryRegistry(tmp_path / "elsewhere").read()) == 1
+
+
+def test_a_fixed_switch_registers_nobody_even_if_that_is_required(lite: App) -> None:
+    with EngineSelector(
+        FixedSwitch(Mode.READ_WRITE), read_write=lite.engine("rw"), workers="required"
+    ) as selector:
+        with selector.engine().connect() as connection:
+            assert connection.scalar(WHICH) == "rw"
+        assert os.listdir(lite.path.parent) != []
+    assert not [name for name in os.listdir(lite.path.parent) if name.endswith(".workers")]
+
+
+@pytest.mark.parametrize("value", [None, 1, "", object()])
+def test_workers_that_make_no_sense_are_refused(lite: App, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"EngineSelector\(workers\) takes True, False"):
+        lite.start(workers=value)
+
+
+def test_a_registry_of_the_users_own_is_taken(lite: App) -> None:
+    calls: list[str] = []
+
+    class Entry:
+        def ensure(self) -> bool:
+            return False
+
+        def closed(self) -> None:
+            calls.append("closed")
+
+        def report(self, snapshot: Any) -> bool:
+            calls.append(str(snapshot().mode))
+            return True
+
+        def withdraw(self) -> None:
+            calls.append("withdraw")
+
+        def close(self) -> None:
+            calls.append("close")
+
+    class Registry:
+        def register(self, identify: Any) -> Entry:
+            calls.append(f"register {identify()}")
+            return Entry()
+
+        def sweep(self, identify: Any) -> None:
+            pass
+
+        def read(self) -> list[Seen]:
+            return []
+
+    lite.start(ttl=3600, workers=Registry())
+    read(lite)
+    lite.on()
+    lite.selector.check()
+    lite.off()
+    lite.selector.check()
+    lite.selector.close()
+    order = list(dict.fromkeys(calls))
+    assert order == ["register None", "read-write", "closed", "read-only", "withdraw", "close"]
+
+
+# -- a forced process ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("forced", "expected"),
+    [("read-write", ["forced to read-write"]), ("read-only", [])],
+)
+def test_a_forced_process_registers_and_only_one_forced_to_read_only_is_drained(
+    lite: App, monkeypatch: pytest.MonkeyPatch, forced: str, expected: list[str]
+) -> None:
+    monkeypatch.setenv("SA_READONLY_FORCE", forced)
+    lite.start(watch=True)
+    assert lite.selector.mode is Mode(forced)
+    read(lite)
+    lite.on()
+    assert whys(lite) == expected
+    assert verdict(lite).holds is (not expected)
+    assert threading.active_count() == 1
+
+
+# -- what it says ----------------------------------------------------------------------------
+
+
+def test_drained_is_said_when_the_last_connection_is_closed(app: App) -> None:
+    app.start()
+    with app.sessions.begin() as session:
+        session.add(Book(title="before"))
+        session.flush()
+        app.on()
+        app.selector.check()
+        assert whys(app) == ["1 connection out since 0 s, no watcher thread runs there"]
+    app.selector.check()
+    assert verdict(app).holds
+    assert app.titles("rw") == ["before"]
+
+
+def test_an_idle_process_is_drained_by_its_thread(app: App) -> None:
+    app.start(ttl=0.02, watch=True)
+    read(app)
+    app.on()
+    wait_until(lambda: verdict(app).holds, "drained")
+    app.off()
+    wait_until(lambda: verdict(app, Mode.READ_WRITE).holds, "read-write again")
+    report = one(app).report
+    assert report is not None
+    assert (report.flips, report.watching) == (2, True)
+    app.selector.close()
+
+
+def test_without_a_thread_each_transaction_sees_to_the_report(app: App) -> None:
+    app.start(watch=False)
+    read(app)
+    app.on()
+    assert read(app) == "ro"
+    assert verdict(app).holds
+
+
+def test_a_thread_that_stands_still_counts_for_none(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start(ttl=0.02, watch=True)
+    read(lite)
+    watcher = lite.selector._worker.watcher
+    assert watcher.alive
+    monkeypatch.setattr(watcher, "look", lambda: None)  # as under uWSGI without threads
+    wait_until(lambda: not watcher.alive, "a second without a look")
+    assert read(lite) == "rw"
+    report = one(lite).report
+    assert report is not None
+    assert not report.watching
+    lite.on()
+    wait_until(lambda: read(lite) == "ro", "the end of ttl")
+    assert verdict(lite).holds
+    lite.selector.close()
+
+
+def test_the_report_counts_what_was_refused_and_no_read(lite: App) -> None:
+    lite.start()
+    lite.on()
+
+    def refuse(work: Callable[[], object]) -> None:
+        with pytest.raises(ReadOnlyError):
+            work()
+
+    def flush() -> None:
+        with lite.sessions.begin() as session:
+            session.add(Book(title="x"))
+
+    refuse(flush)
+    refuse(lite.selector.require_read_write)
+    refuse(lite.engines["rw"].connect)
+    with lite.engines["ro"].connect() as connection:
+        refuse(lambda: connection.execute(text("delete from book")))
+    assert read(lite) == "ro"
+    lite.off()
+    with lite.sessions() as session:
+        session.get_bind()
+        lite.on()
+        assert session.scalar(WHICH) == "ro"  # it had chosen the other one
+    assert lite.selector._worker._report(lite.selector.switch).refused == 4
+
+
+def test_an_edit_of_the_file_is_acknowledged_anew(lite: App) -> None:
+    lite.start()
+    lite.on()
+    read(lite)
+    assert verdict(lite).holds
+    lite.on("another reason")
+    assert whys(lite) == ["has not noticed, no watcher thread runs there"]
+    lite.selector.check()
+    assert verdict(lite).holds
+
+
+def test_a_process_that_starts_read_only_is_drained_at_once(lite: App) -> None:
+    lite.on()
+    lite.start()
+    assert read(lite) == "ro"
+    assert verdict(lite).holds
+
+
+def test_the_report_is_withdrawn_before_a_door_opens(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start()
+    lite.on()
+    read(lite)
+    (door,) = lite.selector._worker._doors()[:1]
+    opened, seen = door.open, []
+
+    def look_first(by: object) -> None:
+        seen.append(one(lite).acknowledged)
+        opened(by)
+
+    lite.off()
+    with monkeypatch.context() as patch:
+        patch.setattr(door, "open", look_first)
+        assert lite.selector.check().mode is Mode.READ_WRITE
+    assert seen[-1] is False
+    assert seen
+
+
+def test_what_cant_be_withdrawn_keeps_the_process_read_only(
+    lite: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lite.start()
+    lite.on()
+    read(lite)
+    entry = lite.selector._worker._entry
+
+    def fail() -> None:
+        raise RegistryError("It can't be taken back.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(entry, "withdraw", fail)
+        lite.off()
+        assert read(lite) == "ro"
+        assert "this process stays read-only for now" in caplog.text
+    assert read(lite) == "rw"
+
+
+# -- a directory that can't be used ----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def unusable(app: App) -> Iterator[None]:
+    """A file stands where the directory should be made."""
+    path = Path(f"{app.path}.workers")
+    if path.exists():
+        shutil.rmtree(path)
+    path.touch()
+    try:
+        yield
+    finally:
+        path.unlink()
+
+
+def test_who_cant_register_says_so_once_and_goes_on(
+    lite: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sa_readonly")
+    lite.start()
+    with unusable(lite):
+        for _ in range(3):
+            assert read(lite) == "rw"
+        lite.on()
+        assert read(lite) == "ro"
+        lite.off()
+        assert read(lite) == "rw"
+        (error,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+        assert "can't register in" in error.getMessage()
+        assert lite.selector._worker.problem == error.getMessage()
+    assert read(lite) == "rw"
+    assert lite.selector._worker.problem is None
+    assert caplog.records[-1].getMessage() == "This process is registered, and reports again."
+    lite.on()
+    read(lite)
+    assert verdict(lite).holds
+
+
+def test_who_must_register_and_cant_reads_and_writes_nothing(lite: App) -> None:
+    lite.start(workers="required")
+    with unusable(lite):
+        assert read(lite) == "ro"
+        with pytest.raises(ReadOnlyError) as caught, lite.sessions.begin() as session:
+            session.add(Book(title="x"))
+        assert str(caught.value).startswith(
+            'A read-write transaction is refused: workers="required", and this process is not '
+            "registered. Nothing was written. This process can't register in "
+        )
+        with pytest.raises(ReadOnlyError):
+            lite.engines["rw"].raw_connection()
+    assert read(lite) == "rw"
+    with lite.sessions.begin() as session:
+        session.add(Book(title="y"))
+    assert lite.titles("rw") == ["y"]
+
+
+def test_who_must_be_registered_and_is_no_more_begins_nothing_on_a_held_connection(
+    lite: App,
+) -> None:
+    lite.start(workers="required")
+    with lite.engines["rw"].connect() as connection:
+        connection.scalar(WHICH)
+        connection.commit()
+        with unusable(lite):
+            lite.selector.check()
+            with pytest.raises(ReadOnlyError, match="is not registered"):
+                connection.scalar(WHICH)
+        lite.selector.check()
+        assert connection.scalar(WHICH) == "rw"
+
+
+def test_what_is_required_needs_a_place(lite: App) -> None:
+    class Switch:
+        def __init__(self, inner: FileSwitch) -> None:
+            self.refresh, self.check, self.subscribe = inner.refresh, inner.check, inner.subscribe
+            self.known, self.fresh_until = inner.known, inner.fresh_until
+
+    with pytest.raises(ConfigurationError, match=r'workers="required"\) needs the path of a file'):
+        EngineSelector(
+            Switch(FileSwitch(lite.path)), read_write=lite.engine("rw"), workers="required"
+        )
+
+
+# -- races, each at its step -----------------------------------------------------------------
+
+
+def test_flip_and_flip_back_at_once_leaves_no_acknowledgement(lite: App) -> None:
+    lite.start()
+    read(lite)
+    for _ in range(20):
+        lite.on()
+        lite.selector.check()
+        first = verdict(lite).generation
+        lite.off()
+        lite.on()
+        assert verdict(lite).generation != first
+        assert whys(lite) == ["has not noticed, no watcher thread runs there"]
+        lite.selector.check()
+        assert verdict(lite).holds
+        lite.off()
+        lite.selector.check()
+        assert not one(lite).acknowledged
+
+
+def test_a_connection_that_is_being_made_at_the_flip_keeps_it_from_being_drained(
+    app: App,
+) -> None:
+    making, go_on = threading.Event(), threading.Event()
+    app.engine("rw")
+
+    @event.listens_for(app.engines["rw"], "do_connect")
+    def slow(*_: Any) -> None:
+        making.set()
+        assert go_on.wait(10)
+
+    app.start()
+    errors: list[BaseException] = []
+
+    def connect() -> None:
+        try:
+            app.engines["rw"].connect()
+        except ReadOnlyError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    assert making.wait(10)
+    app.on()
+    app.selector.check()
+    assert whys(app) == ["1 connection out since 0 s, no watcher thread runs there"]
+    go_on.set()
+    thread.join(10)
+    assert len(errors) == 1
+    app.selector.check()
+    assert verdict(app).holds
+
+
+def test_two_threads_that_begin_at_once_register_once(lite: App) -> None:
+    lite.start(ttl=3600)
+    barrier = threading.Barrier(8)
+    seen: list[str] = []
+
+    def begin() -> None:
+        barrier.wait(10)
+        seen.append(read(lite))
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert seen == ["rw"] * 8
+    assert one(lite).liveness is Liveness.ALIVE
