@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -21,6 +22,7 @@ from sa_readonly import (
     Switch,
     selector_from_config,
 )
+from sa_readonly.directory import DirectoryRegistry
 
 
 class Base(DeclarativeBase):
@@ -40,6 +42,9 @@ def sync(rw: Engine, ro: Engine) -> None:
         read_only=Engines(primary=ro),
     )
     EngineSelector(FileSwitch("/tmp/x", ttl=0.5), read_write=rw, read_only=ro).close()
+    EngineSelector("/tmp/x", read_write=rw, grace=30, watch=False, workers="required").close()
+    EngineSelector("/tmp/x", read_write=rw, workers=Path("/tmp/workers")).close()
+    EngineSelector("/tmp/x", read_write=rw, workers=DirectoryRegistry("/tmp/workers")).close()
     EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=create_engine("sqlite://"))
     factory = sessionmaker(selector, class_=RoutingSession)
     with factory.begin() as session:
