@@ -26,6 +26,7 @@ __all__ = ["Watcher", "Worker", "worker_of"]
 logger = logging.getLogger("sa_readonly")
 
 _WAKE = 1.0  # seconds between two looks at the most
+_SWEEP = 300.0  # seconds after which a process sweeps those that have died
 _JOIN = 1.0  # seconds for which a fork waits for a thread whose stat hangs
 _STARVED = 1.0  # seconds without a look after which a thread counts for nothing, or 10 intervals
 
@@ -165,6 +166,7 @@ class Worker:
         self._turning = threading.RLock()  # the gate, against the making of the entry
         self._begun = self._asked = False
         self._registered = False
+        self._sweeps = time.monotonic() + _SWEEP  # registering sweeps, too
         self._flips = 0
         self._refused = 0 if switch is None else guard.refusals(switch)
         for door in self._doors():
@@ -288,6 +290,8 @@ class Worker:
             return
         if self._register():
             switch.check()
+        if not switch.known.read_only and time.monotonic() >= self._sweeps:
+            self._sweep()
         entry = self._entry
         if entry is not None and self._registered:
             try:
@@ -302,6 +306,12 @@ class Worker:
         return any(self._members.values()) and getattr(switch, "forced", None) is None
 
     # -- the entry -------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Forget who has died, now and then, so that no later file is held up by them."""
+        self._sweeps = time.monotonic() + _SWEEP
+        if self.registry is not None:
+            self.registry.sweep(_identify(self._switch))
 
     def _register(self) -> bool:
         """Be registered; True if that is new."""

@@ -272,6 +272,25 @@ def test_a_registry_of_the_users_own_is_taken(lite: App) -> None:
     assert order == ["register None", "read-write", "closed", "read-only", "withdraw", "close"]
 
 
+def test_who_has_died_is_swept_now_and_then_by_who_lives(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start()
+    read(lite)
+    in_child(lambda: read(lite))
+    assert len(registry(lite).read()) == 2
+    read(lite)
+    assert len(registry(lite).read()) == 2
+    later = time.monotonic() + 301
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    lite.on()
+    read(lite)
+    assert len(registry(lite).read()) == 2  # it may have died after the file had appeared
+    lite.off()
+    read(lite)
+    assert one(lite).pid == os.getpid()
+
+
 # -- a forced process ------------------------------------------------------------------------
 
 
