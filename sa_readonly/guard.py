@@ -244,18 +244,26 @@ class _ReadOnly(_Guarded):
 
     def _sa_readonly_examine(self, statement: str, parameters: Any) -> str:
         """Return the text to send, which is the one given, or raise."""
-        what = examine(statement, self.name, parameters)
+        what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
         if what is not None:
             raise self._sa_readonly_refusal(what, statement)
         if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
             # In a listener that a twin shares; it would take the writers' lock.
             return "BEGIN"
-        # The parameters of set_config() must be seen each time.
-        if len(statement) <= _LONG and _SET_CONFIG not in statement.lower():
+        # The parameters of set_config() must be seen each time, and those that become text.
+        seen_once = _SET_CONFIG not in statement.lower() and not _hides_a_parameter(
+            statement, self.name
+        )
+        if len(statement) <= _LONG and seen_once:
             if len(self._sa_readonly_passed) >= _PASSED:
                 self._sa_readonly_passed.clear()
             self._sa_readonly_passed[statement] = None
         return statement
+
+    def _sa_readonly_backslash(self) -> bool | None:
+        """Whether a backslash escapes in plain strings, as SQLAlchemy finds it out."""
+        known: bool | None = getattr(self, "_backslash_escapes", None)
+        return known
 
 
 class _ReadOnlyContext(DefaultExecutionContext):
@@ -529,6 +537,7 @@ def gates(engine: Engine) -> tuple[Switch, ...]:
 
 _LOCKED = frozenset(("postgresql", "sqlite", "mysql", "mariadb"))
 _READ_ONLY_SETTING = "default_transaction_read_only"
+_SET_DEFAULT = f"SET {_READ_ONLY_SETTING} = on"
 
 
 def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
@@ -547,7 +556,7 @@ def _lock_now(dialect: Any, dbapi_connection: Any) -> None:
     """Put both locks on a new connection; the first one only if the start-up packet did not."""
     if dialect.name == "postgresql":
         if _reported(dialect, dbapi_connection) != "on":
-            _run(dbapi_connection, f"SET {_READ_ONLY_SETTING} = on")
+            _run(dbapi_connection, _SET_DEFAULT)
             dbapi_connection.commit()
     elif dialect.name in ("mysql", "mariadb"):
         _run(dbapi_connection, "SET SESSION TRANSACTION READ ONLY")
@@ -558,7 +567,7 @@ def _lock_again(dialect: Any, dbapi_connection: Any) -> None:
     """Put back the locks that code with the driver's connection in its hands can open."""
     if dialect.name == "postgresql":
         if _reported(dialect, dbapi_connection) == "off":
-            _run(dbapi_connection, f"SET {_READ_ONLY_SETTING} = on")
+            _run(dbapi_connection, _SET_DEFAULT)
             dbapi_connection.commit()
         if _attribute(dbapi_connection) is not True:  # psycopg2: not in a transaction
             dialect.set_readonly(dbapi_connection, True)
@@ -568,7 +577,7 @@ def _lock_again(dialect: Any, dbapi_connection: Any) -> None:
 
 def _reported(dialect: Any, dbapi_connection: Any) -> str | None:
     """Return the setting as the server told it by itself, which PostgreSQL does from 14 on."""
-    driver_connection = dialect.get_driver_connection(dbapi_connection)
+    driver_connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
     if dialect.driver == "psycopg2":
         value = driver_connection.get_parameter_status(_READ_ONLY_SETTING)
     elif dialect.driver in ("psycopg", "psycopg_async"):
@@ -630,19 +639,19 @@ class _Cursor:
     connection: Any
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        self._sa_readonly_look(query, args)
+        self._sa_readonly_look(query, (args, kwargs))
         return super().execute(query, *args, **kwargs)  # type: ignore[misc]  # the driver's
 
     def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        self._sa_readonly_look(query, args)
+        self._sa_readonly_look(query, (args, kwargs), many=True)
         return super().executemany(query, *args, **kwargs)  # type: ignore[misc]
 
     def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        self._sa_readonly_look(query, args)
+        self._sa_readonly_look(query, (args, kwargs))
         return super().stream(query, *args, **kwargs)  # type: ignore[misc]
 
     def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        self._sa_readonly_look(statement, args)
+        self._sa_readonly_look(statement, (args, kwargs))
         return super().copy(statement, *args, **kwargs)  # type: ignore[misc]
 
     def copy_expert(self, sql: Any, *args: Any, **kwargs: Any) -> Any:
@@ -657,15 +666,24 @@ class _Cursor:
         self._sa_readonly_look(f"{verb} {name}()", ())
         return super().callproc(name, *args, **kwargs)  # type: ignore[misc]
 
-    def _sa_readonly_look(self, query: Any, parameters: Any) -> None:
+    def _sa_readonly_look(self, query: Any, parameters: Any, *, many: bool = False) -> None:
         dialect = self._sa_readonly
         text = _text_of(query, self)
         connection = getattr(self, "connection", None) or self._adapt_connection  # type: ignore[attr-defined]
         if dialect.name == "postgresql" and _attribute(connection) is False:
             raise dialect._sa_readonly_refusal("A transaction set to READ WRITE", text)
+        # Where the driver begins no transaction the session decides; a function may have set it.
+        free = dialect.name == "postgresql" and connection.autocommit is True
+        if free and text != _SET_DEFAULT and _reported(dialect, connection) == "off":
+            raise dialect._sa_readonly_refusal("A session set to READ WRITE", text)
         # Back to what the start-up packet said: in a listener that resets a connection.
         if text not in dialect._sa_readonly_passed and text not in _RESETS:
             dialect._sa_readonly_examine(text, parameters)
+            if hasattr(self, "mogrify") and _hides_a_parameter(text, dialect.name):
+                args, kwargs = parameters or ((), {})
+                for values in (*args, *kwargs.values()):
+                    for one in values if isinstance(values, list) and many else [values]:
+                        dialect._sa_readonly_examine(_text_of(self.mogrify(text, one), self), ())
 
 
 def _text_of(query: Any, cursor: Any) -> str:
@@ -740,15 +758,17 @@ _BEGIN_WRITING = re.compile(
     r"\s*BEGIN\s+(IMMEDIATE|EXCLUSIVE)(\s+TRANSACTION)?[\s;]*", re.IGNORECASE
 )
 
+# To the servers, space is ASCII and each character beyond it a letter. A number ends where it does:
+# 1.INTO is two tokens.
 _TOKEN = re.compile(
     r"""
-      (?P<space>\s+)
+      (?P<space>[ \t\n\r\f\v]+)
     | (?P<line>--)
     | (?P<block>/\*)
     | (?P<string>'[^']*(?:''[^']*)*'?)
     | (?P<quoted>"[^"]*(?:""[^"]*)*"?|`[^`]*(?:``[^`]*)*`?)
-    | (?P<word>[^\W\d][\w$]*)
-    | (?P<number>\d[\w.]*)
+    | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z_0-9$\x80-\U0010ffff]*)
+    | (?P<number>[0-9]+(?:\.[0-9]*)?)
     | (?P<other>.)
     """,
     re.VERBOSE | re.DOTALL,
@@ -758,14 +778,20 @@ _ESCAPED = re.compile(
     r"""[eE]'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'?|[uU]&'[^']*(?:''[^']*)*'?|[uU]&"[^"]*(?:""[^"]*)*"?""",
     re.DOTALL,
 )
-_DOLLAR = re.compile(r"\$(?:[^\W\d]\w*)?\$")
+# A string with backslashes: what goes on after E'', and all with standard_conforming_strings off.
+_BACKSLASHED = re.compile(r"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'?", re.DOTALL)
+_DOLLAR = re.compile(r"\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z_0-9\x80-\U0010ffff]*)?\$")
 _LINE = re.compile(r"--[^\r\n]*")
 # MySQL's strings, of either quote, and comments.
 _MYSQL_STRING = re.compile(
     r"""'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'?|"[^"\\]*(?:(?:\\.|"")[^"\\]*)*"?""", re.DOTALL
 )
 _MYSQL_EXECUTED = re.compile(r"/\*M?!\d*")
-_MYSQL_LINE = re.compile(r"--(?=\s|$)")
+_MYSQL_LINE = re.compile(r"--(?=[\x00-\x20\x7f]|$)")
+_BALANCED = re.compile(
+    r"""(?:(?!--|/\*|\*/)[^'"`\\#])*(?:(['"`])(?:(?!--|/\*)[^'"`\\#])*\1(?:(?!--|/\*)[^'"`\\#])*)*""",
+    re.DOTALL,
+)
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
 
 _READS = frozenset(
@@ -849,10 +875,19 @@ _EXPLAIN_WORDS = frozenset(
     )
 )
 _KEY_LOCKS = frozenset((("NO", "KEY"), ("KEY", "SHARE")))
-_READ_ONLY_NAMES = frozenset(
-    ("transaction_read_only", "default_transaction_read_only", "tx_read_only", "query_only")
+_READ_ONLY_NAMES = frozenset(  # the last: off, a text is no more what Python reads in it
+    (
+        "transaction_read_only",
+        "default_transaction_read_only",
+        "tx_read_only",
+        "query_only",
+        "standard_conforming_strings",
+    )
 )
 _ON = frozenset(("ON", "1", "TRUE", "YES"))
+_SQL_MODES_OF_QUOTES = re.compile(
+    r"BACKSLASH|ANSI|DB2|MAXDB|MSSQL|ORACLE|POSTGRESQL|\\", re.IGNORECASE
+)
 # Functions that write, lock or reach another server, and that a server runs in a read-only
 # transaction, or that are clearer refused here.
 _FUNCTIONS = re.compile(
@@ -862,6 +897,9 @@ _FUNCTIONS = re.compile(
     r"|pg_drop_\w+|pg_copy_\w+_slot|pg_replication_slot_advance"
     r"|pg_replication_origin_(create|drop|advance|session_setup|session_reset|xact_setup)"
     r"|pg_file_\w+|get_lock|load_extension"
+    # these write into the catalog or into an index past a read-only transaction
+    r"|pg_(restore|clear)_\w+_stats|pg_stat_reset\w*|gin_clean_pending_list"
+    r"|brin_(summarize|desummarize)_\w+|pg_truncate_visibility_map|heap_force_\w+"
 )
 _PRAGMAS = frozenset(  # those that may be given an argument or a value
     [
@@ -904,7 +942,7 @@ _PRAGMAS_THAT_WRITE = frozenset(("incremental_vacuum", "optimize", "wal_checkpoi
 
 
 class _Token(NamedTuple):
-    kind: str  # "word", "quoted", "string", "escaped", "number", "other"
+    kind: str  # "word", "quoted", "string", "escaped", "number", "other", "unclear"
     text: str  # a word in upper case; the inside of what is quoted
     depth: int  # of parentheses
 
@@ -915,33 +953,54 @@ class _Token(NamedTuple):
 _NOTHING = _Token("other", "", 0)
 
 
-def examine(statement: str, dialect: str, parameters: Any = ()) -> str | None:
+def examine(
+    statement: str, dialect: str, parameters: Any = (), *, backslash: bool | None = None
+) -> str | None:
     """Return what a text would do that must be refused, in a few words, or None for a read.
 
     :param statement: the SQL text, of one or more statements.
     :param dialect: the name of SQLAlchemy's dialect.
     :param parameters: what is bound; it is looked at only where the text leaves it open whether
         the protection is to be lifted.
+    :param backslash: whether a backslash escapes in plain strings; None: as the database's default.
     """
     dialect = "mysql" if dialect == "mariadb" else dialect
+    if backslash is None:
+        backslash = dialect == "mysql"
     tokens: list[_Token] = []
-    for token in (*_tokens(statement, dialect), _Token("other", ";", 0)):
-        if token.text == ";" and token.kind == "other":
-            what = _examine_one(tokens, dialect, parameters)
-            if what is not None:
-                return what
-            tokens = []
-        else:
+    ended = ""  # the word by which the text has ended the transaction
+    for token in (*_tokens(statement, dialect, backslash), _Token("other", ";", 0)):
+        if token.kind == "unclear":
+            return token.text
+        if token.text != ";" or token.kind != "other":
             tokens.append(token)
+            continue
+        if ended and tokens:  # in a transaction of which nobody knows but the server
+            return f"What follows {ended} in one text"
+        what = _examine_one(tokens, dialect, parameters)
+        if what is not None:
+            return what
+        if dialect == "postgresql":
+            ended = _ends(tokens)
+        tokens = []
     return None
 
 
-def _tokens(statement: str, dialect: str) -> Iterator[_Token]:  # noqa: C901  # one case after the other
+def _ends(tokens: list[_Token]) -> str:
+    """Return the word by which a statement ends the transaction, or nothing."""
+    first, *rest = [token.text for token in tokens if token.kind == "word"] or [""]
+    return first if first in ("COMMIT", "END", "ROLLBACK", "ABORT") and "TO" not in rest else ""
+
+
+def _tokens(statement: str, dialect: str, backslash: bool) -> Iterator[_Token]:  # noqa: C901  # one case after the other
     position = depth = 0
+    after_escaped = False  # PostgreSQL's string goes on in the next, by the same rules
     while position < len(statement):
-        if special := _special(statement, position, dialect):
+        rules = backslash or (after_escaped and dialect == "postgresql")
+        if special := _special(statement, position, dialect, rules):
             kind, text, position = special
             if kind:
+                after_escaped = kind == "escaped" and text[-1:] != '"'
                 yield _Token(kind, text, depth)
             continue
         found = _TOKEN.match(statement, position)
@@ -951,10 +1010,14 @@ def _tokens(statement: str, dialect: str) -> Iterator[_Token]:  # noqa: C901  # 
         position = found.end()
         if kind == "line":
             position = _end_of(statement, "\n", position)
-        elif kind == "block":
+            continue
+        if kind == "block":
             position = _end_of_block(statement, position, nested=dialect == "postgresql")
-        elif kind == "word":
-            yield _Token("word", text.upper(), depth)
+            continue
+        after_escaped = after_escaped and kind == "space"
+        if kind == "word":
+            # ASCII alone: the long s is no S to a server
+            yield _Token("word", text.upper() if text.isascii() else text, depth)
         elif kind in ("string", "quoted"):
             yield _Token(kind, text[1:-1].replace(text[0] * 2, text[0]), depth)
         elif kind == "number":
@@ -965,11 +1028,32 @@ def _tokens(statement: str, dialect: str) -> Iterator[_Token]:  # noqa: C901  # 
             depth += text == "("
 
 
-def _special(statement: str, position: int, dialect: str) -> tuple[str, str, int] | None:  # noqa: C901  # one case after the other
+_PLACEHOLDER = re.compile(r"%%|%s|%\(")
+
+
+def _hides_a_parameter(statement: str, dialect: str) -> bool:
+    """True if a placeholder stands in a literal or comment, which its value may end.
+
+    psycopg2 and PyMySQL put each value into the text, with quotes of its own.
+    """
+    there = sum(found != "%%" for found in _PLACEHOLDER.findall(statement))
+    if there:
+        tokens = [_NOTHING, *_tokens(statement, dialect, dialect in ("mysql", "mariadb"))]
+        for (zero, one), (_, two) in pairwise(pairwise(tokens)):
+            starts = two.text == "(" or two.text.startswith("S")
+            there -= one.text == "%" and zero.text != "%" and starts
+    return bool(there > 0)
+
+
+def _special(  # noqa: C901  # one case after the other
+    statement: str, position: int, dialect: str, backslash: bool
+) -> tuple[str, str, int] | None:
     """Return what one database alone reads here: a kind ("" is nothing), the text and its end."""
     character = statement[position]
     if dialect == "postgresql":
         if character in "eEuU" and (found := _ESCAPED.match(statement, position)):
+            return "escaped", found.group(), found.end()
+        if backslash and character == "'" and (found := _BACKSLASHED.match(statement, position)):
             return "escaped", found.group(), found.end()
         if character == "$" and (found := _DOLLAR.match(statement, position)):
             end = _end_of(statement, found.group(), found.end())
@@ -977,14 +1061,20 @@ def _special(statement: str, position: int, dialect: str) -> tuple[str, str, int
         if character == "-" and (found := _LINE.match(statement, position)):
             return "", "", found.end()
     elif dialect == "mysql":
-        if character in "'\"" and (found := _MYSQL_STRING.match(statement, position)):
-            return "string", found.group()[1:-1], found.end()
+        if backslash and character in "'\"" and (found := _MYSQL_STRING.match(statement, position)):
+            text = found.group()[1:-1]
+            return "string", text.replace(character * 2, character), found.end()
+        if character == '"' and (found := _TOKEN.match(statement, position)):
+            return "string", found.group()[1:-1].replace('""', '"'), found.end()
         if character == "#" or (character == "-" and _MYSQL_LINE.match(statement, position)):
             return "", "", _end_of(statement, "\n", position)
         if character == "-":  # two of them alone are no comment
             return "", "", position + 1
         if character == "/" and (found := _MYSQL_EXECUTED.match(statement, position)):
-            return "", "", found.end()
+            # To another version of the server it is a comment: it must end at the same place.
+            if _BALANCED.fullmatch(statement, found.end(), statement.find("*/", found.end())):
+                return "", "", found.end()
+            return "unclear", "A comment that can't be read", len(statement)
     elif character == "[" and dialect in ("sqlite", "mssql"):
         end = _end_of(statement, "]", position)
         return "quoted", statement[position + 1 : end - 1], end
@@ -1065,11 +1155,17 @@ def _examine_prepared(
 ) -> str | None:
     """DECLARE and PREPARE, by the query they contain, and EXECUTE."""
     if dialect == "mysql":
-        # PREPARE name FROM 'text', EXECUTE IMMEDIATE 'text'
+        # PREPARE name FROM 'text', EXECUTE IMMEDIATE 'text' USING values
         if words[0] == "EXECUTE" and words[1:2] != ["IMMEDIATE"]:
             return None
-        last = tokens[-1]
-        return words[0] if last.kind != "string" else examine(last.text, dialect, None)
+        prepared = words[0] == "PREPARE"
+        inner = tokens[3:] if prepared else tokens[2:]
+        using = not prepared and words[3:4] == ["USING"]
+        alone = bool(inner) and inner[0].kind == "string" and (len(inner) == 1 or using)
+        # Strings side by side are one string; what a backslash makes of it is not looked at.
+        if not alone or (prepared and words[2] != "FROM") or "\\" in inner[0].text:
+            return words[0]
+        return examine(inner[0].text, dialect, None)
     if words[0] == "EXECUTE":
         return None if dialect == "postgresql" else "EXECUTE"
     mark = "FOR" if words[0] == "DECLARE" else "AS"
@@ -1101,7 +1197,11 @@ def _examine_setting(tokens: list[_Token], dialect: str, parameters: Any) -> str
         what = _examine_one(rest[1:], dialect, parameters)
         if what is not None:
             return what
+    if any(token.kind == "escaped" and token.text[-1:] == '"' for token in tokens):
+        return f"{first} of what can't be read"
     names = [token.name() for token in tokens]
+    if "sql_mode" in names and second != "STATEMENT" and not _harmless_sql_mode(tokens):
+        return f"{first} sql_mode"
     if "global" in names and dialect == "mysql":
         return "SET GLOBAL"
     for name in names:
@@ -1112,8 +1212,21 @@ def _examine_setting(tokens: list[_Token], dialect: str, parameters: Any) -> str
 
 def _turned_on(tokens: list[_Token]) -> bool:
     """True for one assignment, of a value that means on."""
+    return tokens[-1].text.upper() in _ON and _is_one_assignment(tokens)
+
+
+def _is_one_assignment(tokens: list[_Token]) -> bool:
+    marks = [index for index, token in enumerate(tokens) if token.text in ("=", "TO")]
+    return marks == [len(tokens) - 2]  # of one token: MariaDB calculates
+
+
+def _harmless_sql_mode(tokens: list[_Token]) -> bool:
+    """True if strings and quoted names are read as before."""
+    value = tokens[-1]
     return (
-        tokens[-1].text.upper() in _ON and sum(token.text in ("=", "TO") for token in tokens) == 1
+        value.kind == "string"
+        and _is_one_assignment(tokens)
+        and _SQL_MODES_OF_QUOTES.search(value.text) is None
     )
 
 
@@ -1139,6 +1252,7 @@ def _examine_query(tokens: list[_Token], dialect: str, parameters: Any) -> str |
     openers: list[str] = []  # what stands before each parenthesis that is open
     for index, token in enumerate(tokens):
         before = tokens[index - 1] if index else _NOTHING
+        before_word = before.text if before.kind in ("word", "other") else ""
         after, second = [*tokens[index + 1 : index + 3], _NOTHING, _NOTHING][:2]
         if token.kind == "other":
             if token.text == "(":
@@ -1146,11 +1260,11 @@ def _examine_query(tokens: list[_Token], dialect: str, parameters: Any) -> str |
             elif token.text == ")" and openers:
                 openers.pop()
             continue
-        if after.text == "(" and after.kind == "other" and before.text not in _BEFORE_ALIAS:
+        if after.text == "(" and after.kind == "other" and before_word not in _BEFORE_ALIAS:
             what = _examine_call(token, tokens[index:], dialect, parameters)
             if what is not None:
                 return what
-        if token.kind != "word" or before.text in ("AS", "."):  # the latter are names
+        if token.kind != "word" or before_word in ("AS", "."):  # the latter are names
             continue
         if verb is None and token.depth == base and before.text not in ("WITH", "RECURSIVE", ","):
             if token.text in _WRITES:
@@ -1217,12 +1331,27 @@ def _examine_call(token: _Token, rest: list[_Token], dialect: str, parameters: A
 
 def _lifts(arguments: list[_Token], parameters: Any) -> bool:
     """True if set_config() names, or may name, what protects the transaction."""
-    first, second = [*arguments, _NOTHING, _NOTHING][:2]
-    if first.kind == "string" and second.text in (",", ":"):
-        return first.text.strip().lower() in _READ_ONLY_NAMES
-    if first.kind == "other" and first.text in ("%", ":", "?", "$"):
+    name: list[_Token] = []
+    for token in arguments:
+        if token.kind == "other" and token.text == "," and token.depth == arguments[0].depth:
+            break
+        name.append(token)
+    if name and name[0].kind == "string" and _CAST.fullmatch(_joined(name[1:])):
+        return name[0].text.strip().lower() in _READ_ONLY_NAMES
+    if _BOUND.fullmatch(_joined(name)):
         return parameters is None or _mentions(parameters)
     return True
+
+
+# One literal or one parameter alone, for what is put together is not seen.
+_CAST = re.compile(r"(::\w+)?")
+_BOUND = re.compile(r"(%S|%\(\w+\)S|:\w+|\?|\$\d+)(::\w+)?")
+
+
+def _joined(tokens: list[_Token]) -> str:
+    return "".join(
+        token.text if token.kind in ("word", "number", "other") else "'" for token in tokens
+    )
 
 
 def _mentions(parameters: Any) -> bool:

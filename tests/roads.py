@@ -108,6 +108,7 @@ class Road:
     drivers: frozenset[str] | None = None
     way: str | None = None  # how a text is sent
     control: bool = True  # whether the control runs it: each text one way, two texts each way
+    since: int = 0  # the first version of PostgreSQL that has it, or refuses it
 
 
 ROADS: list[Road] = []
@@ -137,6 +138,7 @@ class Text:
     lifts: bool = False  # it goes through more ways
     autocommit: bool = False  # it can't run in a transaction
     parameters: dict[str, str] | None = None
+    since: int = 0  # the first version of PostgreSQL that has it: older ones have no control
 
 
 def texts() -> Iterator[Text]:
@@ -311,6 +313,61 @@ def texts() -> Iterator[Text]:
     yield one("procedure", "CALL write_proc()", on=f"{MY} {PG}", lifts=True)
     yield one("function", "SELECT write_one()", on=f"{MY} {PG}", lifts=True)
     yield one("FOR UPDATE", "SELECT * FROM thing FOR UPDATE", on=f"{MY} {PG}", traceless=True)
+    outfile = "INTO OUTFILE '{scratch}/road.txt'"
+    inner = 'SELECT 1 INTO OUTFILE "{scratch}/road.txt"'
+    for name, statement in {
+        "a control character": f"SELECT 1 --\x01' \n {outfile} -- '",
+        "a space that is none": f"SELECT 1--\u00a0 {outfile} FROM (SELECT 1 AS `\u00a0`) x",
+        "a comment of another version": f"SELECT 1 /*!999999 ' */ {outfile} -- '",
+        "a string that says AS": f"SELECT 'AS' {outfile}",
+        "a name that says AS": f"SELECT 1 `AS` {outfile}",
+        "a number that ends in a point": f"SELECT 1.{outfile}",
+        "a long s": f"SELECT 1 a\u017f {outfile}",
+    }.items():
+        yield one(f"SELECT INTO OUTFILE after {name}", statement, on=MY)
+    yield one(
+        "SELECT INTO OUTFILE after another sql_mode",
+        "SET sql_mode = 'NO_BACKSLASH_ESCAPES'",
+        f"SELECT '\\' {outfile} -- '",
+        on=MY,
+    )
+    yield one(
+        "EXECUTE IMMEDIATE with a value",
+        f"EXECUTE IMMEDIATE '{inner.replace('1', '?')}' USING 'SELECT 1'",
+        on=MY,
+    )
+    yield one(
+        "EXECUTE IMMEDIATE of strings side by side",
+        f"EXECUTE IMMEDIATE '{inner} -- ' 'SELECT 1'",
+        on=MY,
+    )
+    yield one(
+        "EXECUTE IMMEDIATE of a string with a backslash",
+        f"EXECUTE IMMEDIATE 'SELECT 1 -- \\n {inner[8:]}'",
+        on=MY,
+    )
+    yield one(
+        "PREPARE from strings side by side",
+        f"PREPARE road FROM '{inner} -- ' 'SELECT 1'",
+        "EXECUTE road",
+        "DEALLOCATE PREPARE road",
+        on=MY,
+    )
+    yield one(
+        "EXECUTE IMMEDIATE that lifts and a function",
+        "EXECUTE IMMEDIATE 'SET SESSION TRANSACTION READ WRITE -- ' 'SELECT 1'",
+        "COMMIT",
+        "SELECT write_one()",
+        on=MY,
+    )
+    yield one(
+        "SET tx_read_only to a difference and a function",
+        "SET SESSION tx_read_only = 1 - 1",
+        "COMMIT",
+        "SELECT write_one()",
+        on=MY,
+        lifts=True,
+    )
 
     # PostgreSQL
     p: dict[str, Any] = {"on": PG}
@@ -543,6 +600,67 @@ def texts() -> Iterator[Text]:
             lifts=True,
             **p,
         )
+    free = f"COMMIT; BEGIN READ WRITE; {W}; COMMIT"
+    for name, statement in {
+        "a letter that is no word to Python": f"SELECT 1 AS \N{GRINNING FACE}$$; {free}; --$$",
+        "a string that goes on": f"SELECT E'a'\n'\\'' ; {free}; --'",
+        "a string that goes on after a comment": f"SELECT E'a' -- b\n'\\'' ; {free}; --'",
+    }.items():
+        yield one(f"insert after {name}", statement, many=True, **p)
+    yield one(
+        "SET standard_conforming_strings and insert",
+        "SET standard_conforming_strings = off",
+        f"SELECT '\\'' ; {free}; --'",
+        many=True,
+        **p,
+    )
+    yield one(
+        "SET by an escaped name, then a function",
+        'SET U&"transaction_read\\005fonly" = off',
+        "SELECT write_one()",
+        lifts=True,
+        **p,
+    )
+    # The function runs a text, into which Python does not look.
+    lift = "SELECT set_config('default_transaction_read_only', 'off', false)"
+    stat = f"SELECT * FROM ts_stat($${lift} ::tsvector$$)"
+    yield one(
+        "ts_stat that lifts and a function",
+        stat,
+        "COMMIT",
+        "SET TRANSACTION READ WRITE",
+        "SELECT write_one()",
+        lifts=True,
+        **p,
+    )
+    yield one(
+        "ts_stat that lifts and a function in one text",
+        f"{stat}; COMMIT; SELECT write_one(); COMMIT",
+        many=True,
+        **p,
+    )
+    yield one(
+        "set_config of a cast and more, then a function",
+        "SELECT set_config('default_'::text || 'transaction_read_only', 'off', false)",
+        "COMMIT",
+        "SELECT write_one()",
+        lifts=True,
+        **p,
+    )
+    yield one(
+        "pg_restore_relation_stats",
+        "SELECT pg_restore_relation_stats('schemaname', 'public', 'relname', 'thing', 'relpages', 7)",
+        traceless=True,
+        since=18,
+        **p,
+    )
+    yield one(
+        "pg_clear_relation_stats",
+        "SELECT pg_clear_relation_stats('public', 'thing')",
+        traceless=True,
+        since=18,
+        **p,
+    )
     yield one(
         "RESET ALL and a function",
         "RESET ALL",
@@ -787,6 +905,7 @@ def text_roads() -> Iterator[Road]:
                 traceless=t.traceless,
                 way=way,
                 control=number == 0 or t.name in ("insert", "function"),
+                since=t.since,
             )
         if t.lifts and PG in t.dialects and not t.autocommit:
             yield Road(
@@ -1434,7 +1553,67 @@ def execute_values(place: Place) -> None:
         connection.commit()
 
 
-@road(PG, raw=True, drivers=frozenset(("psycopg2",)))
+def by_a_value(place: Place, statement: str) -> None:
+    """The value ends the literal, or the comment, into which the driver puts it."""
+    free = "COMMIT; BEGIN READ WRITE; INSERT INTO thing (name) VALUES ($$road$$); COMMIT"
+    with place.session() as session:
+        value = (f"*/; {free}; /*" if "/*" in statement else f"; {free}; --",)
+        session.connection().exec_driver_sql(statement, value)
+        session.commit()
+
+
+@road(PG, drivers=frozenset(("psycopg2",)))
+def value_in_a_literal(place: Place) -> None:
+    by_a_value(place, "SELECT '%s'")
+
+
+@road(PG, drivers=frozenset(("psycopg2",)))
+def value_in_a_comment(place: Place) -> None:
+    by_a_value(place, "SELECT 10 %% 3 /* %s */")
+
+
+@road(PG, drivers=frozenset(("psycopg2",)))
+def values_in_a_literal(place: Place) -> None:
+    with place.session() as session:
+        value = "; COMMIT; BEGIN READ WRITE; INSERT INTO thing (name) VALUES ($$road$$); COMMIT; --"
+        session.connection().exec_driver_sql("SELECT '%s'", [("; --",), (value,)])
+        session.commit()
+
+
+@road(PG, raw=True, drivers=frozenset(("psycopg2", "psycopg")))
+def name_of_a_setting_as_a_keyword(place: Place) -> None:
+    connection = place.engine().raw_connection()
+    driver: Any = connection.driver_connection
+    driver.autocommit = True
+    try:
+        key = "vars" if place.driver == "psycopg2" else "params"
+        value = ("default_transaction_read_only",)
+        driver.cursor().execute("SELECT set_config(%s, 'off', false)", **{key: value})
+        driver.cursor().execute("SELECT write_one()")
+    finally:
+        connection.invalidate()
+        connection.close()
+
+
+@road(PG, raw=True, drivers=frozenset(("psycopg",)))
+def statement_that_the_driver_prepared(place: Place) -> None:
+    connection = place.engine().raw_connection()
+    driver: Any = connection.driver_connection
+    driver.autocommit = True
+    driver.prepare_threshold = 0
+    try:
+        driver.execute("SELECT set_config(%s, %s, false)", ("app.x", "off"))
+        ((name,),) = driver.execute(
+            "SELECT name FROM pg_prepared_statements WHERE statement LIKE '%set_config%$1%' LIMIT 1"
+        ).fetchall()
+        driver.execute(f"EXECUTE {name} ('default_transaction_read_only', 'off')")
+        driver.execute("SELECT write_one()")
+    finally:
+        connection.invalidate()
+        connection.close()
+
+
+@road(PG, raw=True, drivers=frozenset(("psycopg2",)), since=16)
 def lobject(place: Place) -> None:
     with place.session() as session:
         connection = session.connection().connection

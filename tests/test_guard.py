@@ -104,12 +104,62 @@ READ, WRITE = None, "refused"
         ("RESET MASTER", "mysql", "RESET MASTER"),
         ("RESET ALL", "postgresql", "RESET ALL"),
         ("COMMIT PREPARED 'x'", "postgresql", "COMMIT PREPARED"),
+        ("SELECT 1 AS \u00d7$$; DROP TABLE t; --$$", "postgresql", "DROP"),
+        ("SELECT $\u00e4$; DROP TABLE t; $\u00e4$", "postgresql", None),
+        ("SELECT E'a'\n'\\'' ; DROP TABLE t; --'", "postgresql", "DROP"),
+        ("SELECT E'a', '\\' ; DROP TABLE t; --'", "postgresql", "DROP"),
+        ("SELECT 'a'\n'\\', '; DROP TABLE t; --'", "postgresql", None),
+        ("SELECT 1 \"AS\" INTO t", "postgresql", "SELECT INTO"),
+        ("SELECT 1 AS into", "postgresql", None),
+        ("SELECT 1.INTO t", "postgresql", "SELECT INTO"),
+        ("COMMIT; SELECT 1", "postgresql", "What follows COMMIT in one text"),
+        ("COMMIT;; -- end", "postgresql", None),
+        ("ROLLBACK TO a; SELECT 1", "postgresql", None),
+        ("COMMIT; SELECT 1", "mysql", None),
+        ("SET U&\"a\" = 1", "postgresql", "SET of what can't be read"),
+        ("SET a = U&'x'", "postgresql", None),
+        ("SET a = E'x'", "postgresql", None),
+        ("SET standard_conforming_strings = on", "postgresql", None),
+        ("RESET standard_conforming_strings", "postgresql", "RESET standard_conforming_strings"),
+        ("SELECT set_config('a'::text, 'x', true)", "postgresql", None),
+        ("SELECT set_config('a'::text || 'b', 'x', true)", "postgresql", "set_config() of what protects the transaction"),
+        ("SELECT set_config(%(a)s::VARCHAR, 'x', true)", "postgresql", None),
+        ("SELECT set_config(%s || %s, 'x', true)", "postgresql", "set_config() of what protects the transaction"),
+        ("SET tx_read_only = 1 - 1", "mysql", "SET tx_read_only"),
+        ("SET tx_read_only := 1", "mysql", None),
+        ("SET sql_mode = 'TRADITIONAL'", "mysql", None),
+        ("SET SESSION sql_mode = 'ansi'", "mysql", "SET sql_mode"),
+        ("SET @@sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')", "mysql", "SET sql_mode"),
+        ("PREPARE p FROM \"SELECT 'a', '' INTO OUTFILE 'x'\"", "mysql", "SELECT INTO OUTFILE"),
+        ("PREPARE p FROM 'SELECT ''INTO OUTFILE'''", "mysql", None),
+        ("EXECUTE IMMEDIATE 'SELECT ?' USING 1", "mariadb", None),
+        ("EXECUTE IMMEDIATE 'SELECT 1' 'x'", "mariadb", "EXECUTE"),
+        ("SELECT /*!50000 'a', \"b\", */ 1", "mysql", None),
+        ("SELECT /*!50000 'a */ ' */ 1", "mysql", "A comment that can't be read"),
+        ("SELECT /*!50000 1", "mysql", "A comment that can't be read"),
+        ("\u017felect 1", "mysql", "\u017felect"),
     ],
 )  # fmt: skip
 def test_a_text_is_refused_for_what_it_would_do(
     statement: str, dialect: str, what: str | None
 ) -> None:
     assert examine(statement, dialect) == what
+
+
+@pytest.mark.parametrize(
+    ("statement", "dialect", "backslash", "what"),
+    [
+        ("SELECT '\\'' ; DROP TABLE t; --'", "postgresql", False, None),
+        ("SELECT '\\'' ; DROP TABLE t; --'", "postgresql", True, "DROP"),
+        ("SELECT '\\' INTO OUTFILE 'x' -- '", "mysql", True, None),
+        ("SELECT '\\' INTO OUTFILE 'x' -- '", "mysql", False, "SELECT INTO OUTFILE"),
+        ('SELECT "\\" INTO OUTFILE \'x\' -- "', "mysql", False, "SELECT INTO OUTFILE"),
+    ],
+)
+def test_a_backslash_escapes_where_the_server_says_so(
+    statement: str, dialect: str, backslash: bool, what: str | None
+) -> None:
+    assert examine(statement, dialect, backslash=backslash) == what
 
 
 @pytest.mark.parametrize(
