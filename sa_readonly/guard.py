@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import event
 from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.util.concurrency import in_greenlet
 
 from .errors import ReadOnlyError
@@ -390,6 +390,7 @@ def protect(engine: Engine, switch: Switch) -> None:
         return
     dialect._sa_readonly_passed = {}
     forget_idle(engine)  # what was connected before has no lock
+    _change_kept(engine, _lock_kept)
     if not getattr(dialect, "_sa_readonly_listens", False):
         dialect._sa_readonly_listens = True  # for good: recreate() takes listeners along
         lock(engine.pool, dialect)
@@ -415,6 +416,7 @@ def release(engine: Engine, switch: Switch) -> None:
     _become(dialect)
     if was_read_only and not read_only(engine):
         forget_idle(engine)  # what is connected stays locked
+        _change_kept(engine, _unlock_kept)
 
 
 def forget_idle(engine: Engine) -> None:
@@ -423,6 +425,37 @@ def forget_idle(engine: Engine) -> None:
     if isinstance(pool, QueuePool) and pool.checkedin():
         # An async driver's connections can be closed inside a greenlet only.
         engine.dispose(close=not engine.dialect.is_async or in_greenlet())
+
+
+def _change_kept(engine: Engine, change: Callable[[Any, Any], None]) -> None:
+    """Lock or unlock what a pool keeps that can't be forgotten: it may be the database itself."""
+    pool = engine.pool
+    records: list[Any] = []
+    if isinstance(pool, StaticPool):
+        records = [vars(pool).get("connection")]
+    elif isinstance(pool, SingletonThreadPool):
+        records = list(pool._all_conns)
+    elif isinstance(pool, AssertionPool):
+        records = [pool._conn]
+    for record in records:
+        if record is None or record.dbapi_connection is None:
+            continue
+        if engine.dialect.name != "sqlite":
+            record.invalidate(soft=True)  # it is made anew when it is next asked for
+        elif in_greenlet() or not engine.dialect.is_async:
+            # Another thread's connection can't be reached; it is changed when it comes back.
+            with contextlib.suppress(engine.dialect.dbapi.ProgrammingError):  # type: ignore[union-attr]
+                change(engine.dialect, record.dbapi_connection)
+
+
+def _lock_kept(dialect: Any, dbapi_connection: Any) -> None:
+    _lock_again(dialect, dbapi_connection)
+    _guard_cursors(dialect, dbapi_connection)
+
+
+def _unlock_kept(_: Any, dbapi_connection: Any) -> None:
+    _authorize_by(dbapi_connection, lambda *_: 0)  # None would do from Python 3.11 on
+    _run(dbapi_connection, "PRAGMA query_only = OFF")
 
 
 def limit(engine: Engine, by: object, deadline: float | None) -> None:
@@ -697,10 +730,7 @@ def _text_of(query: Any, cursor: Any) -> str:
 def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
     """Have what is sent through a raw cursor examined too, where the driver has a way to."""
     if dialect.name == "sqlite":
-        if hasattr(dbapi_connection, "run_async"):
-            dbapi_connection.run_async(lambda connection: connection.set_authorizer(_authorize))
-        else:
-            dbapi_connection.set_authorizer(_authorize)
+        _authorize_by(dbapi_connection, _authorize)
     elif dialect.driver in _ADAPTED:
         dbapi_connection.__class__ = _adapter(type(dbapi_connection), dialect)
     elif names := _CURSOR_CLASSES.get(dialect.driver, ()):
@@ -708,6 +738,13 @@ def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
         for name in names:
             base = getattr(driver_connection, name) or dialect.dbapi.extensions.cursor  # psycopg2's
             setattr(driver_connection, name, _examining(base, dialect))
+
+
+def _authorize_by(dbapi_connection: Any, answer: Callable[..., int]) -> None:
+    if hasattr(dbapi_connection, "run_async"):
+        dbapi_connection.run_async(lambda connection: connection.set_authorizer(answer))
+    else:
+        dbapi_connection.set_authorizer(answer)
 
 
 def _examining(base: type[Any], dialect: Any) -> type[Any]:

@@ -18,6 +18,8 @@ from sqlalchemy import (
     AssertionPool,
     Engine,
     NullPool,
+    SingletonThreadPool,
+    StaticPool,
     create_engine,
     event,
     insert,
@@ -26,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.pool import Pool
 
 from sa_readonly import (
     EngineSelector,
@@ -529,6 +532,44 @@ def test_a_closed_selector_gives_its_engines_back_as_they_were(
         with engine.begin() as connection:
             connection.execute(insert(Thing).values(name="x"))
     flipper.close()
+
+
+@pytest.mark.parametrize("pool", [StaticPool, SingletonThreadPool, AssertionPool])
+def test_a_connection_that_the_pool_keeps_is_locked_and_given_back_unlocked(
+    pool: type[Pool], tmp_path: Path
+) -> None:
+    reader = create_engine(f"sqlite:///{tmp_path}/ro.db", poolclass=pool)
+    Base.metadata.create_all(reader)  # it is connected before there is a selector
+    writer = create_engine(f"sqlite:///{tmp_path}/rw.db")
+    insert_one = "INSERT INTO thing (name) VALUES ('one')"
+    selector = EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=writer, read_only=reader)
+    with reader.connect() as connection, closing(connection.connection.cursor()) as cursor:
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            cursor.execute(insert_one)
+        with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+            cursor.execute("PRAGMA query_only = OFF")
+    selector.close()
+    with reader.begin() as connection:
+        connection.execute(text(insert_one))
+        assert connection.scalars(select(Thing.name)).all() == ["one"]
+    reader.dispose()
+
+
+@pytest.mark.parametrize("pool", [StaticPool, SingletonThreadPool, AssertionPool])
+def test_a_servers_connection_that_the_pool_keeps_is_made_anew(
+    pool: type[Pool], pg_pair: Pair
+) -> None:
+    reader = create_engine(pg_pair.read_only, poolclass=pool)
+    Base.metadata.create_all(reader)
+    writer = create_engine(pg_pair.read_write)
+    show = text("SHOW default_transaction_read_only")
+    selector = EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=writer, read_only=reader)
+    with reader.connect() as connection:
+        assert connection.scalar(show) == "on"
+    selector.close()
+    with reader.connect() as connection:
+        assert connection.scalar(show) == "off"
+    reader.dispose()
 
 
 def test_a_user_cursor_factory_is_kept(pg_pair: Pair) -> None:
