@@ -241,6 +241,10 @@ class _ReadOnly(_Guarded):
             _lock_again(self, dbapi_connection)
         except Exception as error:  # noqa: BLE001  # it would keep the record out for ever
             record.invalidate(error)
+        except BaseException as error:  # an interrupt goes on, but leaves its place in the pool
+            record.invalidate(error)
+            record._ConnectionRecord__pool._return_conn(record)  # type: ignore[attr-defined]
+            raise
 
     def _sa_readonly_examine(self, statement: str, parameters: Any) -> str:
         """Return the text to send, which is the one given, or raise."""

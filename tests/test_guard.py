@@ -340,6 +340,35 @@ def is_refused(flipper: Flipper, **kwargs: Any) -> None:
         session.execute(text("INSERT INTO thing (name) VALUES ('x')"))
 
 
+def test_an_interrupt_at_our_check_in_leaves_no_hole_in_the_pool(tmp_path: Path) -> None:
+    interrupts: list[type[BaseException]] = []
+
+    class Interrupted(sqlite3.Connection):
+        def cursor(self, *args: Any, **kwargs: Any) -> Any:
+            if interrupts:
+                raise interrupts.pop()
+            return super().cursor(*args, **kwargs)
+
+    engine = create_engine(
+        f"sqlite:///{tmp_path}/one.db",
+        connect_args={"factory": Interrupted},
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=0.1,
+    )
+    with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+        reader = selector.engine()
+        for _ in range(2):
+            connection = reader.connect()
+            interrupts.append(KeyboardInterrupt)
+            with pytest.raises(KeyboardInterrupt):
+                connection.close()
+            assert (reader.pool.checkedout(), reader.pool.checkedin()) == (0, 1)
+        with reader.connect() as connection, pytest.raises(ReadOnlyError):
+            connection.execute(text("DELETE FROM thing"))
+    engine.dispose()
+
+
 @pytest.fixture(params=["sqlite", "psycopg2", "psycopg", "pymysql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "sqlite":
