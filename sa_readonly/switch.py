@@ -616,6 +616,11 @@ def _absolute(path: object) -> str:
         raise ConfigurationError(
             f"FileSwitch(path) takes the path of a file as a string or os.PathLike, not {path!r}."
         )
+    if name != name.strip():
+        raise ConfigurationError(
+            f"The path {name!r} begins or ends with white space. A file without it would never be "
+            "seen: strip what was read from a file or a variable."
+        )
     absolute = os.path.abspath(name)
     if os.pardir in name.split(os.sep):
         # abspath() strikes out ".." with the name before it, which is wrong after a symlink.

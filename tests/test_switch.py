@@ -300,6 +300,12 @@ def test_what_is_no_path_is_a_configuration_error(wrong):
         FileSwitch(wrong)
 
 
+@pytest.mark.parametrize("name", ["read-only.txt\n", " read-only.txt", "read-only.txt\r", "  "])
+def test_a_path_with_white_space_around_it_is_a_configuration_error(path, name):
+    with pytest.raises(ConfigurationError, match="begins or ends with white space"):
+        FileSwitch(name if name.startswith(" ") else f"{path.parent}/{name}")
+
+
 @pytest.mark.parametrize(
     "ttl", [-1, -0.001, math.nan, math.inf, -math.inf, True, "1", None, 10**400, 1j]
 )
