@@ -104,10 +104,9 @@ class Road:
     dialects: frozenset[str] = ALL
     raw: bool = False  # the driver's own error is right too
     around: bool = False  # it goes round the selector, to the read-write engine
-    traceless: bool = False  # the control only shows that it is not refused
+    traceless: bool = False  # nothing is left of it; the control looks while it is under way
     drivers: frozenset[str] | None = None
     way: str | None = None  # how a text is sent
-    control: bool = True  # whether the control runs it: each text one way, two texts each way
     since: int = 0  # the first version of PostgreSQL that has it, or refuses it
 
 
@@ -138,6 +137,7 @@ class Text:
     lifts: bool = False  # it goes through more ways
     autocommit: bool = False  # it can't run in a transaction
     parameters: dict[str, str] | None = None
+    not_by: str | None = None  # a way in which no server would take it
     since: int = 0  # the first version of PostgreSQL that has it: older ones have no control
 
 
@@ -244,6 +244,7 @@ def texts() -> Iterator[Text]:
         "SET TRANSACTION READ WRITE",
         W,
         on=MY,
+        not_by="AUTOCOMMIT",
         lifts=True,
     )
     yield one(
@@ -712,6 +713,7 @@ def by_connection(t: Text, place: Place) -> None:
             else:
                 sql = percent(fill(statement, place), place)
                 consume(session.connection().exec_driver_sql(sql))
+        place.probe()
         session.commit()
 
 
@@ -728,6 +730,7 @@ def by_options(t: Text, place: Place) -> None:
                 connection = session.connection(execution_options=options)
             else:
                 consume(connection.exec_driver_sql(fill(statement, place)))
+        place.probe()
         session.commit()
 
 
@@ -739,6 +742,7 @@ def by_core(t: Text, place: Place) -> None:
             else:
                 params = t.parameters if ":name" in statement else None
                 consume(connection.execute(bound(fill(statement, place)), params))
+        place.probe()
         connection.commit()
 
 
@@ -778,6 +782,7 @@ def by_plain_session(t: Text, place: Place) -> None:
                 plain.commit()
             else:
                 consume(plain.execute(bound(fill(statement, place))))
+        place.probe()
         plain.commit()
 
 
@@ -802,6 +807,7 @@ def raw_run(t: Text, place: Place, dbapi_connection: Any) -> None:
         if cursor.description:
             cursor.fetchall()
         cursor.close()
+    place.probe()
     dbapi_connection.commit()
 
 
@@ -895,8 +901,8 @@ WAYS: list[tuple[str, Callable[[Text, Place], None], Callable[[Text], bool], boo
 
 def text_roads() -> Iterator[Road]:
     for t in texts():
-        ways = [(way, send, raw) for way, send, fits, raw in WAYS if fits(t)]
-        for number, (way, send, raw) in enumerate(ways):
+        ways = [(way, send, raw) for way, send, fits, raw in WAYS if fits(t) and way != t.not_by]
+        for way, send, raw in ways:
             yield Road(
                 f"{t.name} - {way}",
                 lambda place, send=send, t=t: send(t, place),
@@ -904,7 +910,6 @@ def text_roads() -> Iterator[Road]:
                 raw=raw,
                 traceless=t.traceless,
                 way=way,
-                control=number == 0 or t.name in ("insert", "function"),
                 since=t.since,
             )
         if t.lifts and PG in t.dialects and not t.autocommit:
@@ -915,7 +920,6 @@ def text_roads() -> Iterator[Road]:
                 raw=True,
                 drivers=frozenset(("psycopg2", "psycopg")),
                 way="driver attribute",
-                control=t.name in ("insert", "function"),
             )
 
 
@@ -1162,11 +1166,13 @@ def statement_road(name: str, make: Callable[[], Any], *dialects: str, **kwargs:
     def by_session_connection(place: Place) -> None:
         with place.session() as session:
             run(session.connection(), kwargs.get("parameters"))
+            place.probe()
             session.commit()
 
     def by_core(place: Place) -> None:
         with place.engine().begin() as connection:
             run(connection, kwargs.get("parameters"))
+            place.probe()
 
     on = frozenset(dialects) or ALL
     traceless = kwargs.get("traceless", False)
@@ -1775,6 +1781,7 @@ def create_all_on_the_read_write_engine(place: Place) -> None:
 def advisory_lock_on_the_read_write_engine(place: Place) -> None:
     with place.read_write.begin() as connection:
         connection.execute(select(func.pg_advisory_xact_lock(7)))
+        place.probe()
 
 
 @road(around=True)
