@@ -844,6 +844,7 @@ _READS = frozenset(
         "SHOW",
         "DESCRIBE",
         "DESC",
+        "CHECKSUM",
         "EXPLAIN",
         "ANALYZE",
         "DECLARE",
@@ -926,8 +927,32 @@ _READ_ONLY_NAMES = frozenset(  # the last: off, a text is no more what Python re
     )
 )
 _ON = frozenset(("ON", "1", "TRUE", "YES"))
-_SQL_MODES_OF_QUOTES = re.compile(
-    r"BACKSLASH|ANSI|DB2|MAXDB|MSSQL|ORACLE|POSTGRESQL|\\", re.IGNORECASE
+# What may stand in a value of sql_mode, which can change what a quote or a backslash means.
+_SQL_MODE_WORDS = frozenset(
+    ("SQL_MODE", "SESSION", "GLOBAL", "DEFAULT", "SELECT", "CONCAT", "REPLACE")
+)
+_SQL_MODES = frozenset(
+    (
+        "",
+        "ALLOW_INVALID_DATES",
+        "ERROR_FOR_DIVISION_BY_ZERO",
+        "HIGH_NOT_PRECEDENCE",
+        "NO_AUTO_CREATE_USER",
+        "NO_AUTO_VALUE_ON_ZERO",
+        "NO_ENGINE_SUBSTITUTION",
+        "NO_UNSIGNED_SUBTRACTION",
+        "NO_ZERO_DATE",
+        "NO_ZERO_IN_DATE",
+        "ONLY_FULL_GROUP_BY",
+        "PAD_CHAR_TO_FULL_LENGTH",
+        "PIPES_AS_CONCAT",
+        "REAL_AS_FLOAT",
+        "STRICT_ALL_TABLES",
+        "STRICT_TRANS_TABLES",
+        "TIME_ROUND_FRACTIONAL",
+        "TIME_TRUNCATE_FRACTIONAL",
+        "TRADITIONAL",
+    )
 )
 # Functions that write, lock or reach another server, and that a server runs in a read-only
 # transaction, or that are clearer refused here.
@@ -1263,12 +1288,16 @@ def _is_one_assignment(tokens: list[_Token]) -> bool:
 
 def _harmless_sql_mode(tokens: list[_Token]) -> bool:
     """True if strings and quoted names are read as before."""
-    value = tokens[-1]
-    return (
-        value.kind == "string"
-        and _is_one_assignment(tokens)
-        and _SQL_MODES_OF_QUOTES.search(value.text) is None
-    )
+    for token in tokens[1:]:
+        if token.kind == "word":
+            known = token.text in _SQL_MODE_WORDS
+        elif token.kind == "string":
+            known = {one.strip().upper() for one in token.text.split(",")} <= _SQL_MODES
+        else:
+            known = token.kind == "other"
+        if not known:
+            return False
+    return True
 
 
 def _examine_pragma(tokens: list[_Token]) -> str | None:
@@ -1377,16 +1406,21 @@ def _lifts(arguments: list[_Token], parameters: Any) -> bool:
         if token.kind == "other" and token.text == "," and token.depth == arguments[0].depth:
             break
         name.append(token)
-    if name and name[0].kind == "string" and _CAST.fullmatch(_joined(name[1:])):
-        return name[0].text.strip().lower() in _READ_ONLY_NAMES
+    if name and name[0].kind == "string":
+        if _CAST.fullmatch(_joined(name[1:])):
+            return name[0].text.strip().lower() in _READ_ONLY_NAMES
+        # The names that protect have no point.
+        return "." not in name[0].text or not _AND_MORE.fullmatch(_joined(name[1:]))
     if _BOUND.fullmatch(_joined(name)):
         return parameters is None or _mentions(parameters)
     return True
 
 
 # One literal or one parameter alone, for what is put together is not seen.
+_PARAMETER = r"(%S|%\(\w+\)S|:\w+|\?|\$\d+)"
 _CAST = re.compile(r"(::\w+)?")
-_BOUND = re.compile(r"(%S|%\(\w+\)S|:\w+|\?|\$\d+)(::\w+)?")
+_BOUND = re.compile(rf"{_PARAMETER}(::\w+)?")
+_AND_MORE = re.compile(rf"(::\w+)?(\|\|('|\w+|{_PARAMETER})(::\w+)?)+")
 
 
 def _joined(tokens: list[_Token]) -> str:

@@ -156,6 +156,18 @@ TEXTS: dict[frozenset[str], list[str]] = {
         "SELECT PREVIOUS VALUE FOR seq",
         "SELECT JSON_EXTRACT('{\"delete\": 1}', '$.delete')",
         "SELECT GROUP_CONCAT(name SEPARATOR ';') FROM thing",
+        "SELECT 'a' 'b', 'a\\\\', 'for update', 1e5, .5, 0x1F, _utf8mb4'x'",
+        "SELECT 'ü', 1 AS größe FROM thing FORCE INDEX FOR ORDER BY (PRIMARY)",
+        "SELECT name FROM thing WHERE name REGEXP 'a;b'",
+        "SELECT 1 /*!50000 + 'a' */ /*M!100100 , \"b\" */",
+        "SET sql_mode = 'STRICT_TRANS_TABLES,ONLY_FULL_GROUP_BY'",
+        "SET SESSION sql_mode = (SELECT REPLACE(@@sql_mode, 'ONLY_FULL_GROUP_BY', ''))",
+        "SET SESSION TRANSACTION READ ONLY",
+        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+        "PREPARE p2 FROM \"SELECT 1 WHERE 'a' = 'b'\"",
+        "EXECUTE IMMEDIATE 'SELECT ?, ''x''' USING 'insert'",
+        "CHECKSUM TABLE thing",
+        "SELECT LAST_INSERT_ID(), FOUND_ROWS(), IS_FREE_LOCK('x'), TRUNCATE(1.5, 0)",
         "VALUES (1), (2)",
     ],
     frozenset((PG,)): [
@@ -237,6 +249,21 @@ TEXTS: dict[frozenset[str], list[str]] = {
         "SELECT read_it(1)",
         "SELECT xmin, ctid FROM thing",
         "SELECT to_tsvector('insert update') @@ to_tsquery('insert')",
+        "SELECT * FROM ts_stat('SELECT to_tsvector(name) FROM thing')",
+        "SELECT '\N{GRINNING FACE}', 1 AS größe, 2 AS 日本, $ä$ ; DELETE $ä$",
+        "SELECT 'a'\n'b; DELETE FROM thing', E'a'\n'\\'; DELETE FROM thing'",
+        "SELECT 1::numeric(10, 2), 1.5e3, 1e-3, .5, 5., 0x1F",
+        "SELECT extract(year FROM now()), position('a' IN 'abc'), trim(both 'x' FROM 'xax')",
+        "SELECT * FROM thing WHERE id IN (SELECT id FROM thing FOR READ ONLY)",
+        "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY id) FROM thing",
+        "SELECT set_config('app.' || 'tenant', '7', true)",
+        "SET standard_conforming_strings = on",
+        "SET SESSION app.tenant TO DEFAULT",
+        "BEGIN; SELECT 1; COMMIT",
+        "START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY, DEFERRABLE",
+        "ROLLBACK",
+        "EXPLAIN (ANALYZE false) DELETE FROM thing",
+        "EXPLAIN VERBOSE UPDATE thing SET name = 'x'",
     ],
 }
 
@@ -426,6 +453,21 @@ def plain_sessions_and_raw_cursors(place: Place) -> None:
     assert cursor.fetchall()
     cursor.close()
     connection.close()
+
+
+@reading()
+def what_pandas_sends(place: Place) -> None:
+    pandas = pytest.importorskip("pandas", reason="NOT TESTED with pandas: it is not installed")
+    engine = place.engine()
+    assert len(pandas.read_sql("SELECT * FROM thing", engine)) >= 2
+    assert len(pandas.read_sql_table("thing", engine, columns=["id", "name"])) >= 2
+    with place.session() as session:
+        connection = session.connection()
+        statement = select(Thing.id).where(Thing.name != bindparam("update"))
+        frame = pandas.read_sql(statement, connection, params={"update": "; DELETE FROM thing"})
+        assert len(frame) >= 2
+        chunks = pandas.read_sql_query(text("SELECT * FROM part"), connection, chunksize=1)
+        assert sum(len(chunk) for chunk in chunks) >= 2
 
 
 @reading(PG)
