@@ -59,6 +59,7 @@ class App:
     path: Path
     urls: dict[str, URL]
     engines: dict[str, Engine] = field(default_factory=dict)
+    made: list[Engine] = field(default_factory=list)  # also one whose name another has by now
     statements: list[tuple[str, str]] = field(default_factory=list)
     selector: Any = None
     sessions: Any = None
@@ -67,6 +68,7 @@ class App:
         options.setdefault("poolclass", QueuePool)
         engine = create_engine(self.urls[name], **options)
         self.engines[name] = engine
+        self.made.append(engine)
 
         @event.listens_for(engine, "before_cursor_execute")
         def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -104,7 +106,7 @@ class App:
     def close(self) -> None:
         if self.selector is not None:
             self.selector.close()
-        for engine in self.engines.values():
+        for engine in self.made:
             engine.dispose()
 
 

@@ -73,6 +73,7 @@ def test_connections_that_outlive_a_dispose_are_counted(app: App) -> None:
         app.engines["rw"].dispose()
         assert connection.scalar(WHICH) == "rw"
         assert Door.of(app.engines["rw"]).held == 1
+        connection.invalidate()  # nobody else closes it
 
 
 def test_a_connection_that_is_being_made_at_the_flip_is_refused_and_closed(app: App) -> None:
