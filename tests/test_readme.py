@@ -48,11 +48,15 @@ def test_the_examples_of_the_readme_run_in_either_mode(lite: App) -> None:
         exec(block, names)
     assert names["message"] == "Not saved: upgrade. Try again after None."
     assert names["show_banner"]() == "We are read-only: upgrade"
+    for role in ("primary", "replica"):
+        selector.engine(role).dispose()
     selector.close()
     lite.off()
     exec(last, names)
     with names["selector"] as configured, sessionmaker(configured, class_=RoutingSession)() as one:
-        assert one.connection().engine.pool.size() == 10
+        engine = one.connection().engine
+        assert engine.pool.size() == 10
+    engine.dispose()
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
