@@ -6,7 +6,6 @@ a pooler the next client would get it.
 
 from __future__ import annotations
 
-import asyncio
 import configparser
 import contextlib
 import importlib
@@ -26,15 +25,29 @@ import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import URL, Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-__all__ = ["Finding", "UnreachableError", "doctor", "examine"]
+from .probe import (
+    TIMEOUT,
+    UnreachableError,
+    attempt,
+    connect,
+    dialect_of,
+    fetch,
+    make_engine,
+    parse_url,
+    read_only,
+    reading,
+    reason_of,
+    run,
+    shown_url,
+)
+
+__all__ = ["Finding", "doctor", "examine"]
 
 Severity = Literal["ok", "note", "warning", "danger"]
 SEVERITIES: tuple[Severity, ...] = ("danger", "warning", "note", "ok")
-TIMEOUT = 10  # seconds, for a connection and for a statement
 
 
 @dataclass(frozen=True)
@@ -51,10 +64,6 @@ class Finding:
     what: str
     meaning: str
     cure: str = ""
-
-
-class UnreachableError(Exception):
-    """A database can't be looked at; the message is one sentence, with no password in it."""
 
 
 @dataclass
@@ -109,16 +118,10 @@ def examine(
     :param workers: the workers' directory, if it is not ``<file>.workers``.
     :raises UnreachableError: if a database can't be looked at.
     """
-    urls = [_url(read_write, "read-write")]
-    urls += [_url(read_only, "read-only")] if read_only else []
-    urls += [_url(replica, "replica")] if replica else []
-    if any(_dialect(url).is_async for url in urls):
-        # not at the top: without greenlet, sync drivers must go on working
-        from sqlalchemy.util import greenlet_spawn  # noqa: PLC0415
-
-        findings = asyncio.run(greenlet_spawn(_examine_databases, *urls, read_only=bool(read_only)))
-    else:
-        findings = _examine_databases(*urls, read_only=bool(read_only))
+    urls = [parse_url(read_write, "read-write")]
+    urls += [parse_url(read_only, "read-only")] if read_only else []
+    urls += [parse_url(replica, "replica")] if replica else []
+    findings = run(urls, lambda: _examine_databases(*urls, read_only=bool(read_only)))
     if file is not None:
         findings += examine_file(file, workers)
     return findings + examine_environment(os.environ)
@@ -319,99 +322,31 @@ def look(url: URL, name: str) -> Seen:
         "sqlite": _look_sqlite,
     }
     try:
-        return looks.get(_dialect(url).name, _look_other)(url, name)
+        return looks.get(dialect_of(url).name, _look_other)(url, name)
     except (SQLAlchemyError, OSError, sqlite3.Error) as error:
         raise UnreachableError(
-            f"{_begin(name)} {_shown(url)} can't be looked at: {_why(error, url)}. Check its "
-            "address and password, and that it runs."
+            f"{_begin(name)} {shown_url(url)} can't be looked at: {reason_of(error, url)}. Check "
+            "its address and password, and that it runs."
         ) from error
 
 
-def _url(value: str, name: str) -> URL:
-    try:
-        return make_url(value)
-    except (ArgumentError, ValueError):
-        raise UnreachableError(  # the error and the value may show a password
-            f"The {name} URL can't be read. Write it as "
-            "postgresql+psycopg2://user:password@host:port/database."
-        ) from None
-
-
-def _dialect(url: URL) -> Any:
-    try:
-        dialect = url.get_dialect()
-        dialect.import_dbapi()
-    except (NoSuchModuleError, ImportError):
-        raise UnreachableError(
-            f"The driver of {_shown(url)} is not installed here. Install it, or name another one "
-            "in the URL."
-        ) from None
-    return dialect
-
-
-_TIMEOUTS = {  # the arguments that limit how long connecting may take
-    "psycopg2": ("connect_timeout",),
-    "psycopg": ("connect_timeout",),
-    "psycopg_async": ("connect_timeout",),
-    "asyncpg": ("timeout",),
-    "pg8000": ("timeout",),
-    "pymysql": ("connect_timeout", "read_timeout"),  # the greeting is a read
-    "mysqldb": ("connect_timeout", "read_timeout"),
-    "aiomysql": ("connect_timeout",),
-    "asyncmy": ("connect_timeout", "read_timeout"),
-    "mysqlconnector": ("connection_timeout",),
-    "mariadbconnector": ("connect_timeout", "read_timeout"),
-}
-
-
-def _engine(url: URL, **arguments: Any) -> Engine:
-    for timeout in _TIMEOUTS.get(_dialect(url).driver, ()):
-        if timeout not in url.query:
-            arguments[timeout] = TIMEOUT
-    return create_engine(url, poolclass=NullPool, connect_args=arguments)
-
-
-class _NoConnectionError(OSError):
-    """A driver could not connect. SQLAlchemy wraps only the errors that are of its classes."""
-
-
-def _connect(engine: Engine) -> Connection:
-    try:
-        return engine.connect()
-    except Exception as error:
-        raise _NoConnectionError(_said(error)) from error
-
-
-def _rows(connection: Connection, statement: str, **parameters: object) -> list[Any]:
-    return list(connection.execute(text(statement), parameters))
-
-
 def _names(connection: Connection, statement: str) -> list[str]:
-    return sorted(str(one) for (one,) in _rows(connection, statement))
-
-
-def _attempt(connection: Connection, statement: str, **parameters: object) -> list[Any] | None:
-    """Its rows, or None where the role may not ask, without harm to the transaction."""
-    try:
-        with connection.begin_nested():
-            return _rows(connection, statement, **parameters)
-    except DBAPIError:
-        return None
+    return sorted(str(one) for (one,) in fetch(connection, statement))
 
 
 def _look_other(url: URL, name: str) -> Seen:
-    engine = _engine(url)
+    engine = make_engine(url)
     try:
-        with _connect(engine):
+        with connect(engine):
             pass
     finally:
         engine.dispose()
-    kind = _dialect(url).name
+    kind = dialect_of(url).name
     return Seen(
         url,
         name,
         kind,
-        _shown(url),
+        shown_url(url),
         role="the role of its URL",
         abilities=["what it may write can't be told"],
         lift=f"It has no lock at the server for {kind}: what a function writes, or a raw cursor, "
@@ -490,26 +425,10 @@ _COLUMNS = """
 """
 
 
-@contextlib.contextmanager
-def _reading(engine: Engine) -> Iterator[Connection]:
-    """A connection in a read-only transaction that waits for nobody for long."""
-    with _connect(engine) as connection, _read_only(connection):
-        yield connection
-
-
-@contextlib.contextmanager
-def _read_only(connection: Connection) -> Iterator[None]:
-    with connection.begin() as transaction:
-        connection.execute(text("SET TRANSACTION READ ONLY"))
-        connection.execute(text(f"SET LOCAL statement_timeout = '{TIMEOUT}s'"))
-        yield
-        transaction.rollback()
-
-
 def _look_postgresql(url: URL, name: str) -> Seen:
-    engine = _engine(url)
+    engine = make_engine(url)
     try:
-        with _reading(engine) as connection:
+        with reading(engine) as connection:
             seen = _ask_postgresql(connection, url, name)
         seen.findings += pooler(engine, name)
     finally:
@@ -520,13 +439,13 @@ def _look_postgresql(url: URL, name: str) -> Seen:
 
 
 def _ask_postgresql(connection: Connection, url: URL, name: str) -> Seen:
-    ((number, database, role, superuser, started, standby, port),) = _rows(
+    ((number, database, role, superuser, started, standby, port),) = fetch(
         connection,
         "SELECT current_setting('server_version_num')::int, current_database()::text,"
         " session_user::text, rolsuper, extract(epoch FROM pg_postmaster_start_time())::text,"
         " pg_is_in_recovery(), current_setting('port') FROM pg_roles WHERE rolname = session_user",
     )
-    systems = _attempt(connection, "SELECT system_identifier::text FROM pg_control_system()")
+    systems = attempt(connection, "SELECT system_identifier::text FROM pg_control_system()")
     cluster = systems[0][0] if systems else None
     seen = Seen(
         url,
@@ -572,7 +491,7 @@ def _ask_postgresql(connection: Connection, url: URL, name: str) -> Seen:
 
 def _ask_schema(connection: Connection, seen: Seen, statement: str) -> None:
     seen.tables = {}
-    for table, columns, readable in _rows(connection, statement):
+    for table, columns, readable in fetch(connection, statement):
         seen.tables[table] = list(columns)
         if not readable:
             seen.unreadable.append(table)
@@ -581,7 +500,7 @@ def _ask_schema(connection: Connection, seen: Seen, statement: str) -> None:
         if relation == "alembic_version":
             quoted = ".".join(f'"{part}"' for part in (schema.replace('"', '""'), relation))
             query = f"SELECT version_num FROM {quoted} ORDER BY 1"  # noqa: S608 - quoted above
-            rows = _attempt(connection, query)
+            rows = attempt(connection, query)
             seen.alembic[table] = _heads(rows)
 
 
@@ -624,7 +543,7 @@ def _server_side(connection: Connection, seen: Seen) -> Iterator[Finding]:
         return
     if seen.standby or seen.abilities:
         return
-    ((large_objects,),) = _rows(
+    ((large_objects,),) = fetch(
         connection, "SELECT has_function_privilege('lo_creat(integer)', 'EXECUTE')"
     )
     if not large_objects:
@@ -654,7 +573,7 @@ def _outside(functions: list[str], seen: Seen) -> Iterator[Finding]:
 
 def _defaults(connection: Connection, seen: Seen) -> None:
     """default_transaction_read_only, as a plain connection gets it."""
-    ((value, source),) = _rows(
+    ((value, source),) = fetch(
         connection,
         "SELECT setting, source FROM pg_settings WHERE name = :name",
         name=_READ_ONLY_SETTING,
@@ -687,7 +606,7 @@ def _defaults(connection: Connection, seen: Seen) -> None:
 
 def prepared(connection: Connection) -> Iterator[Finding]:
     """The prepared transactions of the read-write database, which no connection holds."""
-    rows = _rows(
+    rows = fetch(
         connection,
         "SELECT gid, owner::text, prepared::timestamptz(0)::text FROM pg_prepared_xacts"
         " WHERE database = current_database() ORDER BY prepared",
@@ -708,7 +627,7 @@ def prepared(connection: Connection) -> Iterator[Finding]:
 
 def start_up_options(url: URL, name: str) -> Iterator[Finding]:
     """Whether the library's first lock, in the start-up packet, arrives at the server."""
-    driver = _dialect(url).driver
+    driver = dialect_of(url).driver
     if driver == "asyncpg":
         arguments: dict[str, Any] = {"server_settings": {_READ_ONLY_SETTING: "on"}}
     elif driver in ("psycopg2", "psycopg", "psycopg_async"):
@@ -722,18 +641,18 @@ def start_up_options(url: URL, name: str) -> Iterator[Finding]:
             "Use psycopg, psycopg2 or asyncpg.",
         )
         return
-    engine = _engine(url, **arguments)
+    engine = make_engine(url, **arguments)
     cure = (
         f"In a PgBouncer from 1.20 on: track_extra_parameters = IntervalStyle, "
         f"{_READ_ONLY_SETTING}. Or connect to the server itself."
     )
     try:
-        with _connect(engine) as connection:
-            value = _rows(connection, f"SHOW {_READ_ONLY_SETTING}")[0][0]
+        with connect(engine) as connection:
+            value = fetch(connection, f"SHOW {_READ_ONLY_SETTING}")[0][0]
     except (SQLAlchemyError, OSError) as error:
         yield Finding(
             "warning",
-            f"{_begin(name)} refuses start-up options: {_why(error, url)}.",
+            f"{_begin(name)} refuses start-up options: {reason_of(error, url)}.",
             "The library's read-only engine can't connect there: reads fail while read-only.",
             cure,
         )
@@ -762,13 +681,13 @@ def pooler(engine: Engine, name: str) -> Iterator[Finding]:
     A pooler gives its own process number in the start-up packet; behind one in transaction mode,
     two connections that are both open have been served by the same process, or one by two.
     """
-    with _connect(engine) as one:
+    with connect(engine) as one:
         told = _told_pid(one)
         first = _pid(one)
         if told == first:
             yield Finding("ok", f"No pooler is before {name}.", "A session is a session.")
             return
-        with _connect(engine) as two:
+        with connect(engine) as two:
             pids = [(first, _pid(two)), *((_pid(one), _pid(two)) for _ in range(3))]
     ones, twos = (set(column) for column in zip(*pids, strict=True))
     if len(ones) > 1 or len(twos) > 1 or ones & twos:
@@ -792,8 +711,8 @@ def pooler(engine: Engine, name: str) -> Iterator[Finding]:
 
 
 def _pid(connection: Connection) -> int:
-    with _read_only(connection):
-        return int(_rows(connection, "SELECT pg_backend_pid()")[0][0])
+    with read_only(connection):
+        return int(fetch(connection, "SELECT pg_backend_pid()")[0][0])
 
 
 def _told_pid(connection: Connection) -> int | None:
@@ -875,9 +794,9 @@ def grants(lines: Iterable[str]) -> tuple[list[Grant], list[str]]:
 
 
 def _look_mysql(url: URL, name: str) -> Seen:
-    engine = _engine(url)
+    engine = make_engine(url)
     try:
-        with _connect(engine) as connection:
+        with connect(engine) as connection:
             connection.exec_driver_sql("START TRANSACTION READ ONLY")
             return _ask_mysql(connection, url, name)
     finally:
@@ -885,11 +804,11 @@ def _look_mysql(url: URL, name: str) -> Seen:
 
 
 def _ask_mysql(connection: Connection, url: URL, name: str) -> Seen:
-    ((version, database, role),) = _rows(connection, "SELECT VERSION(), DATABASE(), CURRENT_USER()")
+    ((version, database, role),) = fetch(connection, "SELECT VERSION(), DATABASE(), CURRENT_USER()")
     kind = "MariaDB" if "mariadb" in version.lower() else "MySQL"
     settings = {
         variable.lower(): str(value)
-        for variable, value in _rows(
+        for variable, value in fetch(
             connection,
             "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('server_uuid', 'hostname', 'port',"
             " 'server_id', 'datadir', 'read_only', 'super_read_only')",
@@ -911,7 +830,7 @@ def _ask_mysql(connection: Connection, url: URL, name: str) -> Seen:
         cure="Make an account that may only SELECT for the read-only URL, or give a replica with "
         "read_only=ON.",
     )
-    lines = [one for (one,) in _rows(connection, "SHOW GRANTS FOR CURRENT_USER")]
+    lines = [one for (one,) in fetch(connection, "SHOW GRANTS FOR CURRENT_USER")]
     privileges, roles = grants(lines)
     for one in roles:  # which grows, for a role may be granted others
         if any(line.endswith(f" TO {one}") for line in lines):
@@ -938,7 +857,7 @@ def _ask_mysql(connection: Connection, url: URL, name: str) -> Seen:
 
 def _role_grants(connection: Connection, kind: str, role: str) -> list[Any] | None:
     clause = f"FOR {role}" if kind == "MariaDB" else f"FOR CURRENT_USER() USING {role}"
-    return _attempt(connection, f"SHOW GRANTS {clause}".replace(":", "\\:"))
+    return attempt(connection, f"SHOW GRANTS {clause}".replace(":", "\\:"))
 
 
 def _server_read_only(seen: Seen, settings: Mapping[str, str], passes: list[str]) -> None:
@@ -973,7 +892,7 @@ def _server_read_only(seen: Seen, settings: Mapping[str, str], passes: list[str]
 
 def _replication(connection: Connection, seen: Seen) -> None:
     for statement in ("SHOW REPLICA STATUS", "SHOW SLAVE STATUS"):
-        rows = _attempt(connection, statement)
+        rows = attempt(connection, statement)
         if rows is None:
             continue
         seen.standby = bool(rows)
@@ -993,19 +912,19 @@ def _replication(connection: Connection, seen: Seen) -> None:
 
 def _ask_mysql_schema(connection: Connection, seen: Seen) -> None:
     seen.tables = {}
-    for table, column, kind in _rows(
+    for table, column, kind in fetch(
         connection,
         "SELECT table_name, column_name, column_type FROM information_schema.columns"
         " WHERE table_schema = DATABASE() ORDER BY table_name, column_name",
     ):
         seen.tables.setdefault(str(table), []).append(f"{column} {kind}")
     if "alembic_version" in seen.tables:
-        rows = _attempt(connection, "SELECT version_num FROM alembic_version ORDER BY 1")
+        rows = attempt(connection, "SELECT version_num FROM alembic_version ORDER BY 1")
         seen.alembic["alembic_version"] = _heads(rows)
 
 
 def _xa(connection: Connection) -> Iterator[Finding]:
-    rows = _attempt(connection, "XA RECOVER")
+    rows = attempt(connection, "XA RECOVER")
     if rows is None:
         yield Finding(
             "note",
@@ -1386,28 +1305,6 @@ def _begin(words: str) -> str:
 def _some(names: list[str], most: int = 4) -> str:
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _shown(url: URL) -> str:
-    """The URL without a password, also one among its parameters."""
-    return URL.create(
-        url.drivername, url.username, None, url.host, url.port, url.database
-    ).render_as_string()
-
-
-def _why(error: BaseException, url: URL) -> str:
-    """What a driver says, in one line, without the password."""
-    said = _said(error)
-    secrets = [url.password, *(v for k, v in url.query.items() if "pass" in k.lower())]
-    for secret in secrets:
-        for form in (str(secret), quote(str(secret), safe="")) if secret else ():
-            said = said.replace(form, "***")
-    return said
-
-
-def _said(error: BaseException) -> str:
-    error = getattr(error, "orig", None) or error
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 # -- the configuration -----------------------------------------------------------------------

@@ -24,7 +24,6 @@ from sqlalchemy.exc import DBAPIError
 from sa_readonly.doctor import (
     Finding,
     Mount,
-    UnreachableError,
     doctor,
     examine,
     examine_environment,
@@ -34,8 +33,8 @@ from sa_readonly.doctor import (
     mounts,
     sqlite_file,
 )
-from sa_readonly.doctor import _engine as probe
-from sa_readonly.doctor import _reading as reading
+from sa_readonly.probe import UnreachableError, reading
+from sa_readonly.probe import make_engine as probe
 from tests.postgres import MariaDB, Pair, Server, Standby, fresh_pair, server_user, wait_until
 
 ROOT = Path(__file__).parent.parent

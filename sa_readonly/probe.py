@@ -1,0 +1,147 @@
+"""Talking to a database only to look at it.
+
+Whatever is asked runs in a read-only transaction, and sets nothing for the session: behind a pooler
+the next client would get it. No message has a password in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import NullPool
+
+TIMEOUT = 10  # seconds, for a connection and for a statement
+
+_T = TypeVar("_T")
+
+
+class UnreachableError(Exception):
+    """A database can't be looked at; the message is one sentence, with no password in it."""
+
+
+def parse_url(value: str, name: str) -> URL:
+    """Read a URL. :raises UnreachableError: if it is none."""
+    try:
+        return make_url(value)
+    except (ArgumentError, ValueError):
+        raise UnreachableError(  # the error and the value may show a password
+            f"The {name} URL can't be read. Write it as "
+            "postgresql+psycopg2://user:password@host:port/database."
+        ) from None
+
+
+def dialect_of(url: URL) -> Any:
+    """Return its dialect, with its driver. :raises UnreachableError: if that is missing."""
+    try:
+        dialect = url.get_dialect()
+        dialect.import_dbapi()
+    except (NoSuchModuleError, ImportError):
+        raise UnreachableError(
+            f"The driver of {shown_url(url)} is not installed here. Install it, or name another "
+            "one in the URL."
+        ) from None
+    return dialect
+
+
+_TIMEOUTS = {  # the arguments that limit how long connecting may take
+    "psycopg2": ("connect_timeout",),
+    "psycopg": ("connect_timeout",),
+    "psycopg_async": ("connect_timeout",),
+    "asyncpg": ("timeout",),
+    "pg8000": ("timeout",),
+    "pymysql": ("connect_timeout", "read_timeout"),  # the greeting is a read
+    "mysqldb": ("connect_timeout", "read_timeout"),
+    "aiomysql": ("connect_timeout",),
+    "asyncmy": ("connect_timeout", "read_timeout"),
+    "mysqlconnector": ("connection_timeout",),
+    "mariadbconnector": ("connect_timeout", "read_timeout"),
+}
+
+
+def make_engine(url: URL, **arguments: Any) -> Engine:
+    """Return an engine that keeps no connection and waits for none for long."""
+    for timeout in _TIMEOUTS.get(dialect_of(url).driver, ()):
+        if timeout not in url.query:
+            arguments[timeout] = TIMEOUT
+    return create_engine(url, poolclass=NullPool, connect_args=arguments)
+
+
+class _NoConnectionError(OSError):
+    """A driver could not connect. SQLAlchemy wraps only the errors that are of its classes."""
+
+
+def connect(engine: Engine) -> Connection:
+    """Connect. :raises OSError: or what SQLAlchemy makes of it, if that fails."""
+    try:
+        return engine.connect()
+    except Exception as error:
+        raise _NoConnectionError(_said(error)) from error
+
+
+def fetch(connection: Connection, statement: str, **parameters: object) -> list[Any]:
+    """Execute a statement and return its rows."""
+    return list(connection.execute(text(statement), parameters))
+
+
+def run(urls: Sequence[URL], function: Callable[[], _T]) -> _T:
+    """Call a function that talks to these databases, also over asyncio's drivers."""
+    if not any(dialect_of(url).is_async for url in urls):
+        return function()
+    # not at the top: without greenlet, sync drivers must go on working
+    from sqlalchemy.util import greenlet_spawn  # noqa: PLC0415
+
+    return asyncio.run(greenlet_spawn(function))
+
+
+def attempt(connection: Connection, statement: str, **parameters: object) -> list[Any] | None:
+    """Its rows, or None where the role may not ask, without harm to the transaction."""
+    try:
+        with connection.begin_nested():
+            return fetch(connection, statement, **parameters)
+    except DBAPIError:
+        return None
+
+
+@contextlib.contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection in a read-only transaction that waits for nobody for long."""
+    with connect(engine) as connection, read_only(connection):
+        yield connection
+
+
+@contextlib.contextmanager
+def read_only(connection: Connection) -> Iterator[None]:
+    """Be in a read-only transaction that is rolled back."""
+    with connection.begin() as transaction:
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        connection.execute(text(f"SET LOCAL statement_timeout = '{TIMEOUT}s'"))
+        yield
+        transaction.rollback()
+
+
+def shown_url(url: URL) -> str:
+    """The URL without a password, also one among its parameters."""
+    return URL.create(
+        url.drivername, url.username, None, url.host, url.port, url.database
+    ).render_as_string()
+
+
+def reason_of(error: BaseException, url: URL) -> str:
+    """What a driver says, in one line, without the password."""
+    said = _said(error)
+    secrets = [url.password, *(v for k, v in url.query.items() if "pass" in k.lower())]
+    for secret in secrets:
+        for form in (str(secret), quote(str(secret), safe="")) if secret else ():
+            said = said.replace(form, "***")
+    return said
+
+
+def _said(error: BaseException) -> str:
+    error = getattr(error, "orig", None) or error
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
