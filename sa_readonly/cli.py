@@ -9,12 +9,13 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 try:
     import click
@@ -36,10 +37,15 @@ except ModuleNotFoundError as missing:
     raise SystemExit(2) from None
 
 from . import demo as demonstration
-from .demo import PHASES, READ_ONLY, READ_WRITE, DemoError, Progress, Report
+from .demo import PHASES, READ_ONLY, READ_WRITE, DemoError, Report
+from .demo import Progress as DemoProgress
+from .directory import DirectoryRegistry
 from .errors import ConfigurationError
 from .mode import Mode, State, now
+from .status import Snapshot, Worker, take
 from .switch import FORCE, FileSwitch, parse_time
+from .waiting import HOLDS, Progress, Waiting
+from .workers import Verdict
 
 __all__ = ["main"]
 
@@ -71,39 +77,121 @@ def main() -> None:
     """Turn an SQLAlchemy application read-only, and back, by a file."""
 
 
-# -- on, off, status -------------------------------------------------------------------------
+# -- on, off, status, wait -------------------------------------------------------------------
 
 _NEXT = (
     "Processes notice within their ttl; each logs it once. "
-    "Ask the server who is still connected before you take it away."
+    "`sa-readonly wait` tells when all have, and who has not."
 )
-_PAUSE = 0.2  # seconds between two looks of `status --watch`
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_PAUSE = 0.2  # seconds between two looks of `status --watch` and of `run`
+_UNITS = {"": "seconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_READ_ONLY, _READ_WRITE = Mode.READ_ONLY, Mode.READ_WRITE
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _about_the_file(function: _Function) -> _Function:
-    """Add the options that all commands on the file take."""
-    file = click.option(
-        "--file", metavar="PATH", envvar="SA_READONLY_FILE", show_envvar=True, help="The file."
-    )
-    as_json = click.option("--json", "as_json", is_flag=True, help="Tell the state as JSON.")
-    return file(as_json(function))
+class _Place(NamedTuple):
+    """What a command is about."""
+
+    switch: FileSwitch
+    registry: DirectoryRegistry
+    as_json: bool
+
+
+def _span(text: str) -> timedelta | None:
+    """Read a duration, ``90s`` or ``10m``, seconds if it has no unit; None if it is none.
+
+    :raises OverflowError: if it is too long.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text, re.ASCII)
+    return timedelta(**{_UNITS[match[2]]: float(match[1])}) if match else None
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, value: str) -> float:
+    try:
+        span = _span(value)
+    except OverflowError:
+        raise click.BadParameter("so long no calendar reaches.") from None
+    if span is None:
+        raise click.BadParameter(f"{value!r} is no duration, such as 90, 90s, 10m or 2h.")
+    return span.total_seconds()
+
+
+def _options(*options: Callable[[_Function], _Function]) -> Callable[[_Function], _Function]:
+    def add(function: _Function) -> _Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+_the_file = click.option(
+    "--file", metavar="PATH", envvar="SA_READONLY_FILE", show_envvar=True, help="The file."
+)
+_about_the_file = _options(
+    _the_file,
+    click.option(
+        "--workers",
+        metavar="DIR",
+        envvar="SA_READONLY_WORKERS",
+        show_envvar=True,
+        help="The directory where the workers report; else the file's path with .workers.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Tell it all as one JSON document."),
+)
+_the_bounds = _options(
+    click.option(
+        "--timeout",
+        metavar="SECONDS|5m",
+        callback=_seconds,
+        default="60",
+        show_default=True,
+        help="How long to wait. Then the file stays as it is.",
+    ),
+    click.option(
+        "--expect",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Wait until at least so many living workers are there, too.",
+    ),
+)
+_ignore_dead = click.option(
+    "--ignore-dead",
+    is_flag=True,
+    help="Count workers that died without a word as drained: you know that nothing of them runs.",
+)
+_the_server = _options(
+    click.option(
+        "--database",
+        metavar="URL",
+        envvar="SA_READONLY_DATABASE",
+        show_envvar=True,
+        help="Then ask the server of the read-write database, too, if anybody is left there.",
+    ),
+    click.option(
+        "--replica",
+        metavar="URL",
+        envvar="SA_READONLY_REPLICA",
+        show_envvar=True,
+        help="And if everything has been replayed on this standby of it.",
+    ),
+)
+_and_wait = click.option("--wait", is_flag=True, help="Then wait, as `sa-readonly wait` does.")
 
 
 def _until(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
     if value is None:
         return None
-    if match := re.fullmatch(r"\+(\d+)([smhd])", value, re.ASCII):
+    if value[:1] == "+" and value[-1] in "smhd" and re.match(r"\+\d", value, re.ASCII):
         try:
-            span = timedelta(**{_UNITS[match[2]]: int(match[1])})
-            until = (now() + span).replace(microsecond=0)
-        except (OverflowError, ValueError):  # int() refuses thousands of digits
+            span = _span(value[1:])
+            until = None if span is None else (now() + span).replace(microsecond=0)
+        except OverflowError:
             raise click.BadParameter("so far from now no calendar reaches.") from None
-    elif (time := parse_time(value)) is not None:
-        until = time
     else:
+        until = parse_time(value)
+    if until is None:
         raise click.BadParameter(
             f"{value!r} is neither an ISO 8601 time, such as 2030-01-31T23:30 (local time) or "
             "2030-01-31T22:30Z, nor a duration from now, such as +90s, +30m or +2h."
@@ -122,57 +210,114 @@ def _until(_context: click.Context, _option: click.Parameter, value: str | None)
     help="When you expect to be done: in ISO 8601, local time if it has no offset, or from now: "
     "+90s, +30m, +2h. When it has passed nothing happens by itself.",
 )
+@_and_wait
+@_the_bounds
+@_ignore_dead
+@_the_server
 @_about_the_file
-def on(reason: str | None, until: datetime | None, file: str | None, as_json: bool) -> None:
+def on(
+    *,
+    reason: str | None,
+    until: datetime | None,
+    wait: bool,
+    file: str | None,
+    workers: str | None,
+    as_json: bool,
+    **how: Any,
+) -> None:
     """Turn the application read-only: create the file.
 
     That it is there already is no error. Then another --reason or --until replaces its whole text:
     give both, or the one not given is gone. With neither of them the text stays.
+
+    With --wait it exits as `sa-readonly wait` does.
     """
-    with _operate(file) as switch:
-        before = switch.known
-        given = reason is not None or until is not None
-        same = (_normal(reason), until) == (before.reason, before.until)
-        changed = not before.read_only or (given and not same)
-        if changed:
-            try:
-                switch.enable(reason, until)
-            except ValueError as error:
-                raise click.UsageError(_printable(f"The file is not written: {error}")) from None
-            except OSError as error:
-                raise _failed(switch, "written", error) from None
-        _settled(switch, Mode.READ_ONLY, changed, as_json)
+    _only_with_wait(wait)
+    with _operate(file, workers, as_json) as place:
+        waiting = _waiting(place, _READ_ONLY, **how) if wait else None
+        # Before the file: who is dead by now can't have held anything against it.
+        place.registry.sweep(place.switch.identify)
+        changed = _enable(place.switch, reason, until)
+        _settled(place, _READ_ONLY, changed, waiting)
     if not as_json:
         click.echo(_NEXT)
 
 
+def _enable(switch: FileSwitch, reason: str | None, until: datetime | None) -> bool:
+    """Create the file, or replace its text if there is another one; return if that was so."""
+    before = switch.known
+    given = reason is not None or until is not None
+    same = (_normal(reason), until) == (before.reason, before.until)
+    if before.read_only and (same or not given):
+        return False
+    try:
+        switch.enable(reason, until)
+    except ValueError as error:
+        raise click.UsageError(_printable(f"The file is not written: {error}")) from None
+    except OSError as error:
+        raise _failed(switch, "written", error) from None
+    return True
+
+
 @main.command()
+@_and_wait
+@_the_bounds
 @_about_the_file
-def off(file: str | None, as_json: bool) -> None:
+def off(*, wait: bool, file: str | None, workers: str | None, as_json: bool, **how: Any) -> None:
     """Let the application write again: remove the file.
 
-    That it is not there is no error.
+    That it is not there is no error. With --wait it exits as `sa-readonly wait` does.
     """
-    with _operate(file) as switch:
-        changed = switch.known.read_only
+    _only_with_wait(wait)
+    with _operate(file, workers, as_json) as place:
+        waiting = _waiting(place, _READ_WRITE, **how) if wait else None
+        changed = place.switch.known.read_only
         if changed:
             try:
-                switch.disable()
+                place.switch.disable()
             except OSError as error:
-                raise _failed(switch, "removed", error) from None
-        _settled(switch, Mode.READ_WRITE, changed, as_json)
+                raise _failed(place.switch, "removed", error) from None
+        _settled(place, _READ_WRITE, changed, waiting)
 
 
 @main.command()
 @click.option("--watch", is_flag=True, help="Go on and tell each change, until Ctrl-C.")
 @_about_the_file
-def status(watch: bool, file: str | None, as_json: bool) -> None:
-    """Tell the mode. Exits with 0 in either one."""
-    with _operate(file) as switch:
+def status(*, watch: bool, file: str | None, workers: str | None, as_json: bool) -> None:
+    """Tell the mode, and how far each worker is. Exits with 0 in either mode."""
+    with _operate(file, workers, as_json) as place:
         if watch:
-            _watch(switch, as_json)
+            _watch(place)
         else:
-            _show(switch, switch.known, False, as_json)
+            snapshot = take(place.switch, place.registry)
+            _show(place, snapshot, changed=False)
+            if not as_json:
+                _show_workers(snapshot)
+
+
+@main.command("wait")
+@click.option(
+    "--mode",
+    type=click.Choice([str(mode) for mode in Mode]),
+    default=str(_READ_ONLY),
+    show_default=True,
+    help="What to wait for.",
+)
+@_the_bounds
+@_ignore_dead
+@_the_server
+@_about_the_file
+def wait_command(
+    *, mode: str, file: str | None, workers: str | None, as_json: bool, **how: Any
+) -> None:
+    """Wait until every worker is drained, or read-write again.
+
+    Drained: it holds no read-write connection and gets none until the file goes. Exits with 0 if
+    all are, 1 if not (time is up, or somebody moved the switch), 3 if nobody is registered, so that
+    nothing is known, and 4 if all are, but the server of --database disagrees.
+    """
+    with _operate(file, workers, as_json) as place:
+        _wait(place, _waiting(place, Mode(mode), **how), changed=False)
 
 
 class _Failed(click.ClickException):
@@ -180,7 +325,7 @@ class _Failed(click.ClickException):
 
 
 @contextmanager
-def _operate(file: str | None) -> Iterator[FileSwitch]:
+def _operate(file: str | None, workers: str | None, as_json: bool) -> Iterator[_Place]:
     """Give a switch that goes by the file, whatever this shell forces, and logs errors only."""
     if not file:
         raise _CannotRun("Give --file PATH, or set the environment variable SA_READONLY_FILE.")
@@ -189,6 +334,7 @@ def _operate(file: str | None) -> Iterator[FileSwitch]:
         with _application_log(lambda _line: None):
             # A look is asked for each time. The ttl is long because a file system may be slow.
             switch = FileSwitch(file, ttl=60)
+        registry = DirectoryRegistry(workers or f"{switch.path}.workers")
     except ConfigurationError as error:
         raise _CannotRun(_printable(str(error))) from None
     except OSError as error:  # the working directory is gone
@@ -204,7 +350,7 @@ def _operate(file: str | None) -> Iterator[FileSwitch]:
         note = "is set here. Processes that are started here obey it; this command, only the file."
         click.echo(_printable(f"{FORCE}={forced} {note}"), err=True)
     with _application_log(_log_errors):
-        yield switch
+        yield _Place(switch, registry, as_json)
 
 
 def _log_errors(line: str) -> None:
@@ -212,73 +358,351 @@ def _log_errors(line: str) -> None:
         click.echo(_printable(line), err=True)
 
 
+def _given(name: str) -> bool:
+    """True if an option was given on the command line, not by the environment."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def _only_with_wait(wait: bool) -> None:
+    names = ("timeout", "expect", "ignore_dead", "database", "replica")
+    for name in names:
+        if not wait and _given(name):
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --wait.")
+
+
+def _waiting(
+    place: _Place,
+    mode: Mode,
+    *,
+    timeout: float,
+    expect: int | None,
+    ignore_dead: bool = False,
+    database: str | None = None,
+    replica: str | None = None,
+) -> Waiting:
+    """Return what waits, once it is known that the server can be asked."""
+    if mode is _READ_WRITE:
+        for name in ("database", "replica", "ignore_dead"):
+            if _given(name):
+                option = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{option} is for --mode read-only only.")
+        database = replica = None
+    if replica and not database:
+        raise click.UsageError("--replica needs --database.")
+    server = None
+    if database:
+        # It imports much.
+        from .server import Server, ServerError  # noqa: PLC0415
+
+        try:
+            server = Server(database, replica or None)
+            server.check()
+        except ServerError as error:
+            raise _CannotRun(_printable(str(error))) from None
+    identify = place.switch.identify
+    return Waiting(identify, place.registry, mode, expect, ignore_dead, timeout, server)
+
+
+def _warn_of_nobody(registry: DirectoryRegistry) -> None:
+    if Verdict(None, tuple(registry.read())).nobody:
+        warning = (
+            f"Nobody is registered in {registry.path}: whether any process obeys is not known. "
+            "If the application's workers report elsewhere, give --workers DIR."
+        )
+        click.echo(_printable(warning), err=True)
+
+
 def _failed(switch: FileSwitch, what: str, error: OSError) -> _Failed:
     why, mode = error.strerror or error, switch.check().mode
     return _Failed(_printable(f"{switch.path} can't be {what} ({why}): the mode is {mode}."))
 
 
-def _settled(switch: FileSwitch, mode: Mode, changed: bool, as_json: bool) -> None:
-    """Show the state that came of it."""
-    state = switch.check()
-    _show(switch, state, changed, as_json)
-    if state.mode is not mode:
-        raise _Failed(f"The mode is {state.mode} all the same: somebody else has just moved it.")
+def _settled(place: _Place, mode: Mode, changed: bool, waiting: Waiting | None) -> None:
+    """Show the state that came of it, and wait."""
+    snapshot = take(place.switch, place.registry)
+    moved = snapshot.state.mode is not mode
+    if moved or waiting is None or not place.as_json:  # else it waits, and tells it all then
+        _show(place, snapshot, changed)
+    if moved:
+        found = snapshot.state.mode
+        raise _Failed(f"The mode is {found} all the same: somebody else has just moved it.")
+    if mode is _READ_ONLY:
+        _warn_of_nobody(place.registry)
+    if waiting is not None:
+        waiting.restart()
+        _wait(place, waiting, changed)
 
 
-def _watch(switch: FileSwitch, as_json: bool) -> None:
+def _watch(place: _Place) -> None:
     live = None
-    if _is_terminal() and not as_json:
+    if _is_terminal() and not place.as_json:
         live = Live(console=Console(highlight=False), auto_refresh=False)
     pause = threading.Event()
-    last: tuple[State, bool] | None = None
+    last: tuple[object, ...] | None = None
     with _terminable(), suppress(KeyboardInterrupt), live or nullcontext():
         while True:
-            state = switch.check()
-            if last != (state, state.overdue):
-                last = state, state.overdue
+            snapshot = take(place.switch, place.registry)
+            if last != snapshot.lasting or (live is not None and snapshot.changing):
+                last = snapshot.lasting
                 if live is not None:
-                    colour = "yellow" if state.read_only else "green"
-                    shown = f"{_block(switch, state)}\n\nCtrl-C ends this."
-                    live.update(Text(shown, colour), refresh=True)
-                elif as_json:
-                    _show(switch, state, False, as_json)
+                    live.update(_drawn(place, snapshot, live.console), refresh=True)
+                elif place.as_json:
+                    _show(place, snapshot, False)
                 else:
-                    line = "; ".join(f"{name}: {text}" for name, text in _rows(switch, state))
+                    rows = [f"{name}: {text}" for name, text in _rows(place, snapshot.state)]
+                    line = "; ".join([*rows, snapshot.sums])
                     click.echo(f"{_local(now())} {line}".replace("\n", " / "))
             pause.wait(_PAUSE)
 
 
-def _show(switch: FileSwitch, state: State, changed: bool, as_json: bool) -> None:
-    if not as_json:
-        click.echo(f"{_block(switch, state)}\n{'changed':9}{'yes' if changed else 'no'}")
-        return
-    told = {
-        "file": switch.path,
-        "mode": str(state.mode),
-        "reason": state.reason,
-        "until": state.until and state.until.isoformat(),
-        "overdue": state.overdue,
-        "since": state.since and state.since.isoformat(),
+def _drawn(place: _Place, snapshot: Snapshot, console: Console) -> Group:
+    colour = "yellow" if snapshot.state.read_only else "green"
+    return Group(
+        Text(_block(place, snapshot.state), colour),
+        _table(snapshot.workers, console),
+        Text(f"{snapshot.sums}\n\nCtrl-C ends this."),
+    )
+
+
+def _show(place: _Place, snapshot: Snapshot, changed: bool) -> None:
+    if place.as_json:
+        click.echo(json.dumps(_document(place, snapshot, changed)))
+    else:
+        changes = "yes" if changed else "no"
+        click.echo(f"{_block(place, snapshot.state)}\n{'changed':9}{changes}")
+
+
+def _show_workers(snapshot: Snapshot) -> None:
+    if _is_terminal() and snapshot.workers:
+        Console(highlight=False).print(_table(snapshot.workers))
+    else:
+        for worker in snapshot.workers:
+            click.echo(_printable(worker.as_line()))
+    click.echo(snapshot.sums)
+
+
+def _document(place: _Place, snapshot: Snapshot, changed: bool) -> dict[str, object]:
+    return {
+        "file": place.switch.path,
+        "workers_directory": place.registry.path,
+        **snapshot.as_json(),
         "changed": changed,
         "forced": os.environ.get(FORCE),
     }
-    click.echo(json.dumps(told))
 
 
-def _rows(switch: FileSwitch, state: State) -> list[tuple[str, str]]:
-    rows = [("file", switch.path), ("mode", str(state.mode))]
+def _rows(place: _Place, state: State) -> list[tuple[str, str]]:
+    rows = [("file", place.switch.path), ("mode", str(state.mode))]
     if state.read_only:
         rows.append(("reason", state.reason or "none given"))
         until = "not given" if state.until is None else _local(state.until)
         rows.append(("until", f"{until} (overdue)" if state.overdue else until))
     if state.since is not None:
         rows.append(("since", _local(state.since)))
+    rows.append(("workers", place.registry.path))
     return [(name, _printable(text)) for name, text in rows]
 
 
-def _block(switch: FileSwitch, state: State) -> str:
-    rows = _rows(switch, state)
+def _block(place: _Place, state: State) -> str:
+    rows = _rows(place, state)
     return "\n".join(f"{name:9}{text}".replace("\n", f"\n{'':9}") for name, text in rows)
+
+
+_MARGIN = 12  # lines of a terminal that are not the table's
+
+
+def _table(workers: Sequence[Worker], console: Console | None = None) -> Table:
+    """Return a table of workers, first who is not there yet; no higher than the terminal."""
+    table = Table("Worker", "Mode", "Connections", "", box=SIMPLE_HEAD, pad_edge=False)
+    shown = sorted(workers, key=lambda one: one.why is None)
+    room = len(shown) if console is None else max(3, console.height - _MARGIN)
+    for one in shown[:room]:
+        state = Text(one.why, "yellow") if one.why else Text("drained" * one.drained, "green")
+        held = "" if one.connections is None else str(one.connections)
+        table.add_row(Text(_printable(one.called)), str(one.mode or ""), held, state)
+    if len(shown) > room:
+        table.add_row(f"and {len(shown) - room} more", "", "", "")
+    return table
+
+
+# -- waiting ---------------------------------------------------------------------------------
+
+
+def _wait(place: _Place, waiting: Waiting, changed: bool) -> NoReturn:
+    """Wait, tell how it went, and exit."""
+    note = ""
+    try:
+        with _terminable(), _screen(place) as show:
+            code = waiting.run(show).code
+    except KeyboardInterrupt:
+        note, code = "Interrupted. ", 130
+    except SystemExit as ended:  # by a signal
+        note, code = "Ended. ", int(str(ended.code))
+    progress = waiting.progress
+    if progress is not None and progress.late and not note:
+        note = "Time is up. "
+    if code != HOLDS and not (progress is not None and progress.moved):
+        click.echo(_printable(note + _what_stays(place, waiting.mode)), err=True)
+    if place.as_json:
+        click.echo(json.dumps(_wait_document(place, waiting, changed, code)))
+    elif progress is not None:
+        click.echo(_printable(str(progress)))
+    raise SystemExit(code)
+
+
+def _what_stays(place: _Place, mode: Mode) -> str:
+    path = place.switch.path
+    if mode is _READ_WRITE:
+        return f"{path} is gone all the same: who notices that writes again."
+    return f"{path} stays: the application is read-only until `sa-readonly off`."
+
+
+def _screen(place: _Place) -> AbstractContextManager[Callable[[Progress], None]]:
+    if place.as_json:
+        return nullcontext(lambda _progress: None)
+    return _live() if _is_terminal() else _lines()
+
+
+@contextmanager
+def _live() -> Iterator[Callable[[Progress], None]]:
+    """For people: a table that lives."""
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False) as live:
+        yield lambda progress: live.update(_picture(progress, console), refresh=True)
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[Progress], None]]:
+    """For pipes and files: a line at each change."""
+    last: tuple[object, ...] | None = None
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        if last == progress.lasting:
+            return
+        last = progress.lasting
+        for line in _obstacles(progress):
+            click.echo(line)
+        if not progress.over:  # the last one is told anyway
+            click.echo(_printable(f"{_local(now())} {progress}"))
+
+    yield show
+
+
+def _picture(progress: Progress, console: Console) -> Group:
+    settled = f"{progress.settled} of {len(progress.workers)}"
+    head = f"{settled} {progress.reached}, {progress.seconds:.1f} s"
+    parts: list[Table | Text] = [Text(head, "green" if progress.holds else "yellow")]
+    if progress.workers:
+        parts.append(_table(progress.workers, console))
+    parts += [Text(line, "yellow") for line in _obstacles(progress)]
+    if not progress.over:
+        parts.append(Text("Ctrl-C ends the waiting; the mode stays as it is.", "dim"))
+    return Group(*parts)
+
+
+def _obstacles(progress: Progress) -> list[str]:
+    answer = progress.answer
+    obstacles = () if answer is None else answer.obstacles
+    return [_printable(line) for one in obstacles for line in one.as_lines()]
+
+
+def _wait_document(place: _Place, waiting: Waiting, changed: bool, code: int) -> dict[str, object]:
+    progress, server = waiting.progress, None
+    snapshot = take(place.switch, place.registry)
+    if progress is not None:
+        snapshot = replace(snapshot, workers=progress.workers)
+        if progress.answer is not None:
+            server = progress.answer.as_json()
+    return {
+        **_document(place, snapshot, changed),
+        "awaited": str(waiting.mode),
+        "holds": code == HOLDS,
+        "drained": progress is not None and progress.drained,
+        "seconds": progress and round(progress.seconds, 3),
+        "settled": progress and progress.settled,
+        "expected": waiting.expect,
+        "server": server,
+        "code": code,
+        "message": progress and str(progress),
+    }
+
+
+# -- run -------------------------------------------------------------------------------------
+
+_NOT_NOW = 75  # EX_TEMPFAIL: try again later
+
+
+class _NotNow(click.ClickException):
+    exit_code = _NOT_NOW
+
+
+@main.command(context_settings={"allow_interspersed_args": False})
+@click.option(
+    "--wait",
+    metavar="SECONDS|10m",
+    callback=_seconds,
+    default="0",
+    help="Wait so long at most: 90s, 10m, 2h, or seconds. Without it, don't wait.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice([str(mode) for mode in Mode]),
+    default=str(_READ_WRITE),
+    show_default=True,
+    help="The mode in which the command may run.",
+)
+@_the_file
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(*, wait: float, mode: str, file: str | None, command: tuple[str, ...]) -> None:
+    """Run COMMAND once the application may write.
+
+    For jobs that would rather wait than fail. COMMAND takes the place of this process: its pid,
+    signals and exit code are COMMAND's. Exits with 75 if the mode is another one when time is up,
+    127 if there is no such command and 126 if it can't be run.
+    """
+    try:
+        with _operate(file, None, False) as place, suppress(KeyboardInterrupt):
+            state = _wait_for(place.switch, Mode(mode), wait)
+            if state.mode is Mode(mode):
+                _execute(command)
+            reason = "" if state.reason is None else f" ({' / '.join(state.reason.splitlines())})"
+            said = f"It is {state.mode}{reason}: {command[0]} is not run."
+            click.echo(_printable(said), err=True)
+            raise SystemExit(_NOT_NOW)
+    except _Failed as error:  # it can't be looked at now
+        raise _NotNow(error.message) from None
+    raise SystemExit(130)
+
+
+def _wait_for(switch: FileSwitch, mode: Mode, seconds: float) -> State:
+    end = time.monotonic() + seconds
+    pause = threading.Event()
+    state = switch.check()
+    if state.mode is not mode and seconds and sys.stderr.isatty():
+        click.echo(f"It is {state.mode}. Waiting {seconds:g} s at most; Ctrl-C ends it.", err=True)
+    while state.mode is not mode and (remaining := end - time.monotonic()) > 0:
+        pause.wait(min(_PAUSE, remaining))
+        state = switch.check()
+    return state
+
+
+def _execute(command: tuple[str, ...]) -> NoReturn:
+    """Become that command, as a shell's exec does."""
+    for name in ("SIGPIPE", "SIGXFSZ"):  # which Python ignores, and whoever it becomes would, too
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvp(command[0], command)  # noqa: S606  # no shell is wanted
+    except OSError as error:
+        click.echo(_printable(f"{command[0]}: {error.strerror or error}"), err=True)
+        raise SystemExit(127 if isinstance(error, FileNotFoundError) else 126) from None
+
+
+# -- words -----------------------------------------------------------------------------------
 
 
 def _printable(text: str) -> str:
@@ -293,10 +717,10 @@ def _normal(reason: str | None) -> str | None:
     return "\n".join((reason or "").splitlines()).strip() or None
 
 
-def _local(time: datetime) -> str:
+def _local(moment: datetime) -> str:
     with suppress(OverflowError, ValueError, OSError):  # at the ends of the calendar
-        time = time.astimezone()
-    return time.isoformat(" ", "seconds")
+        moment = moment.astimezone()
+    return moment.isoformat(" ", "seconds")
 
 
 # -- demo ------------------------------------------------------------------------------------
@@ -426,7 +850,7 @@ def _verdict(report: Report) -> str:
     return f"All {len(report.checks)} hold."
 
 
-def _transactions(progress: Progress) -> str:
+def _transactions(progress: DemoProgress) -> str:
     reached = progress.transactions
     failed = f", {progress.failed} failed" if progress.failed else ""
     return (
@@ -453,7 +877,7 @@ class _Plain:
     def log(self, line: str) -> None:
         click.echo(f"log: {line}")
 
-    def watch(self, progress: Progress) -> None:
+    def watch(self, progress: DemoProgress) -> None:
         if progress.phase != self._phase or progress.elapsed == progress.seconds:
             self._phase = progress.phase
             click.echo(
@@ -486,7 +910,7 @@ class _Terminal:
     def log(self, line: str) -> None:
         self._console.print(Text(f"log: {line}", style="dim"))
 
-    def watch(self, progress: Progress) -> None:
+    def watch(self, progress: DemoProgress) -> None:
         colour = "yellow" if PHASES[progress.phase] == READ_ONLY else "green"
         grid = Table.grid(padding=(0, 1))
         grid.add_row(

@@ -40,6 +40,8 @@ Identify = Callable[[], "str | None"]
 means that this is not known."""
 
 SILENT = "has not reported"
+NO_FILE = "there is no file: it is read-write"
+FILE_THERE = "the file is there: it is read-only"
 _TRIES = 10  # looks of a reader while the file changes
 
 
@@ -218,7 +220,7 @@ def drained(
     :param ignore_dead: count those as drained that died without a word: the operator knows better.
     """
     if generation is None:
-        return Verdict(None, tuple(seen), problem="there is no file: it is read-write")
+        return Verdict(None, tuple(seen), problem=NO_FILE)
     waiting = [(one, _why_not_drained(one, generation, now)) for one in seen]
     return Verdict(
         generation,
@@ -265,7 +267,7 @@ def look(
             return drained(generation, seen, time.time(), ignore_dead=ignore_dead)
         if generation is None:
             return returned(seen)
-        return Verdict(generation, seen, problem="the file is there: it is read-only")
+        return Verdict(generation, seen, problem=FILE_THERE)
     return Verdict(None, seen, problem="the file changes all the time")
 
 
@@ -283,7 +285,7 @@ def _why_not_drained(one: Seen, generation: str, now: float) -> str | None:
             return f"unknown: died without a word{_after(one.problem)}"
         return one.problem or "has not reported"
     unwatched = "" if report.watching else ", no watcher thread runs there"
-    if not _acknowledges(one, report, generation):
+    if not acknowledges(one, report, generation):
         if dead:
             return "unknown: died without a word"
         if report.forced is Mode.READ_WRITE:
@@ -298,7 +300,8 @@ def _why_not_drained(one: Seen, generation: str, now: float) -> str | None:
     return None
 
 
-def _acknowledges(one: Seen, report: Report, generation: str) -> bool:
+def acknowledges(one: Seen, report: Report, generation: str) -> bool:
+    """True if this report tells that its gates were closed for this file, or for every one."""
     return one.acknowledged and (report.forced is Mode.READ_ONLY or report.generation == generation)
 
 

@@ -1,4 +1,4 @@
-"""`sa-readonly on`, `off` and `status`."""
+"""`sa-readonly on`, `off` and `status`, without workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sa_readonly import FileSwitch, Mode
 from sa_readonly.cli import main
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["on", "off", "status"]
+COMMANDS = ["on", "off", "status", "wait"]
 NEXT = "Processes notice within their ttl; each logs it once."
 
 
@@ -52,6 +52,13 @@ def refused(done: Result, code: int) -> str:
     assert (done.exit_code, done.stdout) == (code, "")
     assert isinstance(done.exception, SystemExit)
     return " ".join(done.stderr.split("Error: ")[1].split())
+
+
+def nobody(file: Path) -> str:
+    return (
+        f"Nobody is registered in {file}.workers: whether any process obeys is not known. If the "
+        "application's workers report elsewhere, give --workers DIR.\n"
+    )
 
 
 @contextmanager
@@ -84,15 +91,17 @@ def test_on_creates_the_file_and_off_removes_it_for_a_real_process(file: Path) -
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
     with running("on", "--reason", "Upgrade", "--until", "+30m", **pipes) as process:
         stdout, stderr = process.communicate()
-    assert (process.returncode, stderr) == (0, "")
+    assert process.returncode == 0
+    assert stderr == nobody(file)
     assert re.fullmatch(
         rf"file     {re.escape(str(file))}\n"
         r"mode     read-only\n"
         r"reason   Upgrade\n"
         r"until    \d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d\n"
         r"since    \d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d\n"
+        rf"workers  {re.escape(str(file))}\.workers\n"
         r"changed  yes\n"
-        rf"{re.escape(NEXT)} Ask the server .*\n",
+        rf"{re.escape(NEXT)} `sa-readonly wait` tells .*\n",
         stdout,
     ), stdout
     assert FileSwitch(file).state.reason == "Upgrade"
@@ -107,13 +116,19 @@ def test_json_tells_the_whole_state_and_nothing_else(file: Path) -> None:
     answer = told("on", "--file", file, "--reason", "Upgrade", "--until", "2999-01-31T23:30+01:00")
     state = FileSwitch(file).state
     assert state.since is not None
+    at = answer.pop("at")
+    assert state.since <= datetime.fromisoformat(at) <= datetime.now(timezone.utc)
     assert answer == {
         "file": str(file),
+        "workers_directory": f"{file}.workers",
         "mode": "read-only",
         "reason": "Upgrade",
         "until": "2999-01-31T22:30:00+00:00",
         "overdue": False,
         "since": state.since.isoformat(),
+        "generation": state.generation,
+        "sums": {"workers": 0, "noticed": 0, "drained": 0, "died_without_a_word": 0},
+        "workers": [],
         "changed": True,
         "forced": None,
     }
@@ -324,8 +339,9 @@ def test_a_mode_forced_in_the_shell_is_told_and_changes_nothing(file: Path, forc
         done = command(name, "--file", file, SA_READONLY_FORCE=forced)
         assert done.exit_code == 0
         assert f"mode     {mode}\n" in done.stdout
-        assert done.stderr.startswith(f"SA_READONLY_FORCE={forced} is set here.")
-        assert done.stderr.count("\n") == 1
+        said = done.stderr.removesuffix(nobody(file)) if name == "on" else done.stderr
+        assert said.startswith(f"SA_READONLY_FORCE={forced} is set here.")
+        assert said.count("\n") == 1
     assert told("status", "--file", file, SA_READONLY_FORCE=forced)["forced"] == forced
 
 
@@ -335,7 +351,7 @@ def test_the_switch_of_the_command_logs_nothing(
     caplog.set_level(logging.DEBUG)
     for arguments in (["on"], ["on", "--reason", "Upgrade"], ["status"], ["off"]):
         done = command(*arguments, "--file", file)
-        assert (done.exit_code, done.stderr) == (0, "")
+        assert (done.exit_code, done.stderr) == (0, nobody(file) * (arguments[0] == "on"))
     assert caplog.records == []
     FileSwitch(file).enable()  # and afterwards a switch logs as before
     assert caplog.records != []
@@ -357,7 +373,9 @@ def test_watch_tells_one_line_a_change_until_ctrl_c(file: Path) -> None:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with running("status", "--watch", "--file", file, **pipes) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().endswith(f" file: {file}; mode: read-write\n")
+        nothing = f"workers: {file}.workers; workers: 0, noticed: 0, drained: 0"
+        line = process.stdout.readline()
+        assert line.endswith(f" file: {file}; mode: read-write; {nothing}\n")
         switch.enable("Upgrade\nof 18")
         line = process.stdout.readline()
         assert "; mode: read-only; reason: Upgrade / of 18; until: not given; since: " in line

@@ -1,0 +1,269 @@
+"""Waiting until all workers are where the operator wants them, and saying in a line how it went.
+
+It draws nothing and knows nothing of files: the command does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .mode import Mode
+from .status import Worker, judged
+from .workers import (
+    FILE_THERE,
+    NO_FILE,
+    Identify,
+    Liveness,
+    Registry,
+    Verdict,
+    left_nothing,
+    look,
+)
+
+if TYPE_CHECKING:
+    from .server import Answer, Server
+
+__all__ = ["HOLDS", "NOBODY", "NOT_YET", "SERVER_DISAGREES", "Progress", "Waiting"]
+
+HOLDS, NOT_YET, NOBODY, SERVER_DISAGREES = 0, 1, 3, 4  # the exit codes; 2 is for usage
+
+PAUSE = 0.2  # seconds between two looks at the registry
+SERVER_PAUSE = 1.0  # seconds between two questions to the server
+_NAMED = 20  # workers that the last line names
+
+# What is said of a switch that is not where it is waited for, from the beginning or meanwhile.
+_MOVED = {
+    Mode.READ_ONLY: (
+        "the file is not there, it is read-write; turn it on first",
+        "the file has gone meanwhile, somebody turned it off",
+    ),
+    Mode.READ_WRITE: (
+        "the file is there, it is read-only; turn it off first",
+        "the file is there again, somebody turned it on",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far it is.
+
+    :param code: the exit code if it ended now.
+    :param over: whether it ends now.
+    :param late: whether that is that time is up.
+    :param seconds: since it began.
+    :param mode: what the workers are waited for to be.
+    :param workers: each of them.
+    :param settled: how many of those that live are there.
+    :param expected: how many are waited for, or None.
+    :param problem: why nothing can be said, or None.
+    :param moved: whether that is that somebody moved the switch.
+    :param died: how many died without a word and are ignored.
+    :param answer: what the server said, or None if it was not asked.
+    """
+
+    code: int
+    over: bool
+    late: bool
+    seconds: float
+    mode: Mode
+    workers: tuple[Worker, ...]
+    settled: int
+    expected: int | None
+    problem: str | None = None
+    moved: bool = False
+    died: int = 0
+    answer: Answer | None = None
+
+    @property
+    def holds(self) -> bool:
+        """True if they all are there, the server agreeing."""
+        return self.code == HOLDS
+
+    @property
+    def drained(self) -> bool:
+        """True if the workers are drained, whatever the server says."""
+        return self.mode is Mode.READ_ONLY and self.code in (HOLDS, SERVER_DISAGREES)
+
+    @property
+    def reached(self) -> str:
+        """What the workers are waited for to be."""
+        return "drained" if self.mode is Mode.READ_ONLY else "read-write"
+
+    @property
+    def missing(self) -> tuple[Worker, ...]:
+        """The workers that are not there yet."""
+        return tuple(one for one in self.workers if one.why is not None)
+
+    @property
+    def lasting(self) -> tuple[object, ...]:
+        """What is the same until something happens."""
+        obstacles = () if self.answer is None else self.answer.obstacles
+        return (
+            *(self.code, self.problem, self.settled, self.answer is None),
+            *(worker.lasting for worker in self.workers),
+            *(obstacle.lasting for obstacle in obstacles),
+        )
+
+    def __str__(self) -> str:
+        """Tell in one line how it ended, or how far it is."""
+        after = f"after {self.seconds:.1f} s"
+        reached = self.reached
+        if self.code == SERVER_DISAGREES:
+            said = "" if self.answer is None else f": {self.answer.sums}"
+            return f"the workers are {reached}, but the server disagrees {after}{said}"
+        if self.code == NOBODY:
+            return f"not known {after}: {self._count()}, so nothing is known"
+        if self.code == HOLDS:
+            return f"{reached} {after}: {self._count()}{self._agreement()}{self._proviso()}"
+        return f"not {reached} {after}: {'; '.join(self._whys())}"
+
+    def _count(self) -> str:
+        if self.code == NOBODY:
+            of = "" if self.expected is None else f", {self.expected} are expected"
+            return f"nobody is registered{of}"
+        died = f", {self.died} that died are ignored" if self.died else ""
+        return f"{self.settled} worker{'' if self.settled == 1 else 's'}{died}"
+
+    def _agreement(self) -> str:
+        if self.answer is None:
+            return ""
+        notes = ", ".join(self.answer.notes)
+        uncounted = f" (not counted: {notes})" if notes else ""
+        return f"; the server agrees: {self.answer.sums}{uncounted}"
+
+    def _proviso(self) -> str:
+        if self.expected is not None:
+            return ""
+        return " (only registered workers are known; --expect N tells how many there must be)"
+
+    def _whys(self) -> list[str]:
+        if self.problem is not None:
+            return [self.problem]
+        whys = [f"{one.called}: {one.why}" for one in self.missing]
+        if len(whys) > _NAMED:
+            whys[_NAMED:] = [f"and {len(whys) - _NAMED} more"]
+        if self.expected is not None and self.settled < self.expected:
+            whys.append(f"{self.settled} of {self.expected} expected workers are there")
+        return whys or ["the file was replaced meanwhile"]
+
+
+@dataclass
+class Waiting:
+    """A wait, of which each look tells how far it is.
+
+    :param identify: tells the identity of the file. It must look, each time.
+    :param registry: who is waited for.
+    :param mode: what they are waited for to be.
+    :param expect: how many living ones must be there, or None.
+    :param ignore_dead: see :func:`.drained`.
+    :param timeout: seconds after which it is over.
+    :param server: who must agree in the end, or None.
+    """
+
+    identify: Identify
+    registry: Registry
+    mode: Mode = Mode.READ_ONLY
+    expect: int | None = None
+    ignore_dead: bool = False
+    timeout: float = 60.0
+    server: Server | None = None
+    began: float = field(default_factory=time.monotonic)
+    progress: Progress | None = None
+    _asked: float = field(default=0.0, repr=False)
+    _began_well: bool = field(default=False, repr=False)
+    _answer: Answer | None = field(default=None, repr=False)
+    _generation: str | None = field(default=None, repr=False)
+
+    def restart(self) -> None:
+        """Begin now."""
+        self.began = time.monotonic()
+
+    def run(self, show: Callable[[Progress], None]) -> Progress:
+        """Look until it is over.
+
+        :param show: called with each progress, also the last one.
+        """
+        pause = threading.Event()
+        while True:
+            progress = self.progress = self.look()
+            show(progress)
+            if progress.over:
+                return progress
+            remaining = self.began + self.timeout - time.monotonic()
+            pause.wait(max(0.0, min(PAUSE, remaining)))
+
+    def look(self) -> Progress:
+        """Look once, and ask the server if that is due."""
+        verdict = self._look()
+        code = self._code(verdict)
+        if verdict.generation != self._generation:
+            self._generation, self._answer = verdict.generation, None
+        if code == HOLDS and self.server is not None:
+            code = self._ask(self.server)
+            if code == HOLDS:
+                verdict = self._look()  # it held all the while
+                code = self._code(verdict) if verdict.generation == self._generation else NOT_YET
+        else:
+            self._answer = None
+        return self._progress(verdict, code)
+
+    def _look(self) -> Verdict:
+        return look(self.identify, self.registry, self.mode, ignore_dead=self.ignore_dead)
+
+    def _code(self, verdict: Verdict) -> int:
+        if verdict.problem is not None:
+            return NOT_YET
+        if verdict.nobody and not verdict.waiting:
+            return NOBODY
+        enough = self.expect is None or _settled(verdict) >= self.expect
+        return HOLDS if verdict.holds and enough else NOT_YET
+
+    def _ask(self, server: Server) -> int:
+        answer = self._answer
+        if answer is None or time.monotonic() >= self._asked + SERVER_PAUSE:
+            answer = self._answer = server.ask()
+            self._asked = time.monotonic()
+        return HOLDS if answer.agrees else SERVER_DISAGREES
+
+    def _progress(self, verdict: Verdict, code: int) -> Progress:
+        seconds = time.monotonic() - self.began
+        moved = verdict.problem in (NO_FILE, FILE_THERE)
+        problem = verdict.problem
+        if moved:
+            problem = _MOVED[self.mode][self._began_well]
+        elif problem is None:
+            self._began_well = True
+        # Who is not registered now looks at the file after it registers. So waiting for nobody
+        # brings nobody, unless somebody is expected.
+        alone = code == NOBODY and self.expect is None
+        late = seconds >= self.timeout
+        return Progress(
+            code,
+            code == HOLDS or moved or alone or late,
+            late and code != HOLDS and not moved and not alone,
+            seconds,
+            self.mode,
+            judged(verdict, self.mode),
+            _settled(verdict),
+            self.expect,
+            problem=problem,
+            moved=moved,
+            died=_died(verdict) if self.ignore_dead else 0,
+            answer=self._answer,
+        )
+
+
+def _settled(verdict: Verdict) -> int:
+    """Count those that live and are there."""
+    missing = {one.name for one, _ in verdict.waiting}
+    return sum(one.liveness is Liveness.ALIVE and one.name not in missing for one in verdict.seen)
+
+
+def _died(verdict: Verdict) -> int:
+    """Count those that died and may have left something behind."""
+    return sum(one.liveness is Liveness.DEAD and not left_nothing(one) for one in verdict.seen)
