@@ -350,7 +350,14 @@ def _operate(file: str | None, workers: str | None, as_json: bool) -> Iterator[_
         note = "is set here. Processes that are started here obey it; this command, only the file."
         click.echo(_printable(f"{FORCE}={forced} {note}"), err=True)
     with _application_log(_log_errors):
-        yield _Place(switch, registry, as_json)
+        try:
+            yield _Place(switch, registry, as_json)
+        except KeyboardInterrupt:
+            state = switch.check()
+            where = "is there" if state.read_only else "is not there"
+            said = f"Interrupted. {switch.path} {where}: the mode is {state.mode}."
+            click.echo(_printable(said), err=True)
+            raise SystemExit(130) from None
 
 
 def _log_errors(line: str) -> None:

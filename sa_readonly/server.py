@@ -232,7 +232,7 @@ def _asking(url: URL, name: str) -> Iterator[Connection]:
 
 _SESSIONS = """
     SELECT a.pid, a.usename::text AS role, a.application_name AS application,
-        a.client_addr::text AS address, a.backend_type AS type, a.state, a.query,
+        host(a.client_addr) AS address, a.backend_type AS type, a.state, a.query,
         extract(epoch FROM clock_timestamp() - a.backend_start)::float8 AS age,
         extract(epoch FROM clock_timestamp() - a.state_change)::float8 AS state_age,
         (SELECT min(s.subname) FROM pg_stat_subscription s WHERE s.pid = a.pid) AS subscription

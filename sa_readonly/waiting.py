@@ -126,7 +126,7 @@ class Progress:
         if self.code == NOBODY:
             of = "" if self.expected is None else f", {self.expected} are expected"
             return f"nobody is registered{of}"
-        died = f", {self.died} that died are ignored" if self.died else ""
+        died = f", ignoring {self.died} that died" if self.died else ""
         return f"{self.settled} worker{'' if self.settled == 1 else 's'}{died}"
 
     def _agreement(self) -> str:

@@ -9,20 +9,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 from sa_readonly import directory
 from sa_readonly.directory import DirectoryRegistry
 from sa_readonly.mode import Mode
+from sa_readonly.switch import _key
 from sa_readonly.workers import Entry, RegistryError, Report
 
 
 def identity(path: str) -> str | None:
-    """The generation, in the manner of FileSwitch."""
+    """The generation, as FileSwitch tells it of a file that is no symlink."""
     try:
-        found = os.lstat(path)
+        return _key(os.lstat(path))
     except FileNotFoundError:
         return None
-    return f"{found.st_ino:x}.{found.st_ctime_ns:x}"
 
 
 def child(entry: Entry, *, hooked: bool, registers: bool) -> str:
@@ -47,8 +48,9 @@ def child(entry: Entry, *, hooked: bool, registers: bool) -> str:
 
 def obey(path: str, entry: Entry, words: list[str]) -> object:
     match words:
-        case ["report", mode, connections]:
-            report = Report(Mode(mode), identity(path), int(connections), watching=True)
+        case ["report", mode, connections, *seconds]:
+            since = time.time() - float(seconds[0]) if seconds else None
+            report = Report(Mode(mode), identity(path), int(connections), since, watching=True)
             return entry.report(lambda: report)
         case ["closed"]:
             return entry.closed()
