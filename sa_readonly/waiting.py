@@ -147,8 +147,9 @@ class Progress:
         whys = [f"{one.called}: {one.why}" for one in self.missing]
         if len(whys) > _NAMED:
             whys[_NAMED:] = [f"and {len(whys) - _NAMED} more"]
-        if self.expected is not None and self.settled < self.expected:
-            whys.append(f"{self.settled} of {self.expected} expected workers are there")
+        living = sum(one.liveness is not Liveness.DEAD for one in self.workers)
+        if self.expected is not None and living < self.expected:
+            whys.append(f"{living} of {self.expected} expected workers are registered")
         return whys or ["the file was replaced meanwhile"]
 
 

@@ -288,7 +288,7 @@ def test_who_is_expected_is_waited_for_also_where_nobody_is_registered(site: Sit
     process = site.runs("wait", "--expect", "2")
     read_until(process, "nobody is registered")
     site.worker().notices()
-    assert "1 of 2 expected workers are there" in read_until(process, "1 of 2")
+    assert "1 of 2 expected workers are registered" in read_until(process, "1 of 2")
     site.worker().notices()
     stdout, _ = process.communicate()
     assert re.fullmatch(r"drained after \d+\.\d s: 2 workers\n", stdout.splitlines(True)[-1])
@@ -303,7 +303,7 @@ def test_the_dead_do_not_count_as_expected(site: Site) -> None:
     assert site.line(0, "wait", "--expect", "2").endswith(": 2 workers")
     two.dies()
     line = site.line(1, "wait", "--expect", "2", "--timeout", "0", "--ignore-dead")
-    assert line.endswith(": 1 of 2 expected workers are there")
+    assert line.endswith(": 1 of 2 expected workers are registered")
 
 
 def test_those_of_whom_only_the_dead_are_left_are_nobody(site: Site) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import click
+import pytest
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 from sa_readonly import EngineSelector, RoutingSession
+from sa_readonly.cli import main
 from tests.app import App
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMAND = (ROOT / "docs" / "command.md").read_text()
 
 
 class Base(DeclarativeBase):
@@ -65,3 +71,23 @@ def test_the_readme_opens_with_the_two_commands() -> None:
         ".venv/bin/sa-readonly demo",
         ".venv/bin/python -m pytest",
     ]
+
+
+@pytest.mark.parametrize("text", [README, COMMAND], ids=["readme", "command"])
+def test_every_command_that_is_shown_is_one(text: str) -> None:
+    shown = re.findall(r"^ *[$#] sa-readonly (.*)$", text, re.MULTILINE)
+    assert len(shown) >= 2
+    for line in shown:
+        name, *arguments = shlex.split(line)
+        command = main.get_command(click.Context(main), name)
+        assert command is not None, line
+        command.make_context(name, arguments)  # refuses what it does not take
+
+
+@pytest.mark.parametrize("name", ["on", "off", "wait", "status", "run"])
+def test_every_option_is_in_the_docs(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    for option in command.params:
+        for word in (*option.opts, option.envvar):
+            assert word is None or not word.startswith(("--", "SA_")) or word in COMMAND, word
