@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ import pytest
 
 from sa_readonly import FileSwitch, Mode
 from sa_readonly.directory import DirectoryRegistry, _program
+from sa_readonly.server import Answer
+from sa_readonly.waiting import Progress, Waiting
 from sa_readonly.workers import Report
 from tests.test_cli_switch import ROOT, command, nobody, refused, running
 from tests.worker_process import identity, obey
@@ -564,3 +566,37 @@ def test_options_that_do_not_fit_are_a_usage_error_and_change_nothing(
 ) -> None:
     assert refused(command(*arguments, "--file", site.file), 2) == error
     assert not site.file.exists()
+
+
+# -- between the workers and the server ------------------------------------------------------
+
+
+class Asked:
+    """A server that agrees, while something happens."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        self.happens = happens
+
+    def ask(self) -> Answer:
+        self.happens()
+        return Answer()
+
+
+def test_what_happens_while_the_server_is_asked_is_seen(site: Site) -> None:
+    worker = site.worker()
+    switch = FileSwitch(site.file)
+    registry = DirectoryRegistry(f"{site.file}.workers")
+
+    def look(happens: Callable[[], object]) -> Progress:
+        switch.enable()
+        worker.notices()
+        return Waiting(switch.identify, registry, server=Asked(happens), timeout=0).look()
+
+    assert look(lambda: None).holds
+    gone = look(switch.disable)
+    assert (gone.code, gone.moved, gone.over) == (1, True, True)
+    replaced = look(lambda: switch.enable("Another"))
+    assert (replaced.code, replaced.moved) == (1, False)
+    assert "has not noticed" in str(replaced)
+    held = look(lambda: worker.notices("1"))
+    assert "1 connection out" in str(held)
