@@ -287,7 +287,7 @@ class _GatedReadOnly(_Gated, _ReadOnly):
 
 
 class _Limited(_Gated):
-    """The dialect of a gated engine while its transactions that had begun have a deadline.
+    """The dialect of a gated engine while read-only: what had begun may go on, until its deadline.
 
     An engine has this class only then: between flips nobody asks for the time.
     """
@@ -341,11 +341,14 @@ class _Limited(_Gated):
 
     def _sa_readonly_expire(self, connection: Any, statement: str) -> None:
         """Raise if time is up; the connection is closed then, which rolls back at the server."""
-        if time.monotonic() < min(self._sa_readonly_deadlines.values(), default=math.inf):
-            return
-        if _prepared.get() or statement.startswith("ROLLBACK"):
-            return
-        what = "A read-write transaction that went on after its grace"
+        if connection is not None and _commits_itself(connection):
+            what = "A read-write statement under AUTOCOMMIT"  # which would be a new transaction
+        else:
+            deadline = min(self._sa_readonly_deadlines.values(), default=math.inf)
+            ends = _prepared.get() or statement.startswith("ROLLBACK")
+            if ends or time.monotonic() < deadline:
+                return
+            what = "A read-write transaction that went on after its grace"
         error = self._sa_readonly_refusal(what, statement)
         if connection is not None:
             connection.invalidate(error)
@@ -354,6 +357,13 @@ class _Limited(_Gated):
 
 class _LimitedReadOnly(_Limited, _GatedReadOnly):
     """The same for a replica."""
+
+
+def _commits_itself(connection: Connection) -> bool:
+    level = connection.get_execution_options().get("isolation_level")
+    if level is None:  # then that of create_engine()
+        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    return bool(level == "AUTOCOMMIT")
 
 
 # Set while a two-phase transaction ends that is prepared already, or rolled back.
@@ -463,11 +473,11 @@ def _unlock_kept(_: Any, dbapi_connection: Any) -> None:
 
 
 def limit(engine: Engine, by: object, deadline: float | None) -> None:
-    """Set the end of the transactions that go on while read-only, or take it back.
+    """Let what has begun on a gated engine go on while read-only, or take that back.
 
     :param by: whose deadline it is; the first one counts.
     :param deadline: the :func:`time.monotonic` time, in seconds, after which a statement or a
-        commit on this gated engine is refused; None sets none.
+        commit is refused, which may be infinite; None when it is read-write again.
     """
     dialect: Any = engine.dialect
     deadlines = dict(dialect._sa_readonly_deadlines)

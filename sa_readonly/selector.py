@@ -355,12 +355,11 @@ class _Doors:
         if not state.read_only:
             self.open()
             return
-        if self._grace is not None and self._deadline is None:
-            self._deadline = time.monotonic() + self._grace
+        if self._deadline is None:
+            self._deadline = math.inf if self._grace is None else time.monotonic() + self._grace
         for door in self.doors:
             door.shut(self)
-            if self._deadline is not None:
-                guard.limit(door.engine, self, self._deadline)
+            guard.limit(door.engine, self, self._deadline)
 
     def open(self) -> None:
         for door in self.doors:
@@ -404,7 +403,11 @@ def selector_from_config(
     :param kwargs: passed on to :class:`EngineSelector`.
     :raises ConfigurationError: if a key is unknown or missing, or its value makes no sense.
     """
-    ours = {key[len(prefix) :]: mapping[key] for key in mapping if key.startswith(prefix)}
+    ours = {
+        key[len(prefix) :]: mapping[key]
+        for key in mapping
+        if isinstance(key, str) and key.startswith(prefix)
+    }
     names = [f"{mode}.{role}" for mode in ("read_write", "read_only") for role in ROLES]
     unknown = [
         prefix + key
@@ -428,7 +431,7 @@ def selector_from_config(
     options: dict[str, Any] = {}
     if "ttl" in ours:
         try:
-            options["ttl"] = float(ours["ttl"])
+            options["ttl"] = seconds(f"{prefix}ttl", float(ours["ttl"]))
         except (TypeError, ValueError):
             raise ConfigurationError(
                 f"{prefix}ttl takes a number of seconds, not {ours['ttl']!r}."
@@ -448,9 +451,9 @@ def _engine_from(ours: Mapping[str, Any], name: str, prefix: str) -> Any:
         return None
     url = ours.get(f"{name}url")
     if not url:
-        raise ConfigurationError(
-            f"{prefix}{name}url is missing, though {prefix}{keys[0]} is given."
-        )
+        others = [prefix + key for key in keys if key != f"{name}url"]
+        what = f"missing, though {others[0]} is given" if others else "empty"
+        raise ConfigurationError(f"{prefix}{name}url is {what}. Give the URL of a database.")
     try:
         if make_url(url).get_dialect().is_async:
             # Imported here: importing this package imports no asyncio.
@@ -489,7 +492,9 @@ def check_role(role: object) -> None:
 
 def _sync(engine: object, name: str = "") -> Engine:
     """Return the Engine inside an AsyncEngine, or the Engine itself."""
-    inner = engine if isinstance(engine, Engine) else getattr(engine, "sync_engine", None)
+    inner = engine
+    if not isinstance(engine, (Engine, EngineSelector)):
+        inner = getattr(engine, "sync_engine", None)
     if not isinstance(inner, Engine):
         # Not the value itself: an URL has a password.
         raise ConfigurationError(

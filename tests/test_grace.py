@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, select, text
+from sqlalchemy import URL, insert, select, text
 from sqlalchemy.pool import NullPool
 
 from sa_readonly import ConfigurationError, ReadOnlyError
@@ -242,6 +242,28 @@ def test_what_goes_on_over_a_flip_back_has_a_new_grace_at_the_next_one(
     assert app.titles("rw") == ["one", "two"]
 
 
+@pytest.mark.parametrize("where", ["connection", "clone", "engine"])
+def test_under_autocommit_what_is_held_over_the_flip_writes_no_more(app: App, where: str) -> None:
+    level = {"isolation_level": "AUTOCOMMIT"}
+    engine = app.engine("rw", **(level if where == "engine" else {}))
+    app.start(grace=30)
+    if where == "clone":
+        engine = engine.execution_options(**level)
+    with engine.connect() as connection:
+        if where == "connection":
+            connection = connection.execution_options(**level)  # noqa: PLW2901  # it is the same
+        connection.execute(insert(Book).values(title="before"))
+        flip(app)
+        with pytest.raises(ReadOnlyError, match="A read-write statement under AUTOCOMMIT is"):
+            connection.execute(insert(Book).values(title="after"))
+        assert Door.of(app.engines["rw"]).held == 0
+    assert app.titles("rw") == ["before"]
+    app.off()
+    with app.sessions.begin() as session:
+        session.add(Book(title="again"))
+    assert app.titles("rw") == ["again", "before"]
+
+
 def test_two_selectors_of_one_engine_have_the_shorter_grace(app: App, clock: Clock) -> None:
     from sa_readonly import EngineSelector  # noqa: PLC0415
 
@@ -267,7 +289,7 @@ def test_a_grace_that_is_no_number_of_seconds_is_refused(lite: App, value: Any) 
         lite.start(grace=value)
 
 
-def test_a_grace_costs_nothing_while_read_write(lite: App) -> None:
+def test_what_has_begun_costs_nothing_while_read_write(lite: App) -> None:
     lite.start(grace=30)
     for method in ("do_execute", "do_commit"):
         owner = next(cls for cls in type(lite.engines["rw"].dialect).__mro__ if method in vars(cls))

@@ -547,3 +547,46 @@ print(sorted(heavy & new), threading.active_count(), opened)
         timeout=60,
     )
     assert (done.stdout.strip(), done.stderr) == ("[] 1 []", "")
+
+
+def test_a_selector_in_the_place_of_an_engine_is_named(lite: App) -> None:
+    lite.start()
+    with pytest.raises(ConfigurationError) as caught:
+        EngineSelector(lite.path, read_write=lite.selector)
+    assert str(caught.value) == (
+        "EngineSelector(read_write=...) takes an Engine or an AsyncEngine, not EngineSelector. "
+        "Make one with create_engine() or create_async_engine()."
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {"sa_readonly.read_only.primary.url": ""},
+            "sa_readonly.read_only.primary.url is empty. Give the URL of a database.",
+        ),
+        (
+            {"sa_readonly.read_only.primary.pool_size": "5"},
+            "sa_readonly.read_only.primary.url is missing, though "
+            "sa_readonly.read_only.primary.pool_size is given. Give the URL of a database.",
+        ),
+        (
+            {"sa_readonly.ttl": "-1"},
+            "sa_readonly.ttl takes a number of seconds that is not negative, not -1.0.",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_configuration_is_named_as_it_is_there(
+    lite: App, more: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        selector_from_config(
+            {
+                "sa_readonly.file": str(lite.path),
+                "sa_readonly.read_write.primary.url": lite.urls["rw"],
+                5: "another's",
+                **more,
+            }
+        )
+    assert str(caught.value) == message
