@@ -38,7 +38,8 @@ from sa_readonly import (
     ReadOnlyError,
     RoutingSession,
 )
-from sa_readonly.guard import examine, is_refusal
+from sa_readonly.guard import is_refusal
+from sa_readonly.statements import examine
 from tests.postgres import Pair
 from tests.roads import Base, Thing
 

@@ -1,0 +1,659 @@
+"""What a text of SQL would do.
+
+It is Python's part of the guard. It need not catch each write, which the server refuses; it must
+catch what the server lets through: what would lift the protection, take a lock or reach past the
+transaction. So a text whose leading keyword it does not know as a read is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["SET_CONFIG", "examine", "hides_a_parameter", "writing_pragma"]
+
+SET_CONFIG = "set_config"
+
+# To the servers, space is ASCII and each character beyond it a letter. A number ends where it does:
+# 1.INTO is two tokens.
+_TOKEN = re.compile(
+    r"""
+      (?P<space>[ \t\n\r\f\v]+)
+    | (?P<line>--)
+    | (?P<block>/\*)
+    | (?P<string>'[^']*(?:''[^']*)*'?)
+    | (?P<quoted>"[^"]*(?:""[^"]*)*"?|`[^`]*(?:``[^`]*)*`?)
+    | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z_0-9$\x80-\U0010ffff]*)
+    | (?P<number>[0-9]+(?:\.[0-9]*)?)
+    | (?P<other>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+# PostgreSQL's E'', U&'' and U&"" (of which the contents are not looked at), $$, line comments.
+_ESCAPED = re.compile(
+    r"""[eE]'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'?|[uU]&'[^']*(?:''[^']*)*'?|[uU]&"[^"]*(?:""[^"]*)*"?""",
+    re.DOTALL,
+)
+# A string with backslashes: what goes on after E'', and all with standard_conforming_strings off.
+_BACKSLASHED = re.compile(r"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'?", re.DOTALL)
+_DOLLAR = re.compile(r"\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z_0-9\x80-\U0010ffff]*)?\$")
+_LINE = re.compile(r"--[^\r\n]*")
+# MySQL's strings, of either quote, and comments.
+_MYSQL_STRING = re.compile(
+    r"""'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'?|"[^"\\]*(?:(?:\\.|"")[^"\\]*)*"?""", re.DOTALL
+)
+_MYSQL_EXECUTED = re.compile(r"/\*M?!\d*")
+_MYSQL_LINE = re.compile(r"--(?=[\x00-\x20\x7f]|$)")
+_BALANCED = re.compile(
+    r"""(?:(?!--|/\*|\*/)[^'"`\\#])*(?:(['"`])(?:(?!--|/\*)[^'"`\\#])*\1(?:(?!--|/\*)[^'"`\\#])*)*""",
+    re.DOTALL,
+)
+_BLOCK_EDGE = re.compile(r"/\*|\*/")
+
+_READS = frozenset(
+    (
+        "SELECT",
+        "WITH",
+        "VALUES",
+        "TABLE",
+        "SHOW",
+        "DESCRIBE",
+        "DESC",
+        "CHECKSUM",
+        "EXPLAIN",
+        "ANALYZE",
+        "DECLARE",
+        "FETCH",
+        "MOVE",
+        "CLOSE",
+        "COPY",
+        "SET",
+        "RESET",
+        "BEGIN",
+        "START",
+        "COMMIT",
+        "END",
+        "ROLLBACK",
+        "ABORT",
+        "SAVEPOINT",
+        "RELEASE",
+        "PREPARE",
+        "EXECUTE",
+        "DEALLOCATE",
+        "PRAGMA",
+        "USE",
+        "LOAD",
+        "LISTEN",
+        "UNLISTEN",
+        "HELP",
+    )
+)
+_QUERIES = frozenset(("SELECT", "WITH", "VALUES", "TABLE"))
+_WRITES = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE"))
+_SETTINGS = frozenset(
+    (
+        "SET",
+        "RESET",
+        "BEGIN",
+        "START",
+        "COMMIT",
+        "END",
+        "ROLLBACK",
+        "ABORT",
+    )
+)
+_AFTER_BEGIN = frozenset(
+    (
+        "TRANSACTION",
+        "TRAN",
+        "WORK",
+        "DEFERRED",
+        "IMMEDIATE",
+        "EXCLUSIVE",
+        "CONCURRENT",
+        "ISOLATION",
+        "READ",
+        "DEFERRABLE",
+    )
+)
+_EXPLAIN_WORDS = frozenset(
+    (
+        "ANALYZE",
+        "ANALYSE",
+        "VERBOSE",
+        "EXTENDED",
+        "PARTITIONS",
+        "FORMAT",
+        "JSON",
+        "TREE",
+        "TRADITIONAL",
+        "QUERY",
+        "PLAN",
+    )
+)
+_KEY_LOCKS = frozenset((("NO", "KEY"), ("KEY", "SHARE")))
+_READ_ONLY_NAMES = frozenset(  # the last: off, a text is no more what Python reads in it
+    (
+        "transaction_read_only",
+        "default_transaction_read_only",
+        "tx_read_only",
+        "query_only",
+        "standard_conforming_strings",
+    )
+)
+_ON = frozenset(("ON", "1", "TRUE", "YES"))
+# What may stand in a value of sql_mode, which can change what a quote or a backslash means.
+_SQL_MODE_WORDS = frozenset(
+    ("SQL_MODE", "SESSION", "GLOBAL", "DEFAULT", "SELECT", "CONCAT", "REPLACE")
+)
+_SQL_MODES = frozenset(
+    (
+        "",
+        "ALLOW_INVALID_DATES",
+        "ERROR_FOR_DIVISION_BY_ZERO",
+        "HIGH_NOT_PRECEDENCE",
+        "NO_AUTO_CREATE_USER",
+        "NO_AUTO_VALUE_ON_ZERO",
+        "NO_ENGINE_SUBSTITUTION",
+        "NO_UNSIGNED_SUBTRACTION",
+        "NO_ZERO_DATE",
+        "NO_ZERO_IN_DATE",
+        "ONLY_FULL_GROUP_BY",
+        "PAD_CHAR_TO_FULL_LENGTH",
+        "PIPES_AS_CONCAT",
+        "REAL_AS_FLOAT",
+        "STRICT_ALL_TABLES",
+        "STRICT_TRANS_TABLES",
+        "TIME_ROUND_FRACTIONAL",
+        "TIME_TRUNCATE_FRACTIONAL",
+        "TRADITIONAL",
+    )
+)
+# Functions that write, lock or reach another server, and that a server runs in a read-only
+# transaction, or that are clearer refused here.
+_FUNCTIONS = re.compile(
+    r"nextval|setval|lo_(creat|create|from_bytea|import|put|unlink|truncate|truncate64|export)"
+    r"|lowrite|pg_notify|pg_(try_)?advisory_(xact_)?lock(_shared)?|dblink\w*"
+    r"|pg_logical_emit_message|pg_logical_slot_get_\w+|pg_switch_wal|pg_promote|pg_create_\w+"
+    r"|pg_drop_\w+|pg_copy_\w+_slot|pg_replication_slot_advance"
+    r"|pg_replication_origin_(create|drop|advance|session_setup|session_reset|xact_setup)"
+    r"|pg_file_\w+|get_lock|load_extension"
+    # these write into the catalog or into an index past a read-only transaction
+    r"|pg_(restore|clear)_\w+_stats|pg_stat_reset\w*|gin_clean_pending_list"
+    r"|brin_(summarize|desummarize)_\w+|pg_truncate_visibility_map|heap_force_\w+"
+)
+_PRAGMAS = frozenset(  # those that may be given an argument or a value
+    [
+        "analysis_limit",
+        "automatic_index",
+        "busy_timeout",
+        "cache_size",
+        "cache_spill",
+        "case_sensitive_like",
+        "cell_size_check",
+        "defer_foreign_keys",
+        "foreign_key_check",
+        "foreign_key_list",
+        "foreign_keys",
+        "fullfsync",
+        "hard_heap_limit",
+        "index_info",
+        "index_list",
+        "index_xinfo",
+        "integrity_check",
+        "journal_size_limit",
+        "legacy_alter_table",
+        "mmap_size",
+        "quick_check",
+        "read_uncommitted",
+        "recursive_triggers",
+        "reverse_unordered_selects",
+        "soft_heap_limit",
+        "synchronous",
+        "table_info",
+        "table_list",
+        "table_xinfo",
+        "temp_store",
+        "threads",
+        "trusted_schema",
+        "wal_autocheckpoint",
+    ]
+)
+_PRAGMAS_THAT_WRITE = frozenset(("incremental_vacuum", "optimize", "wal_checkpoint"))
+
+
+class _Token(NamedTuple):
+    kind: str  # "word", "quoted", "string", "escaped", "number", "other", "unclear"
+    text: str  # a word in upper case; the inside of what is quoted
+    depth: int  # of parentheses
+
+    def name(self) -> str:
+        return self.text.lower() if self.kind in ("word", "quoted") else ""
+
+
+_NOTHING = _Token("other", "", 0)
+
+
+def examine(
+    statement: str, dialect: str, parameters: Any = (), *, backslash: bool | None = None
+) -> str | None:
+    """Return what a text would do that must be refused, in a few words, or None for a read.
+
+    :param statement: the SQL text, of one or more statements.
+    :param dialect: the name of SQLAlchemy's dialect.
+    :param parameters: what is bound; it is looked at only where the text leaves it open whether
+        the protection is to be lifted.
+    :param backslash: whether a backslash escapes in plain strings; None: as the database's default.
+    """
+    dialect = "mysql" if dialect == "mariadb" else dialect
+    if backslash is None:
+        backslash = dialect == "mysql"
+    tokens: list[_Token] = []
+    ended = ""  # the word by which the text has ended the transaction
+    for token in (*_tokens(statement, dialect, backslash), _Token("other", ";", 0)):
+        if token.kind == "unclear":
+            return token.text
+        if token.text != ";" or token.kind != "other":
+            tokens.append(token)
+            continue
+        if ended and tokens:  # in a transaction of which nobody knows but the server
+            return f"What follows {ended} in one text"
+        what = _examine_one(tokens, dialect, parameters)
+        if what is not None:
+            return what
+        if dialect == "postgresql":
+            ended = _ends(tokens)
+        tokens = []
+    return None
+
+
+def _ends(tokens: list[_Token]) -> str:
+    """Return the word by which a statement ends the transaction, or nothing."""
+    first, *rest = [token.text for token in tokens if token.kind == "word"] or [""]
+    return first if first in ("COMMIT", "END", "ROLLBACK", "ABORT") and "TO" not in rest else ""
+
+
+def _tokens(statement: str, dialect: str, backslash: bool) -> Iterator[_Token]:  # noqa: C901  # one case after the other
+    position = depth = 0
+    after_escaped = False  # PostgreSQL's string goes on in the next, by the same rules
+    while position < len(statement):
+        rules = backslash or (after_escaped and dialect == "postgresql")
+        if special := _special(statement, position, dialect, rules):
+            kind, text, position = special
+            if kind:
+                after_escaped = kind == "escaped" and text[-1:] != '"'
+                yield _Token(kind, text, depth)
+            continue
+        found = _TOKEN.match(statement, position)
+        if found is None:  # never: the last alternative takes any character
+            return
+        kind, text = found.lastgroup or "other", found.group()
+        position = found.end()
+        if kind == "line":
+            position = _end_of(statement, "\n", position)
+            continue
+        if kind == "block":
+            position = _end_of_block(statement, position, nested=dialect == "postgresql")
+            continue
+        after_escaped = after_escaped and kind == "space"
+        if kind == "word":
+            # ASCII alone: the long s is no S to a server
+            yield _Token("word", text.upper() if text.isascii() else text, depth)
+        elif kind in ("string", "quoted"):
+            yield _Token(kind, text[1:-1].replace(text[0] * 2, text[0]), depth)
+        elif kind == "number":
+            yield _Token("number", text, depth)
+        elif kind != "space":
+            depth -= text == ")"
+            yield _Token("other", text, depth)
+            depth += text == "("
+
+
+_PLACEHOLDER = re.compile(r"%%|%s|%\(")
+
+
+def hides_a_parameter(statement: str, dialect: str) -> bool:
+    """True if a placeholder stands in a literal or comment, which its value may end.
+
+    psycopg2 and PyMySQL put each value into the text, with quotes of its own.
+    """
+    there = sum(found != "%%" for found in _PLACEHOLDER.findall(statement))
+    if there:
+        tokens = [_NOTHING, *_tokens(statement, dialect, dialect in ("mysql", "mariadb"))]
+        for (zero, one), (_, two) in pairwise(pairwise(tokens)):
+            starts = two.text == "(" or two.text.startswith("S")
+            there -= one.text == "%" and zero.text != "%" and starts
+    return bool(there > 0)
+
+
+def _special(  # noqa: C901  # one case after the other
+    statement: str, position: int, dialect: str, backslash: bool
+) -> tuple[str, str, int] | None:
+    """Return what one database alone reads here: a kind ("" is nothing), the text and its end."""
+    character = statement[position]
+    if dialect == "postgresql":
+        if character in "eEuU" and (found := _ESCAPED.match(statement, position)):
+            return "escaped", found.group(), found.end()
+        if backslash and character == "'" and (found := _BACKSLASHED.match(statement, position)):
+            return "escaped", found.group(), found.end()
+        if character == "$" and (found := _DOLLAR.match(statement, position)):
+            end = _end_of(statement, found.group(), found.end())
+            return "string", statement[found.end() : end - len(found.group())], end
+        if character == "-" and (found := _LINE.match(statement, position)):
+            return "", "", found.end()
+    elif dialect == "mysql":
+        if backslash and character in "'\"" and (found := _MYSQL_STRING.match(statement, position)):
+            text = found.group()[1:-1]
+            return "string", text.replace(character * 2, character), found.end()
+        if character == '"' and (found := _TOKEN.match(statement, position)):
+            return "string", found.group()[1:-1].replace('""', '"'), found.end()
+        if character == "#" or (character == "-" and _MYSQL_LINE.match(statement, position)):
+            return "", "", _end_of(statement, "\n", position)
+        if character == "-":  # two of them alone are no comment
+            return "", "", position + 1
+        if character == "/" and (found := _MYSQL_EXECUTED.match(statement, position)):
+            # To another version of the server it is a comment: it must end at the same place.
+            if _BALANCED.fullmatch(statement, found.end(), statement.find("*/", found.end())):
+                return "", "", found.end()
+            return "unclear", "A comment that can't be read", len(statement)
+    elif character == "[" and dialect in ("sqlite", "mssql"):
+        end = _end_of(statement, "]", position)
+        return "quoted", statement[position + 1 : end - 1], end
+    return None
+
+
+def _end_of(statement: str, mark: str, position: int) -> int:
+    end = statement.find(mark, position)
+    return len(statement) if end < 0 else end + len(mark)
+
+
+def _end_of_block(statement: str, position: int, *, nested: bool) -> int:
+    open_blocks = 1
+    while open_blocks and (edge := _BLOCK_EDGE.search(statement, position)):
+        if edge.group() == "*/":
+            open_blocks -= 1
+        elif nested:
+            open_blocks += 1
+        position = edge.end()
+    return len(statement) if open_blocks else position
+
+
+def _examine_one(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:  # noqa: C901  # one case after the other
+    while tokens and tokens[0].text == "(" and tokens[0].kind == "other":
+        tokens = tokens[1:]
+    if not tokens or tokens[0].kind != "word":
+        return None  # no statement, which the server says
+    first = tokens[0].text
+    if first not in _READS:
+        return first
+    if first in _QUERIES:
+        return _examine_query(tokens, dialect, parameters)
+    if first in _SETTINGS:
+        return _examine_setting(tokens, dialect, parameters)
+    words = [token.text if token.kind == "word" else "" for token in tokens]
+    if first in ("EXPLAIN", "DESCRIBE", "DESC", "ANALYZE"):
+        return _examine_explain(tokens, words, dialect, parameters)
+    if first in ("DECLARE", "PREPARE", "EXECUTE"):
+        return _examine_prepared(tokens, words, dialect, parameters)
+    if first == "COPY":
+        base = tokens[0].depth
+        outer = [token.text for token in tokens if token.depth == base and token.kind == "word"]
+        if ("TO", "STDOUT") not in pairwise(outer):
+            return "COPY"
+        return _examine_query(tokens, dialect, parameters)
+    if first == "PRAGMA":
+        return _examine_pragma(tokens)
+    if first == "LOAD":  # of a library; MySQL's LOAD DATA writes
+        return None if dialect == "postgresql" else "LOAD"
+    return None
+
+
+def _from(tokens: list[_Token], wanted: Callable[[_Token], bool]) -> list[_Token]:
+    """Return the tokens from the first wanted word after the leading one, at its depth."""
+    for index, token in enumerate(tokens):
+        if index and token.kind == "word" and token.depth == tokens[0].depth and wanted(token):
+            return tokens[index:]
+    return []
+
+
+def _examine_explain(
+    tokens: list[_Token], words: list[str], dialect: str, parameters: Any
+) -> str | None:
+    rest = _from(tokens, lambda token: token.text not in _EXPLAIN_WORDS)
+    if words[0] == "ANALYZE" and (dialect != "mysql" or not rest or rest[0].text not in _QUERIES):
+        return "ANALYZE"
+    runs = any(
+        word in ("ANALYZE", "ANALYSE") and after not in ("OFF", "FALSE")
+        for word, after in pairwise([*words, ""])
+    )
+    if not runs or not rest or _examine_one(rest, dialect, parameters) is None:
+        return None
+    return f"{words[0]} ANALYZE {rest[0].text}"
+
+
+def _examine_prepared(
+    tokens: list[_Token], words: list[str], dialect: str, parameters: Any
+) -> str | None:
+    """DECLARE and PREPARE, by the query they contain, and EXECUTE."""
+    if dialect == "mysql":
+        # PREPARE name FROM 'text', EXECUTE IMMEDIATE 'text' USING values
+        if words[0] == "EXECUTE" and words[1:2] != ["IMMEDIATE"]:
+            return None
+        prepared = words[0] == "PREPARE"
+        inner = tokens[3:] if prepared else tokens[2:]
+        using = not prepared and words[3:4] == ["USING"]
+        alone = bool(inner) and inner[0].kind == "string" and (len(inner) == 1 or using)
+        # Strings side by side are one string; what a backslash makes of it is not looked at.
+        if not alone or (prepared and words[2] != "FROM") or "\\" in inner[0].text:
+            return words[0]
+        return examine(inner[0].text, dialect, None)
+    if words[0] == "EXECUTE":
+        return None if dialect == "postgresql" else "EXECUTE"
+    mark = "FOR" if words[0] == "DECLARE" else "AS"
+    rest = _from(tokens, lambda token: token.text == mark)[1:]
+    # What set_config() is given later is not seen here.
+    later = parameters if words[0] == "DECLARE" else None
+    return _examine_one(rest, dialect, later) if rest else words[0]
+
+
+def _examine_setting(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:  # noqa: C901  # one case after the other
+    """SET, RESET and what begins and ends transactions."""
+    words = [token.text if token.kind == "word" else "" for token in tokens]
+    first, second = [*words, ""][:2]
+    if ("READ", "WRITE") in pairwise(words):
+        return f"{first} ... READ WRITE"
+    if second == "PREPARED":  # of another transaction, which wrote
+        return f"{first} PREPARED"
+    if first == "RESET" and (second == "ALL" or dialect == "mysql"):
+        return f"RESET {second}"
+    if first == "START" and second != "TRANSACTION":
+        return f"START {second}"
+    known = second in _AFTER_BEGIN or (second == "NOT" and dialect == "postgresql")
+    if first == "BEGIN" and second and not known:
+        return f"BEGIN {second}"
+    if first == "SET" and second in ("GLOBAL", "PERSIST", "PERSIST_ONLY", "PASSWORD"):
+        return f"SET {second}"
+    if first == "SET" and second == "STATEMENT":  # SET STATEMENT name = value FOR statement
+        rest = _from(tokens, lambda token: token.text == "FOR")
+        what = _examine_one(rest[1:], dialect, parameters)
+        if what is not None:
+            return what
+    if any(token.kind == "escaped" and token.text[-1:] == '"' for token in tokens):
+        return f"{first} of what can't be read"
+    names = [token.name() for token in tokens]
+    if "sql_mode" in names and second != "STATEMENT" and not _harmless_sql_mode(tokens):
+        return f"{first} sql_mode"
+    if "global" in names and dialect == "mysql":
+        return "SET GLOBAL"
+    for name in names:
+        if name in _READ_ONLY_NAMES and not (first == "SET" and _turned_on(tokens)):
+            return f"{first} {name}"
+    return None
+
+
+def _turned_on(tokens: list[_Token]) -> bool:
+    """True for one assignment, of a value that means on."""
+    return tokens[-1].text.upper() in _ON and _is_one_assignment(tokens)
+
+
+def _is_one_assignment(tokens: list[_Token]) -> bool:
+    marks = [index for index, token in enumerate(tokens) if token.text in ("=", "TO")]
+    return marks == [len(tokens) - 2]  # of one token: MariaDB calculates
+
+
+def _harmless_sql_mode(tokens: list[_Token]) -> bool:
+    """True if strings and quoted names are read as before."""
+    for token in tokens[1:]:
+        if token.kind == "word":
+            known = token.text in _SQL_MODE_WORDS
+        elif token.kind == "string":
+            known = {one.strip().upper() for one in token.text.split(",")} <= _SQL_MODES
+        else:
+            known = token.kind == "other"
+        if not known:
+            return False
+    return True
+
+
+def _examine_pragma(tokens: list[_Token]) -> str | None:
+    rest = tokens[1:]
+    if len(rest) > 2 and rest[1].text == ".":
+        rest = rest[2:]
+    name = rest[0].name() if rest else ""
+    value = rest[2].text if len(rest) > 2 else None
+    return f"PRAGMA {name}" if writing_pragma(name, value) else None
+
+
+def writing_pragma(name: str, value: str | None) -> bool:
+    """Return whether a PRAGMA of SQLite writes, or lifts the protection."""
+    name = name.lower()
+    if name == "query_only":
+        return value is not None and value.upper() not in _ON
+    return name in _PRAGMAS_THAT_WRITE or (value is not None and name not in _PRAGMAS)
+
+
+def _examine_query(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:  # noqa: C901  # one case after the other
+    base = tokens[0].depth
+    verb = tokens[0].text if tokens[0].text != "WITH" else None  # what WITH leads to
+    openers: list[str] = []  # what stands before each parenthesis that is open
+    for index, token in enumerate(tokens):
+        before = tokens[index - 1] if index else _NOTHING
+        before_word = before.text if before.kind in ("word", "other") else ""
+        after, second = [*tokens[index + 1 : index + 3], _NOTHING, _NOTHING][:2]
+        if token.kind == "other":
+            if token.text == "(":
+                openers.append(before.text if before.kind in ("word", "quoted") else "")
+            elif token.text == ")" and openers:
+                openers.pop()
+            continue
+        if after.text == "(" and after.kind == "other" and before_word not in _BEFORE_ALIAS:
+            what = _examine_call(token, tokens[index:], dialect, parameters)
+            if what is not None:
+                return what
+        if token.kind != "word" or before_word in ("AS", "."):  # the latter are names
+            continue
+        if verb is None and token.depth == base and before.text not in ("WITH", "RECURSIVE", ","):
+            if token.text in _WRITES:
+                return token.text
+            if token.text in _QUERIES and index:
+                verb = token.text
+        opener = openers[-1] if openers else ""
+        nested = before.text == "(" and opener in ("AS", "MATERIALIZED", "COPY")
+        if nested and _is_dml(token, after, tokens[index:]):
+            return token.text
+        what = _examine_clause(token, after, second, dialect)
+        if what is not None and opener not in ("SUBSTRING", "OVERLAY"):  # ... (a FROM b FOR c)
+            return what
+    return None
+
+
+_BEFORE_ALIAS = frozenset(("AS", "INTO", "WITH", "RECURSIVE"))
+
+
+def _is_dml(token: _Token, after: _Token, rest: list[_Token]) -> bool:
+    """True for a writing CTE; no column of that name, as in ``AS (update text)``."""
+    if token.text in ("INSERT", "MERGE"):
+        return after.text == "INTO"
+    if token.text == "DELETE":
+        return after.text == "FROM"
+    if token.text == "UPDATE":
+        for later in rest[1:]:
+            if later.text in (",", ")"):
+                return False
+            if later.text == "SET" and later.kind == "word":
+                return True
+    return False
+
+
+def _examine_clause(token: _Token, after: _Token, second: _Token, dialect: str) -> str | None:
+    """What a query does beside reading."""
+    if token.text == "INTO":
+        if dialect != "mysql":
+            return "SELECT INTO"
+        if after.text in ("OUTFILE", "DUMPFILE"):
+            return f"SELECT INTO {after.text}"
+    elif token.text == "FOR" and after.kind == "word":
+        if after.text in ("UPDATE", "SHARE") or (after.text, second.text) in _KEY_LOCKS:
+            return f"SELECT ... FOR {after.text}"
+    elif token.text == "LOCK" and dialect == "mysql":
+        if after.text == "IN" and second.text == "SHARE":
+            return "SELECT ... LOCK IN SHARE MODE"
+    elif token.text == "NEXT" and after.text == "VALUE" and second.text == "FOR":
+        return "NEXT VALUE FOR"
+    return None
+
+
+def _examine_call(token: _Token, rest: list[_Token], dialect: str, parameters: Any) -> str | None:
+    name = token.name()
+    if token.kind == "escaped":
+        return "A call of what can't be read"
+    if name == SET_CONFIG and dialect == "postgresql":
+        if _lifts(rest[2:], parameters):
+            return "set_config() of what protects the transaction"
+    elif name and _FUNCTIONS.fullmatch(name):
+        return f"{name}()"
+    return None
+
+
+def _lifts(arguments: list[_Token], parameters: Any) -> bool:
+    """True if set_config() names, or may name, what protects the transaction."""
+    name: list[_Token] = []
+    for token in arguments:
+        if token.kind == "other" and token.text == "," and token.depth == arguments[0].depth:
+            break
+        name.append(token)
+    if name and name[0].kind == "string":
+        if _CAST.fullmatch(_joined(name[1:])):
+            return name[0].text.strip().lower() in _READ_ONLY_NAMES
+        # The names that protect have no point.
+        return "." not in name[0].text or not _AND_MORE.fullmatch(_joined(name[1:]))
+    if _BOUND.fullmatch(_joined(name)):
+        return parameters is None or _mentions(parameters)
+    return True
+
+
+# One literal or one parameter alone, for what is put together is not seen.
+_PARAMETER = r"(%S|%\(\w+\)S|:\w+|\?|\$\d+)"
+_CAST = re.compile(r"(::\w+)?")
+_BOUND = re.compile(rf"{_PARAMETER}(::\w+)?")
+_AND_MORE = re.compile(rf"(::\w+)?(\|\|('|\w+|{_PARAMETER})(::\w+)?)+")
+
+
+def _joined(tokens: list[_Token]) -> str:
+    return "".join(
+        token.text if token.kind in ("word", "number", "other") else "'" for token in tokens
+    )
+
+
+def _mentions(parameters: Any) -> bool:
+    if isinstance(parameters, str):
+        return parameters.strip().lower() in _READ_ONLY_NAMES
+    if isinstance(parameters, dict):
+        parameters = parameters.values()
+    elif not isinstance(parameters, (list, tuple)):
+        return False
+    return any(_mentions(one) for one in parameters)
