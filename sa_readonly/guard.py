@@ -349,6 +349,8 @@ class _Limited(_Gated):
 
     def _sa_readonly_expire(self, connection: Any, statement: str) -> None:
         """Raise if time is up; the connection is closed then, which rolls back at the server."""
+        if connection is not None and not connection.in_transaction():
+            return  # a dialect initializes, on the first connection of a twin
         if connection is not None and _commits_itself(connection):
             what = "A read-write statement under AUTOCOMMIT"  # which would be a new transaction
         else:
