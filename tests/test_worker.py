@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -449,6 +450,79 @@ def test_what_cant_be_withdrawn_keeps_the_process_read_only(
         assert read(lite) == "ro"
         assert "this process stays read-only for now" in caplog.text
     assert read(lite) == "rw"
+
+
+# -- other processes -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def child(lite: App) -> Iterator[Callable[..., int]]:
+    """Start processes with a selector of their own, which go on until they are killed."""
+    pids: list[int] = []
+
+    def start(*, holds: bool, **options: Any) -> int:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                lite.start(**options)
+                session = lite.sessions()
+                session.scalar(WHICH)
+                if not holds:
+                    session.close()
+                os.write(writing, b"ready")
+                signal.pause()
+            finally:
+                os._exit(1)
+        pids.append(pid)
+        os.close(writing)
+        assert os.read(reading, 5) == b"ready"
+        os.close(reading)
+        return pid
+
+    yield start
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def judged(app: App) -> list[str]:
+    """Judge as `wait` does, which has no selector."""
+    switch = FileSwitch(app.path)
+    return [why for _, why in look(switch.identify, registry(app)).waiting]
+
+
+def test_who_is_killed_in_a_transaction_is_unknown(lite: App, child: Callable[..., int]) -> None:
+    pid = child(holds=True, ttl=0.02, watch=True)
+    lite.on()
+    wait_until(lambda: judged(lite)[0].startswith("1 connection out since"), "its report")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert judged(lite) == ["unknown: died with 1 connection out"]
+
+
+def test_who_is_killed_before_it_noticed_is_unknown(lite: App, child: Callable[..., int]) -> None:
+    pid = child(holds=False, ttl=3600, watch=False)
+    lite.on()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert judged(lite) == ["unknown: died without a word"]
+
+
+def test_who_is_stopped_has_not_noticed_until_it_goes_on(
+    lite: App, child: Callable[..., int]
+) -> None:
+    pid = child(holds=False, ttl=0.02, watch=True)
+    os.kill(pid, signal.SIGSTOP)
+    os.waitpid(pid, os.WUNTRACED)
+    lite.on()
+    assert judged(lite) == ["has not noticed"]
+    os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: not judged(lite), "drained")
+    os.kill(pid, signal.SIGSTOP)
+    os.waitpid(pid, os.WUNTRACED)
+    assert judged(lite) == []
 
 
 # -- a directory that can't be used ----------------------------------------------------------
