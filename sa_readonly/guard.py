@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
@@ -25,12 +25,13 @@ from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.util.concurrency import in_greenlet
 
+from . import loops
 from .errors import ReadOnlyError
 from .mode import Mode, State
 from .statements import SET_CONFIG, examine, hides_a_parameter, writing_pragma
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sqlalchemy.engine import Connection, Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -141,6 +142,9 @@ class _Guarded(DefaultDialect):
         switch, state = self._sa_readonly_says()
         return refusal(what, state, statement, switch=switch)
 
+    def _sa_readonly_look(self, switch: Switch) -> State:
+        return loops.refresh(switch) if self.is_async else switch.refresh()
+
 
 class _Gated(_Guarded):
     """The dialect of a read-write engine: no transaction begins while read-only."""
@@ -152,7 +156,7 @@ class _Gated(_Guarded):
     def do_begin(self, dbapi_connection: Any) -> None:
         for switch in self._sa_readonly_gates:
             fresh = time.monotonic() < switch.fresh_until
-            state = switch.known if fresh else switch.refresh()
+            state = switch.known if fresh else self._sa_readonly_look(switch)
             if state.mode is Mode.READ_ONLY:
                 raise refusal("A read-write transaction", state, switch=switch)
         if self._sa_readonly_bars:
@@ -162,7 +166,7 @@ class _Gated(_Guarded):
 
     def do_begin_twophase(self, connection: Any, xid: Any) -> None:
         for switch in self._sa_readonly_gates:
-            state = switch.refresh()
+            state = self._sa_readonly_look(switch)
             if state.read_only:
                 raise refusal("A read-write transaction", state, switch=switch)
         if self._sa_readonly_bars:
@@ -361,6 +365,8 @@ class _Limited(_Gated):
             what = "A read-write transaction that went on after its grace"
         error = self._sa_readonly_refusal(what, statement)
         if connection is not None:
+            if self.is_async:  # SQLAlchemy would await the end of a cursor that has no connection
+                connection._is_disconnect = True
             connection.invalidate(error)
         raise error
 
@@ -446,9 +452,17 @@ def release(engine: Engine, switch: Switch) -> None:
 def forget_idle(engine: Engine) -> None:
     """Have connections made anew."""
     pool = engine.pool
-    if isinstance(pool, QueuePool) and pool.checkedin():
-        # An async driver's connections can be closed inside a greenlet only.
-        engine.dispose(close=not engine.dialect.is_async or in_greenlet())
+    if not isinstance(pool, QueuePool) or not pool.checkedin():
+        return
+    if not engine.dialect.is_async or in_greenlet():
+        engine.dispose()
+        return
+    engine.dispose(close=False)
+    while pool.checkedin():
+        connection = pool._pool.get(False).dbapi_connection
+        if connection is not None:
+            loop = loops.loop_of(engine.dialect, connection)
+            loops.call(loop, partial(loops.hang_up, engine.dialect, connection, loop))
 
 
 def _change_kept(engine: Engine, change: Callable[[Any, Any], None]) -> None:
@@ -582,6 +596,12 @@ def told(engine: Engine) -> tuple[Switch, ...]:
     if not isinstance(dialect, _ReadOnly):
         return ()
     return dialect._sa_readonly_told or dialect._sa_readonly_gates
+
+
+def look(engine: Engine, switch: Switch) -> State:
+    """Refresh one of the switches of a guarded engine; an async one's loop does not wait for it."""
+    dialect: Any = engine.dialect
+    return dialect._sa_readonly_look(switch)  # type: ignore[no-any-return]  # untyped
 
 
 def gates(engine: Engine) -> tuple[Switch, ...]:
@@ -743,6 +763,33 @@ class _Cursor:
                         dialect._sa_readonly_examine(_text_of(self.mogrify(text, one), self), ())
 
 
+class _Streaming(_Cursor):
+    """A server-side cursor, in whose fetches SQLAlchemy's adapter lets pass what asyncpg raises."""
+
+    __slots__ = ()
+
+    def fetchone(self) -> Any:
+        with self._sa_readonly_translated():
+            return super().fetchone()  # type: ignore[misc]  # the adapter's
+
+    def fetchmany(self, size: int | None = None) -> Any:
+        with self._sa_readonly_translated():
+            return super().fetchmany(size=size)  # type: ignore[misc]
+
+    def fetchall(self) -> Any:
+        with self._sa_readonly_translated():
+            return super().fetchall()  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def _sa_readonly_translated(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if is_refusal(error):
+                raise self._sa_readonly._sa_readonly_refusal("The statement") from error
+            raise
+
+
 def _text_of(query: Any, cursor: Any) -> str:
     if isinstance(query, str):
         return query
@@ -776,7 +823,8 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
     known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
     if base not in known:
         body = {"__slots__": (), "_sa_readonly": dialect}
-        known[base] = type(base.__name__, (_Cursor, base), body)
+        kind = _Streaming if getattr(base, "server_side", False) else _Cursor
+        known[base] = type(base.__name__, (kind, base), body)
     return known[base]  # type: ignore[no-any-return]  # made by type()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import weakref
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
@@ -12,19 +14,144 @@ from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import queue
+from sqlalchemy.util.concurrency import in_greenlet
 
-from . import guard
+from . import guard, loops
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
-    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine import Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
     from .errors import ReadOnlyError
 
+    _Loop = asyncio.AbstractEventLoop | None
+    _Held = tuple[_Loop, object]
+
 __all__ = ["Door", "TwinEngine", "holds_database"]
+
+logger = logging.getLogger("sa_readonly")
+
+
+class _Ledger:
+    """The connections of one engine, and the loop of each that has one."""
+
+    def __init__(self) -> None:
+        # By the identity of each connection, or that of its creation. A dict: one change is atomic.
+        self.held: dict[object, _Held] = {}
+        self._closing: dict[int, tuple[Pool, DBAPIConnection, _Loop]] = {}
+
+    def opened(self, dialect: Dialect, connection: DBAPIConnection) -> None:
+        """Count a connection until it is closed."""
+        key = id(connection)
+        if not dialect.is_async:
+            self.held[key] = (None, None)
+            return
+
+        def dropped(reference: object) -> None:
+            # psycopg's are closed by being collected when somebody lost one.
+            if self.held.get(key, (None, None))[1] is reference:
+                del self.held[key]
+
+        driver = dialect.get_driver_connection(connection)
+        self.held[key] = (loops.running(), weakref.ref(driver, dropped))
+
+    def close(
+        self, pool: Pool, connection: DBAPIConnection, gently: Callable[[], None], *, at_once: bool
+    ) -> None:
+        """Close a connection wherever this is called, and count it until that is done.
+
+        :param gently: closes it as SQLAlchemy does, which for an async driver means awaiting.
+        :param at_once: whether nothing may be awaited.
+        """
+        key = id(connection)
+        if not pool._dialect.is_async:
+            try:
+                gently()
+            finally:
+                self.held.pop(key, None)
+            return
+        loop = self.held.get(key, (None, None))[0] or loops.loop_of(_dialect(pool), connection)
+        self._closing[key] = (pool, connection, loop)
+        try:
+            if not at_once and in_greenlet() and loop is loops.running():
+                gently()
+                self._closing.pop(key, None)
+                self.held.pop(key, None)
+        finally:  # or it was interrupted before it was closed
+            loops.call(loop, partial(self._hang_up, key))
+
+    def _hang_up(self, key: int) -> None:
+        pool, connection, loop = self._closing.pop(key, (None, None, None))
+        if pool is None or connection is None:
+            return
+        try:
+            pool.logger.debug("Hanging up connection %r", connection)
+            loops.hang_up(_dialect(pool), connection, loop)
+        except Exception:
+            logger.exception("Exception closing connection %r.", connection)
+        finally:
+            self.held.pop(key, None)
+
+    def sweep(self) -> None:
+        """Close here what a loop was to close that does not run any more."""
+        for key, (_, _, loop) in list(self._closing.items()):
+            if loop is None or not loop.is_running():
+                self._hang_up(key)
+
+    def leave(self) -> None:
+        """Know of nothing: all is the parent's."""
+        self.held.clear()
+        self._closing.clear()
+
+    def a_loop(self) -> _Loop:
+        """Return a loop that runs and has a connection, or None."""
+        running = (loop for loop, _ in list(self.held.values()) if loop and loop.is_running())
+        return next(running, None)
+
+
+def _dialect(pool: Pool) -> Dialect:
+    return pool._dialect  # type: ignore[return-value]  # typed as what a pool needs of it
+
+
+class _Counted(Pool):
+    """What a counted pool does otherwise: it closes through the ledger of its creator."""
+
+    _sa_readonly_retired = False
+
+    def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:
+        ledger: _Ledger = self._creator.ledger  # type: ignore[union-attr]  # ours
+        gently = partial(super()._close_connection, connection, terminate=terminate)
+        # What comes back to a retired pool is idle. What is terminated may be in the middle of a
+        # statement, which the driver has the server cancel before it closes.
+        at_once = self._sa_readonly_retired and not terminate
+        ledger.close(self, connection, gently, at_once=at_once)
+
+    def dispose(self) -> None:
+        super().dispose()
+        if isinstance(self, QueuePool):
+            # Nobody would close what comes back now, but a garbage collection, which tells nobody.
+            self._do_return_conn = _close_record  # type: ignore[method-assign]  # for this one
+
+    def _create_connection(self) -> ConnectionPoolEntry:
+        vars(self).pop("_do_return_conn", None)  # it is in use again
+        return super()._create_connection()
+
+
+def _close_record(record: ConnectionPoolEntry) -> None:
+    record.close()
+
+
+@cache
+def _counted(base: type[Pool]) -> type[Any]:
+    """Return the subclass of a pool's class that counts; ``recreate()`` makes another of it."""
+    if issubclass(base, _Counted):
+        return base
+    body = {"__module__": base.__module__, "__qualname__": base.__qualname__}  # names its logger
+    return type(base.__name__, (_Counted, base), body)
 
 
 class ClosedPool(Pool):
@@ -82,8 +209,8 @@ class Door:
         self.before_connect: tuple[Callable[[], None], ...] = ()
         """What is called before each connection is made."""
         self._shut_by: dict[object, None] = {}
-        self._retired: dict[Pool, None] = {}
-        self._held: set[object] = set()  # the identity of each connection, or that of its creation
+        self._retired: dict[Pool, _Loop] = {}  # with the loop that was asked to sweep it, or None
+        self._ledger = _Ledger()
         self._pid = os.getpid()
         self._keep = holds_database(engine)
         if not self._keep:
@@ -112,7 +239,7 @@ class Door:
     @property
     def held(self) -> int:
         """How many connections there are, or will be."""
-        return 0 if self._keep else len(self._held)
+        return 0 if self._keep else len(self._ledger.held)
 
     @property
     def idle(self) -> int:
@@ -144,8 +271,8 @@ class Door:
                 self.shut(other)
 
     def _count(self, pool: Pool) -> None:
-        create = pool._invoke_creator
-        held = self._held
+        create, ledger = pool._invoke_creator, self._ledger
+        held, dialect = ledger.held, self.engine.dialect
 
         def counted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
             if self._pid != os.getpid():  # where no hook ran at the fork
@@ -153,31 +280,40 @@ class Door:
             for prepare in self.before_connect:
                 prepare()
             creation = object()
-            held.add(creation)
+            held[creation] = (None, None)
             try:
                 if self.is_shut:
                     raise self._refuse()
                 connection = create(connection_record)
-                held.add(id(connection))
+                ledger.opened(dialect, connection)
                 return connection
             finally:
-                held.discard(creation)
-
-        def closed(connection: DBAPIConnection, *_: object) -> None:
-            held.discard(id(connection))
+                del held[creation]
 
         counted.uncounted = create  # type: ignore[attr-defined]  # for a twin
-        # recreate() takes it along, as it does the listeners.
-        pool._creator = counted  # type: ignore[assignment]  # the parameter has another name
-        event.listen(pool, "close", closed)
-        event.listen(pool, "close_detached", closed)
+        _write_down(pool, ledger, counted)
 
     def sweep(self) -> None:
-        """Close what lies idle in the retired pools, and forget those that have nothing out."""
-        for pool in list(self._retired):
-            _close_idle(pool)
-            if connections_out(pool) == 0:
-                self._retired.pop(pool, None)
+        """Close what lies idle in the retired pools, and forget those that have nothing out.
+
+        The queue of an async pool belongs to a loop; where one runs, it is swept there.
+        """
+        self._ledger.sweep()
+        for pool, asked in list(self._retired.items()):
+            loop = _loop_of(pool) or self._ledger.a_loop()
+            if loop is None or not loop.is_running():
+                self._sweep(pool)
+            elif asked is not loop:  # or it has not come to that yet
+                self._retired[pool] = loop
+                loops.call(loop, partial(self._sweep, pool))
+
+    def _sweep(self, pool: Pool) -> None:
+        if pool not in self._retired:
+            return
+        self._retired[pool] = None
+        _close_idle(pool)
+        if connections_out(pool) == 0:
+            self._retired.pop(pool, None)
 
     def leave_to_parent(self) -> None:
         """In a forked child: begin without connections, as all there are are the parent's.
@@ -191,8 +327,12 @@ class Door:
 
     def _forget(self) -> None:
         self._pid = os.getpid()
+        if self.engine.dialect.is_async:
+            # Collected, a connection of asyncpg would say good-bye to the server in the parent's
+            # name; so it never is.
+            _parents.extend((*self._retired, self.engine.pool))
         self._retired = {}
-        self._held.clear()
+        self._ledger.leave()
 
     def _retire(self, pool: Pool) -> None:
         def refuse(*_: Any) -> Any:
@@ -206,6 +346,7 @@ class Door:
         event.listen(model, "checkin", _close_returned)
         pool.dispatch = model.dispatch
         pool._invoke_creator = refuse  # type: ignore[assignment]  # it takes any argument
+        pool._sa_readonly_retired = True  # type: ignore[attr-defined]  # it is a _Counted
         self._retired[pool] = None
         _wake(pool)
 
@@ -214,15 +355,37 @@ def _close_returned(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> N
     record.close()
 
 
+def _write_down(pool: Pool, ledger: _Ledger, creator: Callable[..., DBAPIConnection]) -> None:
+    """Have a pool connect by this creator, and close through its ledger."""
+    creator.ledger = ledger  # type: ignore[attr-defined]  # recreate() takes the creator along
+    pool._creator = creator
+    pool.__class__ = _counted(type(pool))  # type: ignore[arg-type]  # it is hashable
+
+
+def _loop_of(pool: Pool) -> _Loop:
+    """Return the loop in which somebody has waited in the queue of an async pool, or None."""
+    if isinstance(pool, QueuePool) and pool._is_asyncio:
+        return getattr(pool._pool._queue, "_loop", None)  # type: ignore[attr-defined]  # asyncio's
+    return None
+
+
 def _wake(pool: Pool) -> None:
-    """Let the threads that wait in the pool's queue come out, to be refused one by one."""
-    if isinstance(pool, QueuePool) and not pool._is_asyncio and pool._max_overflow > -1:
-        with pool._overflow_lock:
-            pool._overflow += 1
-        try:
-            pool._pool.put(_Ghost(pool), False)
-        except queue.Full:
-            pool._dec_overflow()
+    """Let those who wait in the pool's queue come out, to be refused one by one."""
+    if not isinstance(pool, QueuePool) or pool._max_overflow < 0:
+        return
+    if not pool._is_asyncio:
+        _put_ghost(pool)
+    elif (loop := _loop_of(pool)) is not None and loop.is_running():
+        loops.call(loop, partial(_put_ghost, pool))
+
+
+def _put_ghost(pool: QueuePool) -> None:
+    with pool._overflow_lock:
+        pool._overflow += 1
+    try:
+        pool._pool.put(_Ghost(pool), False)
+    except queue.Full:
+        pool._dec_overflow()
 
 
 class _Ghost(_ConnectionRecord):
@@ -237,7 +400,7 @@ def _close_idle(pool: Pool) -> None:
     if isinstance(pool, QueuePool):
         ghosts = []
         with contextlib.suppress(queue.Empty):
-            while not pool._is_asyncio:
+            while True:
                 record = pool._pool.get(False)
                 if isinstance(record, _Ghost):
                     ghosts.append(record)
@@ -301,6 +464,8 @@ class TwinEngine(OptionEngine):
         create = getattr(pool._creator, "uncounted", pool._invoke_creator)
         pool._creator = guard.creator_for_twin(create)  # type: ignore[assignment]  # the parameter's name
         guard.lock(pool, self.dialect)
+        if not gated:  # or its door counts
+            _note(pool, self.dialect)
         self._own_pool = pool
         _after_forks(self)
 
@@ -318,9 +483,22 @@ class TwinEngine(OptionEngine):
         self.dispose(close=False)
 
 
+def _note(pool: Pool, dialect: Dialect) -> None:
+    """Note the loop of each connection, so that it can be closed from anywhere."""
+    create, ledger = pool._invoke_creator, _Ledger()
+
+    def noted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
+        connection = create(connection_record)
+        ledger.opened(dialect, connection)
+        return connection
+
+    _write_down(pool, ledger, noted)
+
+
 # -- forks -----------------------------------------------------------------------------------
 
 _left: weakref.WeakSet[Door | TwinEngine] = weakref.WeakSet()
+_parents: list[Pool] = []
 _hooked = False
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, engine_from_config
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 
-from . import guard
+from . import guard, loops
 from .directory import DirectoryRegistry
 from .errors import ConfigurationError
 from .mode import FixedSwitch, Mode, State, Switch
@@ -308,10 +308,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Imported here: without greenlet, sync use must go on working.
-        from sqlalchemy.util import greenlet_spawn  # noqa: PLC0415
-
-        await greenlet_spawn(self.close)
+        await loops.in_thread(self.close)  # it waits for the watcher's thread
 
     if not TYPE_CHECKING:
 

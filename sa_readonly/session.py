@@ -166,7 +166,7 @@ class RoutingSession(Session):
                 elif gates and isinstance(bind, Connection) and bind.in_transaction():
                     modes[switch] = Mode.READ_WRITE  # it was begun before; it may go on
                 else:
-                    modes[switch] = switch.refresh().mode
+                    modes[switch] = guard.look(engine, switch).mode
             if gates and Mode.READ_ONLY in modes.values():
                 raise guard.refused(engine, "The use of a read-write engine")
             self._choice = (engine, modes, None)

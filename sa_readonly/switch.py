@@ -122,6 +122,37 @@ class FileSwitch:
                 refreshing.release()
         return self.known
 
+    def glance(self) -> bool:
+        """Look, if a few calls of ``stat()`` are enough for it: for who must not wait, as a loop.
+
+        :return: True if ``known`` may be used now. False if the file came, went or was edited, of
+            which nothing is known yet: call :meth:`refresh` where it may read and tell.
+        """
+        if self.forced is not None:
+            self.fresh_until = math.inf
+            return True
+        self._follow_fork()
+        started, known = time.monotonic(), self.known
+        if started < self.fresh_until:
+            return True
+        seen: _Seen = None
+        try:
+            if known.read_only:
+                seen = self._same_sighting(known)
+            else:
+                os.stat(self.path, follow_symlinks=False)
+            if seen is None:
+                return False
+        except FileNotFoundError:
+            if known.read_only:
+                return False
+        except OSError as error:
+            seen = error
+        self._apply(seen, started)
+        if self._pending:
+            self._tell()
+        return self.ttl == 0 or time.monotonic() <= self._expires
+
     def check(self) -> State:
         """Look again now, whatever the age of the answer, and return the state."""
         if self.forced is not None:
@@ -311,6 +342,14 @@ class FileSwitch:
         else:
             text = _Text(problem=f"{self.path} is not a regular file.")
         return _Sighting(key, text, _since(own), directory)
+
+    def _same_sighting(self, known: State) -> _Sighting | None:
+        """Return what is at the path if that is what is known, or None."""
+        directory = self._directory_now()
+        own, key, _ = self._identified()
+        if key != known.generation or self._directory_now() != directory:
+            return None
+        return _Sighting(key, _Text(known.reason, known.until), _since(own), directory)
 
     def _directory_now(self) -> _Identity | None:
         try:

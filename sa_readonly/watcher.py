@@ -8,16 +8,20 @@ import os
 import threading
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from . import guard
+from sqlalchemy.util.concurrency import in_greenlet
+
+from . import guard, loops
 from .errors import ConfigurationError, ReadOnlyError
+from .mode import Mode, State, now
 from .workers import RegistryError, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .mode import State, Switch
+    from .mode import Switch
     from .pools import Door
     from .workers import Entry, Registry
 
@@ -152,6 +156,7 @@ class Worker:
         self.required = False
         self.problem: str | None = None
         """Why this process is not registered or can't report, or None."""
+        self._is_async = False  # whether an event loop may wait for it
         self._members: dict[Member, bool] = {}  # whether each of them wants the thread
         self._unsubscribe: Callable[[], None] = _nothing
         self._entry: Entry | None = None
@@ -165,6 +170,7 @@ class Worker:
         self._doing = threading.Lock()
         self._turning = threading.RLock()  # the gate, against the making of the entry
         self._begun = self._asked = False
+        self._beside: threading.Thread | None = None
         self._registered = False
         self._sweeps = time.monotonic() + _SWEEP  # registering sweeps, too
         self._flips = 0
@@ -203,6 +209,7 @@ class Worker:
             self._unsubscribe = switch.subscribe(self._gate, self._flipped)
         self._members[member] = watch
         for door in member.doors:
+            self._is_async = self._is_async or door.engine.dialect.is_async
             door.before_connect = (*door.before_connect, self.attend)
             if self._barred:
                 self._bar(door)
@@ -225,6 +232,8 @@ class Worker:
             self.watcher.stop(None if join else 0)  # a garbage collection may call this anywhere
         if self._members:
             return
+        if join and self._beside is not None:
+            self._beside.join(_JOIN)
         self._unsubscribe()
         self._unsubscribe = _nothing
         entry, self._entry = self._entry, None
@@ -240,8 +249,10 @@ class Worker:
         """Be registered, and have the thread started, before anything begins."""
         if self._pid != os.getpid():
             self._new_process()
-        if self._begun:
-            return
+        if not self._begun:
+            loops.wait_for(self._begin) if self._is_async else self._begin()
+
+    def _begin(self) -> None:
         with self._beginning:
             switch = self._switch()
             if self._begun or switch is None:
@@ -256,6 +267,11 @@ class Worker:
 
     def refresh(self, switch: Switch) -> State:
         """Return an answer of the switch that may be used now, and see that all is watched."""
+        if self._is_async and loops.running() is not None:
+            return self._refresh_on_loop(switch)
+        return self._refresh(switch)
+
+    def _refresh(self, switch: Switch) -> State:
         self.attend()
         if not self.watcher.running and self._is_watched():
             self.watcher.start()
@@ -264,8 +280,35 @@ class Worker:
             self.due()
         return state
 
+    def _refresh_on_loop(self, switch: Switch) -> State:
+        """Refresh while the loop waits for no more than a stat(); a thread does the rest."""
+        work = partial(self._refresh, switch)
+        begun = self._begun and self._pid == os.getpid()
+        if (begun or not in_greenlet()) and loops.glance(switch):
+            if not (begun and self.watcher.alive):
+                self._do_beside(work)
+            return switch.known
+        if in_greenlet():
+            return loops.wait_for(work)
+        if not hasattr(switch, "glance"):
+            return work()
+        # A flip that is not known yet: nothing can be awaited here, so the safe answer is given.
+        self._do_beside(work)
+        known = switch.known
+        return known if known.read_only else State(Mode.READ_ONLY, since=now())
+
+    def _do_beside(self, work: Callable[[], object]) -> None:
+        """Have a thread do it, one at a time: who finds one at work asks again at the next look."""
+        beside = self._beside
+        if beside is None or not beside.is_alive():
+            self._beside = loops.aside(work)
+
     def check(self, switch: Switch) -> State:
         """Look again now, do what is due, and return the state."""
+        work = partial(self._check, switch)
+        return loops.wait_for(work) if self._is_async else work()
+
+    def _check(self, switch: Switch) -> State:
         self.attend()
         state = switch.check()
         self.due()

@@ -66,8 +66,7 @@ class App:
 
     def engine(self, name: str, **options: Any) -> Engine:
         options.setdefault("poolclass", QueuePool)
-        engine = create_engine(self.urls[name], **options)
-        self.engines[name] = engine
+        engine = self.engines[name] = self.make_engine(self.urls[name], **options)
         self.made.append(engine)
 
         @event.listens_for(engine, "before_cursor_execute")
@@ -75,6 +74,10 @@ class App:
             self.statements.append((name, statement))
 
         return engine
+
+    @staticmethod
+    def make_engine(url: URL, **options: Any) -> Engine:
+        return create_engine(url, **options)
 
     def start(self, *, ttl: float = 0.0, **options: Any) -> App:
         """Make the selector, by default of both databases, one that looks each time."""
@@ -86,6 +89,10 @@ class App:
         self.selector = EngineSelector(switch, **options)
         self.sessions = sessionmaker(self.selector, class_=RoutingSession)
         return self
+
+    def engine_now(self) -> Engine:
+        engine: Any = self.selector.engine()
+        return engine if isinstance(engine, Engine) else engine.sync_engine
 
     def on(self, reason: str = "upgrade") -> None:
         """Create the file, as an operator would: of another process."""
@@ -99,7 +106,8 @@ class App:
 
     def titles(self, name: str) -> list[str]:
         """The books in a database, read over a connection that is nobody else's."""
-        engine = create_engine(self.urls[name], poolclass=NullPool)
+        url = self.urls[name]
+        engine = create_engine(url.set(drivername=url.get_backend_name()), poolclass=NullPool)
         with engine.connect() as connection:
             return list(connection.scalars(select(Book.title).order_by(Book.title)))
 

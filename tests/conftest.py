@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.app import app, lite, pg_urls, place  # noqa: F401  # fixtures
+from tests.async_app import async_app, own_loop, run_inside_a_greenlet  # noqa: F401  # fixtures
 from tests.postgres import MariaDB, Pair, Server, ServerUnavailableError, Standby, fresh_pair
 
 
@@ -16,6 +17,11 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name.startswith("PG") or name == "SA_READONLY_FORCE":
             del os.environ[name]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    return run_inside_a_greenlet(pyfuncitem)
 
 
 @pytest.fixture(scope="session")

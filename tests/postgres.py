@@ -364,6 +364,7 @@ class Standby(Server):
     def __init__(self, primary: Server, **settings: Any) -> None:
         self.primary = primary
         super().__init__(**settings)
+        self._numbers = primary._numbers  # a database of ours is one of the primary's
 
     def binaries(self) -> Path:
         return self.primary.bin

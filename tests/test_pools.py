@@ -67,13 +67,23 @@ def test_an_invalidated_connection_is_counted_no_more(app: App) -> None:
         assert Door.of(app.engines["rw"]).held == 0
 
 
-def test_connections_that_outlive_a_dispose_are_counted(app: App) -> None:
+def test_connections_that_outlive_a_dispose_are_counted_until_they_come_back(app: App) -> None:
     app.start()
     with app.engines["rw"].connect() as connection:
         app.engines["rw"].dispose()
         assert connection.scalar(WHICH) == "rw"
         assert Door.of(app.engines["rw"]).held == 1
-        connection.invalidate()  # nobody else closes it
+    assert Door.of(app.engines["rw"]).held == 0
+
+
+def test_a_pool_that_is_used_after_its_dispose_keeps_its_connections(app: App) -> None:
+    app.start()
+    pool = app.engines["rw"].pool
+    pool.dispose()
+    for _ in range(2):
+        pool.connect().close()
+        assert Door.of(app.engines["rw"]).held == 1
+    pool.dispose()
 
 
 def test_a_connection_that_is_being_made_at_the_flip_is_refused_and_closed(app: App) -> None:

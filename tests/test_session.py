@@ -540,11 +540,11 @@ def test_the_engine_of_each_moment_given_by_bind_arguments_does_not_straddle(app
     with app.sessions() as session:
 
         def engine_now() -> dict[str, Any]:
-            return {"bind": app.selector.engine()}
+            return {"bind": app.engine_now()}
 
         assert session.scalar(WHICH, bind_arguments=engine_now()) == "ro"
         app.off()
-        assert app.selector.engine() is app.engines["rw"]
+        assert app.engine_now() is app.engines["rw"]
         with pytest.raises(ReadOnlyError):
             session.scalar(WHICH, bind_arguments=engine_now())
 
@@ -926,7 +926,7 @@ def test_flipping_back_opens_a_fresh_pool_with_the_users_listeners(
     app.off()
     with app.sessions() as session:
         assert session.scalar(WHICH) == "rw"
-    assert type(app.engines["rw"].pool) is poolclass
+    assert isinstance(app.engines["rw"].pool, poolclass)
     assert connects == ["before", "before", "while read-only"]
 
 

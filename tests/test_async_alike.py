@@ -1,0 +1,55 @@
+"""The tests of the sync application, run on async drivers: see tests/async_app.py."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy.pool import SingletonThreadPool
+
+from tests import test_grace, test_pools, test_session
+from tests.async_app import AsyncApp
+
+# What makes no sense here, and why.
+LEFT_OUT = {
+    "test_a_transaction_that_waited_for_a_connection_looks_again": "threads; see test_async",
+    "test_who_waits_in_the_queue_of_a_retired_pool_comes_out_at_once": "threads; see test_async",
+    "test_an_interrupt_at_the_end_of_a_transaction_does_not_pin_the_next": (
+        "it loses a connection on purpose, which async drivers say aloud"
+    ),
+    "test_a_detached_connection_is_counted_until_it_is_closed": (
+        "SQLAlchemy does not close one of psycopg; see test_async"
+    ),
+    "test_after_the_flip_no_connection_is_left_at_the_server": "it makes its own app",
+}
+
+clock = test_grace.clock
+
+
+@pytest.fixture
+def app(async_app: AsyncApp) -> Iterator[AsyncApp]:
+    return async_app
+
+
+@pytest.fixture(autouse=True)
+def _fitting_pools(request: pytest.FixtureRequest) -> None:
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is not None and callspec.params.get("poolclass") is SingletonThreadPool:
+        pytest.skip("an async engine has no SingletonThreadPool")
+
+
+def alike(module: ModuleType) -> dict[str, Any]:
+    return {
+        name: test
+        for name, test in vars(module).items()
+        if name.startswith("test_")
+        and name not in LEFT_OUT
+        and "app" in inspect.signature(test).parameters
+    }
+
+
+for each in (test_session, test_pools, test_grace):
+    globals().update(alike(each))
