@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 from pathlib import Path
@@ -31,8 +32,8 @@ class Thing(Base):
 
 def test_the_examples_of_the_readme_run_in_either_mode(lite: App) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 5
-    first, *others, last = (
+    assert len(blocks) == 6
+    first, *others, last, asynchronous = (
         block.replace("/var/lib/myapp/read-only.txt", str(lite.path)) for block in blocks
     )
     for name in lite.urls:
@@ -63,6 +64,12 @@ def test_the_examples_of_the_readme_run_in_either_mode(lite: App) -> None:
         engine = one.connection().engine
         assert engine.pool.size() == 10
     engine.dispose()
+    for name in ("rw", "ro"):
+        names[f"ASYNC_{name.upper()}_URL"] = lite.urls[name].set(drivername="sqlite+aiosqlite")
+    exec(asynchronous, names)
+    assert asyncio.run(names["main"]()) is None
+    lite.on("upgrade")
+    assert asyncio.run(names["main"]()) == "0 things, and no more: upgrade"
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
