@@ -27,7 +27,7 @@ from sa_readonly.workers import Liveness
 from tests.night import PATIENCE, Commander, Operator, Watch
 from tests.postgres import Pair, Server, wait_until
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "flask_app"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 WORKERS = 4
 CLIENTS = 6
 TABLE = "CREATE TABLE entry (id SERIAL PRIMARY KEY, text VARCHAR NOT NULL)"
@@ -128,13 +128,14 @@ class Site:
     environment: dict[str, str]
     process: Any = None
     port: int = 0
+    example: str = "flask_app"
 
     def start(self, command: list[str], bound: str, **environment: str) -> None:
         """Start a server; `bound` matches what it logs about its port."""
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command,
-                cwd=EXAMPLE,
+                cwd=EXAMPLES / self.example,
                 env={**self.environment, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -198,9 +199,9 @@ def texts(url: URL) -> set[str]:
     return {name for (name,) in execute(url, "SELECT text FROM entry")}
 
 
-def night(site: Site, server: Server) -> None:
+def night(site: Site, server: Server, kind: type[Load] = Load) -> None:
     """On, wait, off, under load; then see what came of it."""
-    with Load(site.port) as load:
+    with kind(site.port) as load:
         workers = site.all_registered(load)
         for operator in (site.commander, site.operator):
             refused, accepted = len(load.refused), len(load.accepted)
