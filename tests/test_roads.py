@@ -3,6 +3,7 @@
 # ruff: noqa: E501, BLE001  # SQL is easier to read in one line
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sqlite3
@@ -17,8 +18,10 @@ from typing import Any
 import psycopg2
 import pymysql
 import pytest
-from sqlalchemy import URL, create_engine, event, make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
 from sa_readonly import Engines, EngineSelector, FixedSwitch, Mode, ReadOnlyError, RoutingSession
 from tests.postgres import Standby, wait_until
@@ -236,14 +239,19 @@ class House:
     ) -> None:
         self.databases = databases
         self.role = role
-        self.read_write = create_engine(read_write)
-        others = create_engine(read_only) if read_only is not None else None
+        self.loop = (
+            asyncio.new_event_loop() if make_url(read_write).get_dialect().is_async else None
+        )
+        self.read_write = self.make_engine(read_write)
+        others = self.make_engine(read_only) if read_only is not None else None
         read_write_mode = role in ("replica", "writer")
         self.switch = FixedSwitch(Mode.READ_WRITE if read_write_mode else Mode.READ_ONLY)
         role = "primary" if role == "writer" else role
         self.others = others
         self.selector = EngineSelector(
-            self.switch, read_write=Engines(self.read_write), read_only=others
+            self.switch,
+            read_write=Engines(self.outer(self.read_write)),
+            read_only=others and self.outer(others),
         )
         self.reached: list[object] = []
         event.listen(self.read_write, "before_cursor_execute", self._reach)
@@ -253,12 +261,32 @@ class House:
             dialect=self.read_write.dialect.name,
             driver=self.read_write.dialect.driver,
             session=lambda **kw: RoutingSession(**{"bind": self.selector, "role": role, **kw}),
-            engine=lambda: self.selector.engine(role),
+            engine=lambda: getattr(
+                self.selector.engine(role), "sync_engine", self.selector.engine(role)
+            ),
             read_write=self.read_write,
             scratch=str(databases[0].scratch),
             probe=lambda: None,
         )
         prepare()
+
+    def make_engine(self, url: URL | str) -> Engine:
+        if self.loop is None:
+            return create_engine(url)
+        url = make_url(url)
+        if url.get_driver_name() == "asyncpg":  # of which some roads deallocate its statements
+            url = url.update_query_dict({"prepared_statement_cache_size": "0"})
+        return create_async_engine(url).sync_engine
+
+    def outer(self, engine: Engine) -> Any:
+        return engine if self.loop is None else AsyncEngine(engine)
+
+    def run(self, function: Callable[[], object]) -> None:
+        """Call it; on an async driver in a greenlet, as AsyncSession.run_sync() would."""
+        if self.loop is None:
+            function()
+        else:
+            self.loop.run_until_complete(asyncio.wait_for(greenlet_spawn(function), 60))
 
     def _reach(self, connection: Any, *_: object) -> None:
         # The twin has the listeners of the engine of which it was made.
@@ -267,6 +295,11 @@ class House:
         self.reached.append(connection)
 
     def close(self) -> None:
+        self.run(self._close)
+        if self.loop is not None:
+            self.loop.close()
+
+    def _close(self) -> None:
         self.selector.close()
         for engine in (self.read_write, self.others):
             if engine is not None:
@@ -336,6 +369,9 @@ class Town:
             if shape == "twin":
                 return House([one], one.url, None, role=role)
             two = self.database("sqlite_two")
+            if shape == "async":
+                names = {"drivername": "sqlite+aiosqlite"}
+                return House([one, two], one.url.set(**names), two.url.set(**names), role=role)
             read_only: URL | str = two.url
             if shape == "mode=ro":
                 read_only = f"sqlite:///file:{two.url.database}?mode=ro&uri=true"
@@ -343,6 +379,8 @@ class Town:
         server, driver = {
             "psycopg2": ("pg_server", "postgresql+psycopg2"),
             "psycopg": ("pg_server", "postgresql+psycopg"),
+            "psycopg_async": ("pg_server", "postgresql+psycopg_async"),
+            "asyncpg": ("pg_server", "postgresql+asyncpg"),
             "mariadb": ("mariadb", "mysql+pymysql"),
         }[backend]
         one = self.database(f"{server}_one", server)
@@ -397,6 +435,10 @@ HOUSES = {
     "psycopg2 writable as replica": PG,
     "psycopg writable": PG,
     "psycopg twin": PG,
+    "sqlite async": LITE,
+    "asyncpg writable": PG,
+    "asyncpg twin": PG,
+    "psycopg_async twin": PG,
     "mariadb writable": MY,
     "mariadb twin": MY,
     "mariadb twin as replica": MY,
@@ -407,12 +449,22 @@ HOUSES = {
 FEWER = ("psycopg2 standby", "psycopg2 writable as replica", "psycopg writable", "psycopg twin")
 
 
+# What goes past SQLAlchemy's adapters must be awaited: tests/test_async.py.
+ASYNC = ("sqlite async", "asyncpg writable", "asyncpg twin", "psycopg_async twin")
+
+
+def awaited(road: Road) -> bool:
+    way = road.way or ""
+    return (way.startswith("driver") and way != "driver SQL") or "executescript" in road.name
+
+
 def tried(house: str, road: Road) -> bool:
     driver = house.partition(" ")[0]
     return (
         HOUSES[house] in road.dialects
         and (road.drivers is None or driver in road.drivers)
         and (house not in FEWER or road.way not in ("driver SQL", "options", "plain Session"))
+        and not (house in ASYNC and awaited(road))
         # in read-write mode the read-write engine writes
         and not (road.around and house.endswith("as replica"))
     )
@@ -431,7 +483,7 @@ def test_nothing_writes_where_nothing_may(town: Town, name: str, road: Road) -> 
     house.reached.clear()
     refused: BaseException | None = None
     try:
-        road.go(house.place)
+        house.run(lambda: road.go(house.place))
     except Exception as error:
         refused = error
     changed = [database for database in house.databases if database.changed()]
