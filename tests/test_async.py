@@ -842,3 +842,19 @@ async def test_a_plain_async_session_refuses_a_selector_and_names_the_cure(app: 
     async with AsyncSession(app.selector) as session:
         with pytest.raises(ConfigurationError, match="sync_session_class=RoutingSession"):
             await session.scalar(WHICH)
+
+
+async def test_a_detached_connection_is_counted_until_it_is_closed(app: AsyncApp) -> None:
+    app.start()
+    async with app.async_engine("rw").connect() as connection:
+        assert await connection.scalar(WHICH) == "rw"
+        driver = (await connection.get_raw_connection()).driver_connection
+        await connection.run_sync(lambda sync: sync.detach())
+        app.on()
+        app.selector.check()
+        assert door(app).held == 1
+    if app.urls["rw"].get_driver_name() == "psycopg":
+        await driver.close()  # SQLAlchemy leaves one of psycopg's open
+    del driver
+    gc.collect()
+    await until(lambda: door(app).held == 0, "the end of the connection")
