@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 import uuid
-import weakref
 from dataclasses import asdict, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -400,6 +399,7 @@ class DirectoryEntry:
         if self._holds():
             os.close(self._descriptor)
         self._descriptor, self._pid, self._identity = -1, -1, (-1, -1)
+        _entries.discard(self)
         may_acknowledge = self._may_acknowledge
         self._forget()
         self._may_acknowledge = may_acknowledge  # the gates of a child are as its parent's were
@@ -429,7 +429,7 @@ class DirectoryEntry:
 
 # -- forks -----------------------------------------------------------------------------------
 
-_entries: weakref.WeakSet[DirectoryEntry] = weakref.WeakSet()
+_entries: set[DirectoryEntry] = set()  # those that stand, even if nobody else knows of one
 _hooked = False
 
 

@@ -92,12 +92,13 @@ def refused_connection(engine: Engine) -> ReadOnlyError:
 # -- counting --------------------------------------------------------------------------------
 
 _refusals: weakref.WeakKeyDictionary[Switch, int] = weakref.WeakKeyDictionary()
-_counting: dict[int, threading.Lock] = {}  # by process: a thread of the parent may hold one
+# By process: a thread of the parent may hold one. Reentrant: a signal handler may be refused, too.
+_counting: dict[int, Any] = {}
 
 
 def _count(switch: Switch | None, number: int) -> None:
     if switch is not None:
-        with _counting.setdefault(os.getpid(), threading.Lock()):
+        with _counting.setdefault(os.getpid(), threading.RLock()):
             _refusals[switch] = _refusals.get(switch, 0) + number
 
 
@@ -367,12 +368,20 @@ class _Limited(_Gated):
         if connection is not None:
             if self.is_async:  # SQLAlchemy would await the end of a cursor that has no connection
                 connection._is_disconnect = True
+            _close_detached(connection)
             connection.invalidate(error)
         raise error
 
 
 class _LimitedReadOnly(_Limited, _GatedReadOnly):
     """The same for a replica."""
+
+
+def _close_detached(connection: Connection) -> None:
+    """Close what belongs to no pool any more, and what SQLAlchemy would only let go."""
+    proxied: Any = connection.connection
+    if proxied.is_detached:
+        proxied._pool._close_connection(proxied.dbapi_connection)
 
 
 def _commits_itself(connection: Connection) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import weakref
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from . import guard, loops
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.engine import Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -35,6 +36,8 @@ __all__ = ["Door", "TwinEngine", "holds_database"]
 
 logger = logging.getLogger("sa_readonly")
 
+_PATIENCE = 1.0  # seconds to wait for another switch that turns the same door
+
 
 class _Ledger:
     """The connections of one engine, and the loop of each that has one."""
@@ -44,20 +47,30 @@ class _Ledger:
         self.held: dict[object, _Held] = {}
         self._closing: dict[int, tuple[Pool, DBAPIConnection, _Loop]] = {}
 
-    def opened(self, dialect: Dialect, connection: DBAPIConnection) -> None:
-        """Count a connection until it is closed."""
+    def opened(
+        self, dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry
+    ) -> None:
+        """Count a connection until it is closed, or collected, which closes what somebody lost."""
         key = id(connection)
-        if not dialect.is_async:
-            self.held[key] = (None, None)
-            return
 
         def dropped(reference: object) -> None:
-            # psycopg's are closed by being collected when somebody lost one.
             if self.held.get(key, (None, None))[1] is reference:
                 del self.held[key]
 
-        driver = dialect.get_driver_connection(connection)
-        self.held[key] = (loops.running(), weakref.ref(driver, dropped))
+        loop = None
+        lost: Any = connection
+        if dialect.is_async:
+            loop, lost = loops.running(), dialect.get_driver_connection(connection)
+        try:
+            self.held[key] = (loop, weakref.ref(lost, dropped))
+        except TypeError:  # sqlite3's can't be referred to; unless it is detached, its record can
+            self.held[key] = (loop, weakref.ref(record, dropped))
+
+    def detached(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        """Go on counting a connection whose record is used for another."""
+        loop, reference = self.held.get(id(connection), (None, None))
+        if isinstance(reference, weakref.ref) and reference() is record:
+            self.held[id(connection)] = (loop, None)
 
     def close(
         self, pool: Pool, connection: DBAPIConnection, gently: Callable[[], None], *, at_once: bool
@@ -210,11 +223,14 @@ class Door:
         """What is called before each connection is made."""
         self._shut_by: dict[object, None] = {}
         self._retired: dict[Pool, _Loop] = {}  # with the loop that was asked to sweep it, or None
+        self._older: dict[Pool, None] = {}  # pools of before that had something out
         self._ledger = _Ledger()
         self._pid = os.getpid()
+        self._locks: dict[int, Any] = {}
         self._keep = holds_database(engine)
+        self._in_memory = _in_memory(engine)
         if not self._keep:
-            guard.forget_idle(engine)  # what was connected before was not counted
+            self._replace_older(engine.pool)
         self._count(engine.pool)
         _after_forks(self)
 
@@ -239,36 +255,71 @@ class Door:
     @property
     def held(self) -> int:
         """How many connections there are, or will be."""
-        return 0 if self._keep else len(self._ledger.held)
+        if self._in_memory:
+            return 0
+        pool = self.engine.pool
+        if isinstance(pool, ClosedPool):
+            pool = pool.successor
+        held = len(self._ledger.held) + sum(connections_out(older) for older in list(self._older))
+        # A StaticPool may have connected before it was counted.
+        return held or int(isinstance(pool, StaticPool) and "connection" in vars(pool))
 
     @property
     def idle(self) -> int:
         """How many of them are surely not in use."""
         pool = self.engine.pool
-        return pool.checkedin() if isinstance(pool, QueuePool) and not self._keep else 0
+        if self._keep:
+            return 0
+        if isinstance(pool, QueuePool):
+            return pool.checkedin()
+        if isinstance(pool, (SingletonThreadPool, AssertionPool)):
+            return len(self._ledger.held) - connections_out(pool)
+        return 0
 
     def shut(self, by: object) -> None:
         """Give out no connection from now on. Short: nothing is closed here.
 
         :param by: whose reason it is; it stays shut while there is any.
         """
-        self._shut_by[by] = None
-        pool = self.engine.pool
-        if isinstance(pool, ClosedPool):
-            return
-        # The successor is made first: it takes the listeners along, and none of a retired pool.
-        self.engine.pool = ClosedPool(pool if self._keep else pool.recreate(), self._refuse)
-        if not self._keep:
-            self._retire(pool)
+        with self._locked():
+            self._shut_by[by] = None
+            pool = self.engine.pool
+            if isinstance(pool, ClosedPool):
+                return
+            # The successor is made first: it takes the listeners along, and none of a retired pool.
+            self.engine.pool = ClosedPool(pool if self._keep else pool.recreate(), self._refuse)
+            if not self._keep:
+                self._retire(pool)
 
     def open(self, by: object) -> None:
         """Take back one reason; without any, connections of a fresh pool are given out again."""
-        self._shut_by.pop(by, None)
-        pool = self.engine.pool
-        if not self._shut_by and isinstance(pool, ClosedPool):
-            self.engine.pool = pool.successor
-            for other in list(self._shut_by):  # one that came in between found it shut still
-                self.shut(other)
+        with self._locked():
+            self._shut_by.pop(by, None)
+            pool = self.engine.pool
+            if not self._shut_by and isinstance(pool, ClosedPool):
+                self.engine.pool = pool.successor
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one switch at a time turn it, as an engine may stand in selectors of several."""
+        lock = self._locks.setdefault(os.getpid(), threading.RLock())
+        # Not for ever: a log handler of the pool's may wait for a switch that waits for this.
+        taken = lock.acquire(timeout=_PATIENCE)
+        try:
+            yield
+        finally:
+            if taken:
+                lock.release()
+
+    def _replace_older(self, pool: Pool) -> None:
+        """Begin with a pool that counts each connection, and count what is out of the old one."""
+        if self.engine.dialect.is_async or not connections_out(pool):
+            guard.forget_idle(self.engine)
+            return
+        self.engine.pool = pool.recreate()
+        event.listen(pool, "checkin", _close_returned)
+        _close_idle(pool)
+        self._older[pool] = None
 
     def _count(self, pool: Pool) -> None:
         create, ledger = pool._invoke_creator, self._ledger
@@ -285,7 +336,7 @@ class Door:
                 if self.is_shut:
                     raise self._refuse()
                 connection = create(connection_record)
-                ledger.opened(dialect, connection)
+                ledger.opened(dialect, connection, connection_record)
                 return connection
             finally:
                 del held[creation]
@@ -299,6 +350,9 @@ class Door:
         The queue of an async pool belongs to a loop; where one runs, it is swept there.
         """
         self._ledger.sweep()
+        for pool in list(self._older):
+            if not connections_out(pool):
+                self._older.pop(pool, None)
         for pool, asked in list(self._retired.items()):
             loop = _loop_of(pool) or self._ledger.a_loop()
             if loop is None or not loop.is_running():
@@ -331,7 +385,7 @@ class Door:
             # Collected, a connection of asyncpg would say good-bye to the server in the parent's
             # name; so it never is.
             _parents.extend((*self._retired, self.engine.pool))
-        self._retired = {}
+        self._retired, self._older = {}, {}
         self._ledger.leave()
 
     def _retire(self, pool: Pool) -> None:
@@ -359,6 +413,7 @@ def _write_down(pool: Pool, ledger: _Ledger, creator: Callable[..., DBAPIConnect
     """Have a pool connect by this creator, and close through its ledger."""
     creator.ledger = ledger  # type: ignore[attr-defined]  # recreate() takes the creator along
     pool._creator = creator
+    event.listen(pool, "detach", ledger.detached)
     pool.__class__ = _counted(type(pool))  # type: ignore[arg-type]  # it is hashable
 
 
@@ -436,8 +491,10 @@ def holds_database(engine: Engine) -> bool:
     pool = engine.pool
     if isinstance(pool, ClosedPool):
         pool = pool.successor
-    if isinstance(pool, StaticPool):
-        return True
+    return isinstance(pool, StaticPool) or _in_memory(engine)
+
+
+def _in_memory(engine: Engine) -> bool:
     if engine.dialect.name != "sqlite":
         return False
     database = engine.url.database or ""
@@ -489,7 +546,7 @@ def _note(pool: Pool, dialect: Dialect) -> None:
 
     def noted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
         connection = create(connection_record)
-        ledger.opened(dialect, connection)
+        ledger.opened(dialect, connection, connection_record)
         return connection
 
     _write_down(pool, ledger, noted)

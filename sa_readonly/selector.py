@@ -545,11 +545,17 @@ def _worker(switch: Switch, registry: Registry | None, required: bool) -> Worker
 
 def _registry(workers: object, switch: Switch) -> Registry | None:
     """Return the registry that is meant, or None."""
+    if (
+        isinstance(switch, FixedSwitch)
+        and workers
+        and isinstance(workers, (bool, str, os.PathLike))
+    ):
+        return None  # it never moves, so nobody waits for it
     if workers is True or workers == "required":
         path = getattr(switch, "path", None)
         if path is not None:
             return DirectoryRegistry(f"{path}.workers")
-        if workers is True or isinstance(switch, FixedSwitch):
+        if workers is True:
             return None
         raise ConfigurationError(
             f'EngineSelector(workers="required") needs the path of a file, which {switch!r} does '

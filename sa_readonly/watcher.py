@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.util.concurrency import in_greenlet
 
@@ -59,6 +59,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
+        self._failed = False  # whether it was said that none can be started
         self._looked = -math.inf
 
     @property
@@ -82,13 +83,21 @@ class Watcher:
                 return
             self._looked = time.monotonic()
             self._end = threading.Event()
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=_watch,
                 args=(weakref.ref(self), self._end, self._interval),
                 name="sa_readonly",
                 daemon=True,
             )
-            self._thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # there are too many; each transaction looks for itself
+                self._looked = -math.inf
+                if not self._failed:
+                    self._failed = True
+                    logger.error("No thread can watch for a flip (%s).", error)  # noqa: TRY400  # its traceback tells nothing
+                return
+            self._thread, self._failed = thread, False
         _with_forks(self)
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -112,7 +121,7 @@ class Watcher:
                 switch.refresh()
             if due is not None:
                 due()
-        except Exception:
+        except BaseException:  # what is told of a flip may exit, but this thread is ours
             logger.exception("The watcher's look failed; it goes on.")
         self._looked = time.monotonic()
 
@@ -159,6 +168,7 @@ class Worker:
         self._is_async = False  # whether an event loop may wait for it
         self._members: dict[Member, bool] = {}  # whether each of them wants the thread
         self._unsubscribe: Callable[[], None] = _nothing
+        self._left: dict[Door, None] = {}  # those of members that have left, in use yet
         self._entry: Entry | None = None
         self._barred = False
         self._since: float | None = None  # wall-clock seconds: when the doors were shut
@@ -167,9 +177,9 @@ class Worker:
     def _new_process(self) -> None:
         switch = self._switch()
         self._beginning = threading.RLock()  # what is told of a flip may connect
-        self._doing = threading.Lock()
+        self._doing = threading.RLock()
         self._turning = threading.RLock()  # the gate, against the making of the entry
-        self._begun = self._asked = False
+        self._begun = self._begins = self._asked = False
         self._beside: threading.Thread | None = None
         self._registered = False
         self._sweeps = time.monotonic() + _SWEEP  # registering sweeps, too
@@ -177,6 +187,7 @@ class Worker:
         self._refused = 0 if switch is None else guard.refusals(switch)
         for door in self._doors():
             door.leave_to_parent()
+        self._left = {}  # what is in use there is the parent's
         self._pid = os.getpid()  # last: who sees it finds the locks of this process
 
     # -- the selectors -------------------------------------------------------------------
@@ -204,7 +215,7 @@ class Worker:
         """Look after the doors of one more selector."""
         if not self._members:
             self.registry, self.required, self.problem = registry, required, None
-            self._begun = self._registered = False
+            self._begun = self._registered = self._barred = False
             # First of all gates: before one opens, the report is withdrawn.
             self._unsubscribe = switch.subscribe(self._gate, self._flipped)
         self._members[member] = watch
@@ -222,8 +233,12 @@ class Worker:
 
         :param join: whether to wait for the end of the thread.
         """
+        if self._pid != os.getpid():
+            self._new_process()
         if self._members.pop(member, None) is not None:
             for door in member.doors:
+                if door.held != door.idle:
+                    self._left[door] = None
                 kept = list(door.before_connect)
                 kept.remove(self.attend)
                 door.before_connect = tuple(kept)
@@ -236,8 +251,21 @@ class Worker:
             self._beside.join(_JOIN)
         self._unsubscribe()
         self._unsubscribe = _nothing
+        with self._turning:
+            self._begun = False
+            if not self._in_use():
+                self._close_entry()
+
+    def _in_use(self) -> int:
+        """Return how many connections are in use of doors that were left over one."""
+        for door in list(self._left):
+            if door.held == door.idle:
+                self._left.pop(door, None)
+        return sum(door.held - door.idle for door in list(self._left))
+
+    def _close_entry(self) -> None:
         entry, self._entry = self._entry, None
-        if entry is not None and all(door.held == door.idle for door in member.doors):
+        if entry is not None:
             entry.close()
 
     def _doors(self) -> list[Door]:
@@ -255,14 +283,18 @@ class Worker:
     def _begin(self) -> None:
         with self._beginning:
             switch = self._switch()
-            if self._begun or switch is None:
+            if self._begun or self._begins or switch is None:
                 return
-            switch.fresh_until = -math.inf  # it was a parent's, or from before this registered
-            self._register()
-            self._begun = True
+            self._begins = True  # what is told of a flip may come here again in this thread
+            try:
+                self._register()
+                switch.fresh_until = -math.inf  # what is known is from before this registered
+                switch.check()
+                self._begun = True
+            finally:
+                self._begins = False
             if self._is_watched():
                 self.watcher.start()
-            switch.check()
         self.due()
 
     def refresh(self, switch: Switch) -> State:
@@ -317,19 +349,24 @@ class Worker:
     def due(self) -> None:
         """Close what lies idle in retired pools, be registered, and report."""
         self._asked = True
+        doing: Any = self._doing
+        if doing._is_owned():
+            return
         # Who comes while another thread is at it makes that one go round once more.
-        while self._asked and self._doing.acquire(blocking=False):
-            try:
+        try:
+            while self._asked and doing.acquire(blocking=False):
                 self._asked = False
                 self._do()
-            finally:
-                self._doing.release()
+                doing.release()
+        finally:
+            if doing._is_owned():  # an exception of a signal handler comes between any two steps
+                doing.release()
 
     def _do(self) -> None:
         for door in self._doors():
             door.sweep()
         switch = self._switch()
-        if switch is None or not self._begun:
+        if switch is None or not self._begun or not self._members:
             return
         if self._register():
             switch.check()
@@ -368,6 +405,9 @@ class Worker:
                     self._entry = entry
                     if self._since is not None:  # the gate was closed before
                         entry.closed()
+                    if not self._members:  # the last one has left meanwhile
+                        self._close_entry()
+                        return False
                 new = True
             else:
                 new = self._entry.ensure()
@@ -409,8 +449,9 @@ class Worker:
 
     def _report(self, switch: Switch) -> Report:
         doors, known = self._doors(), switch.known
-        shut = known.read_only and all(door.is_shut for door in doors)
-        held = sum(door.held for door in doors)
+        left = self._in_use()
+        shut = known.read_only and not left and all(door.is_shut for door in doors)
+        held = left + sum(door.held for door in doors)
         checked = getattr(switch, "checked", None)
         return Report(
             mode=known.mode,
@@ -427,6 +468,8 @@ class Worker:
     # -- flips -----------------------------------------------------------------------------
 
     def _gate(self, state: State) -> None:
+        if self._pid != os.getpid():
+            self._new_process()
         with self._turning:
             entry = self._entry
             if state.read_only:

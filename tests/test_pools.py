@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,28 @@ def test_flipping_five_hundred_times_leaves_nothing_behind(lite: App) -> None:
     assert not door._retired
     listeners = len(list(lite.engines["rw"].pool.dispatch.checkin))
     assert listeners <= 1
+
+
+@pytest.mark.parametrize("end", ["invalidate", "drop"])
+def test_a_detached_connection_that_is_lost_counts_no_more_once_it_is_collected(
+    pg_urls: Any, place: Path, end: str
+) -> None:
+    with make_app(place, dict(pg_urls)) as app:
+        app.start()
+        connection = app.engines["rw"].connect()
+        connection.detach()
+        if end == "invalidate":
+            connection.invalidate()
+        connection.close() if end == "invalidate" else None
+        del connection
+        gc.collect()
+        assert Door.of(app.engines["rw"]).held == 0
+
+
+def test_a_pool_that_was_forgotten_counts_no_more_once_it_is_collected(app: App) -> None:
+    app.start()
+    with app.engines["rw"].connect() as connection:
+        connection.scalar(WHICH)
+    app.engines["rw"].dispose(close=False)
+    gc.collect()
+    assert Door.of(app.engines["rw"]).held == 0

@@ -7,14 +7,17 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.pool import AssertionPool, SingletonThreadPool, StaticPool
 
 from sa_readonly import (
     ConfigurationError,
@@ -290,6 +293,185 @@ def test_who_has_died_is_swept_now_and_then_by_who_lives(
     lite.off()
     read(lite)
     assert one(lite).pid == os.getpid()
+
+
+# -- what was found by a review --------------------------------------------------------------
+
+
+def test_what_was_connected_before_the_selector_was_made_counts(app: App) -> None:
+    with app.engine("rw").connect() as connection:
+        connection.scalar(WHICH)
+        app.start()
+        app.on()
+        app.selector.check()
+        assert whys(app) == ["1 connection out since 0 s, no watcher thread runs there"]
+    app.selector.check()
+    assert verdict(app).holds
+
+
+@pytest.mark.parametrize("poolclass", [AssertionPool, SingletonThreadPool])
+def test_a_pool_that_keeps_one_connection_does_not_keep_the_entry(
+    lite: App, poolclass: Any
+) -> None:
+    lite.engine("rw", poolclass=poolclass)
+    lite.start()
+    read(lite)
+    lite.selector.close()
+    assert registry(lite).read() == []
+
+
+def test_a_static_pool_that_is_no_database_in_memory_is_never_drained(lite: App) -> None:
+    lite.engine("rw", poolclass=StaticPool)
+    lite.start()
+    read(lite)
+    lite.on()
+    read(lite)
+    assert whys(lite) == ["1 connection out since 0 s, no watcher thread runs there"]
+
+
+def test_a_selector_closed_over_a_transaction_keeps_the_other_from_being_drained(
+    lite: App,
+) -> None:
+    lite.start()
+    second = EngineSelector(lite.selector.switch, read_write=lite.engine("two"), watch=False)
+    read(lite)
+    with lite.engines["rw"].connect() as connection:
+        connection.scalar(WHICH)
+        lite.selector.close()
+        lite.on()
+        second.check()
+        assert whys_of(lite, second) == ["has not noticed, no watcher thread runs there"]
+    lite.engines["rw"].dispose()
+    second.check()
+    assert whys_of(lite, second) == []
+    second.close()
+
+
+def whys_of(app: App, selector: EngineSelector) -> list[str]:
+    identify = selector.switch.identify
+    return [why for _, why in look(identify, registry(app)).waiting]
+
+
+def test_a_selector_without_workers_is_not_barred_by_one_that_is_closed(lite: App) -> None:
+    lite.start(workers="required")
+    switch = lite.selector.switch
+    with unusable(lite):
+        assert read(lite) == "ro"
+        lite.selector.close()
+        with (
+            EngineSelector(
+                switch, read_write=lite.engines["rw"], workers=False, watch=False
+            ) as second,
+            second.engine().begin() as connection,
+        ):
+            assert connection.scalar(WHICH) == "rw"
+
+
+def test_where_no_thread_can_be_started_each_transaction_looks_for_itself(
+    lite: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    lite.start(ttl=0, watch=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", full)
+        assert [read(lite), read(lite)] == ["rw", "rw"]
+        lite.on()
+        assert read(lite) == "ro"
+        assert verdict(lite).holds
+    errors = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert [one.getMessage() for one in errors] == [
+        "No thread can watch for a flip (can't start new thread)."
+    ]
+    lite.off()
+    read(lite)
+    assert lite.selector._worker.watcher.running
+    lite.selector.close()
+
+
+def test_a_callback_that_exits_does_not_end_the_thread(lite: App) -> None:
+    lite.start(ttl=0.02, watch=True)
+    read(lite)
+    called = threading.Event()
+
+    @lite.selector.on_flip
+    def leave(_old: object, _new: object) -> None:
+        called.set()
+        sys.exit(3)
+
+    lite.on()
+    assert called.wait(10)
+    wait_until(lambda: verdict(lite).holds, "drained")
+    assert lite.selector._worker.watcher.running
+    lite.selector.close()
+
+
+def test_a_refusal_inside_a_refusal_is_counted(lite: App) -> None:
+    lite.on()
+    lite.start()
+    before = signal.signal(signal.SIGUSR1, lambda *_: refused())
+
+    def refused() -> None:
+        with pytest.raises(ReadOnlyError):
+            lite.selector.require_read_write()
+
+    try:
+        guard = sys.modules["sa_readonly.guard"]
+        lock = guard._counting.setdefault(os.getpid(), threading.RLock())
+        with lock:
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_forked_child_may_ask_for_the_mode_though_a_gate_was_being_turned(lite: App) -> None:
+    lite.start(ttl=0)
+    read(lite)
+    worker = lite.selector._worker
+    taken, release = threading.Event(), threading.Event()
+
+    def turn() -> None:
+        with worker._turning:
+            taken.set()
+            release.wait(10)
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    assert taken.wait(10)
+    lite.on()
+
+    def child() -> None:
+        signal.alarm(10)
+        assert lite.selector.switch.check().read_only
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: a thread runs at the fork
+        in_child(child)
+    release.set()
+    thread.join()
+
+
+def test_a_selector_that_is_closed_while_another_thread_registers_leaves_no_entry(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start(ttl=3600)
+    register, registering, go_on = DirectoryRegistry.register, threading.Event(), threading.Event()
+
+    def slow(self: DirectoryRegistry, identify: Any) -> Any:
+        entry = register(self, identify)
+        registering.set()
+        go_on.wait(10)
+        return entry
+
+    monkeypatch.setattr(DirectoryRegistry, "register", slow)
+    thread = threading.Thread(target=lite.selector._worker.attend)
+    thread.start()
+    assert registering.wait(10)
+    lite.selector.close()
+    go_on.set()
+    thread.join(10)
+    assert registry(lite).read() == []
 
 
 # -- a forced process ------------------------------------------------------------------------
