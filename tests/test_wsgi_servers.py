@@ -24,8 +24,10 @@ from sqlalchemy.pool import NullPool
 
 from sa_readonly import Mode
 from sa_readonly.workers import Liveness
+from tests.app import make_app
 from tests.night import PATIENCE, Commander, Operator, Watch
 from tests.postgres import Pair, Server, wait_until
+from tests.test_watcher import in_child
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WORKERS = 4
@@ -161,7 +163,7 @@ class Site:
 
     def all_registered(self, load: Load) -> set[int]:
         """Wait until each worker has served somebody, and return them."""
-        wait_until(lambda: len(self.registered()) == WORKERS, "all workers", PATIENCE)
+        wait_until(lambda: len(self.registered()) == self.operator.expect, "all workers", PATIENCE)
         load.round()
         return self.registered()
 
@@ -290,6 +292,8 @@ def test_a_signal_calls_the_handler_before_and_leaves_the_rotation_of_logs_alone
             process.stdin.flush()
             return told()
 
+        hanging = threading.Timer(PATIENCE, process.kill)
+        hanging.start()
         assert mode() == "read-write"
         Operator(place / "read-only.txt", 1).switch.enable("upgrade")
         assert mode() == "read-write"
@@ -300,7 +304,8 @@ def test_a_signal_calls_the_handler_before_and_leaves_the_rotation_of_logs_alone
         assert told() == "the handler before"
         assert mode() == "read-only"
         process.stdin.close()
-        assert process.wait(PATIENCE) == 0
+        assert process.wait() == 0
+        hanging.cancel()
 
 
 # -- uWSGI ---------------------------------------------------------------------------------------
@@ -351,3 +356,89 @@ def test_uwsgi_without_threads_is_drained_by_its_traffic_alone(
             load.round()
         site.operator.off()
     assert load.failed == []
+
+
+# -- what servers do to their workers ------------------------------------------------------------
+
+
+WARM = """
+from app import Session, app
+with Session() as session:
+    session.connection()
+"""
+
+
+def test_a_master_that_has_begun_a_transaction_is_a_worker_too(
+    site: Site, quiet_server: Server, place: Path
+) -> None:
+    need("gunicorn", "flask")
+    warm(site, place)
+    gunicorn = ["warm:app" if word == "app:app" else word for word in GUNICORN]
+    site.start([*gunicorn, "--pythonpath", str(place)], LISTENING)
+    night(site, quiet_server)
+    assert site.process.pid in site.registered()
+
+
+def test_a_master_under_uwsgi_that_has_begun_a_transaction_is_a_worker_too(
+    site: Site, quiet_server: Server, place: Path, uwsgi: Callable[..., None]
+) -> None:
+    warm(site, place)
+    # Without fork hooks uWSGI's own fork leaves the interpreter's lock to the master's thread at
+    # times, and a worker then hangs.
+    options = ("--enable-threads", "--py-call-osafterfork", "--pythonpath", str(place))
+    uwsgi(*options, "--module", "warm:app")
+    night(site, quiet_server)
+    assert site.process.pid in site.registered()
+
+
+def warm(site: Site, place: Path) -> None:
+    """Make a module that begins a transaction where it is imported."""
+    (place / "warm.py").write_text(WARM)
+    site.operator.expect = site.commander.expect = WORKERS + 1
+
+
+@pytest.mark.xfail(reason="read_only= engines keep the parent's connections", strict=True)
+def test_a_forked_child_leaves_the_read_only_engines_connections_to_its_parent(
+    pg_urls: Any, place: Path
+) -> None:
+    with make_app(place, dict(pg_urls)) as app:
+        app.start(ttl=0.02, watch=True)
+        app.on()  # a server that was started while read-only, and preloads
+
+        def backend() -> Any:
+            with app.sessions() as session:
+                return session.scalar(text("select pg_backend_pid()"))
+
+        mine = backend()
+
+        def child() -> None:
+            assert backend() != mine
+
+        in_child(child)
+
+
+ENDS = """
+import sys
+from sqlalchemy import create_engine, text
+from sa_readonly import EngineSelector, FileSwitch
+engines = [create_engine(f"sqlite:///{sys.argv[1]}.{name}") for name in ("rw", "ro")]
+selector = EngineSelector(
+    FileSwitch(sys.argv[1], ttl=3600), read_write=engines[0], read_only=engines[1], watch=False
+)
+with selector.engine().connect() as connection:
+    print(connection.scalar(text("select 1")), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.xfail(reason="a process that ends by itself does not leave the registry", strict=True)
+def test_a_worker_that_ends_by_itself_before_it_has_noticed_is_not_waited_for(place: Path) -> None:
+    # gunicorn's max_requests, a rolling restart, a job that is through
+    operator = Operator(place / "read-only.txt", 1)
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDS, operator.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"1\n"
+        operator.switch.enable("upgrade")
+    assert process.returncode == 0
+    assert [why for _, why in operator.look().waiting] == []
