@@ -299,6 +299,13 @@ class Door:
             if not self._shut_by and isinstance(pool, ClosedPool):
                 self.engine.pool = pool.successor
 
+    def close_idle(self) -> None:
+        """Close what is not in use, and go on with a fresh pool."""
+        if not self._keep and not self.is_shut:
+            self.shut(self)
+            self.open(self)
+            self.sweep()
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one switch at a time turn it, as an engine may stand in selectors of several."""
@@ -328,11 +335,11 @@ class Door:
         def counted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
             if self._pid != os.getpid():  # where no hook ran at the fork
                 self._forget()
-            for prepare in self.before_connect:
-                prepare()
+            self._prepare()
             creation = object()
             held[creation] = (None, None)
             try:
+                self._prepare()  # again: who was just forgetting this process has not seen it
                 if self.is_shut:
                     raise self._refuse()
                 connection = create(connection_record)
@@ -343,6 +350,10 @@ class Door:
 
         counted.uncounted = create  # type: ignore[attr-defined]  # for a twin
         _write_down(pool, ledger, counted)
+
+    def _prepare(self) -> None:
+        for prepare in self.before_connect:
+            prepare()
 
     def sweep(self) -> None:
         """Close what lies idle in the retired pools, and forget those that have nothing out.
@@ -554,19 +565,43 @@ def _note(pool: Pool, dialect: Dialect) -> None:
 
 # -- forks -----------------------------------------------------------------------------------
 
-_left: weakref.WeakSet[Door | TwinEngine] = weakref.WeakSet()
+
+class Reader:
+    """A read-only engine of the user's: in a forked child it begins without connections, too."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = weakref.ref(engine)
+        if not holds_database(engine) and not hasattr(engine, "_sa_readonly_reader"):
+            engine._sa_readonly_reader = self  # type: ignore[attr-defined]  # ours
+            _after_forks(self)
+
+    def leave_to_parent(self) -> None:
+        """See :meth:`Door.leave_to_parent`."""
+        engine = self._engine()
+        if engine is not None:
+            if engine.dialect.is_async:
+                _parents.append(engine.pool)
+            engine.dispose(close=False)
+
+
+_left: weakref.WeakSet[Door | TwinEngine | Reader] = weakref.WeakSet()
 _parents: list[Pool] = []
-_hooked = False
+_process: int | None = None  # whose connections they have
 
 
-def _after_forks(one: Door | TwinEngine) -> None:
-    global _hooked  # noqa: PLW0603  # a hook can't be taken back, so it is set once a process
+def _after_forks(one: Door | TwinEngine | Reader) -> None:
+    global _process  # noqa: PLW0603  # a hook can't be taken back, so it is set once a process
     _left.add(one)
-    if not _hooked and hasattr(os, "register_at_fork"):
-        _hooked = True
-        os.register_at_fork(after_in_child=_leave_to_parent)
+    if _process is None:
+        _process = os.getpid()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=leave_to_parent)
 
 
-def _leave_to_parent() -> None:
-    for one in list(_left):
-        one.leave_to_parent()
+def leave_to_parent() -> None:
+    """In a forked child, also where no hooks run: leave all connections to the parent, once."""
+    global _process  # noqa: PLW0603  # see above
+    if _process not in (None, os.getpid()):
+        _process = os.getpid()
+        for one in list(_left):
+            one.leave_to_parent()

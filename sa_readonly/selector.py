@@ -21,7 +21,7 @@ from . import guard, loops
 from .directory import DirectoryRegistry
 from .errors import ConfigurationError
 from .mode import FixedSwitch, Mode, State, Switch
-from .pools import Door, TwinEngine, holds_database
+from .pools import Door, Reader, TwinEngine, holds_database
 from .switch import FileSwitch, seconds
 from .watcher import Worker, worker_of
 
@@ -121,6 +121,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
             guard.gate(engine, self.switch)
         for engine in protected:
             guard.protect(engine, self.switch)
+            Reader(engine)
 
         # Twins are engines of the same database whose transactions are read-only: one in the place
         # of read_only, or one for sessions of the role "replica" where there is no replica.

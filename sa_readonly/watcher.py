@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -16,6 +17,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 from . import guard, loops
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, State, now
+from .pools import leave_to_parent
 from .workers import RegistryError, Report
 
 if TYPE_CHECKING:
@@ -175,6 +177,7 @@ class Worker:
         self._new_process()
 
     def _new_process(self) -> None:
+        leave_to_parent()
         switch = self._switch()
         self._beginning = threading.RLock()  # what is told of a flip may connect
         self._doing = threading.RLock()
@@ -185,8 +188,6 @@ class Worker:
         self._sweeps = time.monotonic() + _SWEEP  # registering sweeps, too
         self._flips = 0
         self._refused = 0 if switch is None else guard.refusals(switch)
-        for door in self._doors():
-            door.leave_to_parent()
         self._left = {}  # what is in use there is the parent's
         self._pid = os.getpid()  # last: who sees it finds the locks of this process
 
@@ -256,6 +257,21 @@ class Worker:
             if not self._in_use():
                 self._close_entry()
 
+    def end(self) -> None:
+        """At the end of the process: be forgotten, unless a connection is in use.
+
+        So nobody has to wait for one that ended by itself before it noticed a flip. Who connects
+        afterwards, in another function that is called at the end, registers anew.
+        """
+        if self._pid != os.getpid() or not self._begun:
+            return
+        for door in self._doors():
+            door.close_idle()
+        with self._turning:
+            self._begun = False  # before it counts
+            if not self._in_use() and not any(door.held for door in self._doors()):
+                self._close_entry()
+
     def _in_use(self) -> int:
         """Return how many connections are in use of doors that were left over one."""
         for door in list(self._left):
@@ -295,6 +311,7 @@ class Worker:
                 self._begins = False
             if self._is_watched():
                 self.watcher.start()
+        _leave_at_exit(self)
         self.due()
 
     def refresh(self, switch: Switch) -> State:
@@ -489,6 +506,23 @@ class Worker:
 
 def _nothing() -> None:
     pass
+
+
+_ending: weakref.WeakSet[Worker] = weakref.WeakSet()
+_ends = False
+
+
+def _leave_at_exit(worker: Worker) -> None:
+    global _ends  # noqa: PLW0603  # it is registered once; a forked child inherits it
+    _ending.add(worker)
+    if not _ends:
+        _ends = True
+        atexit.register(_end)
+
+
+def _end() -> None:
+    for worker in list(_ending):
+        worker.end()
 
 
 def _identify(reference: weakref.ref[Switch]) -> Callable[[], str | None]:

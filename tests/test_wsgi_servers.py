@@ -397,7 +397,6 @@ def warm(site: Site, place: Path) -> None:
     site.operator.expect = site.commander.expect = WORKERS + 1
 
 
-@pytest.mark.xfail(reason="read_only= engines keep the parent's connections", strict=True)
 def test_a_forked_child_leaves_the_read_only_engines_connections_to_its_parent(
     pg_urls: Any, place: Path
 ) -> None:
@@ -431,7 +430,6 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.xfail(reason="a process that ends by itself does not leave the registry", strict=True)
 def test_a_worker_that_ends_by_itself_before_it_has_noticed_is_not_waited_for(place: Path) -> None:
     # gunicorn's max_requests, a rolling restart, a job that is through
     operator = Operator(place / "read-only.txt", 1)
