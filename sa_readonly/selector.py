@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 from sqlalchemy import Engine, engine_from_config
@@ -18,12 +18,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 
 from . import guard, loops
-from .directory import DirectoryRegistry
+from .directory import DirectoryRegistry, myself
 from .errors import ConfigurationError
 from .mode import FixedSwitch, Mode, State, Switch
 from .pools import Door, Reader, TwinEngine, holds_database
 from .switch import FileSwitch, seconds
 from .watcher import Worker, worker_of
+from .workers import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from typing_extensions import Self
 
-    from .workers import Registry
+    from .workers import Registry, Seen
 
     # Whatever takes a bind must take a selector, and SQLAlchemy's annotations name its own
     # classes, of which it is neither an Engine nor an AsyncEngine.
@@ -110,6 +111,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         _check_options(grace, watch)
         self.switch: Switch = _switch(switch)
         registry, required = _registry(workers, self.switch), workers == "required"
+        self._registry = registry
         self._worker = worker = _worker(self.switch, registry, required)
         self.is_async = not isinstance(rw.primary, Engine)
         self._callbacks: list[Callable[[State, State], object]] = []
@@ -215,6 +217,25 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
             raise ConfigurationError(f"on_flip() takes a callable, not {callback!r}.")
         self._callbacks.append(callback)
         return callback
+
+    @property
+    def registry(self) -> Registry | None:
+        """Where this process reports itself, with all the others; None with ``workers=False``."""
+        return self._registry
+
+    def report(self) -> Seen:
+        """Return what this process tells of itself, from its memory: no file is touched.
+
+        Its ``problem`` says why nobody can wait for it, or is None.
+        """
+        here, worker = myself(), self._worker
+        if worker is not None:
+            here = worker.tell(here, self.switch)
+        else:
+            here = replace(here, report=Report(self.switch.known.mode))
+        if self._registry is None:
+            here = replace(here, problem="It has no directory of workers: nobody can wait for it.")
+        return here
 
     def wait_until(self, mode: Mode, timeout: float | None = None) -> bool:
         """Wait for a mode: for a job that would rather wait than fail.

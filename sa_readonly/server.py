@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from .page import printable
 from .probe import (
     UnreachableError,
     attempt,
@@ -36,7 +37,6 @@ from .probe import (
     run,
     shown_url,
 )
-from .status import printable
 
 __all__ = ["Answer", "Obstacle", "Server", "ServerError"]
 

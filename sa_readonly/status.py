@@ -1,4 +1,4 @@
-"""One snapshot of the mode and of every worker, as text and as JSON.
+"""One snapshot of the mode and of every worker, as text, JSON and HTML.
 
 For the command and for whoever answers over HTTP: it knows the protocols of a switch and of a
 registry, and neither a file nor a directory.
@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from .mode import Mode, State
+from .page import document, escaped, printable
 from .workers import Liveness, Registry, Seen, Verdict, acknowledges, drained, returned
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["Snapshot", "Worker", "snapshot", "take"]
 
 _TRIES = 10  # looks while the switch moves
+_SAID = {
+    Mode.READ_WRITE: "Read-write: changes are saved.",
+    Mode.READ_ONLY: "Read-only: nothing can be saved for the moment.",
+}
 UNTOLD = "can't be told: no file that workers could notice makes it read-only"
 
 
@@ -101,6 +106,16 @@ class Worker:
         parts = (self.mode and str(self.mode), self.why, "drained" if self.drained else None)
         return f"{self.called}: {', '.join(part for part in parts if part)}"
 
+    def as_row(self) -> str:
+        """Return it as a row of an HTML table."""
+        how = self.why or ("drained" if self.drained else "")
+        if self.liveness is Liveness.DEAD and self.why is None:
+            how = "dead, held no connection"
+        return (
+            f'<tr><th scope="row">{escaped(self.called)}</th>'
+            f"<td>{self.mode or 'not told'}</td><td>{escaped(how)}</td></tr>\n"
+        )
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -109,11 +124,15 @@ class Snapshot:
     :param state: what the switch told.
     :param workers: every entry of the registry.
     :param at: when they were read.
+    :param here: the process that answers, from its memory, or None where nobody asked for it.
+    :param problem: why that one is not registered or can't report, or None.
     """
 
     state: State
     workers: tuple[Worker, ...]
     at: datetime
+    here: Worker | None = None
+    problem: str | None = None
 
     @property
     def registered(self) -> int:
@@ -165,7 +184,13 @@ class Snapshot:
         ]
         if state.overdue:
             rows.insert(3, ("overdue", "yes"))
+        if self.problem is not None:
+            rows.append(("registered", "no"))
         if details:
+            if self.problem is not None:
+                rows.append(("problem", _one_line(self.problem)))
+            if self.here is not None:
+                rows.append(("this process", self.here.as_line()))
             rows += [("worker", one.as_line()) for one in self.workers]
         lines = [f"{key}: {value}".rstrip() for key, value in rows]
         return "\n".join([*lines, self.sums, ""])
@@ -191,9 +216,58 @@ class Snapshot:
                 "died_without_a_word": self.unknown_dead,
             },
         }
+        if self.here is not None:
+            told["registered"] = self.problem is None
+            if details:
+                told["problem"] = self.problem
+                told["here"] = self.here.as_json()
         if details:
             told["workers"] = [one.as_json() for one in self.workers]
         return told
+
+    def as_html(self, *, details: bool = False) -> str:
+        """Return it as a page that needs no other file and refreshes itself.
+
+        :param details: whether each worker is told. Others than the operators may see the page.
+        """
+        mode = self.state.mode
+        parts = [
+            "<h1>Read-only or not</h1>\n",
+            f'<div id="mode" role="status"><p class="mode {mode}">{_SAID[mode]}</p></div>\n',
+            f'<div id="state">{self._html_of_state()}</div>\n',
+            f'<div id="workers">{self._html_of_workers(details=details)}</div>\n',
+            f'<p id="at" class="soft">As of {_html_time(self.at, seconds=True)}.</p>\n',
+            '<p id="trouble" role="alert"></p>\n',
+        ]
+        return document(f"{str(mode).capitalize()}", "".join(parts), refreshes=True)
+
+    def _html_of_state(self) -> str:
+        state = self.state
+        rows: list[tuple[str, str]] = []
+        if state.reason:
+            rows.append(("Reason", f'<span class="text">{escaped(state.reason)}</span>'))
+        if state.until is not None:
+            late = " It takes longer than expected." if state.overdue else ""
+            rows.append(("Expected until", _html_time(state.until) + late))
+        if state.since is not None:
+            rows.append(("Since", _html_time(state.since)))
+        told = "".join(f"<dt>{name}</dt><dd>{value}</dd>\n" for name, value in rows)
+        return f"<dl>\n{told}</dl>" if told else ""
+
+    def _html_of_workers(self, *, details: bool) -> str:
+        parts = [f"<h2>Workers</h2>\n<p>{escaped(_capital(self.sums))}.</p>\n"]
+        if self.problem is not None:
+            why = f": {_one_line(self.problem)}" if details else "."
+            parts.append(f"<p>The process that answers is not registered{escaped(why)}</p>\n")
+        if details and self.here is not None:
+            parts.append(f"<p>This page comes from {escaped(self.here.as_line())}.</p>\n")
+        if details and self.workers:
+            heads = "".join(f'<th scope="col">{name}</th>' for name in ("Worker", "Mode", "State"))
+            rows = "".join(one.as_row() for one in self.workers)
+            parts.append(
+                f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
+            )
+        return "".join(parts)
 
 
 def take(switch: Switch, registry: Registry) -> Snapshot:
@@ -208,7 +282,12 @@ def take(switch: Switch, registry: Registry) -> Snapshot:
 
 
 def snapshot(
-    state: State, seen: Sequence[Seen], now: float, *, ignore_dead: bool = False
+    state: State,
+    seen: Sequence[Seen],
+    now: float,
+    *,
+    ignore_dead: bool = False,
+    here: Seen | None = None,
 ) -> Snapshot:
     """Judge the workers.
 
@@ -216,14 +295,24 @@ def snapshot(
     :param seen: every entry.
     :param now: the wall-clock time, in seconds since 1970.
     :param ignore_dead: see :func:`.drained`.
+    :param here: the process that answers, as it tells of itself, or None.
     """
+    workers = judged(_verdict(state, seen, now, ignore_dead=ignore_dead), state.mode)
+    at = _time(now) or datetime.now(timezone.utc)
+    if here is None:
+        return Snapshot(state, workers, at)
+    (own,) = judged(_verdict(state, (here,), now), state.mode)
+    return Snapshot(state, workers, at, own, here.problem)
+
+
+def _verdict(
+    state: State, seen: Sequence[Seen], now: float, *, ignore_dead: bool = False
+) -> Verdict:
     if not state.read_only:
-        verdict = returned(seen)
-    elif state.generation is None:
-        verdict = Verdict(None, tuple(seen), tuple((one, UNTOLD) for one in seen))
-    else:
-        verdict = drained(state.generation, seen, now, ignore_dead=ignore_dead)
-    return Snapshot(state, judged(verdict, state.mode), _time(now) or datetime.now(timezone.utc))
+        return returned(seen)
+    if state.generation is None:
+        return Verdict(None, tuple(seen), tuple((one, UNTOLD) for one in seen))
+    return drained(state.generation, seen, now, ignore_dead=ignore_dead)
 
 
 def judged(verdict: Verdict, mode: Mode) -> tuple[Worker, ...]:
@@ -296,6 +385,11 @@ def _one_line(text: str) -> str:
     return printable(" / ".join(text.splitlines()))
 
 
-def printable(text: str) -> str:
-    """Return a text that does a terminal no harm."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def _html_time(moment: datetime, *, seconds: bool = False) -> str:
+    form = "%Y-%m-%d %H:%M:%S UTC" if seconds else "%Y-%m-%d %H:%M UTC"
+    told = moment.astimezone(timezone.utc)
+    return f'<time datetime="{moment.isoformat()}">{told.strftime(form)}</time>'
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import weakref
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,14 +19,14 @@ from . import guard, loops
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, State, now
 from .pools import leave_to_parent
-from .workers import RegistryError, Report
+from .workers import RegistryError, Report, may_be_acknowledged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .mode import Switch
     from .pools import Door
-    from .workers import Entry, Registry
+    from .workers import Entry, Registry, Seen
 
 __all__ = ["Watcher", "Worker", "worker_of"]
 
@@ -362,6 +363,15 @@ class Worker:
         state = switch.check()
         self.due()
         return state
+
+    def tell(self, here: Seen, switch: Switch) -> Seen:
+        """Complete what this process tells of itself; from its memory, and acknowledging nothing.
+
+        :param here: what is known of it without a selector.
+        """
+        report = self._report(switch)
+        acknowledged = self._since is not None and may_be_acknowledged(report)
+        return replace(here, acknowledged=acknowledged, report=report, problem=self.problem)
 
     def due(self) -> None:
         """Close what lies idle in retired pools, be registered, and report."""

@@ -1,0 +1,234 @@
+"""An ASGI middleware: a refused write becomes an answer that people understand, and a status page.
+
+>>> app = ReadOnlyMiddleware(app, selector)                                      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import ReadOnlyError
+from .web import (
+    AFTERWARDS,
+    DRAINED_BODY,
+    TOO_LATE,
+    Answer,
+    Pattern,
+    Request,
+    Site,
+    not_saved,
+)
+
+if TYPE_CHECKING:
+    from .mode import State
+    from .selector import EngineSelector
+
+__all__ = ["ReadOnlyMiddleware", "Response", "response_for"]
+
+logger = logging.getLogger("sa_readonly")
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_T = TypeVar("_T")
+
+
+class Response(Answer):
+    """An answer that is an ASGI application, as which Starlette takes it from a handler."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(name.lower().encode(), value.encode()) for name, value in self.headers]
+        body = b"" if scope["method"] == "HEAD" else self.body
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def response_for(error: ReadOnlyError, scope: Scope, *, status: int = 503) -> Response:
+    """Return what the middleware answers, for a framework that catches errors first.
+
+    In Starlette and FastAPI: ``app.add_exception_handler(ReadOnlyError, handler)`` with an ``async
+    def handler(request, error): return response_for(error, request.scope)``. It is an ASGI
+    application with ``status``, ``headers`` and ``body``.
+
+    :param error: what was raised.
+    :param scope: the request's.
+    :param status: the status code.
+    """
+    return _response(not_saved(error, _header(scope, b"accept"), status))
+
+
+class ReadOnlyMiddleware:
+    """Answers what a read-only application can't do, and tells how it stands.
+
+    A :class:`.ReadOnlyError` that leaves the application before the response has begun becomes an
+    answer; afterwards it is logged and goes on to the server, which closes the connection. While
+    read-only each response carries ``X-Read-Only: true``, and its head is sent with the first piece
+    of its body, so that a stream that is refused at once is answered properly. Websockets and
+    lifespan pass through.
+
+    The event loop waits for nothing here: what looks at a file or at the directory of workers does
+    so in a thread, under asyncio.
+
+    :param app: the application.
+    :param selector: the :class:`.EngineSelector`.
+    :param status_path: where the status page is, within the application; None has none. Behind it,
+        ``/check?mode=read-write`` answers 200 or 503.
+    :param status: the status code of a refused write. Load balancers may eject a backend on 503.
+    :param details: whether the status page names workers (host, pid, program): True, or a callable,
+        which may be a coroutine function, that is given the scope and says yes to this request.
+    :param refuse: methods that are refused while read-only, before the application runs.
+    :param allow: paths to which they are not: strings with ``*`` and ``?``, of which ``*`` stands
+        for any text, or compiled regular expressions, which must match the whole path.
+    :raises ConfigurationError: if a setting makes no sense.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        selector: EngineSelector,
+        *,
+        status_path: str | None = "/-/read-only",
+        status: int = 503,
+        details: bool | Callable[[Scope], object] = False,
+        refuse: Iterable[str] = (),
+        allow: Iterable[Pattern] = (),
+    ) -> None:
+        self.app = app
+        self._site = Site(
+            selector,
+            status_path=status_path,
+            status=status,
+            details=details,
+            refuse=refuse,
+            allow=allow,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        site, request = self._site, _request(scope)
+        if site.owns(request.path):
+            details = await self._details(scope)
+            answer = await _in_thread(lambda: site.page(request, details=details))
+            await _response(answer)(scope, receive, send)
+            return
+        if site.may_refuse(request):
+            state = await self._state()
+            if state.read_only:
+                await _drain(scope, receive)
+                await _response(site.refusal(request, state))(scope, receive, send)
+                return
+        await self._run(scope, receive, send)
+
+    def response_for(self, error: ReadOnlyError, scope: Scope) -> Response:
+        """Return its answer to a refused write; see :func:`response_for`."""
+        return response_for(error, scope, status=self._site.status)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head = _Head(self, send)
+        try:
+            await self.app(scope, receive, head.send)
+        except ReadOnlyError as error:
+            if head.begun:
+                logger.exception(TOO_LATE if head.ended else AFTERWARDS)
+                raise
+            await self.response_for(error, scope)(scope, receive, send)
+        else:
+            await head.flush()
+
+    async def _state(self) -> State:
+        selector = self._site.selector
+        if time.monotonic() < selector.switch.fresh_until:
+            return selector.state
+        return await _in_thread(lambda: selector.state)
+
+    async def _details(self, scope: Scope) -> bool:
+        details = self._site.details
+        if isinstance(details, bool):
+            return details
+        told = details(scope)
+        return bool(await told if inspect.isawaitable(told) else told)
+
+
+class _Head:
+    """The head of one response: while read-only it is kept until the body begins."""
+
+    def __init__(self, middleware: ReadOnlyMiddleware, send: Send) -> None:
+        self._middleware = middleware
+        self._send = send
+        self._kept: Message | None = None
+        self.begun = self.ended = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            state = await self._middleware._state()
+            if state.read_only:
+                self._kept = _marked(message)
+                return
+        await self.flush()
+        self.begun = True
+        await self._send(message)
+        self.ended = not message.get("more_body") and message["type"] != "http.response.start"
+
+    async def flush(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            self.begun = True
+            await self._send(kept)
+
+
+def _marked(message: Message) -> Message:
+    headers = list(message.get("headers", ()))
+    if not any(name.lower() == b"x-read-only" for name, _ in headers):
+        headers.append((b"x-read-only", b"true"))
+    return {**message, "headers": headers}
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.status, answer.headers, answer.body)
+
+
+def _request(scope: Scope) -> Request:
+    path, root = scope["path"], scope.get("root_path", "")
+    if root and path.startswith(root.rstrip("/") + "/"):
+        path = path[len(root.rstrip("/")) :]
+    query = scope.get("query_string", b"").decode("latin-1")
+    return Request(scope["method"], path, _header(scope, b"accept"), query)
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    found = (value for key, value in scope.get("headers", ()) if key.lower() == name)
+    return b", ".join(found).decode("latin-1")
+
+
+async def _drain(scope: Scope, receive: Receive) -> None:
+    """Read a body that nobody wants: a connection closed over it may lose the answer, too.
+
+    Not what a client sends only when told to go on, and not more than a megabyte.
+    """
+    if _header(scope, b"expect"):
+        return
+    left = DRAINED_BODY
+    while left > 0:
+        message = await receive()
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return
+        left -= len(message.get("body", b""))
+
+
+async def _in_thread(function: Callable[[], _T]) -> _T:
+    """Run what touches a file; where no asyncio runs, as under trio, at once."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return function()
+    return await asyncio.to_thread(function)

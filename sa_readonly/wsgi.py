@@ -1,0 +1,245 @@
+"""A WSGI middleware: a refused write becomes an answer that people understand, and a status page.
+
+>>> app = ReadOnlyMiddleware(app, selector)                                      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigurationError, ReadOnlyError
+from .web import (
+    AFTERWARDS,
+    DRAINED_BODY,
+    TOO_LATE,
+    Answer,
+    Pattern,
+    Request,
+    Site,
+    not_saved,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from .selector import EngineSelector
+
+__all__ = ["ReadOnlyMiddleware", "Response", "response_for"]
+
+logger = logging.getLogger("sa_readonly")
+
+
+class Response(Answer):
+    """An answer that is a WSGI application, as which Flask and others take it from a handler."""
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response(f"{self.status} {self.phrase}", list(self.headers))
+        return self.sent(environ)
+
+    def sent(self, environ: WSGIEnvironment) -> list[bytes]:
+        """Return the body, which a HEAD does not get."""
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [self.body]
+
+
+def response_for(error: ReadOnlyError, environ: WSGIEnvironment, *, status: int = 503) -> Response:
+    """Return what the middleware answers, for a framework that catches errors first.
+
+    In Flask: ``app.register_error_handler(ReadOnlyError, lambda e: response_for(e,
+    request.environ))``. It is a WSGI application with ``status``, ``headers`` and ``body``.
+
+    :param error: what was raised.
+    :param environ: the request's.
+    :param status: the status code.
+    """
+    return _response(not_saved(error, environ.get("HTTP_ACCEPT", ""), status))
+
+
+class ReadOnlyMiddleware:
+    """Answers what a read-only application can't do, and tells how it stands.
+
+    A :class:`.ReadOnlyError` that leaves the application before the response has begun becomes an
+    answer; afterwards it is logged and goes on to the server, which closes the connection. While
+    read-only each response carries ``X-Read-Only: true``.
+
+    :param app: the application.
+    :param selector: the :class:`.EngineSelector`.
+    :param status_path: where the status page is, within the application; None has none. Behind it,
+        ``/check?mode=read-write`` answers 200 or 503.
+    :param status: the status code of a refused write. Load balancers may eject a backend on 503.
+    :param details: whether the status page names workers (host, pid, program): True, or a callable
+        that is given the environ and says yes to this request.
+    :param refuse: methods that are refused while read-only, before the application runs.
+    :param allow: paths to which they are not: strings with ``*`` and ``?``, of which ``*`` stands
+        for any text, or compiled regular expressions, which must match the whole path.
+    :raises ConfigurationError: if a setting makes no sense.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        selector: EngineSelector,
+        *,
+        status_path: str | None = "/-/read-only",
+        status: int = 503,
+        details: bool | Callable[[WSGIEnvironment], object] = False,
+        refuse: Iterable[str] = (),
+        allow: Iterable[Pattern] = (),
+    ) -> None:
+        if inspect.iscoroutinefunction(details):
+            raise ConfigurationError(
+                "ReadOnlyMiddleware(details) takes no coroutine function in WSGI, as its answer "
+                "would always count as yes."
+            )
+        self.app = app
+        self._site = Site(
+            selector,
+            status_path=status_path,
+            status=status,
+            details=details,
+            refuse=refuse,
+            allow=allow,
+        )
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        site, request = self._site, _request(environ)
+        if site.owns(request.path):
+            return _response(site.page(request, details=self._details(environ)))(
+                environ, start_response
+            )
+        if site.may_refuse(request):
+            state = site.selector.state
+            if state.read_only:
+                _drain(environ)
+                return _response(site.refusal(request, state))(environ, start_response)
+        return _Exchange(self, environ, start_response).run()
+
+    def response_for(self, error: ReadOnlyError, environ: WSGIEnvironment) -> Response:
+        """Return its answer to a refused write; see :func:`response_for`."""
+        return response_for(error, environ, status=self._site.status)
+
+    def _details(self, environ: WSGIEnvironment) -> bool:
+        details = self._site.details
+        return details if isinstance(details, bool) else bool(details(environ))
+
+
+class _Exchange:
+    """One request, and the iterable of its response."""
+
+    def __init__(
+        self,
+        middleware: ReadOnlyMiddleware,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+    ) -> None:
+        self._middleware = middleware
+        self._environ = environ
+        self._start_response = start_response
+        self._begun = False
+        self._iterable: Iterable[bytes] = ()
+        self._iterator: Iterator[bytes] | None = None
+
+    def run(self) -> Iterable[bytes]:
+        try:
+            iterable = self._middleware.app(self._environ, self._start)
+        except ReadOnlyError as error:
+            return self._refused(error)
+        # What can't raise any more is given on as it is: servers send a file in their own way.
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        if type(iterable) in (list, tuple) or (
+            isinstance(wrapper, type) and isinstance(iterable, wrapper)
+        ):
+            return iterable
+        self._iterable = iterable
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._iterable)
+            piece = next(self._iterator)
+        except ReadOnlyError as error:
+            self._iterator = iter(self._refused(error))
+            return next(self._iterator, b"")
+        if piece:
+            self._begun = True  # only now the server sends the headers
+        return piece
+
+    def close(self) -> None:
+        """Close the application's iterable, which was left alone until now."""
+        close = getattr(self._iterable, "close", None)
+        if close is None:
+            return
+        try:
+            close()
+        except ReadOnlyError:
+            logger.exception(TOO_LATE)
+            raise
+
+    def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        marked = any(name.lower() == "x-read-only" for name, _ in headers)
+        if not marked and self._middleware._site.selector.read_only:
+            headers = [*headers, ("X-Read-Only", "true")]
+        if exc_info is None:
+            write = self._start_response(status, headers)
+        else:
+            write = self._start_response(status, headers, exc_info)
+
+        def writing(data: bytes) -> object:
+            self._begun = self._begun or bool(data)
+            return write(data)
+
+        return writing
+
+    def _refused(self, error: ReadOnlyError) -> list[bytes]:
+        """Answer in the place of the application, or raise if that has begun to answer."""
+        if self._begun:
+            logger.error(AFTERWARDS, exc_info=error)
+            raise error
+        response = self._middleware.response_for(error, self._environ)
+        exc_info = sys.exc_info()
+        try:
+            self._start_response(
+                f"{response.status} {response.phrase}", list(response.headers), exc_info
+            )
+        finally:
+            del exc_info  # it holds this frame
+        return response.sent(self._environ)
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.status, answer.headers, answer.body)
+
+
+def _request(environ: WSGIEnvironment) -> Request:
+    path = environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace")
+    return Request(
+        environ["REQUEST_METHOD"],
+        path,
+        environ.get("HTTP_ACCEPT", ""),
+        environ.get("QUERY_STRING", ""),
+    )
+
+
+def _drain(environ: WSGIEnvironment) -> None:
+    """Read a body that nobody wants: a connection closed over it may lose the answer, too.
+
+    Not what a client sends only when told to go on, and not more than a megabyte.
+    """
+    if environ.get("HTTP_EXPECT"):
+        return
+    try:
+        left = min(int(environ.get("CONTENT_LENGTH") or 0), DRAINED_BODY)
+        while left > 0:
+            piece = environ["wsgi.input"].read(min(left, 1 << 16))
+            if not piece:
+                return
+            left -= len(piece)
+    except (OSError, ValueError):  # it has gone, or sends nonsense
+        return
