@@ -147,9 +147,7 @@ def _range(text: str) -> tuple[str, float]:
 
 def _exactness(name: str, offer: str) -> int:
     """Return how exactly a media range names a type; 0 if it does not."""
-    if name == offer:
-        return 4
-    if name == JSON and offer == PROBLEM:
+    if name == offer or (name == JSON and offer == PROBLEM):
         return 3
     if name == offer.partition("/")[0] + "/*":
         return 2

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import sys
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, ReadOnlyError
@@ -38,10 +37,6 @@ class Response(Answer):
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response(f"{self.status} {self.phrase}", list(self.headers))
-        return self.sent(environ)
-
-    def sent(self, environ: WSGIEnvironment) -> list[bytes]:
-        """Return the body, which a HEAD does not get."""
         return [] if environ.get("REQUEST_METHOD") == "HEAD" else [self.body]
 
 
@@ -63,7 +58,8 @@ class ReadOnlyMiddleware:
 
     A :class:`.ReadOnlyError` that leaves the application before the response has begun becomes an
     answer; afterwards it is logged and goes on to the server, which closes the connection. While
-    read-only each response carries ``X-Read-Only: true``.
+    read-only each response carries ``X-Read-Only: true``, and begins with the first piece of its
+    body that is not empty, so that a stream that is refused at once is answered properly.
 
     :param app: the application.
     :param selector: the :class:`.EngineSelector`.
@@ -127,7 +123,11 @@ class ReadOnlyMiddleware:
 
 
 class _Exchange:
-    """One request, and the iterable of its response."""
+    """One request, and the iterable of its response.
+
+    The head is kept until the body begins, as not every server takes it back: some send it with an
+    empty piece, some add the headers of a second ``start_response()`` to those of the first.
+    """
 
     def __init__(
         self,
@@ -138,7 +138,8 @@ class _Exchange:
         self._middleware = middleware
         self._environ = environ
         self._start_response = start_response
-        self._begun = False
+        self._kept: tuple[str, list[tuple[str, str]]] | None = None
+        self._write: Callable[[bytes], object] | None = None  # the server's, once it has begun
         self._iterable: Iterable[bytes] = ()
         self._iterator: Iterator[bytes] | None = None
 
@@ -152,6 +153,7 @@ class _Exchange:
         if type(iterable) in (list, tuple) or (
             isinstance(wrapper, type) and isinstance(iterable, wrapper)
         ):
+            self._begin()
             return iterable
         self._iterable = iterable
         return self
@@ -164,11 +166,15 @@ class _Exchange:
             if self._iterator is None:
                 self._iterator = iter(self._iterable)
             piece = next(self._iterator)
+            while not piece and self._write is None and self._read_only:
+                piece = next(self._iterator)
         except ReadOnlyError as error:
             self._iterator = iter(self._refused(error))
             return next(self._iterator, b"")
-        if piece:
-            self._begun = True  # only now the server sends the headers
+        except StopIteration:
+            self._begin()
+            raise
+        self._begin()
         return piece
 
     def close(self) -> None:
@@ -182,35 +188,42 @@ class _Exchange:
             logger.exception(TOO_LATE)
             raise
 
-    def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+    @property
+    def _read_only(self) -> bool:
+        return self._middleware._site.selector.read_only
+
+    def _start(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        """Do what a server does when an application begins its response."""
+        if exc_info is not None and self._write is not None:
+            return self._start_response(status, headers, exc_info)  # which raises it
+        self._kept = status, headers
+        return self._writing
+
+    def _writing(self, data: bytes) -> object:
+        self._begin()
+        assert self._write is not None  # noqa: S101  # for the type: _start() was called
+        return self._write(data)
+
+    def _begin(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is None:  # it has begun, or the server will say what is missing
+            return
+        status, headers = kept
         marked = any(name.lower() == "x-read-only" for name, _ in headers)
-        if not marked and self._middleware._site.selector.read_only:
+        if not marked and self._read_only:
             headers = [*headers, ("X-Read-Only", "true")]
-        if exc_info is None:
-            write = self._start_response(status, headers)
-        else:
-            write = self._start_response(status, headers, exc_info)
+        self._write = self._start_response(status, headers)
 
-        def writing(data: bytes) -> object:
-            self._begun = self._begun or bool(data)
-            return write(data)
-
-        return writing
-
-    def _refused(self, error: ReadOnlyError) -> list[bytes]:
+    def _refused(self, error: ReadOnlyError) -> Iterable[bytes]:
         """Answer in the place of the application, or raise if that has begun to answer."""
-        if self._begun:
+        if self._write is not None:
             logger.error(AFTERWARDS, exc_info=error)
             raise error
-        response = self._middleware.response_for(error, self._environ)
-        exc_info = sys.exc_info()
-        try:
-            self._start_response(
-                f"{response.status} {response.phrase}", list(response.headers), exc_info
-            )
-        finally:
-            del exc_info  # it holds this frame
-        return response.sent(self._environ)
+        return self._middleware.response_for(error, self._environ)(
+            self._environ, self._start_response
+        )
 
 
 def _response(answer: Answer) -> Response:

@@ -13,6 +13,7 @@ from tests.postgres import MariaDB, Pair, Server, ServerUnavailableError, Standb
 
 
 def pytest_configure() -> None:
+    pytest.register_assert_rewrite("tests.web_cases")
     # what the operator has set for psql, or for this host, must not steer the tests
     for name in list(os.environ):
         if name.startswith("PG") or name == "SA_READONLY_FORCE":
