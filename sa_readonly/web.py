@@ -334,7 +334,8 @@ def _key(state: State) -> tuple[Mode, str | None]:
 
 
 def _check(selector: Any, status_path: Any, status: Any, details: Any) -> None:
-    if not all(hasattr(selector, name) for name in ("state", "check", "report")):
+    # not "state": asking for that would register the process, which may fork later
+    if not all(hasattr(selector, name) for name in ("switch", "check", "report")):
         raise ConfigurationError(
             f"ReadOnlyMiddleware(selector) takes an EngineSelector, not {type(selector).__name__}."
         )

@@ -221,6 +221,7 @@ class _Exchange:
         if self._write is not None:
             logger.error(AFTERWARDS, exc_info=error)
             raise error
+        self._kept = None
         return self._middleware.response_for(error, self._environ)(
             self._environ, self._start_response
         )

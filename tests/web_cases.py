@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -24,7 +25,10 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from tests.app import Book, fill, sqlite_urls
+from sa_readonly import ConfigurationError
+from sa_readonly.web import Request
+from sa_readonly.workers import RegistryError, Seen
+from tests.app import App, Book, fill, sqlite_urls
 from tests.postgres import wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -119,7 +123,7 @@ class Site:
         return total
 
 
-def command(kind: str, fd: int) -> list[str]:
+def command(kind: str, fd: int, workers: int) -> list[str]:
     """How a kind of server is started; skips where it is not installed."""
     name, _, how = kind.partition("-")
     if name != "wsgiref" and find_spec(name) is None:
@@ -132,11 +136,11 @@ def command(kind: str, fd: int) -> list[str]:
         app = ["--factory", "tests.web_server:asgi_site"]
         return [*python, "uvicorn", *app, "--fd", str(fd), "--http", "h11", "--lifespan", "on"]
     app = ["tests.web_server:wsgi_site()", "--bind", f"fd://{fd}", "--no-control-socket"]
-    return [*python, "gunicorn", *app, "--worker-class", how or "sync", "--workers", "1"]
+    return [*python, "gunicorn", *app, "--worker-class", how, "--workers", str(workers)]
 
 
 @contextlib.contextmanager
-def serving(kind: str) -> Iterator[Site]:
+def serving(kind: str, workers: int = 1) -> Iterator[Site]:
     place = Path(tempfile.mkdtemp(prefix="sa-readonly-web-"))
     try:
         for name, url in sqlite_urls(place, "rw", "ro").items():
@@ -144,7 +148,7 @@ def serving(kind: str) -> Iterator[Site]:
         with socket.create_server(("127.0.0.1", 0)) as listener, (place / "log").open("wb") as log:
             port, fd = listener.getsockname()[1], listener.fileno()
             process = subprocess.Popen(
-                command(kind, fd),
+                command(kind, fd, workers),
                 cwd=ROOT,
                 env={**os.environ, "SA_TEST_PLACE": str(place), "SA_TEST_FD": str(fd)},
                 stdout=log,
@@ -194,18 +198,141 @@ class Page(HTMLParser):
         return [tag for tag, _ in self.tags]
 
 
-@pytest.fixture
-def fresh(site: Site) -> Iterator[Site]:
-    """The server, read-write, with nothing left over from another test."""
-    for name in ("left", "asked"):
-        (site.place / name).unlink(missing_ok=True)
-    site.off()
-    yield site
-    site.off()
+class Counting:
+    """A registry that counts how often it is read."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def register(self, _identify: Any) -> Any:
+        raise RegistryError("It is for reading only.")
+
+    def sweep(self, _identify: Any) -> None: ...
+
+    def read(self) -> list[Seen]:
+        self.reads += 1
+        return []
+
+
+class Settings:
+    """What both refuse to be set to, and what they share. ``middleware`` is the class."""
+
+    middleware: Any
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"status_path": "-/read-only"}, "status_path) takes a path"),
+            ({"status_path": 1}, "status_path) takes a path"),
+            ({"status": 200}, "status) takes a status code from 400 to 599, not 200."),
+            ({"status": True}, "status) takes a status code"),
+            ({"status": "503"}, "status) takes a status code"),
+            ({"details": None}, "details) takes True, False or a callable"),
+            ({"refuse": "POST"}, "refuse) takes methods as"),
+            ({"refuse": ["PO ST"]}, "refuse) takes methods as"),
+            ({"refuse": True}, "refuse) takes methods as"),
+            ({"allow": "/login"}, "allow) takes a list of paths"),
+            ({"allow": [b"/login"]}, "allow) takes a list of paths"),
+            ({"allow": [re.compile(b"/login")]}, "allow) takes a list of paths"),
+        ],
+    )
+    def test_a_setting_that_makes_no_sense_is_refused(
+        self, lite: App, settings: dict[str, Any], message: str
+    ) -> None:
+        lite.start()
+        with pytest.raises(ConfigurationError, match=re.escape(message)):
+            self.middleware(None, lite.selector, **settings)
+
+    def test_what_is_no_selector_is_refused(self, lite: App) -> None:
+        for wrong in (lite.engine("rw"), None, "read-only.txt"):
+            with pytest.raises(ConfigurationError, match="takes an EngineSelector"):
+                self.middleware(None, wrong)
+
+    def test_making_it_registers_nobody(self, lite: App) -> None:
+        lite.start()
+        self.middleware(None, lite.selector)  # as in a server's master, before it forks
+        assert not Path(f"{lite.path}.workers").exists()
+
+    def test_an_unknown_setting_is_refused(self, lite: App) -> None:
+        lite.start()
+        with pytest.raises(TypeError):
+            self.middleware(None, lite.selector, detail=True)
+
+    def test_patterns_are_globs_or_compiled_and_match_the_whole_path(self, lite: App) -> None:
+        lite.start()
+        allow = ["/a?c", re.compile("/x(/y)?")]
+        site = self.middleware(None, lite.selector, refuse=["post"], allow=allow)._site
+        allowed = [
+            path
+            for path in ("/abc", "/abcd", "/x", "/x/y", "/x/y/z", "/")
+            if not site.may_refuse(Request("POST", path, "", ""))
+        ]
+        assert allowed == ["/abc", "/x", "/x/y"]
+
+    def test_the_entries_are_read_once_a_second_and_the_mode_each_time(
+        self, lite: App, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        registry = Counting()
+        lite.start(workers=registry)
+        site = self.middleware(None, lite.selector)._site
+        clock = [time.monotonic()]
+        monkeypatch.setattr("sa_readonly.web.time", Clock(clock))
+
+        def told() -> str:
+            return site.page(Request("GET", PAGE, "", ""), details=False).body.decode()
+
+        assert "mode: read-write" in told()
+        clock[0] += 0.9
+        told()
+        assert registry.reads == 1
+        clock[0] += 0.2
+        told()
+        assert registry.reads == 2
+        lite.on()
+        assert "mode: read-only" in told()
+        assert registry.reads == 3  # they must have been read while this file was there
+        told()
+        assert registry.reads == 3
+
+    def test_it_touches_no_database(self, lite: App) -> None:
+        lite.start()
+        site = self.middleware(None, lite.selector)._site
+        for path in (PAGE, f"{PAGE}/check"):
+            for kind in (HTML, JSON, TEXT):
+                site.page(Request("GET", path, kind, "mode=read-only"), details=True)
+        assert lite.statements == []
+        assert all(engine.pool.checkedin() == 0 for engine in lite.made)
+
+    def test_without_a_directory_of_workers_it_tells_of_itself(self, lite: App) -> None:
+        lite.start(workers=False)
+        site = self.middleware(None, lite.selector)._site
+        lite.on()
+        text = site.page(Request("GET", PAGE, "", ""), details=True).body.decode()
+        assert "registered: no\n" in text
+        assert "problem: It has no directory of workers: nobody can wait for it.\n" in text
+        assert f" pid {os.getpid()} on " in text
+        assert text.endswith(": read-only, drained\nworkers: 0, noticed: 0, drained: 0\n")
+
+
+class Clock:
+    """The time module with another monotonic clock."""
+
+    def __init__(self, now: list[float]) -> None:
+        self.monotonic = lambda: now[0]
+        self.time = time.time
 
 
 class Cases:
     """The table. A module that collects it has a fixture ``site``."""
+
+    @pytest.fixture
+    def fresh(self, site: Site) -> Iterator[Site]:
+        """The server, read-write, with nothing left over from another test."""
+        for name in ("left", "asked"):
+            (site.place / name).unlink(missing_ok=True)
+        site.off()
+        yield site
+        site.off()
 
     # -- a refused write ---------------------------------------------------------------------
 
