@@ -139,9 +139,14 @@ class ReadOnlyMiddleware:
             await self.app(scope, receive, head.send)
         except ReadOnlyError as error:
             if head.begun:
-                logger.exception(TOO_LATE if head.ended else AFTERWARDS)
+                head.complain(error)
                 raise
             await self.response_for(error, scope)(scope, receive, send)
+        except Exception as error:
+            # Starlette's, where a handler can't answer any more
+            if head.begun and isinstance(error.__cause__, ReadOnlyError):
+                head.complain(error)
+            raise
         else:
             await head.flush()
 
@@ -178,6 +183,9 @@ class _Head:
         self.begun = True
         await self._send(message)
         self.ended = not message.get("more_body") and message["type"] != "http.response.start"
+
+    def complain(self, error: Exception) -> None:
+        logger.error(TOO_LATE if self.ended else AFTERWARDS, exc_info=error)
 
     async def flush(self) -> None:
         kept, self._kept = self._kept, None

@@ -242,6 +242,21 @@ def test_it_works_where_no_asyncio_runs(reading: EngineSelector) -> None:
     assert sent.status == 200
 
 
+@pytest.mark.parametrize(("headers", "left"), [([], 0), ([(b"expect", b"100-continue")], 3)])
+def test_a_refused_body_is_read_unless_the_client_waits_with_it(
+    reading: EngineSelector, headers: list[Any], left: int
+) -> None:
+    messages = [{"type": "http.request", "body": b"a", "more_body": more} for more in (0, 1, 1)]
+
+    async def receive() -> Any:
+        return messages.pop()
+
+    sent = Sent()
+    made = ReadOnlyMiddleware(None, reading, refuse=["POST"])
+    asyncio.run(made(scope(method="POST", headers=headers), receive, sent))
+    assert (sent.status, len(messages)) == (503, left)
+
+
 def test_a_client_that_leaves_in_its_refused_body_is_not_waited_for(
     reading: EngineSelector,
 ) -> None:

@@ -32,7 +32,7 @@ class Thing(Base):
 
 def test_the_examples_of_the_readme_run_in_either_mode(lite: App) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     first, *others, last, asynchronous = (
         block.replace("/var/lib/myapp/read-only.txt", str(lite.path)) for block in blocks
     )
@@ -41,6 +41,7 @@ def test_the_examples_of_the_readme_run_in_either_mode(lite: App) -> None:
     urls = {name: str(url) for name, url in lite.urls.items()}
     names = {
         "Thing": Thing,
+        "application": None,
         "RW_MAIN_MASTER": urls["rw"],
         "RW_MAIN_SLAVE": urls["rw"],
         "RO_MAIN_MASTER": urls["ro"],
