@@ -129,6 +129,75 @@ def test_as_json_it_tells_all_that_is_known() -> None:
     }
 
 
+def test_as_html_it_tells_each_worker_only_with_details() -> None:
+    shown = told(READING, DRAINED, busy("two"), late("three"))
+    page = shown.as_html(details=True)
+    assert '<p class="mode read-only">Read-only: nothing can be saved for the moment.</p>' in page
+    assert '<span class="text">Upgrade\nof 18</span>' in page
+    assert '<time datetime="2999-01-31T22:30:00+00:00">2999-01-31 22:30 UTC</time>' in page
+    assert "<p>Workers: 3, noticed: 2, drained: 1.</p>" in page
+    assert (
+        '<tr><th scope="row">gunicorn pid 12 on web1</th><td>read-only</td>'
+        "<td>2 connections out since 14 s</td></tr>\n"
+    ) in page
+    assert "web1" not in shown.as_html()
+    assert "<p>Workers: 3, noticed: 2, drained: 1.</p>" in shown.as_html()
+
+
+def test_as_html_read_write_is_said_in_words_too() -> None:
+    page = told(WRITING).as_html()
+    assert '<p class="mode read-write">Read-write: changes are saved.</p>' in page
+    assert "Expected until" not in page
+    assert "Reason" not in page
+
+
+def test_as_html_everything_that_comes_from_elsewhere_is_escaped() -> None:
+    evil = "<script>alert('x')</script>&\x00"
+    shown = snapshot(
+        replace(READING, reason=evil, generation="1.2.3.4"),
+        (
+            seen("one", program=evil, host=evil),
+            Seen(evil, UNKNOWN, problem=evil),
+        ),
+        NOW,
+        here=seen("here", program=evil, problem=evil),
+    )
+    page = shown.as_html(details=True)
+    assert "alert('x')" not in page
+    assert "\x00" not in page
+    assert page.count("<script>") == page.count("</script>") == 1
+    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&amp;\\x00") == 7
+
+
+def test_as_html_overdue_is_said_and_the_dead_are_told_as_such() -> None:
+    late_state = replace(READING, until=SINCE.replace(year=2020))
+    page = told(late_state, seen("two", liveness=DEAD)).as_html(details=True)
+    assert "</time> It takes longer than expected.</dd>" in page
+    assert "<td>dead, held no connection</td>" in page
+
+
+def test_the_process_that_answers_is_told_first_and_does_not_count() -> None:
+    shown = snapshot(READING, (DRAINED,), NOW, here=busy("here"))
+    assert shown.as_text().splitlines()[4:] == [
+        "this process: gunicorn pid 12 on web1: read-only, 2 connections out since 14 s",
+        "worker: gunicorn pid 11 on web1: read-only, drained",
+        "workers: 1, noticed: 1, drained: 1",
+    ]
+    answer = shown.as_json()
+    assert (answer["registered"], answer["problem"]) == (True, None)
+    assert isinstance(answer["here"], dict)
+    assert answer["here"]["pid"] == 12
+
+
+def test_that_it_is_not_registered_is_told_to_all_and_why_with_details() -> None:
+    shown = snapshot(READING, (), NOW, here=seen("here", problem="No\nroom."))
+    assert "registered: no\nproblem: No / room.\nthis process: gunicorn" in shown.as_text()
+    plain = shown.as_text(details=False)
+    assert "registered: no\n" in plain
+    assert "room" not in plain + shown.as_html() + json.dumps(shown.as_json(details=False))
+    assert "is not registered: No / room.</p>" in shown.as_html(details=True)
+
+
 def test_the_dead_are_no_workers_and_those_without_a_word_are_counted_apart() -> None:
     clean = seen("two", liveness=DEAD)
     silent = seen(

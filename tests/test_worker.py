@@ -861,3 +861,49 @@ def test_two_threads_that_begin_at_once_register_once(lite: App) -> None:
         thread.join(10)
     assert seen == ["rw"] * 8
     assert one(lite).liveness is Liveness.ALIVE
+
+
+# -- what a process tells of itself ----------------------------------------------------------
+
+
+def test_a_process_tells_of_itself_what_its_entry_tells(lite: App) -> None:
+    lite.start()
+    for flip in (lambda: None, lite.on, lite.off):
+        flip()
+        read(lite)
+        lite.selector.check()
+        told, entry = lite.selector.report(), one(lite)
+        for name in ("pid", "host", "program", "acknowledged", "problem", "liveness"):
+            assert getattr(told, name) == getattr(entry, name), name
+        names = ["mode", "generation"]
+        if lite.selector.read_only:  # what no verdict needs may be written later
+            names += ["connections", "flips"]
+        for name in names:
+            assert getattr(told.report, name) == getattr(entry.report, name), name
+
+
+def test_what_a_process_tells_of_itself_touches_no_file(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start(ttl=3600)
+    read(lite)
+    shutil.rmtree(f"{lite.path}.workers")
+    lite.on()
+    told = lite.selector.report()
+    assert told.report is not None
+    assert (told.report.mode, told.report.connections) == (Mode.READ_WRITE, 1)
+
+
+def test_a_selector_tells_where_its_process_reports(lite: App) -> None:
+    lite.start()
+    assert lite.selector.registry == registry(lite)
+    lite.start(workers=False)
+    assert lite.selector.registry is None
+    assert "nobody can wait for it" in lite.selector.report().problem
+
+
+def test_a_process_with_a_fixed_switch_tells_of_itself_too(lite: App) -> None:
+    with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=lite.engine("rw")) as selector:
+        told = selector.report()
+    assert told.report is not None
+    assert (told.report.mode, told.pid) == (Mode.READ_ONLY, os.getpid())

@@ -398,6 +398,7 @@ class Cases:
             ("text/*", HTML),
             ("text/html;q=0.1, text/plain;q=0.9", TEXT),
             ("application/json;q=0, */*", HTML),
+            ("application/json;q=0", HTML),
             ("image/png", PROBLEM),
             ("nonsense", PROBLEM),
             ("", PROBLEM),
