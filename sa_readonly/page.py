@@ -32,7 +32,7 @@ dl{margin:0 0 1rem}dt{font-weight:600}dd{margin:0 0 .5rem}
 table{width:100%;border-collapse:collapse}
 th,td{text-align:left;vertical-align:top;padding:.4rem .6rem .4rem 0;
 border-bottom:1px solid var(--line)}
-tbody th{font-weight:400}
+td{overflow-wrap:break-word}tbody th{font-weight:400}
 .soft{color:var(--soft);font-size:.9rem}
 """
 

@@ -137,7 +137,9 @@ def test_without_the_handler_flask_answers_500(shown: Shown) -> None:
     app = shown.run(WSGI, handlers)["app"]
     shown.app.on()
     shown.names["selector"].check()
-    assert call(app, "/things")[0].startswith("500")  # so that the docs say why
+    assert call(app, "/things")[0].startswith("500")
+    app.testing = True
+    assert call(app, "/things")[0].startswith("503")  # which is why the docs warn of it
 
 
 @pytest.mark.parametrize(
