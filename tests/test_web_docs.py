@@ -62,7 +62,9 @@ class Shown:
 def shown(lite: App) -> Iterator[Shown]:
     made = Shown(lite)
     yield made
-    selector = made.names["selector"]
+    selector = made.names.get("selector")
+    if selector is None:  # it was skipped
+        return
     for flip in (lambda: None, lambda: lite.path.unlink(missing_ok=True)):
         flip()
         selector.check()
