@@ -16,7 +16,10 @@ from tests.postgres import wait_until
 from tests.web_cases import PAGE, Cases, Settings, Site, serving
 
 
-@pytest.fixture(scope="module", params=["wsgiref", "gunicorn-sync", "gunicorn-gthread"])
+SERVERS = ["wsgiref", "gunicorn-sync", "gunicorn-gthread", "gunicorn-gevent"]
+
+
+@pytest.fixture(scope="module", params=SERVERS)
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     with serving(request.param) as started:
         yield started

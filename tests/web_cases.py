@@ -126,8 +126,9 @@ class Site:
 def command(kind: str, fd: int, workers: int) -> list[str]:
     """How a kind of server is started; skips where it is not installed."""
     name, _, how = kind.partition("-")
-    if name != "wsgiref" and find_spec(name) is None:
-        pytest.skip(f"NOT TESTED: {name} is not installed. Cure: pip install {name}.")
+    for needed in {name, "gevent"} if how == "gevent" else {name}:
+        if needed != "wsgiref" and find_spec(needed) is None:
+            pytest.skip(f"NOT TESTED: {needed} is not installed. Cure: pip install {needed}.")
     python = [sys.executable, "-W", "error", "-m"]
     if name == "wsgiref":
         return [*python, "tests.web_server", "wsgiref"]
