@@ -15,7 +15,6 @@ from sa_readonly.wsgi import ReadOnlyMiddleware, response_for
 from tests.postgres import wait_until
 from tests.web_cases import PAGE, Cases, Settings, Site, serving
 
-
 SERVERS = ["wsgiref", "gunicorn-sync", "gunicorn-gthread", "gunicorn-gevent"]
 
 
