@@ -201,7 +201,7 @@ class DirectoryEntry:
         self._identity = (-1, -1)  # of the lock file: device and inode
         self._pid = -1
         # By process: who holds one in the parent is not in the child, and hooks may not run there.
-        self._locks: dict[int, threading.Lock] = {}
+        self._locks: dict[int, Any] = {}
         self._over = False
         self._version = _version()
         self._forget()
@@ -296,18 +296,24 @@ class DirectoryEntry:
 
     @contextlib.contextmanager
     def _locked(self, patience: float = _PATIENCE) -> Iterator[None]:
-        lock = self._locks.setdefault(os.getpid(), threading.Lock())
-        # Not for ever, as a gate may wait for a disk that hangs; and not reentrant: a signal
-        # handler that withdraws in the middle of a report would see it acknowledge afterwards.
-        if not lock.acquire(timeout=patience):
+        lock = self._locks.setdefault(os.getpid(), threading.RLock())
+        # It is not used as reentrant: a signal handler that withdraws in the middle of a report
+        # would see it acknowledge afterwards.
+        if lock._is_owned():
             raise RegistryError(
-                f"Another thread has been writing into {self._registry.path} for {patience} s. "
-                "Is its disk slow?"
+                f"This thread was interrupted while it wrote into {self._registry.path}."
             )
         try:
+            # Not for ever, as a gate may wait for a disk that hangs.
+            if not lock.acquire(timeout=patience):
+                raise RegistryError(
+                    f"Another thread has been writing into {self._registry.path} for {patience} s. "
+                    "Is its disk slow?"
+                )
             yield
         finally:
-            lock.release()
+            if lock._is_owned():  # an exception of a signal handler comes between any two steps
+                lock.release()
 
     def _path(self, suffix: str) -> str:
         return os.path.join(self._registry.path, self.name + suffix)

@@ -366,7 +366,8 @@ class _Limited(_Gated):
             what = "A read-write transaction that went on after its grace"
         error = self._sa_readonly_refusal(what, statement)
         if connection is not None:
-            if self.is_async:  # SQLAlchemy would await the end of a cursor that has no connection
+            if self.is_async or self.name == "sqlite":
+                # SQLAlchemy would close a cursor that has no connection, and log how that fails.
                 connection._is_disconnect = True
             _close_detached(connection)
             connection.invalidate(error)

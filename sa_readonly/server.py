@@ -479,12 +479,12 @@ def _xa(connection: Connection) -> list[Obstacle] | None:
 
 # -- words -----------------------------------------------------------------------------------
 
-_SECRET = re.compile(r"\b(password|identified\s+by)(\W*?)'[^']*'", re.IGNORECASE)
+_SECRET = re.compile(r"(password|identified).*", re.IGNORECASE | re.DOTALL)
 
 
 def _query(query: str | None) -> str | None:
-    """Return a query in one line, cut short, without the password of an ALTER ROLE."""
-    shown = printable(" ".join(_SECRET.sub(r"\1\2'***'", query or "").split()))
+    """Return a query in one line, cut short, and where a password may follow, cut there."""
+    shown = printable(" ".join(_SECRET.sub(r"\1 ***", query or "").split()))
     return (shown[:_QUERY] + "..." if len(shown) > _QUERY else shown) or None
 
 

@@ -535,12 +535,16 @@ class FileSwitch:
 
     def _tell(self) -> None:
         """Log and tell what is pending: in order, by one thread at a time, under no lock."""
-        telling = self._locks.telling
-        while self._pending and telling.acquire(blocking=False):
-            try:
+        telling: Any = self._locks.telling
+        if telling._is_owned():  # what is told asks for the mode; it goes on with the rest
+            return
+        try:
+            while self._pending and telling.acquire(blocking=False):
                 while self._pending:
                     self._pending.popleft()()
-            finally:
+                telling.release()
+        finally:
+            if telling._is_owned():  # an exception of a signal handler comes between any two steps
                 telling.release()
 
     def _told(self, state: State) -> str:
@@ -573,7 +577,7 @@ class _Locks:
         self.state = threading.RLock()
         self.turning = False
         self.refreshing = threading.Lock()
-        self.telling = threading.Lock()
+        self.telling = threading.RLock()
 
 
 _Identity = tuple[int, int]  # device and inode

@@ -147,9 +147,9 @@ class Progress:
         whys = [f"{one.called}: {one.why}" for one in self.missing]
         if len(whys) > _NAMED:
             whys[_NAMED:] = [f"and {len(whys) - _NAMED} more"]
-        living = sum(one.liveness is not Liveness.DEAD for one in self.workers)
-        if self.expected is not None and living < self.expected:
-            whys.append(f"{living} of {self.expected} expected workers are registered")
+        living = {_process(one.name) for one in self.workers if one.liveness is not Liveness.DEAD}
+        if self.expected is not None and len(living) < self.expected:
+            whys.append(f"{len(living)} of {self.expected} expected workers are registered")
         return whys or ["the file was replaced meanwhile"]
 
 
@@ -260,9 +260,15 @@ class Waiting:
 
 
 def _settled(verdict: Verdict) -> int:
-    """Count those that live and are there."""
-    missing = {one.name for one, _ in verdict.waiting}
-    return sum(one.liveness is Liveness.ALIVE and one.name not in missing for one in verdict.seen)
+    """Count the processes that live and are there, with each of their entries."""
+    missing = {_process(one.name) for one, _ in verdict.waiting}
+    living = {_process(one.name) for one in verdict.seen if one.liveness is Liveness.ALIVE}
+    return len(living - missing)
+
+
+def _process(name: str) -> str:
+    """Return what the entries of one process have in common: all but the random part."""
+    return name.rpartition("-")[0] or name
 
 
 def _died(verdict: Verdict) -> int:

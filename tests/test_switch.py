@@ -977,6 +977,7 @@ def test_what_is_said_while_the_teller_stops_is_told_by_it(path, log):
 
     class Telling:
         acquire = lock.acquire
+        _is_owned = lock._is_owned
 
         @staticmethod
         def release():

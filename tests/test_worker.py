@@ -474,6 +474,41 @@ def test_a_selector_that_is_closed_while_another_thread_registers_leaves_no_entr
     assert registry(lite).read() == []
 
 
+@pytest.mark.parametrize("where", ["due", "report"])
+def test_an_exception_of_a_signal_handler_loses_no_lock(lite: App, where: str) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    lite.start()
+    read(lite)
+    worker = lite.selector._worker
+    lock = worker._doing if where == "due" else worker._entry._locks[os.getpid()]
+    real = type(lock).acquire
+
+    class Interrupted:
+        """Acquires, and then an exception comes, as between two steps."""
+
+        def acquire(self, *args: Any, **kwargs: Any) -> bool:
+            real(lock, *args, **kwargs)
+            raise Interrupt
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(lock, name)
+
+    if where == "due":
+        worker._doing = Interrupted()
+    else:
+        worker._entry._locks[os.getpid()] = Interrupted()
+    with pytest.raises(Interrupt):
+        worker.due()
+    worker._doing = lock if where == "due" else worker._doing
+    worker._entry._locks[os.getpid()] = lock if where == "report" else threading.RLock()
+    assert not lock._is_owned()
+    lite.on()
+    lite.selector.check()
+    assert verdict(lite).holds
+
+
 # -- a forced process ------------------------------------------------------------------------
 
 

@@ -834,7 +834,7 @@ def test_a_withdrawal_that_interrupts_a_report_in_its_own_thread_fails(place: Pl
     entry.closed()
 
     def snapshot() -> Report:
-        with pytest.raises(RegistryError, match="Another thread"):
+        with pytest.raises(RegistryError, match="This thread was interrupted"):
             entry.withdraw()
         return Report(READ_ONLY, place.identity())
 
