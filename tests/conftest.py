@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,9 @@ from tests.postgres import MariaDB, Pair, Server, ServerUnavailableError, Standb
 
 
 def pytest_configure() -> None:
+    # What a shell starts in the background ignores it, and so would what the tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     pytest.register_assert_rewrite("tests.web_cases")
     # what the operator has set for psql, or for this host, must not steer the tests
     for name in list(os.environ):
