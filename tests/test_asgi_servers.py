@@ -14,7 +14,7 @@ from tests.night import PATIENCE
 from tests.postgres import Server, wait_until
 from tests.test_wsgi_servers import WORKERS, Load, Site, need, night, site  # noqa: F401  # a fixture
 
-UVICORN = f"-m uvicorn app:app --port 0 --workers {WORKERS} --no-access-log".split()
+UVICORN = f"-m uvicorn app:app --port 0 --workers {WORKERS} --timeout-worker-healthcheck 60".split()
 BOUND = r"Uvicorn running on http://127\.0\.0\.1:(\d+)"
 
 

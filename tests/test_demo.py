@@ -129,7 +129,7 @@ def test_the_demo_runs_on_the_users_sqlite_files_and_leaves_their_tables_alone(
 
 
 def test_the_output_is_plain_when_it_is_not_a_terminal() -> None:
-    done = invoke("--seconds", "1")
+    done = invoke("--seconds", "3")
     assert done.exit_code == 0, done.output
     assert re.search(r"[^\n\x20-\x7e]", done.output) is None
     stages = re.findall(r"^\d\.\d s: (read-only.txt is [a-z ]+);", done.output, re.MULTILINE)
@@ -143,7 +143,7 @@ def test_the_output_is_plain_when_it_is_not_a_terminal() -> None:
 def on_a_terminal(**changes: str) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [*COMMAND, "--seconds", "1"],
+        [*COMMAND, "--seconds", "3"],
         cwd=ROOT,
         env=environment(**changes),
         stdin=theirs,
