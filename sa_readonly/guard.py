@@ -514,14 +514,15 @@ def limit(engine: Engine, by: object, deadline: float | None) -> None:
         commit is refused, which may be infinite; None when it is read-write again.
     """
     dialect: Any = engine.dialect
-    deadlines = dict(dialect._sa_readonly_deadlines)
-    deadlines.pop(by, None)
-    if deadline is not None:
-        deadlines[by] = deadline
-    dialect._sa_readonly_deadlines = deadlines
-    # Not by _become(): a twin is read-only, which what it shares with its engine does not tell.
-    kind = _kind(gated=True, read_only=read_only(engine), limited=bool(deadlines))
-    dialect.__class__ = _guarded(kind, type(dialect)._sa_readonly_base)
+    with _changing():  # two switches may flip one engine
+        deadlines = dict(dialect._sa_readonly_deadlines)
+        deadlines.pop(by, None)
+        if deadline is not None:
+            deadlines[by] = deadline
+        dialect._sa_readonly_deadlines = deadlines
+        # Not by _become(): a twin is read-only, which what it shares with its engine does not tell.
+        kind = _kind(gated=True, read_only=read_only(engine), limited=bool(deadlines))
+        dialect.__class__ = _guarded(kind, type(dialect)._sa_readonly_base)
 
 
 def bar(engine: Engine, by: object, refuse: Callable[[], ReadOnlyError] | None) -> None:
@@ -531,11 +532,19 @@ def bar(engine: Engine, by: object, refuse: Callable[[], ReadOnlyError] | None) 
     :param refuse: returns the error; None takes the reason back.
     """
     dialect: Any = engine.dialect
-    bars = dict(getattr(dialect, "_sa_readonly_bars", {}))
-    bars.pop(by, None)
-    if refuse is not None:
-        bars[by] = refuse
-    dialect._sa_readonly_bars = bars
+    with _changing():
+        bars = dict(getattr(dialect, "_sa_readonly_bars", {}))
+        bars.pop(by, None)
+        if refuse is not None:
+            bars[by] = refuse
+        dialect._sa_readonly_bars = bars
+
+
+_changes: dict[int, Any] = {}  # by process, as those that count
+
+
+def _changing() -> Any:
+    return _changes.setdefault(os.getpid(), threading.RLock())
 
 
 def _become(dialect: Any) -> None:
