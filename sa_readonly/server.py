@@ -162,11 +162,6 @@ class Server:
         self._ask = _ASKS[kind]
         self._target = _Target()
 
-    @property
-    def has_replica(self) -> bool:
-        """True if a replica is asked, too."""
-        return self._replica is not None
-
     def check(self) -> None:
         """Ask once, before anything depends on the answer.
 

@@ -171,7 +171,6 @@ class Worker:
         self._is_async = False  # whether an event loop may wait for it
         self._members: dict[Member, bool] = {}  # whether each of them wants the thread
         self._unsubscribe: Callable[[], None] = _nothing
-        self._left: dict[Door, None] = {}  # those of members that have left, in use yet
         self._entry: Entry | None = None
         self._barred = False
         self._since: float | None = None  # wall-clock seconds: when the doors were shut
@@ -189,7 +188,8 @@ class Worker:
         self._sweeps = time.monotonic() + _SWEEP  # registering sweeps, too
         self._flips = 0
         self._refused = 0 if switch is None else guard.refusals(switch)
-        self._left = {}  # what is in use there is the parent's
+        # Doors of members that have left, in use yet; in a child what is in use is the parent's.
+        self._left: dict[Door, None] = {}
         self._pid = os.getpid()  # last: who sees it finds the locks of this process
 
     # -- the selectors -------------------------------------------------------------------

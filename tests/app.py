@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,33 @@ from sqlalchemy.schema import ForeignKey
 
 from sa_readonly import EngineSelector, FileSwitch, RoutingSession
 from tests.postgres import Server, fresh_pair
+
+SECONDS = 10.0  # for a thread to end; none takes that long unless it hangs
+
+
+def need(*modules: str) -> None:
+    """Skip a test out loud where one of the modules is not installed."""
+    for module in modules:
+        if find_spec(module) is None:
+            pytest.skip(f"NOT TESTED: {module} is not installed. Cure: pip install {module}.")
+
+
+def in_thread(function: Callable[[], object]) -> None:
+    """Run it in another thread, to its end."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001  # raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    for error in errors:
+        raise error
 
 
 class Base(DeclarativeBase):

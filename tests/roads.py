@@ -8,7 +8,6 @@ read-only, and, as a control, one without any of ours, where it must take effect
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,6 +43,8 @@ from sqlalchemy.orm import (
     relationship,
 )
 from sqlalchemy.schema import CreateIndex, CreateSequence, CreateTable, DropTable, Index
+
+from tests.app import in_thread
 
 PG, LITE, MY = "postgresql", "sqlite", "mysql"
 ALL = frozenset((PG, LITE, MY))
@@ -1786,7 +1787,7 @@ def advisory_lock_on_the_read_write_engine(place: Place) -> None:
 
 @road(around=True)
 def thread_with_the_read_write_engine(place: Place) -> None:
-    in_a_thread(lambda: read_write_engine_in_core(place))
+    in_thread(lambda: read_write_engine_in_core(place))
 
 
 @road(PG, around=True)
@@ -1808,7 +1809,7 @@ def second_session(place: Place) -> None:
 
 @road()
 def thread_with_a_session(place: Place) -> None:
-    in_a_thread(lambda: add_and_commit(place))
+    in_thread(lambda: add_and_commit(place))
 
 
 @road()
@@ -1835,19 +1836,3 @@ def engine_of_the_connection(place: Place) -> None:
         engine = session.connection().engine
     with engine.begin() as connection:
         connection.execute(text(W))
-
-
-def in_a_thread(function: Callable[[], object]) -> None:
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            function()
-        except BaseException as error:  # noqa: BLE001  # raised below
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    for error in errors:
-        raise error

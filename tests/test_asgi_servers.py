@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.app import need
 from tests.night import PATIENCE
 from tests.postgres import Server, wait_until
-from tests.test_wsgi_servers import WORKERS, Load, Site, need, night, site  # noqa: F401  # a fixture
+from tests.test_wsgi_servers import WORKERS, Load, Site, night, site  # noqa: F401  # a fixture
 
 UVICORN = f"-m uvicorn app:app --port 0 --workers {WORKERS} --timeout-worker-healthcheck 60".split()
 BOUND = r"Uvicorn running on http://127\.0\.0\.1:(\d+)"

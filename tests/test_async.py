@@ -29,7 +29,7 @@ from sa_readonly import (
 from sa_readonly.directory import DirectoryRegistry
 from sa_readonly.pools import Door
 from sa_readonly.workers import look
-from tests.app import WHICH, Author, Book
+from tests.app import WHICH, Author, Book, in_thread
 from tests.async_app import AsyncApp
 from tests.postgres import Server, wait_until
 
@@ -57,24 +57,6 @@ def door(app: AsyncApp) -> Door:
 async def read(app: AsyncApp, **options: Any) -> str:
     async with app.async_sessions(**options) as session:
         return str(await session.scalar(WHICH))
-
-
-def in_thread(function: Callable[[], None]) -> None:
-    """Run it in another thread, to its end."""
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            function()
-        except BaseException as error:  # noqa: BLE001  # raised below
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(SECONDS)
-    assert not thread.is_alive()
-    for error in errors:
-        raise error
 
 
 # -- AsyncSession ----------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -16,17 +15,12 @@ import pytest
 from sqlalchemy import create_engine, func, select
 from sqlalchemy.pool import NullPool
 
-from tests.app import App
+from tests.app import App, need
 from tests.test_readme import Base, Thing
 
 WEB = (Path(__file__).parent.parent / "docs" / "web.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", WEB, re.DOTALL)
 WSGI, FLASK, FASTAPI, STARLETTE, REFUSE, DETAILS = BLOCKS
-
-
-def need(name: str) -> None:
-    if find_spec(name) is None:
-        pytest.skip(f"NOT TESTED: {name} is not installed. Cure: pip install {name}.")
 
 
 class Shown:

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -24,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from sa_readonly import Mode
 from sa_readonly.workers import Liveness
-from tests.app import make_app
+from tests.app import make_app, need
 from tests.night import PATIENCE, Commander, Operator, Watch
 from tests.postgres import Pair, Server, wait_until
 from tests.test_watcher import in_child
@@ -33,12 +32,6 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 WORKERS = 4
 CLIENTS = 6
 TABLE = "CREATE TABLE entry (id SERIAL PRIMARY KEY, text VARCHAR NOT NULL)"
-
-
-def need(*modules: str) -> None:
-    for module in modules:
-        if find_spec(module) is None:
-            pytest.skip(f"NOT TESTED: {module} is not installed. Cure: pip install {module}.")
 
 
 class Load:
