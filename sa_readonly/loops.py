@@ -141,12 +141,16 @@ def hang_up(dialect: Dialect, connection: Any, loop: asyncio.AbstractEventLoop |
     driver: Any = dialect.get_driver_connection(connection)
     abandoned = loop is None or not loop.is_running()
     end = _ENDS.get(dialect.driver)
-    if end is not None:
-        # An abandoned loop refuses what closes the transport; the server was told by then.
-        with contextlib.suppress(RuntimeError) if abandoned else contextlib.nullcontext():
-            end(driver)
-        if abandoned:
-            _shut_socket(driver)
+    if end is not None and abandoned:
+        shut = _shut_socket(driver)
+        with contextlib.suppress(RuntimeError):  # it is closed: the socket is shut all the same
+            if shut and loop is not None and not loop.is_closed():
+                # It may run again, and begin to just now: what is the loop's is left to it.
+                loop.call_soon_threadsafe(end, driver)
+            else:
+                end(driver)
+    elif end is not None:
+        end(driver)
     elif in_greenlet():
         dialect.do_close(connection)
     elif dialect.has_terminate:
@@ -193,11 +197,12 @@ def _close_in_task(
     task.add_done_callback(_tasks.discard)
 
 
-def _shut_socket(driver: Any) -> None:
-    """Close what a transport keeps open for a loop that does not run."""
+def _shut_socket(driver: Any) -> bool:
+    """Shut what a transport keeps open for a loop that does not run; False if there is none."""
     transport = getattr(driver, "_transport", None)
     found = None if transport is None else transport.get_extra_info("socket")
     if found is None:
-        return
+        return False
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(found.fileno())) as own:
         own.shutdown(socket.SHUT_RDWR)
+    return True

@@ -21,7 +21,7 @@ from sqlalchemy.schema import ForeignKey
 from sa_readonly import EngineSelector, FileSwitch, RoutingSession
 from tests.postgres import Server, fresh_pair
 
-SECONDS = 10.0  # for a thread to end; none takes that long unless it hangs
+SECONDS = 60.0  # for a thread to end; none takes that long unless it hangs
 
 
 def need(*modules: str) -> None:

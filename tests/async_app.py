@@ -30,7 +30,7 @@ from sa_readonly import Engines, RoutingSession
 from tests.app import App, fill, sqlite_urls
 
 DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]
-SECONDS = 30.0  # after which what waits is stuck
+SECONDS = 60.0  # after which what waits is stuck
 MONOTONIC = time.monotonic
 
 T = TypeVar("T")
@@ -125,6 +125,7 @@ def make_async_app(directory: Path, urls: dict[str, URL], driver: str) -> Iterat
         finally:
             app.run_sync(app.close)
             app.loop.run_until_complete(app.loop.shutdown_asyncgens())
+            app.loop.run_until_complete(app.loop.shutdown_default_executor())  # as asyncio.run()
             app.loop.close()
             gc.collect()  # a connection that was lost is told now, and of this test
 

@@ -86,7 +86,7 @@ def written(url: Any) -> int:
     return ask(url, url.database, "SELECT count(*) FROM book")
 
 
-def wait_for(condition: Any, what: str, seconds: float = 30.0) -> None:
+def wait_for(condition: Any, what: str, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -119,7 +119,7 @@ class Watch:
     """
 
     def __init__(self, server: Server, url: URL) -> None:
-        self.dsn = server.dsn(application_name="sa_readonly tests: the watch", connect_timeout=10)
+        self.dsn = server.dsn(application_name="sa_readonly tests: the watch", connect_timeout=60)
         self.database = url.database
         self.seen: list[Any] = []
         self.looks = 0

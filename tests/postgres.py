@@ -93,7 +93,7 @@ class Activity(NamedTuple):
     xact_start: datetime | None
 
 
-def wait_until(condition: Callable[[], T], what: str, seconds: float = 10.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
     """Poll for what sends no event, and return its first true answer."""
     end = time.monotonic() + seconds
     while not (answer := condition()):
@@ -307,7 +307,7 @@ class Server(Throwaway, Postgresql):  # type: ignore[misc]
 
     def query(self, sql: str, *parameters: object, database: str = "postgres") -> list[Any]:
         """Run one statement over a connection of its own, in autocommit; its rows, if any."""
-        dsn = self.dsn(database=database, application_name="sa_readonly tests", connect_timeout=10)
+        dsn = self.dsn(database=database, application_name="sa_readonly tests", connect_timeout=60)
         with closing(psycopg2.connect(**dsn)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -383,7 +383,7 @@ class Standby(Server):
     def drop_database(self, database: URL | str) -> None:
         self.primary.drop_database(database)
 
-    def catch_up(self, seconds: float = 10.0) -> None:
+    def catch_up(self, seconds: float = 60.0) -> None:
         """Return when all that the primary has written until now can be read here."""
         # not the insert position: with a flush still to come nobody would send it
         ((target,),) = self.primary.query("SELECT pg_current_wal_flush_lsn()")
@@ -476,7 +476,7 @@ class MariaDB(Throwaway):
                     port=self.port,
                     user="root",
                     autocommit=True,
-                    connect_timeout=10,
+                    connect_timeout=60,
                 )
             ) as connection,
             connection.cursor() as cursor,

@@ -33,7 +33,7 @@ from tests.app import WHICH, Author, Book, in_thread
 from tests.async_app import AsyncApp
 from tests.postgres import Server, wait_until
 
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 @pytest.fixture
@@ -359,6 +359,28 @@ def test_a_loop_that_stands_still_leaves_no_connection_open(
         server: Server = request.getfixturevalue("pg_server")
         wait_until(lambda: not server.activity(app.urls["rw"]), "the backend's end")
     app.run(read(app))
+
+
+def test_a_loop_that_begins_to_run_while_a_connection_of_its_is_closed_loses_nothing(
+    app: AsyncApp, own_loop: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.start()
+    app.run(read(app))
+    taken = threading.Event()
+    real = loops._shut_socket
+
+    def shut(driver: Any) -> bool:
+        taken.set()
+        wait_until(app.loop.is_running, "the loop to run")
+        return real(driver)
+
+    monkeypatch.setattr(loops, "_shut_socket", shut)
+    closing = threading.Thread(target=lambda: (app.on(), app.selector.check()))
+    closing.start()
+    assert taken.wait(SECONDS)
+    app.run(until(lambda: not closing.is_alive(), "the connection to be closed"))
+    closing.join()
+    assert door(app).held == 0  # and that no transport is lost is seen when the loop is closed
 
 
 @pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")  # of the loop's owner

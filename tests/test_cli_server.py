@@ -36,7 +36,7 @@ def ask(url: URL, replica: URL | None = None) -> Answer:
     return Asked(shown(url), replica and shown(replica)).ask()
 
 
-def settled(server: Asked, seconds: float = 20) -> Answer:
+def settled(server: Asked, seconds: float = 60) -> Answer:
     """Its answer once it has no obstacle."""
     wait_until(lambda: server.ask().agrees, "the server agrees", seconds)
     return server.ask()

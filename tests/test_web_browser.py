@@ -43,7 +43,7 @@ def four() -> Iterator[Site]:
             started.ask()  # each registers with its first request
             return "workers: 4" in started.ask(PAGE).text
 
-        wait_until(all_four, "four workers", 30)
+        wait_until(all_four, "four workers")
         yield started
 
 

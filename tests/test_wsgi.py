@@ -47,7 +47,7 @@ def test_any_of_several_processes_answers_for_all() -> None:
             text = several.ask(PAGE, variant="details").text
             return text if "workers: 3" in text else None
 
-        wait_until(all_three, "three workers", 20)
+        wait_until(all_three, "three workers")
         several.on()
         text = wait_until(
             lambda: text if "drained: 3" in (text := several.ask(PAGE).text) else None, "the drain"

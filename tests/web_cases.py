@@ -79,7 +79,7 @@ class Site:
         self.file.unlink(missing_ok=True)
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def ask(
         self,
@@ -166,7 +166,7 @@ def serving(kind: str, workers: int = 1) -> Iterator[Site]:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(10)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -606,7 +606,15 @@ class Cases:
         fresh.ask()
         workers = fresh.place / "read-only.txt.workers"
         workers.rename(fresh.place / "elsewhere")
-        workers.write_text("no directory")
+        (file := fresh.place / "no directory").touch()
+
+        def put() -> bool:  # the process makes its directory anew, whenever it misses it
+            shutil.rmtree(workers, ignore_errors=True)
+            with contextlib.suppress(IsADirectoryError):
+                file.rename(workers)
+            return not file.exists()
+
+        wait_until(put, "the file to be in the place of the directory")
         try:
             fresh.on("Upgrade")  # another generation, so that nothing is answered from before
             told = wait_until(lambda: self.unregistered(fresh), "that it notices")
