@@ -248,7 +248,11 @@ class _ReadOnly(_Guarded):
     def _sa_readonly_returned(
         self, dbapi_connection: DBAPIConnection | None, record: ConnectionPoolEntry
     ) -> None:
-        if dbapi_connection is None or not isinstance(self, _ReadOnly):
+        if (
+            dbapi_connection is None
+            or dbapi_connection.__class__ in _KEEPING
+            or not isinstance(self, _ReadOnly)
+        ):
             return
         try:
             _lock_again(self, dbapi_connection)
@@ -638,6 +642,9 @@ _SET_DEFAULT = f"SET {_READ_ONLY_SETTING} = on"
 
 def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
     """Add the first lock to a connection's start-up packet, where the driver has a way to."""
+    if dialect.driver in ("pysqlite", "aiosqlite"):
+        driver = getattr(dialect.loaded_dbapi, "sqlite", dialect.loaded_dbapi)  # aiosqlite has one
+        return {"factory": _keeping(driver.Connection), **cparams}
     if dialect.name == "postgresql":
         if dialect.driver in ("psycopg2", "psycopg", "psycopg_async"):
             options = cparams.get("options") or ""
@@ -821,6 +828,11 @@ def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
     """Have what is sent through a raw cursor examined too, where the driver has a way to."""
     if dialect.name == "sqlite":
         _authorize_by(dbapi_connection, _authorize)
+        _lock_again(dialect, dbapi_connection)
+        inner = getattr(dialect.get_driver_connection(dbapi_connection), "_conn", None)
+        if inner.__class__ in _KEEPING:  # aiosqlite's own
+            adapter: Any = type(dbapi_connection)
+            dbapi_connection.__class__ = _keeping(adapter, adapted=True)
     elif dialect.driver in _ADAPTED:
         dbapi_connection.__class__ = _adapter(type(dbapi_connection), dialect)
     elif names := _CURSOR_CLASSES.get(dialect.driver, ()):
@@ -832,9 +844,47 @@ def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
 
 def _authorize_by(dbapi_connection: Any, answer: Callable[..., int]) -> None:
     if hasattr(dbapi_connection, "run_async"):
-        dbapi_connection.run_async(lambda connection: connection.set_authorizer(answer))
+        dbapi_connection.run_async(
+            lambda connection: connection.set_authorizer(_answering(connection._conn, answer))
+        )
     else:
-        dbapi_connection.set_authorizer(answer)
+        dbapi_connection.set_authorizer(_answering(dbapi_connection, answer))
+
+
+def _answering(connection: Any, answer: Callable[..., int]) -> Callable[..., int] | None:
+    """Return what to give to the set_authorizer() of a connection, so that it answers this."""
+    if connection.__class__ not in _KEEPING:
+        return answer
+    connection._sa_readonly_answer = answer
+    return connection._sa_readonly_theirs  # type: ignore[no-any-return]  # of a _Keeping
+
+
+class _Keeping:
+    """A connection of SQLite that keeps its lock, so that it is not put back at each check-in.
+
+    An authorizer of the user's is asked after ours, and can't take its place.
+    """
+
+    _sa_readonly_answer: Callable[..., int] = staticmethod(lambda *_: 0)
+    _sa_readonly_theirs: Callable[..., int] | None = None
+
+    def set_authorizer(self, authorizer_callback: Callable[..., int] | None) -> None:
+        ours, theirs = self._sa_readonly_answer, authorizer_callback
+        self._sa_readonly_theirs = theirs
+        both = ours if theirs is None else lambda *asked: ours(*asked) or theirs(*asked)
+        super().set_authorizer(both)  # type: ignore[misc]  # the driver's
+
+
+_KEEPING: set[type[Any]] = set()  # classes of connections; the class is all a check-in looks at
+
+
+@cache
+def _keeping(base: type[Any], *, adapted: bool = False) -> type[Any]:
+    """Return a class of connections that keep their lock, or of SQLAlchemy's adapters of one."""
+    body = {"__slots__": ()} if adapted else {}
+    made = type(base.__name__, (base,) if adapted else (_Keeping, base), body)
+    _KEEPING.add(made)
+    return made
 
 
 def _examining(base: type[Any], dialect: Any) -> type[Any]:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Mapper
     from sqlalchemy.orm.unitofwork import UOWTransaction
 
-    from .mode import Switch
-
 __all__ = ["RoutingSession"]
 
 
@@ -41,6 +39,7 @@ class RoutingSession(Session):
     """
 
     _choice: _Choice | None = None
+    _only: Any = None  # the selector that is all there is to choose from: it saves asking for it
     _role = "primary"
     _asks_session = True  # whether nothing but Session.get_bind() stands behind ours
 
@@ -48,17 +47,14 @@ class RoutingSession(Session):
         self,
         bind: Any = None,
         *,
-        binds: dict[Any, Any] | None = None,
         role: str = "primary",
         **kwargs: Any,
     ) -> None:
         if role != "primary":
             check_role(role)
             self._role = role
-        # The selector that is all there is to choose from, which saves asking Session.get_bind().
-        self._only: Any = None
-        super().__init__(bind=bind, binds=binds, **kwargs)
-        if bind.__class__ is EngineSelector and not binds and self._asks_session:
+        super().__init__(bind=bind, **kwargs)
+        if bind.__class__ is EngineSelector and self._asks_session and "binds" not in kwargs:
             self._only = bind
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -113,12 +109,15 @@ class RoutingSession(Session):
             if not isinstance(selector, EngineSelector):
                 self._check_given(selector, clause)
                 return selector  # type: ignore[no-any-return]  # as it was given
-        transaction = self._transaction
-        if transaction is None:
-            found = None
-        else:
+        transaction: Any = self._transaction
+        # Where nothing can be pinned nothing is tried: an exception costs more than all the rest.
+        first = transaction is None or (
+            not transaction._connections and transaction._parent is None
+        )
+        found = None
+        if not first:
             try:
-                found = transaction._sa_readonly_pin[1][selector]  # type: ignore[attr-defined]  # ours
+                found = transaction._sa_readonly_pin[selector]
             except (AttributeError, KeyError):
                 found = self._find_pinned(selector)
         if found is not None:
@@ -128,26 +127,26 @@ class RoutingSession(Session):
             known = time.monotonic() < switch.fresh_until
             mode = (switch.known if known else selector.refresh()).mode
             engine = selector.routes[self._role][mode]
-            self._choice = (engine, {switch: mode}, selector)
+            self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector, first)
         if (mode is Mode.READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
             self._refuse(engine, type(clause).__name__.upper())
         return engine  # type: ignore[no-any-return]  # what is pinned is untyped
 
     def _find_pinned(self, selector: EngineSelector) -> tuple[Engine, Mode] | None:
         """Find the engine by the mode that is pinned for the selector's switch."""
-        modes, engines = self._pinned()
-        if selector.switch not in modes:
+        pin = self._pinned()
+        if selector.switch not in pin:
             return None
-        mode = modes[selector.switch]
-        found = engines[selector] = (selector.routes[self._role][mode], mode)
-        return found
+        mode = pin[selector.switch]
+        found: tuple[Engine, Mode] = (selector.routes[self._role][mode], mode)
+        return pin.setdefault(selector, found)  # type: ignore[no-any-return]  # of Any
 
     def _pinned(self) -> _Pin:
         """Return what is pinned to the root of the transaction that goes on."""
         transaction, root = self._transaction, self.get_transaction()
         if transaction is None or root is None:
-            return {}, {}
-        pin: _Pin = getattr(root, "_sa_readonly_pin", ({}, {}))
+            return {}
+        pin: _Pin = getattr(root, "_sa_readonly_pin", {})
         # A savepoint's next statement finds it at once.
         transaction._sa_readonly_pin = pin  # type: ignore[attr-defined]  # ours
         return pin
@@ -158,8 +157,8 @@ class RoutingSession(Session):
         gates = guard.gates(engine)
         switches = gates or guard.told(engine)
         if switches:
-            pinned = self._pinned()[0]
-            modes = {}
+            pinned = self._pinned()
+            modes: _Pin = {}
             for switch in switches:
                 if switch in pinned:
                     modes[switch] = pinned[switch]
@@ -169,7 +168,7 @@ class RoutingSession(Session):
                     modes[switch] = guard.look(engine, switch).mode
             if gates and Mode.READ_ONLY in modes.values():
                 raise guard.refused(engine, "The use of a read-write engine")
-            self._choice = (engine, modes, None)
+            self._choice = (engine, modes, None, False)
         if gates and self._role != "primary" and not guard.read_only(engine):
             raise guard.refused(engine, "The use of a read-write engine")
         if getattr(clause, "is_dml", False):
@@ -194,8 +193,10 @@ class RoutingSession(Session):
             if selector is None or choice[1][selector.switch] is Mode.READ_ONLY:
                 raise
             guard.was_served(engine)
-        engine = selector.routes[self._role][Mode.READ_ONLY]
-        self._choice = (engine, {selector.switch: Mode.READ_ONLY}, selector)
+        mode = Mode.READ_ONLY
+        engine = selector.routes[self._role][mode]
+        pin = {selector.switch: mode, selector: (engine, mode)}
+        self._choice = (engine, pin, selector, choice[3])
         return super()._connection_for_bind(engine, execution_options)
 
     # -- refusing ------------------------------------------------------------------------
@@ -249,12 +250,13 @@ class RoutingSession(Session):
             raise guard.refused(bind.engine, what)
 
 
-# The engine chosen last, the mode by which, and the selector (None where the user gave the engine).
-_Choice = tuple[Engine, "dict[Switch, Mode]", EngineSelector | None]
-# What is pinned to a root transaction: the mode of each switch, and the engines found by it. It is
-# kept on the transaction itself: a session that held an ended one would be freed by the garbage
-# collector alone.
-_Pin = tuple["dict[Switch, Mode]", "dict[EngineSelector, tuple[Engine, Mode]]"]
+# What is pinned to a root transaction: the mode of each switch and, for each selector, the engine
+# found by it with that mode. It is kept on the transaction itself: a session that held an ended one
+# would be freed by the garbage collector alone.
+_Pin = dict[Any, Any]
+# The engine chosen last, what to pin, the selector (None where the user gave the engine), and
+# whether it is known that nothing was pinned before.
+_Choice = tuple[Engine, _Pin, EngineSelector | None, bool]
 
 
 # The first of all listeners: another one may ask get_bind(), which chooses anew.
@@ -268,23 +270,19 @@ def _take_mode(
     choice, session._choice = session._choice, None
     if choice is None or choice[0] is not connection.engine:
         choice = _found_out(connection.engine)
-    engine, modes, selector = choice
-    try:
-        pin: _Pin = transaction._sa_readonly_pin  # type: ignore[attr-defined]  # ours
-    except AttributeError:
-        pin = (modes, {})
-        transaction._sa_readonly_pin = pin  # type: ignore[attr-defined]  # ours
-    else:
-        for switch in modes:
-            pin[0].setdefault(switch, modes[switch])
-    if selector is not None:
-        pin[1][selector] = (engine, modes[selector.switch])
+    pin: _Pin | None = None if choice[3] else getattr(transaction, "_sa_readonly_pin", None)
+    if pin is None:
+        transaction._sa_readonly_pin = choice[1]  # type: ignore[attr-defined]  # ours
+    else:  # a savepoint may have it too
+        for key, value in choice[1].items():
+            pin.setdefault(key, value)
 
 
 def _found_out(engine: Engine) -> _Choice:
     """Return the choice that somebody else has made, as a get_bind() of the user's own."""
     modes = dict.fromkeys(guard.gates(engine), Mode.READ_WRITE)  # else it had not begun
-    return engine, modes or {switch: switch.known.mode for switch in guard.told(engine)}, None
+    modes = modes or {switch: switch.known.mode for switch in guard.told(engine)}
+    return engine, modes, None, False
 
 
 @event.listens_for(RoutingSession, "before_flush", propagate=True)

@@ -14,9 +14,11 @@ from tests.postgres import MariaDB, Pair, Server, ServerUnavailableError, Standb
 
 
 def pytest_configure() -> None:
-    # What a shell starts in the background ignores it, and so would what the tests interrupt.
+    # What a shell or nohup starts in the background ignores them, and so would what is tested.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     pytest.register_assert_rewrite("tests.web_cases")
     # what the operator has set for psql, or for this host, must not steer the tests
     for name in list(os.environ):

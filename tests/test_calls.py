@@ -69,7 +69,7 @@ def test_a_flush_costs_a_handful_of_calls_more_than_a_plain_one(lite: App) -> No
     assert 0 < more <= 25
 
 
-@pytest.mark.parametrize(("statements", "most"), [(1, 20), (10, 50)])
+@pytest.mark.parametrize(("statements", "most"), [(1, 10), (10, 40)])
 def test_a_read_only_transaction_costs_a_handful_of_calls_more(
     lite: App, statements: int, most: int
 ) -> None:

@@ -569,15 +569,18 @@ def test_a_closed_selector_gives_its_engines_back_as_they_were(
     flipper.close()
 
 
+@pytest.mark.parametrize("anew", [False, True])
 @pytest.mark.parametrize("pool", [StaticPool, SingletonThreadPool, AssertionPool])
 def test_a_connection_that_the_pool_keeps_is_locked_and_given_back_unlocked(
-    pool: type[Pool], tmp_path: Path
+    pool: type[Pool], anew: bool, tmp_path: Path
 ) -> None:
     reader = create_engine(f"sqlite:///{tmp_path}/ro.db", poolclass=pool)
     Base.metadata.create_all(reader)  # it is connected before there is a selector
     writer = create_engine(f"sqlite:///{tmp_path}/rw.db")
     insert_one = "INSERT INTO thing (name) VALUES ('one')"
     selector = EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=writer, read_only=reader)
+    if anew:
+        reader.pool.dispose()
     with reader.connect() as connection, closing(connection.connection.cursor()) as cursor:
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             cursor.execute(insert_one)
@@ -588,6 +591,48 @@ def test_a_connection_that_the_pool_keeps_is_locked_and_given_back_unlocked(
         connection.execute(text(insert_one))
         assert connection.scalars(select(Thing.name)).all() == ["one"]
     reader.dispose()
+
+
+@pytest.mark.parametrize("answer", [sqlite3.SQLITE_OK, sqlite3.SQLITE_DENY])
+def test_an_authorizer_of_the_user_is_asked_after_ours_and_takes_not_its_place(
+    lite: App, answer: int
+) -> None:
+    lite.on()
+    lite.start()
+    asked = []
+
+    def theirs(*action: Any) -> int:
+        asked.append(action[0])
+        return answer if action[0] == sqlite3.SQLITE_READ else sqlite3.SQLITE_OK
+
+    with lite.selector.engine().connect() as connection:
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        raw.set_authorizer(theirs)
+        with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+            raw.execute("PRAGMA query_only = OFF")
+        assert asked == []
+        if answer == sqlite3.SQLITE_OK:
+            raw.execute("SELECT name FROM which")
+        else:
+            with pytest.raises(sqlite3.DatabaseError, match="prohibited"):
+                raw.execute("SELECT name FROM which")
+        assert sqlite3.SQLITE_READ in asked
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            raw.execute("INSERT INTO which (name) VALUES ('x')")
+
+
+def test_a_read_only_connection_of_sqlite_is_not_locked_again_at_each_check_in(lite: App) -> None:
+    lite.on()
+    lite.start()
+    sent: list[str] = []
+    with lite.selector.engine().connect() as connection:
+        raw: Any = connection.connection.driver_connection
+        raw.set_trace_callback(sent.append)
+    with lite.selector.engine().connect() as connection:
+        assert connection.connection.driver_connection is raw
+        connection.scalar(text("SELECT name FROM which"))
+    assert [text for text in sent if "PRAGMA" in text] == []
 
 
 @pytest.mark.parametrize("pool", [StaticPool, SingletonThreadPool, AssertionPool])
