@@ -40,6 +40,7 @@ from sa_readonly import (
 )
 from sa_readonly.guard import is_refusal
 from sa_readonly.statements import examine
+from tests.app import App
 from tests.postgres import Pair
 from tests.roads import Base, Thing
 
