@@ -1,6 +1,13 @@
 """All of them."""
 
-from benchmarks import stat_cache, transaction
+from benchmarks import flip, scale, stat_cache, transaction
 from benchmarks.measure import main
 
-main(lambda rounds: {**stat_cache.run(rounds), **transaction.run(rounds)})
+main(
+    lambda rounds: {
+        **stat_cache.run(rounds),
+        **transaction.run(rounds),
+        **flip.run(rounds),
+        **scale.run(rounds),
+    }
+)

@@ -5,31 +5,39 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import logging
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 Work = Callable[[int], None]
+Rows = dict[str, dict[str, float]]  # by what is measured: a number by the name of its column
+Tables = dict[str, Rows]
 
 
-def compare(
-    contenders: dict[str, Work], *, number: int, rounds: int
-) -> dict[str, dict[str, float]]:
+def compare(contenders: dict[str, Work], *, number: int, rounds: int) -> Rows:
     """Time each contender once a round, and hold each against the first one of the same round.
 
     Returns microseconds for one of ``number`` repetitions, and the ratio with its quartiles. The
     first contender comes twice, so that "again" shows the noise.
     """
     first = next(iter(contenders))
-    turns = {**contenders, f"{first}, again": contenders[first]}
+    again = f"{first}, again"
+    turns = {**contenders, again: contenders[first]}
     times: dict[str, list[float]] = {name: [] for name in turns}
     gc.collect()
+    gc.freeze()  # what was made so far is not walked through in the middle of a contender
     for turn in range(rounds + 1):
-        for name, work in turns.items():
+        # Who comes after whom matters to the processor's caches: it changes each round.
+        names = list(turns)
+        names = names[turn % len(names) :] + names[: turn % len(names)]
+        for name in names:
             begin = time.perf_counter()
-            work(number)
+            turns[name](number)
             if turn:  # the first round warms up
                 times[name].append((time.perf_counter() - begin) / number * 1e6)
+    gc.unfreeze()
     results = {}
     for name, taken in times.items():
         ratios = [one / base for one, base in zip(taken, times[first], strict=True)]
@@ -43,23 +51,82 @@ def compare(
     return results
 
 
-def show(title: str, results: dict[str, dict[str, float]]) -> None:
-    print(f"\n{title}\n{'':34}{'us':>9}{'ratio':>9}   middle half")
-    for name, row in results.items():
-        span = f"{row['low']:.3f} to {row['high']:.3f}"
-        print(f"{name:34}{row['us']:9.2f}{row['ratio']:9.3f}   {span}")
+def show(title: str, rows: Rows) -> None:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    wide = max(map(len, rows))
+    print(f"\n{title}\n{'':{wide}}" + "".join(f"  {column:>9}" for column in columns))
+    for name, row in rows.items():
+        numbers = "".join(
+            f"  {_short(row.get(column)):>{max(9, len(column))}}" for column in columns
+        )
+        print(f"{name:{wide}}{numbers}")
 
 
-def main(run: Callable[[int], dict[str, dict[str, dict[str, float]]]]) -> None:
+def _short(number: float | None) -> str:
+    if number is None:
+        return ""
+    return f"{number:.0f}" if number == int(number) or number >= 1000 else f"{number:.3f}"
+
+
+def skipped(what: str, cure: str) -> None:
+    """Say what is not measured here, and why."""
+    print(f"NOT MEASURED: {what}. Cure: {cure}.", file=sys.stderr)
+
+
+def plot(tables: Tables, path: str) -> None:
+    """Draw what has a ratio: a bar for each contender, with its middle half."""
+    try:
+        import matplotlib  # noqa: PLC0415  # of the extra `bench`
+    except ImportError:
+        sys.exit("--plot needs matplotlib. Cure: pip install 'sa-readonly[bench]'.")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    drawn = {
+        title: rows
+        for title, rows in tables.items()
+        if title.startswith("A transaction") and "ratio" in next(iter(rows.values()))
+    }
+    if not drawn:
+        sys.exit("--plot draws transactions. Cure: python -m benchmarks.transaction --plot FILE.")
+    height = sum(len(rows) + 2 for rows in drawn.values()) * 0.22
+    figure, axes = pyplot.subplots(
+        len(drawn),
+        squeeze=False,
+        figsize=(9, height),
+        gridspec_kw={"height_ratios": [len(rows) + 1 for rows in drawn.values()]},
+        layout="constrained",
+    )
+    for axis, (title, rows) in zip(axes[:, 0], drawn.items(), strict=True):
+        names = list(rows)[::-1]
+        ratios = [rows[name]["ratio"] for name in names]
+        spans = [
+            [rows[name]["ratio"] - rows[name]["low"] for name in names],
+            [rows[name]["high"] - rows[name]["ratio"] for name in names],
+        ]
+        colours = ["#2a6f97" if "Routing" in name else "#adb5bd" for name in names]
+        axis.barh(names, ratios, xerr=spans, color=colours, ecolor="#495057", height=0.7)
+        axis.axvline(1, color="#495057", linewidth=0.8)
+        axis.set_xlim(0.8, max(1.5, *(ratio * 1.02 for ratio in ratios if ratio < 2)))
+        axis.set_title(f"{title}: time, as a ratio to a plain Session's", fontsize=9, loc="left")
+        axis.tick_params(labelsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main(run: Callable[[int], Tables]) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=30, help="how long to measure (30)")
+    parser.add_argument("--json", action="store_true", help="print numbers for a program")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw the transactions")
     options = parser.parse_args()
     if options.rounds < 2:
         parser.error("--rounds must be 2 or more, to tell how much they differ")
+    logging.getLogger("sa_readonly").setLevel(logging.ERROR)  # a flip is no news here
     tables = run(options.rounds)
+    if options.plot:
+        plot(tables, options.plot)
     if options.json:
         print(json.dumps(tables, indent=1))
         return
-    for title, results in tables.items():
-        show(title, results)
+    for title, rows in tables.items():
+        show(title, rows)
