@@ -76,8 +76,9 @@ class Watch:
     """When the last read-write connection was gone at the server."""
 
     def __init__(self, engine: Engine) -> None:
-        self.connection: Any = engine.raw_connection()
-        self.connection.driver_connection.autocommit = True
+        self.connection = engine.raw_connection()
+        driver_connection: Any = self.connection.driver_connection
+        driver_connection.autocommit = True
 
     def gone(self, bound: float = 30.0) -> float:
         end = time.monotonic() + bound
