@@ -24,12 +24,13 @@ import time
 import uuid
 from dataclasses import asdict, replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ConfigurationError
 from .mode import Mode
 from .workers import (
     SILENT,
+    Connections,
     Liveness,
     RegistryError,
     Report,
@@ -50,9 +51,12 @@ except ImportError:  # Windows
 
 __all__ = ["DirectoryEntry", "DirectoryRegistry"]
 
+_T = TypeVar("_T")
 _FORMAT = 1
 _LIMIT = 4096  # bytes of a report
-_MINOR = 10.0  # seconds between two reports that differ only in what no verdict depends on
+_COUNTED = 1.0  # seconds between two reports that differ only in what was refused
+_MINOR = 10.0  # seconds between two that differ only in connections no verdict depends on
+_RENEWED = 30.0  # seconds after which one that tells nothing new tells that somebody still looks
 _PATIENCE = 0.2  # seconds to wait for another thread: a gate may be waiting
 _PATIENCE_OF_A_LOOK = 5.0  # the same, where none is
 _FOREVER = 1e15  # seconds: no time is later
@@ -239,12 +243,12 @@ class DirectoryEntry:
             report = snapshot()
             acknowledged = may_acknowledge and may_be_acknowledged(report)
             told = (acknowledged, *_needed(report))
-            if self._told is not None and os.path.lexists(self._path(_REPORT)):
-                if told == self._told:
-                    return False
-                recent = time.monotonic() < self._told_at + _MINOR
-                if recent and told[:-1] == self._told[:-1]:
-                    return False
+            if (
+                self._told is not None
+                and time.monotonic() < self._told_at + _pause(self._told, told)
+                and os.path.lexists(self._path(_REPORT))
+            ):
+                return False
             self._acknowledged = self._acknowledged or acknowledged
             self._write(_encoded(self.name, acknowledged, report, self._version))
             self._acknowledged = acknowledged
@@ -667,9 +671,8 @@ _CONTENT = re.compile(
 
 
 def _needed(report: Report) -> tuple[object, ...]:
-    """Return what a verdict depends on, and last all that is worth a report now and then."""
+    """Return what a verdict depends on, and last what is worth a report now and then."""
     connections = report.connections if report.mode is Mode.READ_ONLY else None
-    rest = (report.connections, report.refused)
     return (
         report.mode,
         report.generation,
@@ -677,8 +680,18 @@ def _needed(report: Report) -> tuple[object, ...]:
         report.watching,
         report.forced,
         connections,
-        rest,
+        report.refused,
+        (report.connections, report.engines),
     )
+
+
+def _pause(before: tuple[object, ...], told: tuple[object, ...]) -> float:
+    """Return how many seconds there must be between two reports that tell this."""
+    if before[:-2] != told[:-2]:
+        return 0.0
+    if before[-2] != told[-2]:
+        return _COUNTED
+    return _MINOR if before[-1] != told[-1] else _RENEWED
 
 
 def _encoded(name: str, acknowledged: bool, report: Report, version: str) -> bytes:
@@ -693,6 +706,7 @@ def _encoded(name: str, acknowledged: bool, report: Report, version: str) -> byt
         **asdict(report),
         "since": _finite(report.since),
         "checked": _finite(report.checked),
+        "retired": _finite(report.retired),
         "mode": report.mode.value,
         "forced": report.forced and report.forced.value,
     }
@@ -741,6 +755,10 @@ def _decoded(one: Seen, content: bytes) -> tuple[Seen, int | None]:
         refused=_count(fields["refused"]),
         watching=watching,
         forced=None if fields["forced"] is None else Mode(fields["forced"]),
+        # What a process does not tell yet that runs an older version.
+        kinds=_by_name(fields.get("kinds", {}), _count),
+        engines=_by_name(fields.get("engines", {}), _connections),
+        retired=_seconds(fields.get("retired")),
     )
     one = replace(
         one,
@@ -758,6 +776,18 @@ def _count(value: object) -> int:
     if type(value) is not int or value < 0:
         raise TypeError
     return value
+
+
+def _by_name(value: object, what: Callable[[Any], _T]) -> dict[str, _T]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return {_printable(name): what(one) for name, one in value.items()}
+
+
+def _connections(value: object) -> Connections:
+    if not isinstance(value, list):
+        raise TypeError
+    return Connections(*map(_count, value))
 
 
 def _seconds(value: object) -> float | None:

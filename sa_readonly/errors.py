@@ -43,6 +43,7 @@ class ReadOnlyError(DontWrapMixin, InvalidRequestError):
         self.until = until
         self.since = since
         self.statement = statement
+        self._kind: str | None = None  # as which it was counted
 
     # An exception is rebuilt from its ``args`` alone, which would lose the rest on
     # its way through a process pool or a task queue.

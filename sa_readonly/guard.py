@@ -48,13 +48,20 @@ _for_twin: ContextVar[bool] = ContextVar("sa_readonly_for_twin", default=False)
 
 
 def refusal(
-    what: str, state: State, statement: str | None = None, *, switch: Switch | None
+    what: str, state: State, statement: str | None = None, *, kind: str, switch: Switch | None
 ) -> ReadOnlyError:
     """Return the error that refuses ``what``: a few words that begin a sentence.
 
+    :param kind: as which of the :data:`KINDS` it is counted.
     :param switch: which one it is counted for.
     """
-    _count(switch, 1)
+    error = _error(what, state, statement)
+    error._kind = kind
+    count(switch, kind)
+    return error
+
+
+def _error(what: str, state: State, statement: str | None) -> ReadOnlyError:
     if not state.read_only:
         return ReadOnlyError(
             f"{what} is refused: the transaction has the role 'replica', which never writes. "
@@ -74,10 +81,10 @@ def refusal(
     )
 
 
-def refused(engine: Engine, what: str, statement: str | None = None) -> ReadOnlyError:
-    """Return the error that refuses ``what`` on a guarded engine."""
+def refused(engine: Engine, what: str, kind: str) -> ReadOnlyError:
+    """Return the error that refuses ``what`` on a guarded engine; see :func:`refusal`."""
     dialect: Any = engine.dialect
-    return dialect._sa_readonly_refusal(what, statement)  # type: ignore[no-any-return]  # untyped
+    return dialect._sa_readonly_refusal(what, kind=kind)  # type: ignore[no-any-return]  # untyped
 
 
 def refused_connection(engine: Engine) -> ReadOnlyError:
@@ -86,33 +93,49 @@ def refused_connection(engine: Engine) -> ReadOnlyError:
     bars = dialect._sa_readonly_bars
     if bars and not dialect._sa_readonly_says()[1].read_only:
         return next(iter(bars.values()))()  # type: ignore[no-any-return]  # untyped
-    return refused(engine, "A read-write connection")
+    return refused(engine, "A read-write connection", "connection")
 
 
 # -- counting --------------------------------------------------------------------------------
 
-_refusals: weakref.WeakKeyDictionary[Switch, int] = weakref.WeakKeyDictionary()
+KINDS = (
+    "flush",  # of a session, or one of its bulk methods
+    "statement",  # by its text, before it is sent
+    "server",  # a statement, by the server
+    "transaction",  # that was to begin on a read-write engine
+    "connection",  # of a read-write engine
+    "grace",  # a transaction that went on after its grace
+    "beforehand",  # by require_read_write(), or a request by the middleware
+    "unregistered",  # a transaction or connection, with workers="required"
+)
+"""As what refusals are counted; people have these names in their dashboards."""
+
+_refusals: weakref.WeakKeyDictionary[Switch, dict[str, int]] = weakref.WeakKeyDictionary()
 # By process: a thread of the parent may hold one. Reentrant: a signal handler may be refused, too.
 _counting: dict[int, Any] = {}
 
 
-def _count(switch: Switch | None, number: int) -> None:
+def count(switch: Switch | None, kind: str, number: int = 1) -> None:
+    """Count a refusal for a switch."""
     if switch is not None:
         with _counting.setdefault(os.getpid(), threading.RLock()):
-            _refusals[switch] = _refusals.get(switch, 0) + number
+            counts = _refusals.setdefault(switch, {})
+            counts[kind] = counts.get(kind, 0) + number
 
 
-def refusals(switch: Switch) -> int:
-    """Return how often something was refused for this switch; in a child, also in its parent."""
-    return _refusals.get(switch, 0)
+def refusals(switch: Switch) -> dict[str, int]:
+    """Return how often what was refused for this switch; in a child, also in its parent."""
+    return dict(_refusals.get(switch, {}))
 
 
-def was_served(engine: Engine) -> None:
+def was_served(engine: Engine, error: ReadOnlyError) -> None:
     """Take back the count of one refusal, after which a read was served elsewhere."""
     dialect: Any = engine.dialect
-    _count(dialect._sa_readonly_says()[0], -1)
+    if error._kind is not None:
+        count(dialect._sa_readonly_says()[0], error._kind, -1)
 
 
+_A_TRANSACTION = "A read-write transaction"
 _PASSED = 1000  # texts that are remembered as examined
 _LONG = 10_000  # characters; a longer text is not remembered
 _RESETS = ("RESET ALL", "DISCARD ALL", "DISCARD TEMP")
@@ -139,9 +162,11 @@ class _Guarded(DefaultDialect):
             return None, State(Mode.READ_ONLY, "the EngineSelector of this engine is closed")
         return next((one for one in states if one[1].read_only), states[0])
 
-    def _sa_readonly_refusal(self, what: str, statement: str | None = None) -> ReadOnlyError:
+    def _sa_readonly_refusal(
+        self, what: str, statement: str | None = None, *, kind: str
+    ) -> ReadOnlyError:
         switch, state = self._sa_readonly_says()
-        return refusal(what, state, statement, switch=switch)
+        return refusal(what, state, statement, kind=kind, switch=switch)
 
     def _sa_readonly_look(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
@@ -159,7 +184,7 @@ class _Gated(_Guarded):
             fresh = time.monotonic() < switch.fresh_until
             state = switch.known if fresh else self._sa_readonly_look(switch)
             if state.mode is Mode.READ_ONLY:
-                raise refusal("A read-write transaction", state, switch=switch)
+                raise refusal(_A_TRANSACTION, state, kind="transaction", switch=switch)
         if self._sa_readonly_bars:
             raise next(iter(self._sa_readonly_bars.values()))()
         if self._sa_readonly_begins:
@@ -169,7 +194,7 @@ class _Gated(_Guarded):
         for switch in self._sa_readonly_gates:
             state = self._sa_readonly_look(switch)
             if state.read_only:
-                raise refusal("A read-write transaction", state, switch=switch)
+                raise refusal(_A_TRANSACTION, state, kind="transaction", switch=switch)
         if self._sa_readonly_bars:
             raise next(iter(self._sa_readonly_bars.values()))()
         super().do_begin_twophase(connection, xid)
@@ -231,7 +256,7 @@ class _ReadOnly(_Guarded):
 
     def _sa_readonly_refuse_recovery(self, what: str, recover: bool) -> None:
         if recover:  # of somebody else's transaction, which wrote
-            raise self._sa_readonly_refusal(what)
+            raise self._sa_readonly_refusal(what, kind="transaction")
 
     def _sa_readonly_connected(
         self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
@@ -267,7 +292,7 @@ class _ReadOnly(_Guarded):
         """Return the text to send, which is the one given, or raise."""
         what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
         if what is not None:
-            raise self._sa_readonly_refusal(what, statement)
+            raise self._sa_readonly_refusal(what, statement, kind="statement")
         if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
             # In a listener that a twin shares; it would take the writers' lock.
             return "BEGIN"
@@ -296,7 +321,9 @@ class _ReadOnlyContext(DefaultExecutionContext):
             with contextlib.suppress(Exception):
                 self.cursor.close()
             dialect: Any = self.dialect
-            raise dialect._sa_readonly_refusal("The statement", self.statement) from e
+            raise dialect._sa_readonly_refusal(
+                "The statement", self.statement, kind="server"
+            ) from e
 
 
 class _GatedReadOnly(_Gated, _ReadOnly):
@@ -361,14 +388,15 @@ class _Limited(_Gated):
         if connection is not None and not connection.in_transaction():
             return  # a dialect initializes, on the first connection of a twin
         if connection is not None and _commits_itself(connection):
-            what = "A read-write statement under AUTOCOMMIT"  # which would be a new transaction
+            # which would be a new transaction
+            what, kind = "A read-write statement under AUTOCOMMIT", "transaction"
         else:
             deadline = min(self._sa_readonly_deadlines.values(), default=math.inf)
             ends = _prepared.get() or statement.startswith("ROLLBACK")
             if ends or time.monotonic() < deadline:
                 return
-            what = "A read-write transaction that went on after its grace"
-        error = self._sa_readonly_refusal(what, statement)
+            what, kind = "A read-write transaction that went on after its grace", "grace"
+        error = self._sa_readonly_refusal(what, statement, kind=kind)
         if connection is not None:
             if self.is_async or self.name == "sqlite":
                 # SQLAlchemy would close a cursor that has no connection, and log how that fails.
@@ -774,11 +802,13 @@ class _Cursor:
         text = _text_of(query, self)
         connection = getattr(self, "connection", None) or self._adapt_connection  # type: ignore[attr-defined]
         if dialect.name == "postgresql" and _attribute(connection) is False:
-            raise dialect._sa_readonly_refusal("A transaction set to READ WRITE", text)
+            what = "A transaction set to READ WRITE"
+            raise dialect._sa_readonly_refusal(what, text, kind="statement")
         # Where the driver begins no transaction the session decides; a function may have set it.
         free = dialect.name == "postgresql" and connection.autocommit is True
         if free and text != _SET_DEFAULT and _reported(dialect, connection) == "off":
-            raise dialect._sa_readonly_refusal("A session set to READ WRITE", text)
+            what = "A session set to READ WRITE"
+            raise dialect._sa_readonly_refusal(what, text, kind="statement")
         # Back to what the start-up packet said: in a listener that resets a connection.
         if text not in dialect._sa_readonly_passed and text not in _RESETS:
             dialect._sa_readonly_examine(text, parameters)
@@ -812,7 +842,9 @@ class _Streaming(_Cursor):
             yield
         except Exception as error:
             if is_refusal(error):
-                raise self._sa_readonly._sa_readonly_refusal("The statement") from error
+                raise self._sa_readonly._sa_readonly_refusal(
+                    "The statement", kind="server"
+                ) from error
             raise
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 import weakref
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     _Loop = asyncio.AbstractEventLoop | None
     _Held = tuple[_Loop, object]
 
-__all__ = ["Door", "TwinEngine", "holds_database"]
+__all__ = ["Door", "TwinEngine", "count", "holds_database"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -46,12 +47,14 @@ class _Ledger:
         # By the identity of each connection, or that of its creation. A dict: one change is atomic.
         self.held: dict[object, _Held] = {}
         self._closing: dict[int, tuple[Pool, DBAPIConnection, _Loop]] = {}
+        self._retired: dict[object, float] = {}
 
     def opened(
         self, dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry
     ) -> None:
         """Count a connection until it is closed, or collected, which closes what somebody lost."""
         key = id(connection)
+        self._retired.pop(key, None)  # another one had it, which is closed
 
         def dropped(reference: object) -> None:
             if self.held.get(key, (None, None))[1] is reference:
@@ -115,9 +118,24 @@ class _Ledger:
             if loop is None or not loop.is_running():
                 self._hang_up(key)
 
+    def retire(self) -> None:
+        """Note that those of now belong to a retired pool."""
+        now = time.time()
+        for key in list(self.held):
+            self._retired.setdefault(key, now)
+
+    @property
+    def retired(self) -> list[float]:
+        """Since when each of those is that, in wall-clock seconds, unless it is closed."""
+        for key in list(self._retired):
+            if key not in self.held:
+                self._retired.pop(key, None)
+        return list(self._retired.values())
+
     def leave(self) -> None:
         """Know of nothing: all is the parent's."""
         self.held.clear()
+        self._retired.clear()
         self._closing.clear()
 
     def a_loop(self) -> _Loop:
@@ -223,7 +241,8 @@ class Door:
         """What is called before each connection is made."""
         self._shut_by: dict[object, None] = {}
         self._retired: dict[Pool, _Loop] = {}  # with the loop that was asked to sweep it, or None
-        self._older: dict[Pool, None] = {}  # pools of before that had something out
+        # Pools of before that had something out, and since when they are retired.
+        self._older: dict[Pool, float] = {}
         self._ledger = _Ledger()
         self._pid = os.getpid()
         self._locks: dict[int, Any] = {}
@@ -237,8 +256,7 @@ class Door:
     @classmethod
     def of(cls, engine: Engine) -> Door:
         """Return the door of an engine or, which is the same, of its clones."""
-        while isinstance(engine, OptionEngine) and not isinstance(engine, TwinEngine):
-            engine = engine._proxied
+        engine = _unwrapped(engine)
         door: Door | None = vars(engine).get("_sa_readonly_door")
         if door is None:
             door = engine._sa_readonly_door = cls(engine)  # type: ignore[attr-defined]  # ours
@@ -275,6 +293,14 @@ class Door:
         if isinstance(pool, (SingletonThreadPool, AssertionPool)):
             return len(self._ledger.held) - connections_out(pool)
         return 0
+
+    @property
+    def retired(self) -> list[float]:
+        """Since when, in wall-clock seconds, each of those is retired that an old pool made."""
+        retired = self._ledger.retired
+        for pool, since in list(self._older.items()):
+            retired += [since] * connections_out(pool)
+        return retired
 
     def shut(self, by: object) -> None:
         """Give out no connection from now on. Short: nothing is closed here.
@@ -326,7 +352,7 @@ class Door:
         self.engine.pool = pool.recreate()
         event.listen(pool, "checkin", _close_returned)
         _close_idle(pool)
-        self._older[pool] = None
+        self._older[pool] = time.time()
 
     def _count(self, pool: Pool) -> None:
         create, ledger = pool._invoke_creator, self._ledger
@@ -413,6 +439,7 @@ class Door:
         pool._invoke_creator = refuse  # type: ignore[assignment]  # it takes any argument
         pool._sa_readonly_retired = True  # type: ignore[attr-defined]  # it is a _Counted
         self._retired[pool] = None
+        self._ledger.retire()
         _wake(pool)
 
 
@@ -495,6 +522,29 @@ def connections_out(pool: Pool) -> int:
     if isinstance(pool, AssertionPool):
         return int(pool._checked_out)
     return 0
+
+
+def count(engine: Engine) -> tuple[int, int, list[float]]:
+    """Return how many connections of an engine are in use and idle, and since when others retired.
+
+    Each is counted once. Of an engine that is never taken away those are known that its pool keeps.
+    """
+    engine = _unwrapped(engine)
+    door: Door | None = vars(engine).get("_sa_readonly_door")
+    if door is None:
+        pool = engine.pool
+        idle = pool.checkedin() if isinstance(pool, QueuePool) else 0
+        return connections_out(pool), idle, []
+    held, idle, retired = door.held, door.idle, door.retired
+    in_use = max(0, held - idle - len(retired))  # they were not counted at one moment
+    return in_use, idle, retired
+
+
+def _unwrapped(engine: Engine) -> Engine:
+    """Return the engine whose pool this one has."""
+    while isinstance(engine, OptionEngine) and not isinstance(engine, TwinEngine):
+        engine = engine._proxied
+    return engine
 
 
 def holds_database(engine: Engine) -> bool:

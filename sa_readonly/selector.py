@@ -23,7 +23,7 @@ from .errors import ConfigurationError
 from .mode import FixedSwitch, Mode, State, Switch
 from .pools import Door, Reader, TwinEngine, holds_database
 from .switch import FileSwitch, seconds
-from .watcher import Worker, worker_of
+from .watcher import Worker, counted, worker_of
 from .workers import Report
 
 if TYPE_CHECKING:
@@ -151,7 +151,13 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
                 ("replica", reader, ro.replica or ro.primary),
             )
         }
-        self._doors = doors = _Doors(taken_away, grace)
+        # An engine that stands for several of them is counted by its first name.
+        named = {
+            f"{name}.{role}": self.routes[role][mode]
+            for role in ROLES
+            for name, mode in (("read_write", Mode.READ_WRITE), ("read_only", Mode.READ_ONLY))
+        }
+        self._doors = doors = _Doors(taken_away, named, grace)
         if worker is not None:
             worker.join(self.switch, doors, registry, watch=watch, required=required)
         unsubscribe = self.switch.subscribe(doors.turn, self._flipped)
@@ -201,7 +207,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         """
         state = self.state
         if state.read_only:
-            raise guard.refusal("What needs to write", state, switch=self.switch)
+            raise guard.refusal("What needs to write", state, kind="beforehand", switch=self.switch)
 
     def on_flip(
         self, callback: Callable[[State, State], object]
@@ -232,7 +238,16 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         if worker is not None:
             here = worker.tell(here, self.switch)
         else:
-            here = replace(here, report=Report(self.switch.known.mode))
+            refused = guard.refusals(self.switch)
+            engines, retired = counted([self._doors.engines])
+            report = Report(
+                self.switch.known.mode,
+                refused=sum(refused.values()),
+                kinds=refused,
+                engines=engines,
+                retired=retired,
+            )
+            here = replace(here, report=report)
         if self._registry is None:
             here = replace(here, problem="It has no directory of workers: nobody can wait for it.")
         return here
@@ -365,8 +380,11 @@ class _Closed(dict[Any, Any]):
 class _Doors:
     """The doors of the engines that are taken away while read-only."""
 
-    def __init__(self, engines: list[Engine], grace: float | None) -> None:
-        self.doors = [Door.of(engine) for engine in engines]
+    def __init__(
+        self, taken_away: list[Engine], engines: Mapping[str, Engine], grace: float | None
+    ) -> None:
+        self.doors = [Door.of(engine) for engine in taken_away]
+        self.engines = engines
         self._grace = grace
         self._deadline: float | None = None
 

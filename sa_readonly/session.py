@@ -129,7 +129,7 @@ class RoutingSession(Session):
             engine = selector.routes[self._role][mode]
             self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector, first)
         if (mode is Mode.READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
-            self._refuse(engine, type(clause).__name__.upper())
+            self._refuse(engine, type(clause).__name__.upper(), "statement")
         return engine  # type: ignore[no-any-return]  # what is pinned is untyped
 
     def _find_pinned(self, selector: EngineSelector) -> tuple[Engine, Mode] | None:
@@ -167,12 +167,12 @@ class RoutingSession(Session):
                 else:
                     modes[switch] = guard.look(engine, switch).mode
             if gates and Mode.READ_ONLY in modes.values():
-                raise guard.refused(engine, "The use of a read-write engine")
+                raise guard.refused(engine, "The use of a read-write engine", "transaction")
             self._choice = (engine, modes, None, False)
         if gates and self._role != "primary" and not guard.read_only(engine):
-            raise guard.refused(engine, "The use of a read-write engine")
+            raise guard.refused(engine, "The use of a read-write engine", "transaction")
         if getattr(clause, "is_dml", False):
-            self._refuse(bind, type(clause).__name__.upper())
+            self._refuse(bind, type(clause).__name__.upper(), "statement")
 
     def _connection_for_bind(  # type: ignore[override]  # nobody gives the other keywords
         self,
@@ -185,14 +185,14 @@ class RoutingSession(Session):
         """
         try:
             return super()._connection_for_bind(engine, execution_options)
-        except ReadOnlyError:
+        except ReadOnlyError as error:
             choice = self._choice
             if choice is None or choice[0] is not engine:
                 raise
             selector = choice[2]
             if selector is None or choice[1][selector.switch] is Mode.READ_ONLY:
                 raise
-            guard.was_served(engine)
+            guard.was_served(engine, error)
         mode = Mode.READ_ONLY
         engine = selector.routes[self._role][mode]
         pin = {selector.switch: mode, selector: (engine, mode)}
@@ -245,9 +245,9 @@ class RoutingSession(Session):
         # A database in memory has no second engine that could refuse for the role.
         return self._role != "primary" and bool(guard.gates(bind.engine))
 
-    def _refuse(self, bind: Engine | Connection, what: str) -> None:
+    def _refuse(self, bind: Engine | Connection, what: str, kind: str = "flush") -> None:
         if self._refuses(bind):
-            raise guard.refused(bind.engine, what)
+            raise guard.refused(bind.engine, what, kind)
 
 
 # What is pinned to a root transaction: the mode of each switch and, for each selector, the engine

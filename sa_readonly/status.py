@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from .workers import Liveness, Registry, Seen, Verdict, acknowledges, drained, r
 
 if TYPE_CHECKING:
     from .mode import Switch
+    from .workers import Connections
 
 __all__ = ["Snapshot", "Worker", "snapshot", "take"]
 
@@ -42,6 +43,8 @@ class Worker:
     :param mode: the mode that it knows, or None if that is not told, as all that follows.
     :param connections: the read-write connections that it holds.
     :param connections_since: since when the oldest of them is held.
+    :param kinds: what it has refused, see :class:`.workers.Report`; so ``engines``.
+    :param retired: since when the oldest connection of a retired pool is that.
     """
 
     name: str
@@ -61,6 +64,9 @@ class Worker:
     checked: datetime | None = None
     flips: int | None = None
     refused: int | None = None
+    kinds: Mapping[str, int] = field(default_factory=dict, hash=False)
+    engines: Mapping[str, Connections] = field(default_factory=dict, hash=False)
+    retired: datetime | None = None
     watching: bool | None = None
     forced: Mode | None = None
 
@@ -270,15 +276,21 @@ class Snapshot:
         return "".join(parts)
 
 
-def take(switch: Switch, registry: Registry) -> Snapshot:
-    """Look at the switch, read every entry, and judge them by what was there all the while."""
+def take(
+    switch: Switch, registry: Registry | None, here: Callable[[], Seen] | None = None
+) -> Snapshot:
+    """Look at the switch, read every entry, and judge them by what was there all the while.
+
+    :param here: tells of the process that answers, where that is asked for.
+    """
     state = switch.check()
+    seen: Sequence[Seen] = ()
     for _ in range(_TRIES):
-        seen = registry.read()
+        seen = () if registry is None else registry.read()
         before, state = state, switch.check()
         if (before.mode, before.generation) == (state.mode, state.generation):
             break
-    return snapshot(state, seen, time.time())
+    return snapshot(state, seen, time.time(), here=None if here is None else here())
 
 
 def snapshot(
@@ -365,6 +377,9 @@ def _worker(one: Seen, why: str | None, generation: str | None, mode: Mode) -> W
         checked=_time(report.checked),
         flips=report.flips,
         refused=report.refused,
+        kinds=report.kinds,
+        engines=report.engines,
+        retired=_time(report.retired),
         watching=report.watching,
         forced=report.forced,
     )

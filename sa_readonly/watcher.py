@@ -18,11 +18,13 @@ from sqlalchemy.util.concurrency import in_greenlet
 from . import guard, loops
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, State, now
-from .pools import leave_to_parent
-from .workers import RegistryError, Report, may_be_acknowledged
+from .pools import count, leave_to_parent
+from .workers import Connections, RegistryError, Report, may_be_acknowledged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from sqlalchemy import Engine
 
     from .mode import Switch
     from .pools import Door
@@ -151,6 +153,10 @@ class Member(Protocol):
     def doors(self) -> Sequence[Door]:
         """The doors of its engines that are taken away while read-only."""
 
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """All of its engines, by their names."""
+
 
 class Worker:
     """What the selectors of this process that have one switch share: a thread and an entry.
@@ -187,7 +193,8 @@ class Worker:
         self._registered = False
         self._sweeps = time.monotonic() + _SWEEP  # registering sweeps, too
         self._flips = 0
-        self._refused = 0 if switch is None else guard.refusals(switch)
+        self._parents = {} if switch is None else guard.refusals(switch)
+        self._refused: dict[str, int] = {}
         # Doors of members that have left, in use yet; in a child what is in use is the parent's.
         self._left: dict[Door, None] = {}
         self._pid = os.getpid()  # last: who sees it finds the locks of this process
@@ -459,10 +466,13 @@ class Worker:
         door.open(self)
 
     def _refuse(self) -> ReadOnlyError:
-        return ReadOnlyError(
+        error = ReadOnlyError(
             'A read-write transaction is refused: workers="required", and this process is not '
             f"registered. Nothing was written. {self.problem}"
         )
+        error._kind = "unregistered"
+        guard.count(self._switch(), error._kind)
+        return error
 
     def _ill(self, error: RegistryError) -> None:
         if self.problem is None:
@@ -480,6 +490,8 @@ class Worker:
         shut = known.read_only and not left and all(door.is_shut for door in doors)
         held = left + sum(door.held for door in doors)
         checked = getattr(switch, "checked", None)
+        refused = self._count_refused(switch)
+        engines, retired = counted(member.engines for member in list(self._members))
         return Report(
             mode=known.mode,
             generation=known.generation if shut else None,
@@ -487,10 +499,24 @@ class Worker:
             since=self._since if known.read_only and held else None,
             checked=None if checked is None else time.time() - time.monotonic() + checked,
             flips=self._flips,
-            refused=guard.refusals(switch) - self._refused,
+            refused=sum(refused.values()),
             watching=self.watcher.alive,
             forced=getattr(switch, "forced", None),
+            kinds=refused,
+            engines=engines,
+            retired=retired,
         )
+
+    def _count_refused(self, switch: Switch) -> dict[str, int]:
+        """Return what was refused in this process, by kind; never fewer than before.
+
+        A read that is just being served elsewhere counts for a moment. Who has reported that does
+        not take it back, as a count that falls means a new process to those who add them up.
+        """
+        told = self._refused
+        for kind, number in guard.refusals(switch).items():
+            told[kind] = max(told.get(kind, 0), number - self._parents.get(kind, 0))
+        return {kind: number for kind, number in told.items() if number}
 
     # -- flips -----------------------------------------------------------------------------
 
@@ -512,6 +538,24 @@ class Worker:
     def _flipped(self, _old: State, _new: State) -> None:
         self._flips += 1
         self.due()
+
+
+def counted(
+    several: Iterable[Mapping[str, Engine]],
+) -> tuple[dict[str, Connections], float | None]:
+    """Return the connections by name of engine, and since when the oldest is retired, or None."""
+    seen: set[Engine] = set()
+    found: dict[str, Connections] = {}
+    times: list[float] = []
+    for engines in several:
+        for name, engine in engines.items():
+            if engine not in seen:
+                seen.add(engine)
+                in_use, idle, retired = count(engine)
+                one = Connections(in_use, idle, len(retired))
+                found[name] = one.plus(found.get(name, Connections()))
+                times += retired
+    return found, min(times, default=None)
 
 
 def _nothing() -> None:

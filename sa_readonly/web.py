@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import parse_qs
 
+from . import guard
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, State, now
 from .page import POLICY, document, escaped, printable
@@ -317,6 +318,7 @@ class Site:
 
     def refusal(self, request: Request, state: State) -> Answer:
         """Return the answer to a request that the application is not asked."""
+        guard.count(self.selector.switch, "beforehand")
         error = ReadOnlyError(
             "The request is refused: the application is read-only. Try again later.",
             reason=state.reason,

@@ -15,14 +15,16 @@
 from __future__ import annotations
 
 import enum
+import operator
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from .mode import Mode
 
 __all__ = [
+    "Connections",
     "Entry",
     "Liveness",
     "Registry",
@@ -52,6 +54,23 @@ class RegistryError(Exception):
 # -- what is told ----------------------------------------------------------------------------
 
 
+class Connections(NamedTuple):
+    """The connections of one engine; each is counted once.
+
+    :param in_use: checked out, detached, or being made.
+    :param idle: in the pool.
+    :param retired: of a pool that was retired by a flip, and not closed yet.
+    """
+
+    in_use: int = 0
+    idle: int = 0
+    retired: int = 0
+
+    def plus(self, other: Connections) -> Connections:
+        """Return the sum of both."""
+        return Connections(*map(operator.add, self, other))
+
+
 @dataclass(frozen=True)
 class Report:
     """What a process says of itself. Times are wall-clock seconds since 1970.
@@ -64,6 +83,10 @@ class Report:
     :param checked: when its newest look began, or None.
     :param flips: flips that it has seen.
     :param refused: writes that it has refused.
+    :param kinds: the same by kind, see :data:`.guard.KINDS`. While it lives none of them falls.
+    :param engines: connections by the name of the engine, such as ``read_write.primary``; of the
+        engines that are never taken away, too.
+    :param retired: since when the oldest connection of a retired pool is that, or None.
     :param watching: whether a watcher thread runs there.
     :param forced: the mode that is forced upon it, or None.
     """
@@ -77,6 +100,9 @@ class Report:
     refused: int = 0
     watching: bool = False
     forced: Mode | None = None
+    kinds: Mapping[str, int] = field(default_factory=dict, hash=False)
+    engines: Mapping[str, Connections] = field(default_factory=dict, hash=False)
+    retired: float | None = None
 
 
 class Liveness(enum.Enum):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
-from sqlalchemy.pool import AssertionPool, SingletonThreadPool, StaticPool
+from sqlalchemy import create_engine, event, insert, text
+from sqlalchemy.pool import AssertionPool, NullPool, SingletonThreadPool, StaticPool
 
 from sa_readonly import (
     ConfigurationError,
@@ -26,10 +26,11 @@ from sa_readonly import (
     FixedSwitch,
     Mode,
     ReadOnlyError,
+    guard,
 )
 from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.workers import Liveness, RegistryError, Seen, Verdict, look
-from tests.app import WHICH, App, Book
+from sa_readonly.workers import Connections, Liveness, RegistryError, Seen, Verdict, look
+from tests.app import WHICH, App, Book, make_app
 from tests.postgres import wait_until
 from tests.test_watcher import in_child
 
@@ -608,7 +609,161 @@ def test_the_report_counts_what_was_refused_and_no_read(lite: App) -> None:
         session.get_bind()
         lite.on()
         assert session.scalar(WHICH) == "ro"  # it had chosen the other one
-    assert lite.selector._worker._report(lite.selector.switch).refused == 4
+    report = lite.selector._worker._report(lite.selector.switch)
+    assert report.refused == 4
+    assert report.kinds == dict.fromkeys(("flush", "beforehand", "connection", "statement"), 1)
+
+
+def kinds(app: App, work: Callable[[], object]) -> dict[str, int]:
+    """As what it is counted that this is refused."""
+    before = app.selector.report().report.kinds
+    with pytest.raises(ReadOnlyError):
+        work()
+    after = app.selector.report().report.kinds
+    return {kind: number - before.get(kind, 0) for kind, number in after.items()}
+
+
+def test_each_refusal_is_counted_as_its_kind(lite: App) -> None:
+    lite.start(grace=0.0)
+
+    def write(session: Any) -> None:
+        session.bulk_insert_mappings(Book, [{"title": "x"}])
+
+    with lite.sessions() as begun, lite.engines["rw"].connect() as held:
+        assert begun.scalar(WHICH) == "rw"
+        lite.on()
+        lite.selector.check()
+        assert kinds(lite, lambda: held.scalar(WHICH)) == {"transaction": 1}
+        told = kinds(lite, lambda: begun.scalar(WHICH))
+        assert told == {"transaction": 0, "grace": 1}
+    with lite.sessions() as session:
+        assert kinds(lite, lambda: write(session))["flush"] == 1
+        assert kinds(lite, lambda: session.execute(insert(Book)))["statement"] == 1
+        assert kinds(lite, lambda: session.execute(text("delete from book")))["statement"] == 1
+    assert kinds(lite, lite.selector.require_read_write)["beforehand"] == 1
+    report = lite.selector.report().report
+    assert report.refused == sum(report.kinds.values()) == 6
+
+
+WRITES = """
+create function writes() returns int language sql as
+'insert into book (title) values (''x'') returning id'
+"""
+
+
+def test_what_the_server_refuses_is_counted_as_that(place: Path, pg_urls: Any) -> None:
+    engine = create_engine(pg_urls["ro"], isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with make_app(place, dict(pg_urls)) as app, engine.connect() as owner:
+        owner.execute(text(WRITES))
+        app.on()
+        app.start()
+        with app.sessions() as session:
+            assert kinds(app, lambda: session.execute(text("select writes()"))) == {"server": 1}
+        owner.execute(text("drop function writes()"))
+
+
+def test_with_required_what_is_refused_is_counted_and_what_is_served_is_not(lite: App) -> None:
+    lite.start(workers="required")
+    with unusable(lite):
+        assert kinds(lite, lite.engines["rw"].connect) == {"unregistered": 1}
+        assert read(lite) == "ro"
+        assert lite.selector.report().report.kinds == {"unregistered": 1}
+
+
+def test_a_count_that_was_reported_does_not_fall(lite: App) -> None:
+    lite.start()
+    read(lite)
+    switch = lite.selector.switch
+    guard.count(switch, "connection")
+    assert lite.selector.report().report.refused == 1
+    guard.count(switch, "connection", -1)  # it was a read, which was served
+    assert lite.selector.report().report.refused == 1
+    guard.count(switch, "connection")
+    assert lite.selector.report().report.refused == 1
+
+
+def test_a_child_counts_its_own_refusals(lite: App) -> None:
+    lite.start()
+    read(lite)
+    lite.on()
+    for _ in range(3):
+        kinds(lite, lite.selector.require_read_write)
+
+    def child() -> None:
+        kinds(lite, lite.selector.require_read_write)
+        assert lite.selector.report().report.kinds == {"beforehand": 1}
+
+    in_child(child)
+
+
+def test_the_watcher_reports_what_was_refused_without_being_asked(lite: App) -> None:
+    lite.on()
+    lite.start(ttl=0.02, watch=True)
+    read(lite)
+    for _ in range(5):
+        kinds(lite, lite.selector.require_read_write)
+    wait_until(lambda: one(lite).report.kinds == {"beforehand": 5}, "the report")
+
+
+def test_the_connections_of_each_engine_are_reported(lite: App) -> None:
+    lite.start()
+    read(lite)
+    names = ["read_write.primary", "read_only.primary", "read_write.replica"]
+    engines = lite.selector.report().report.engines
+    assert list(engines) == names
+    assert engines["read_write.primary"] == Connections(idle=1)
+    with lite.sessions() as session, lite.sessions(role="replica") as replica:
+        session.scalar(WHICH)
+        replica.scalar(WHICH)
+        report = lite.selector.report().report
+        assert report.engines == {
+            "read_write.primary": Connections(in_use=1),
+            "read_only.primary": Connections(),
+            "read_write.replica": Connections(in_use=1),
+        }
+        assert report.retired is None
+        before = time.time()
+        lite.on()
+        lite.selector.check()
+        report = one(lite).report
+        assert report.engines["read_write.primary"] == Connections(retired=1)
+        assert report.engines["read_write.replica"] == Connections(retired=1)
+        assert before <= report.retired <= time.time()
+        since = report.retired
+        lite.off()
+        with lite.sessions() as other:
+            other.scalar(WHICH)
+            report = lite.selector.report().report
+            assert report.engines["read_write.primary"] == Connections(in_use=1, retired=1)
+            assert report.retired == since
+    report = lite.selector.report().report
+    assert report.engines["read_write.primary"] == Connections(idle=1)
+    assert report.retired is None
+    lite.on()
+    read(lite)
+    assert one(lite).report.engines["read_only.primary"] == Connections()
+    lite.selector.check()
+    assert lite.selector.report().report.engines["read_only.primary"] == Connections(idle=1)
+
+
+def test_an_engine_of_several_selectors_is_counted_once(lite: App) -> None:
+    lite.start()
+    switch = lite.selector.switch
+    with EngineSelector(
+        switch, read_write=lite.engines["rw"], read_only=lite.engines["ro"], watch=False
+    ):
+        read(lite)
+        assert lite.selector.report().report.engines["read_write.primary"] == Connections(idle=1)
+
+
+def test_who_has_no_watcher_tells_what_it_refused_and_holds_all_the_same(lite: App) -> None:
+    rw, ro = lite.engine("rw"), lite.engine("ro")
+    with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=rw, read_only=ro) as selector:
+        with ro.connect(), pytest.raises(ReadOnlyError):
+            selector.require_read_write()
+        report = selector.report().report
+        assert (report.refused, report.kinds) == (1, {"beforehand": 1})
+        assert report.engines["read_only.primary"] == Connections(idle=1)
 
 
 def test_an_edit_of_the_file_is_acknowledged_anew(lite: App) -> None:

@@ -28,7 +28,9 @@ from hypothesis import strategies as st
 
 from sa_readonly import ConfigurationError, Mode, directory, workers
 from sa_readonly.directory import DirectoryRegistry
+from sa_readonly.guard import KINDS
 from sa_readonly.workers import (
+    Connections,
     Liveness,
     RegistryError,
     Report,
@@ -269,9 +271,20 @@ def test_a_report_is_written_only_when_a_reader_needs_it(
     assert tell()
     assert not tell()
     assert not tell(checked=1.0, since=2.0)
-    assert not tell(connections=5, refused=7)
+    assert not tell(connections=5)
+    clock[0] += 1
+    assert not tell(engines={"read_write.primary": Connections(1)}, retired=3.0)
+    assert tell(refused=7, kinds={"flush": 7})  # soon
+    assert not tell(refused=8, kinds={"flush": 8})
+    clock[0] += 1
+    assert tell()
+    assert not tell(connections=6)
     clock[0] += 10
     assert tell()  # now and then
+    clock[0] += 29
+    assert not tell(checked=30.0)
+    clock[0] += 1
+    assert tell()  # that it still looks
     assert not tell()
     assert tell(watching=True)
     assert tell(mode=READ_ONLY, generation="g")
@@ -1057,6 +1070,12 @@ def test_a_report_with_any_change_raises_nothing_and_is_not_drained() -> None:
     refused=st.integers(0, 10**9),
     watching=st.booleans(),
     forced=st.none() | st.sampled_from(Mode),
+    kinds=st.dictionaries(st.sampled_from(KINDS), st.integers(0, 10**9)),
+    engines=st.dictionaries(
+        st.sampled_from(["read_write.primary", "read_only.replica"]),
+        st.builds(Connections, *[st.integers(0, 10**6)] * 3),
+    ),
+    retired=st.none() | st.floats(-1e14, 1e14),
     acknowledges=st.booleans(),
 )
 def test_every_report_is_read_back(acknowledges: bool, **fields: Any) -> None:
@@ -1071,6 +1090,24 @@ def test_every_report_is_read_back(acknowledges: bool, **fields: Any) -> None:
     other = replace(one, name="two")
     with pytest.raises(ValueError):
         directory._decoded(other, content)
+
+
+def test_a_report_of_an_older_version_is_read(place: Place) -> None:
+    entry = place.register()
+    place.on()
+    place.acknowledge(entry, refused=3, kinds={"flush": 3})
+    fields = directory.json.loads(place.report_of(entry).read_bytes())
+    for name in ("acknowledged", "check", "kinds", "engines", "retired"):
+        del fields[name]
+    rest = directory.json.dumps(fields).encode()[1:-1]
+    check = directory._check(entry.name, rest).decode()
+    place.report_of(entry).write_bytes(
+        b'{"acknowledged":1,"check":"%s",%s}\n' % (check.encode(), rest)
+    )
+    assert place.look().holds
+    report = place.one().report
+    assert report is not None
+    assert (report.refused, report.kinds, report.engines, report.retired) == (3, {}, {}, None)
 
 
 @pytest.mark.parametrize(
@@ -1090,6 +1127,12 @@ def test_every_report_is_read_back(acknowledges: bool, **fields: Any) -> None:
         ("forced", '"no"'),
         ("born", '"yesterday"'),
         ("started", "[[]]"),
+        ("kinds", "[]"),
+        ("kinds", '{"flush": -1}'),
+        ("engines", '{"read_write.primary": 1}'),
+        ("engines", '{"read_write.primary": [1, 2, 3, 4]}'),
+        ("engines", '{"read_write.primary": [1, 2, null]}'),
+        ("retired", '"now"'),
         ("program", "[" * 2000 + "]" * 2000),
         ("format", '1, "mode": null'),
     ],
