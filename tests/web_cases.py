@@ -123,8 +123,11 @@ class Site:
         return total
 
 
-def command(kind: str, fd: int, workers: int) -> list[str]:
-    """How a kind of server is started; skips where it is not installed."""
+def command(kind: str, fd: int, workers: int, app: str = "") -> list[str]:
+    """How a kind of server is started; skips where it is not installed.
+
+    :param app: for gunicorn, another one than that of `tests.web_server`.
+    """
     name, _, how = kind.partition("-")
     for needed in {name, "gevent"} if how == "gevent" else {name}:
         if needed != "wsgiref" and find_spec(needed) is None:
@@ -136,22 +139,36 @@ def command(kind: str, fd: int, workers: int) -> list[str]:
     if name == "uvicorn":
         app = ["--factory", "tests.web_server:asgi_site"]
         return [*python, "uvicorn", *app, "--fd", str(fd), "--http", "h11", "--lifespan", "on"]
-    app = ["tests.web_server:wsgi_site()", "--bind", f"fd://{fd}", "--no-control-socket"]
-    return [*python, "gunicorn", *app, "--worker-class", how, "--workers", str(workers)]
+    served = [app or "tests.web_server:wsgi_site()", "--bind", f"fd://{fd}", "--no-control-socket"]
+    return [*python, "gunicorn", *served, "--worker-class", how, "--workers", str(workers)]
 
 
 @contextlib.contextmanager
-def serving(kind: str, workers: int = 1) -> Iterator[Site]:
+def serving(
+    kind: str, workers: int = 1, *, source: str | None = None, **environment: str
+) -> Iterator[Site]:
+    """Run a server.
+
+    :param source: of a module that has the application as `served`, for gunicorn.
+    """
     place = Path(tempfile.mkdtemp(prefix="sa-readonly-web-"))
     try:
+        if source is not None:
+            (place / "served.py").write_text(source)
+            environment["PYTHONPATH"] = f"{place}:{ROOT}"
         for name, url in sqlite_urls(place, "rw", "ro").items():
             fill(url, name)
         with socket.create_server(("127.0.0.1", 0)) as listener, (place / "log").open("wb") as log:
             port, fd = listener.getsockname()[1], listener.fileno()
             process = subprocess.Popen(
-                command(kind, fd, workers),
+                command(kind, fd, workers, "" if source is None else "served:served"),
                 cwd=ROOT,
-                env={**os.environ, "SA_TEST_PLACE": str(place), "SA_TEST_FD": str(fd)},
+                env={
+                    **os.environ,
+                    **environment,
+                    "SA_TEST_PLACE": str(place),
+                    "SA_TEST_FD": str(fd),
+                },
                 stdout=log,
                 stderr=log,
                 pass_fds=[fd],

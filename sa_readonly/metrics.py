@@ -1,0 +1,236 @@
+"""Metrics for Prometheus: a collector over one snapshot, taken when somebody scrapes.
+
+Nothing is counted for it between two scrapes: it tells what the processes report anyway. It needs
+prometheus_client, which the extra ``prometheus`` brings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector
+
+from .errors import ConfigurationError
+from .guard import KINDS
+from .mode import Mode
+from .page import printable
+from .status import Snapshot, Worker, take
+from .workers import Liveness
+
+if TYPE_CHECKING:
+    from .selector import EngineSelector
+
+__all__ = ["ReadOnlyCollector"]
+
+_STATES = ("in_use", "idle", "retired")
+
+
+class ReadOnlyCollector(Collector):
+    """Tells Prometheus of one application: the mode, its processes, and what they refused.
+
+    ``REGISTRY.register(ReadOnlyCollector(selector))``. Registering it collects nothing. Whichever
+    process is asked answers for all that are registered beside the file and run on its host, so
+    that a scrape may hit any of them; those of other hosts answer for themselves.
+
+    :param selectors: the :class:`.EngineSelector` of the application. Of several, as a name can be
+        registered once only, give all to one collector: each has its own label ``switch``. Those
+        that share a switch share their processes and count once.
+    :raises ConfigurationError: if there is none, one is no selector, or the switches of two can't
+        be told apart.
+    """
+
+    def __init__(self, *selectors: EngineSelector) -> None:
+        self._selectors: dict[str, EngineSelector] = {}
+        for selector in selectors:
+            self._add(selector)
+        if not selectors:
+            raise ConfigurationError("ReadOnlyCollector() takes an EngineSelector, or several.")
+
+    def _add(self, selector: Any) -> None:
+        # not "state": asking for that would register the process, which may fork later
+        if not all(hasattr(selector, name) for name in ("switch", "check", "report")):
+            raise ConfigurationError(
+                f"ReadOnlyCollector() takes an EngineSelector, not {type(selector).__name__}."
+            )
+        switch = selector.switch
+        name = printable(str(getattr(switch, "path", None) or type(switch).__name__))
+        known = self._selectors.setdefault(name, selector)
+        if known.switch is not switch:
+            raise ConfigurationError(
+                f"ReadOnlyCollector() was given two selectors whose switches are both {name}. Make "
+                "one switch and give it to both selectors."
+            )
+
+    def describe(self) -> Iterable[Metric]:
+        """Return what there may be, without looking at anything."""
+        return _Families().all
+
+    def collect(self) -> Iterable[Metric]:
+        """Look at the switch, read the registry of workers, and tell. It touches no database."""
+        families = _Families()
+        for name, selector in self._selectors.items():
+            selector.check()  # so that this process reports, too
+            seen = take(selector.switch, selector.registry, selector.report)
+            families.add(name, seen, registers=selector.registry is not None)
+        return families.all
+
+
+class _Families:
+    """The metrics of one scrape."""
+
+    def __init__(self) -> None:
+        switch = ("switch",)
+        self.read_only = _gauge("read_only", "1 while read-only, 0 while read-write.", switch)
+        self.generation = InfoMetricFamily(
+            "sa_readonly_generation",
+            "The identity of the file that is there, the same for all who see that file.",
+            labels=switch,
+        )
+        self.since = _gauge("since_timestamp_seconds", "Since when the file is there.", switch)
+        self.until = _gauge(
+            "until_timestamp_seconds", "Until when the operator expects to be read-only.", switch
+        )
+        self.registered = _gauge(
+            "registered",
+            "0 if the process that answers can't register or report, so that nobody can wait for "
+            "it; else 1.",
+            switch,
+        )
+        self.workers = _gauge(
+            "workers", "Processes of this host that are registered and live.", switch
+        )
+        self.noticed = _gauge(
+            "workers_noticed", "Those that have noticed the mode that holds.", switch
+        )
+        self.drained = _gauge(
+            "workers_drained",
+            "Those that hold no read-write connection and can get none; 0 while read-write.",
+            switch,
+        )
+        self.died = _gauge(
+            "workers_died",
+            "Processes that died without a word, and may have left a statement at the server.",
+            switch,
+        )
+        self.unwatched = _gauge(
+            "workers_unwatched", "Those in which no watcher thread looks at the switch.", switch
+        )
+        self.forced = _gauge(
+            "workers_forced", "Those on which a mode is forced.", (*switch, "mode")
+        )
+        self.checked = _gauge(
+            "last_check_timestamp_seconds",
+            "The last look at the switch that was reported; of all processes, the oldest.",
+            switch,
+        )
+        self.connections = _gauge(
+            "connections",
+            "Connections by engine, in all processes; retired are those of pools from before a "
+            "flip that are open yet.",
+            (*switch, "engine", "state"),
+        )
+        self.retired = _gauge(
+            "retired_since_timestamp_seconds",
+            "Since when the oldest connection is retired and not closed yet; absent without one.",
+            switch,
+        )
+        self.flips = CounterMetricFamily(
+            "sa_readonly_flips", "Flips that a process has seen.", labels=(*switch, "pid")
+        )
+        self.refused = CounterMetricFamily(
+            "sa_readonly_refused_writes",
+            "Writes that a process has refused, by what was refused.",
+            labels=(*switch, "kind", "pid"),
+        )
+
+    @property
+    def all(self) -> Sequence[Metric]:
+        return list(vars(self).values())
+
+    def add(self, name: str, seen: Snapshot, *, registers: bool) -> None:
+        """Add the samples of one switch."""
+        switch, state = (name,), seen.state
+        self.read_only.add_metric(switch, state.read_only)
+        if state.generation is not None:  # without a file, each process has a time of its own
+            self.generation.add_metric(switch, {"generation": printable(state.generation)})
+            _add_time(self.since, switch, state.since)
+        _add_time(self.until, switch, state.until)
+        if registers:
+            self.registered.add_metric(switch, seen.problem is None)
+        # Who is of another host tells Prometheus itself, and may be told to live by some registry.
+        ours = [one for one in seen.workers if seen.here is None or one.host == seen.here.host]
+        living = [one for one in ours if one.liveness is Liveness.ALIVE]
+        died = [one for one in ours if one.liveness is Liveness.DEAD and one.why is not None]
+        self.workers.add_metric(switch, len(living))
+        self.noticed.add_metric(switch, sum(one.noticed for one in living))
+        self.drained.add_metric(switch, sum(one.drained for one in living))
+        self.died.add_metric(switch, len(died))
+        told = list(_told(living, seen.here))
+        self.unwatched.add_metric(switch, sum(one.watching is False for one in told))
+        for mode in Mode:
+            forced = sum(one.forced is mode for one in told)
+            self.forced.add_metric((name, str(mode)), forced)
+        _add_time(self.checked, switch, _oldest(one.checked for one in told if not one.forced))
+        _add_time(self.retired, switch, _oldest(one.retired for one in told))
+        self._add_connections(name, told)
+        self._add_counts(name, told)
+
+    def _add_connections(self, name: str, told: Sequence[Worker]) -> None:
+        counts: Counter[tuple[str, str]] = Counter()
+        for one in told:
+            for engine, connections in one.engines.items():
+                for state in _STATES:
+                    counts[engine, state] += getattr(connections, state)
+        for (engine, state), number in counts.items():
+            self.connections.add_metric((name, engine, state), number)
+
+    def _add_counts(self, name: str, told: Sequence[Worker]) -> None:
+        """Add what is counted, by process: a sum would fall when one ends, as if it began anew."""
+        flips: Counter[str] = Counter()
+        refused: Counter[tuple[str, str]] = Counter()
+        for one in told:
+            pid = str(one.pid)
+            flips[pid] += one.flips or 0
+            for kind in KINDS:  # all, so that an increase from none is seen
+                refused[kind, pid] += 0
+            for kind, number in one.kinds.items():
+                refused[kind, pid] += number
+        for pid, number in flips.items():
+            self.flips.add_metric((name, pid), number)
+        for (kind, pid), number in refused.items():
+            self.refused.add_metric((name, kind, pid), number)
+
+
+def _gauge(name: str, text: str, labels: Sequence[str]) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"sa_readonly_{name}", text, labels=labels)
+
+
+def _told(living: Iterable[Worker], here: Worker | None) -> Iterator[Worker]:
+    """Yield who has told something: what is reported, and of this process else its memory.
+
+    Its report goes first, as the other processes know that: two who answer in turn must not tell a
+    count that falls.
+    """
+    own = here
+    for one in living:
+        if one.pid == os.getpid():
+            own = None
+        if one.mode is not None:
+            yield one
+    if own is not None:
+        yield own
+
+
+def _oldest(times: Iterable[datetime | None]) -> datetime | None:
+    return min((one for one in times if one is not None), default=None)
+
+
+def _add_time(family: GaugeMetricFamily, labels: Sequence[str], moment: datetime | None) -> None:
+    if moment is not None:
+        family.add_metric(labels, moment.timestamp())
