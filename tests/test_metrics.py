@@ -31,9 +31,10 @@ from sa_readonly import (
 )
 from sa_readonly.guard import KINDS
 from sa_readonly.workers import Liveness, RegistryError, Seen
+from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.app import WHICH, App, need
 from tests.postgres import wait_until
-from tests.test_web_docs import ask
+from tests.test_web_docs import ask, call
 from tests.web_cases import Site, serving
 
 pytest.importorskip(
@@ -257,13 +258,14 @@ def gives_the_sums(shop: Shop, workers: int) -> None:
         assert told.by("flips_total", "pid") == dict.fromkeys(pids, 1)
         assert told.one("read_only") == told.one("registered") == 1
         assert told.one("workers_noticed") == told.one("workers_drained") == workers
-        assert told.one("workers_died") == told.one("workers_unwatched") == 0
+        assert told.one("workers_died") == 0
         assert told.one("generation_info", generation=FileSwitch(shop.site.file).identify()) == 1
         assert before - 1 < told.one("since_timestamp_seconds") < time.time() + 1
         assert told.one("until_timestamp_seconds") == 32472144000
         assert before - 60 < told.one("last_check_timestamp_seconds") <= time.time()
         assert told.by("connections", "state").get("retired") is None
 
+    shop.until(lambda told: told.one("workers_unwatched") == 0, "the watchers")
     shop.site.off()
     told = shop.until(lambda told: told.one("workers_noticed") == workers, "read-write again")
     assert (told.one("read_only"), told.one("workers_drained")) == (0, 0)
@@ -290,8 +292,8 @@ def test_a_connection_that_is_held_over_a_flip_is_told_until_it_is_closed() -> N
             wait_until((shop.site.place / "held").exists, "the connection")
             before = time.time()
             shop.site.on()
-            told = shop.until(lambda told: told.one("workers_drained") == 1, "the others")
-            assert told.one("workers_noticed") == 2
+            told = shop.until(lambda told: told.one("workers_noticed") == 2, "both")
+            assert told.one("workers_drained") == 1
             for state, number in (("in_use", 0), ("idle", 0), ("retired", 1)):
                 found = told.one("connections", engine="read_write.primary", state=state)
                 assert found == number, state
@@ -324,6 +326,17 @@ def test_registering_it_looks_at_nothing_and_names_all_that_it_tells(lite: App) 
     assert Path(f"{lite.path}.workers").exists()
     with pytest.raises(ValueError, match="Duplicated"):
         registry.register(ReadOnlyCollector(lite.selector))
+
+
+def test_a_request_that_the_middleware_refuses_is_counted(lite: App) -> None:
+    lite.on()
+    lite.start()
+    application = ReadOnlyMiddleware(None, lite.selector, refuse=("POST",))
+    assert call(application)[0] == "503 Service Unavailable"
+    wait_until(
+        lambda: scrape(lite.selector).by("refused_writes_total", "kind") == {"beforehand": 1},
+        "the report",
+    )
 
 
 def test_a_process_without_a_directory_tells_of_itself(lite: App) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
@@ -23,6 +24,7 @@ from sa_readonly import (
     selector_from_config,
 )
 from sa_readonly.directory import DirectoryRegistry
+from sa_readonly.metrics import ReadOnlyCollector
 
 
 class Base(DeclarativeBase):
@@ -55,6 +57,7 @@ def sync(rw: Engine, ro: Engine) -> None:
         session.role = "primary"
         assert_type(session.role, str)
     Session(binds={Base: selector})
+    REGISTRY.register(ReadOnlyCollector(selector))
     assert_type(selector.mode, Mode)
     assert_type(selector.read_only, bool)
     assert_type(selector.state, State)
