@@ -81,10 +81,24 @@ def _error(what: str, state: State, statement: str | None) -> ReadOnlyError:
     )
 
 
-def refused(engine: Engine, what: str, kind: str) -> ReadOnlyError:
-    """Return the error that refuses ``what`` on a guarded engine; see :func:`refusal`."""
+# The last read-only state of each switch: what is refused just as it flips back tells that.
+_last: weakref.WeakKeyDictionary[Switch, State] = weakref.WeakKeyDictionary()
+
+
+def remember(switch: Switch, state: State) -> None:
+    """Note the read-only state of a flip, for what is refused when that is over."""
+    _last[switch] = state
+
+
+def refused(engine: Engine, what: str, kind: str, role: str = "primary") -> ReadOnlyError:
+    """Return the error that refuses ``what`` on a guarded engine; see :func:`refusal`.
+
+    :param role: that of the session.
+    """
     dialect: Any = engine.dialect
-    return dialect._sa_readonly_refusal(what, kind=kind)  # type: ignore[no-any-return]  # untyped
+    return dialect._sa_readonly_refusal(  # type: ignore[no-any-return]  # untyped
+        what, kind=kind, role=role
+    )
 
 
 def refused_connection(engine: Engine) -> ReadOnlyError:
@@ -163,9 +177,13 @@ class _Guarded(DefaultDialect):
         return next((one for one in states if one[1].read_only), states[0])
 
     def _sa_readonly_refusal(
-        self, what: str, statement: str | None = None, *, kind: str
+        self, what: str, statement: str | None = None, *, kind: str, role: str | None = None
     ) -> ReadOnlyError:
         switch, state = self._sa_readonly_says()
+        if role is None and not isinstance(self, _ReadOnly):
+            role = "primary"  # which alone begins anything there
+        if not state.read_only and role == "primary" and switch is not None:
+            state = _last.get(switch, state)
         return refusal(what, state, statement, kind=kind, switch=switch)
 
     def _sa_readonly_look(self, switch: Switch) -> State:

@@ -363,6 +363,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         return f"<EngineSelector of {self.switch!r}, {self.switch.known.mode}>"
 
     def _flipped(self, old: State, new: State) -> None:
+        guard.remember(self.switch, new if new.read_only else old)
         for callback in tuple(self._callbacks):
             try:
                 callback(old, new)

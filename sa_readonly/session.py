@@ -170,7 +170,8 @@ class RoutingSession(Session):
                 raise guard.refused(engine, "The use of a read-write engine", "transaction")
             self._choice = (engine, modes, None, False)
         if gates and self._role != "primary" and not guard.read_only(engine):
-            raise guard.refused(engine, "The use of a read-write engine", "transaction")
+            what = "The use of a read-write engine"
+            raise guard.refused(engine, what, "transaction", self._role)
         if getattr(clause, "is_dml", False):
             self._refuse(bind, type(clause).__name__.upper(), "statement")
 
@@ -247,7 +248,7 @@ class RoutingSession(Session):
 
     def _refuse(self, bind: Engine | Connection, what: str, kind: str = "flush") -> None:
         if self._refuses(bind):
-            raise guard.refused(bind.engine, what, kind)
+            raise guard.refused(bind.engine, what, kind, self._role)
 
 
 # What is pinned to a root transaction: the mode of each switch and, for each selector, the engine

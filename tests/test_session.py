@@ -20,6 +20,7 @@ from sa_readonly import (
     Mode,
     ReadOnlyError,
     RoutingSession,
+    guard,
 )
 from tests.app import WHICH, App, Author, Base, Book, Which, make_app, sqlite_urls
 
@@ -983,3 +984,25 @@ def test_filling_again_is_possible_after_the_selector_is_closed(lite: App) -> No
     assert lite.titles("rw") == ["by the script"]
     with lite.sessions() as session, pytest.raises(exc.InvalidRequestError, match="is closed"):
         session.scalar(WHICH)
+
+
+def test_what_is_refused_after_the_flip_back_tells_why_it_was_read_only(app: App) -> None:
+    app.start(ttl=0)
+    app.on("upgrade")
+    with app.sessions() as session:
+        assert session.scalar(WHICH) == "ro"
+        app.off()
+        assert app.selector.check().mode is Mode.READ_WRITE
+        session.add(Book(title="late"))
+        with pytest.raises(ReadOnlyError, match="the application is read-only since") as caught:
+            session.flush()
+        assert caught.value.reason == "upgrade"
+        with pytest.raises(ReadOnlyError) as caught:
+            session.execute(insert(Book).values(title="late"))
+        assert caught.value.reason == "upgrade"
+    assert guard.refused_connection(app.engines["rw"]).reason == "upgrade"
+    with app.sessions(role="replica") as session:
+        session.add(Book(title="no"))
+        with pytest.raises(ReadOnlyError, match="the role 'replica'") as caught:
+            session.flush()
+        assert caught.value.reason is None
