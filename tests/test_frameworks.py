@@ -1,0 +1,285 @@
+"""The examples for frameworks go through a flip, each in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sa_readonly import Mode
+from tests.app import need
+from tests.night import PATIENCE, Watch
+from tests.postgres import Server, wait_until
+from tests.test_wsgi_servers import (
+    EXAMPLES,
+    GUNICORN,
+    LISTENING,
+    WORKERS,
+    Load,
+    Site,
+    ask,
+    site,  # noqa: F401  # a fixture
+    texts,
+)
+
+DOCS = (EXAMPLES.parent / "docs" / "frameworks.md").read_text()
+BIN = Path(sys.executable).parent
+
+
+class ProblemLoad(Load):
+    """The same load, which is refused by the middleware's answer."""
+
+    def write(self, name: str) -> None:
+        status, page = ask(self.port, "POST", text=name)
+        if status == 303:
+            self.accepted.add(name)
+        elif status == 503 and json.loads(page)["reason"] == "upgrade":
+            self.refused.add(name)
+        else:
+            self.failed.append(f"write: {status} {page}")
+
+
+def on_and_off(site: Site, server: Server) -> None:  # noqa: F811  # no fixture here
+    """Under load, with a look at the server; then see what came of it."""
+    with ProblemLoad(site.port) as load:
+        workers = site.all_registered(load)
+        site.operator.on()
+        with Watch(server, site.pair.read_write):
+            load.round()
+        site.operator.off()
+        load.round()
+    assert load.failed == []
+    assert load.refused
+    assert load.workers <= site.registered() == workers
+    assert texts(site.pair.read_write) == load.accepted
+    assert texts(site.pair.read_only) == set()
+
+
+def run(command: list[Any], place: Path, **environment: str) -> str:
+    """Run a program to its end, and return what it wrote."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=place,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def python(code: str, example: str, **environment: str) -> list[str]:
+    """Run a program in the directory of an example, and return the lines that it printed."""
+    return run([sys.executable, "-c", code], EXAMPLES / example, **environment).splitlines()
+
+
+@pytest.fixture
+def lite(place: Path) -> dict[str, str]:
+    """The settings of an example that needs no server."""
+    return {
+        "GUESTBOOK_RW_URL": f"sqlite:///{place}/rw.db",
+        "GUESTBOOK_RO_URL": f"sqlite:///{place}/ro.db",
+        "GUESTBOOK_FILE": str(place / "read-only.txt"),
+        "GUESTBOOK_LOG": str(place / "guestbook.log"),
+        "PLACE": str(place),
+    }
+
+
+# -- Flask-SQLAlchemy ------------------------------------------------------------------------------
+
+
+def test_flask_sqlalchemy_under_gunicorn_goes_read_only_and_back(
+    site: Site,  # noqa: F811  # the fixture
+    quiet_server: Server,
+    place: Path,
+) -> None:
+    need("gunicorn", "flask_sqlalchemy")
+    site.example = "flask_sqlalchemy_app"
+    site.start(GUNICORN, LISTENING, GUESTBOOK_LOG=str(place / "guestbook.log"))
+    on_and_off(site, quiet_server)
+    assert "Traceback" not in site.log.read_text() + (place / "guestbook.log").read_text()
+
+
+def test_flask_sqlalchemy_rotates_its_log_on_hup_and_looks_again_on_usr2(
+    site: Site,  # noqa: F811  # the fixture
+    place: Path,
+) -> None:
+    need("gunicorn", "flask_sqlalchemy")
+    log, old = place / "guestbook.log", place / "guestbook.log.1"
+    site.example = "flask_sqlalchemy_app"
+    site.start(GUNICORN, LISTENING, GUESTBOOK_LOG=str(log), GUESTBOOK_TTL="3600")
+
+    def written_by_all(load: Load) -> None:
+        told = [f"[{pid}] INFO signed" for pid in workers]
+        wait_until(lambda: all(line in log.read_text() for line in told), "all to log", PATIENCE)
+        load.round()
+
+    with ProblemLoad(site.port) as load:
+        workers = site.all_registered(load)
+        written_by_all(load)
+        site.operator.switch.enable("upgrade")
+        log.rename(old)
+        for pid in workers:
+            os.kill(pid, signal.SIGHUP)
+        wait_until(log.exists, "a new log", PATIENCE)
+        written_by_all(load)
+    assert load.failed == []
+    assert load.refused == set()  # nobody has looked again
+    assert "read-only" not in ask(site.port, "GET")[1]
+    for pid in workers:
+        os.kill(pid, signal.SIGUSR2)
+    site.operator.wait(Mode.READ_ONLY)
+    with ProblemLoad(site.port) as load:
+        load.round()
+    assert (load.failed, load.accepted) == ([], set())
+    page = ask(site.port, "GET")[1]
+    assert '<p role="status">You can read, and not write, for now: upgrade.' in page
+    assert site.registered() == workers
+    assert log.read_text().count("read-write -> read-only") == WORKERS
+    assert "read-only" not in old.read_text()
+
+
+BINDS = """
+import os, pathlib, sys
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import MetaData, create_engine, func, select, text
+from sqlalchemy.orm import DeclarativeBase
+from sa_readonly import ReadOnlyError
+
+place = os.environ["PLACE"]
+FILE = pathlib.Path(place, "read-only.txt")
+RW_URL, RO_URL, AUDIT_URL, AUDIT_COPY_URL, MAIL_URL = (
+    f"sqlite:///{place}/{name}.db" for name in ("rw", "ro", "audit", "copy", "mail")
+)
+exec(sys.argv[1])  # what the docs show
+for selector in selectors.values():
+    selector.switch.ttl = 0
+
+class Thing(db.Model):
+    id = db.Column(db.Integer, primary_key=True)
+
+class Trail(db.Model):
+    __bind_key__ = "audit"
+    id = db.Column(db.Integer, primary_key=True)
+
+class Letter(db.Model):
+    __bind_key__ = "mail"
+    id = db.Column(db.Integer, primary_key=True)
+
+MODELS = Thing, Trail, Letter
+
+def counts():
+    with app.app_context():
+        return [db.session.scalar(select(func.count()).select_from(model)) for model in MODELS]
+
+def refused(function):
+    with app.app_context():
+        try:
+            function()
+        except ReadOnlyError:
+            db.session.rollback()
+            db.session.scalars(select(Thing)).all()
+            return True
+        return False
+
+def add(*models):
+    db.session.add_all([model() for model in models])
+    db.session.commit()
+
+with app.app_context():
+    db.create_all()
+    add(*MODELS)
+    assert db.session.get_bind(Trail) is not db.session.get_bind(Thing) is db.engine
+for url, model in (RO_URL, Thing), (AUDIT_COPY_URL, Trail):
+    model.metadata.create_all(create_engine(url))
+assert counts() == [1, 1, 1], counts()
+FILE.touch()
+assert counts() == [0, 0, 1], counts()  # and the third is no selector's
+assert refused(lambda: add(Thing)) and refused(lambda: add(Trail))
+assert refused(lambda: db.session.execute(db.insert(Thing.__table__).values(id=9)))
+assert refused(db.create_all) and refused(lambda: db.engine.connect())
+assert not refused(lambda: add(Letter))
+with app.app_context():
+    before = db.session()
+    db.session.remove()
+    assert db.session() is not before
+FILE.unlink()
+assert not refused(lambda: add(*MODELS))
+assert not refused(lambda: db.create_all("audit"))
+assert counts() == [2, 2, 3], counts()
+print("done")
+"""
+
+
+def blocks(section: str, language: str = "python") -> list[str]:
+    """What is shown in one section of docs/frameworks.md."""
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", DOCS, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_bind_keys_of_flask_sqlalchemy_have_selectors_of_their_own(lite: dict[str, str]) -> None:
+    need("flask_sqlalchemy")
+    shown = blocks("Flask-SQLAlchemy")[0].replace(
+        "/var/lib/myapp/read-only.txt", lite["GUESTBOOK_FILE"]
+    )
+    command = [sys.executable, "-W", "error::DeprecationWarning", "-c", BINDS, shown]
+    assert run(command, EXAMPLES, **lite).splitlines()[-1] == "done"
+
+
+@pytest.mark.parametrize(
+    ("section", "example"),
+    [
+        ("Flask-SQLAlchemy", "flask_sqlalchemy_app/app.py"),
+    ],
+)
+def test_what_the_docs_show_is_of_the_example(section: str, example: str) -> None:
+    shown = blocks(section, "sh" if example.endswith(".sh") else "python")
+    if section == "Flask-SQLAlchemy":
+        shown = shown[1:]  # the first is run by the test above
+    source = (EXAMPLES / example).read_text()
+    assert shown
+    assert [block for block in shown if block not in source] == []
+
+
+PLAIN = """
+import flask_sqlalchemy.session
+from app import *
+class Plain(RoutingSession, flask_sqlalchemy.session.Session):
+    pass
+with app.app_context():
+    for options in {}, {"bind": selector}, {"binds": {Base: selector}}:
+        try:
+            Plain(db=db, **options).scalars(select(Entry))
+        except ReadOnlyError as error:
+            print(error)
+"""
+
+
+def test_flask_sqlalchemy_needs_the_class_of_the_example_as_it_takes_no_bind(
+    lite: dict[str, str],
+) -> None:
+    need("flask_sqlalchemy")
+    Path(lite["GUESTBOOK_FILE"]).touch()
+    told = python(PLAIN, "flask_sqlalchemy_app", **lite)
+    assert sum("The use of a read-write engine is refused" in line for line in told) == 3, told
+
+
+def test_a_command_that_is_forced_to_read_write_migrates_meanwhile(lite: dict[str, str]) -> None:
+    need("flask_sqlalchemy")
+    Path(lite["GUESTBOOK_FILE"]).touch()
+    init = [sys.executable, "-m", "flask", "init"]
+    forced = {**lite, "SA_READONLY_FORCE": "read-write"}
+    run(init, EXAMPLES / "flask_sqlalchemy_app", **forced)
+    with pytest.raises(AssertionError, match="ReadOnlyError"):
+        run(init, EXAMPLES / "flask_sqlalchemy_app", **lite)
