@@ -25,6 +25,7 @@ from tests.test_wsgi_servers import (
     Load,
     Site,
     ask,
+    execute,
     site,  # noqa: F401  # a fixture
     texts,
 )
@@ -241,6 +242,7 @@ def test_bind_keys_of_flask_sqlalchemy_have_selectors_of_their_own(lite: dict[st
     ("section", "example"),
     [
         ("Flask-SQLAlchemy", "flask_sqlalchemy_app/app.py"),
+        ("Pyramid", "pyramid_app/app.py"),
     ],
 )
 def test_what_the_docs_show_is_of_the_example(section: str, example: str) -> None:
@@ -283,3 +285,126 @@ def test_a_command_that_is_forced_to_read_write_migrates_meanwhile(lite: dict[st
     run(init, EXAMPLES / "flask_sqlalchemy_app", **forced)
     with pytest.raises(AssertionError, match="ReadOnlyError"):
         run(init, EXAMPLES / "flask_sqlalchemy_app", **lite)
+
+
+# -- Pyramid ---------------------------------------------------------------------------------------
+
+
+def test_pyramid_under_gunicorn_goes_read_only_and_back(
+    site: Site,  # noqa: F811  # the fixture
+    quiet_server: Server,
+) -> None:
+    need("gunicorn", "pyramid", "pyramid_tm", "pyramid_retry", "zope.sqlalchemy")
+    site.example = "pyramid_app"
+    site.start([*GUNICORN, "--workers", str(WORKERS), "--preload"], LISTENING)
+    on_and_off(site, quiet_server)
+    assert "Traceback" not in site.log.read_text()
+
+
+# Asks the example, in one process, with views that write in several ways.
+ASKING = """
+import os, pathlib, sys
+import app as example
+from app import Entry, ReadOnlyError, Session, selector
+from pyramid.httpexceptions import HTTPSeeOther
+from pyramid_retry import IBeforeRetry
+from sqlalchemy import func, insert, select, text
+from webob import Request
+
+Session.configure(twophase=sys.argv[1] == "twophase")
+FILE = pathlib.Path(os.environ["GUESTBOOK_FILE"])
+retried, ended = [], []
+
+def on():
+    FILE.touch()
+    selector.check()
+
+def off():
+    FILE.unlink()
+    selector.check()
+
+def asked(view):
+    def sign(request):
+        request.tm.get().addAfterCommitHook(ended.append)
+        return view(request) or HTTPSeeOther("/")
+
+    retried.clear(), ended.clear()
+    example.sign = sign
+    app = example.make_app()
+    app.app.registry.registerHandler(lambda event: retried.append(event.exception), [IBeforeRetry])
+    request = Request.blank("/", POST={"text": "hello"})
+    return request.get_response(app).status_int
+
+def count():
+    with Session() as session:
+        return session.scalar(select(func.count()).select_from(Entry))
+
+def adds(request):
+    request.session.add(Entry(text="x"))
+
+def flushes(request):
+    adds(request)
+    request.session.flush()
+
+def inserts(request):
+    request.session.execute(insert(Entry).values(text="x"))
+
+def swallows(request):
+    try:
+        flushes(request)
+    except ReadOnlyError:
+        pass
+
+assert asked(example.sign) == 303 and ended == [True] and count() == 1
+on()
+for view in adds, flushes, inserts, swallows:
+    assert asked(view) == 503, view
+    assert retried == [] and True not in ended, (view, retried, ended)
+assert count() == 0  # in the other database
+assert Request.blank("/").get_response(example.app).status_int == 200
+off()
+
+def conflicts(request, flip=False):
+    flushes(request)
+    if request.environ["retry.attempt"] == 0:
+        if flip:
+            on()
+        request.session.execute(text("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$"))
+
+assert asked(conflicts) == 303 and len(retried) == 1 and count() == 2
+# A retry meets the flip: it is refused, and not tried again.
+assert asked(lambda request: conflicts(request, flip=True)) == 503 and len(retried) == 1
+off()
+assert count() == 2
+
+class Flips:
+    # votes when the session has prepared its transaction, or committed it where there is one phase
+    def __init__(self, manager):
+        self.transaction_manager = manager
+    def tpc_vote(self, transaction):
+        on()
+    abort = tpc_begin = commit = tpc_finish = tpc_abort = lambda self, transaction: None
+    def sortKey(self):
+        return "~~~"
+
+def flips(request):
+    adds(request)
+    request.tm.get().join(Flips(request.tm))
+
+assert asked(flips) == 303 and ended == [True]
+off()
+assert count() == 3
+print("done")
+"""
+
+
+@pytest.mark.parametrize("phases", ["onephase", "twophase"])
+def test_pyramid_answers_nothing_2xx_that_is_refused_and_retries_no_refusal(
+    site: Site,  # noqa: F811  # the fixture
+    phases: str,
+) -> None:
+    need("pyramid", "pyramid_tm", "pyramid_retry", "zope.sqlalchemy")
+    command = [sys.executable, "-c", ASKING, phases]
+    assert run(command, EXAMPLES / "pyramid_app", **site.environment).splitlines()[-1] == "done"
+    left = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
+    assert execute(site.pair.read_write, left) == []
