@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import URL
 
 from sa_readonly import Mode
 from tests.app import need
-from tests.night import PATIENCE, Watch
+from tests.night import PATIENCE, Operator, Watch
 from tests.postgres import Server, wait_until
 from tests.test_wsgi_servers import (
     EXAMPLES,
     GUNICORN,
     LISTENING,
+    TABLE,
     WORKERS,
     Load,
     Site,
@@ -243,6 +247,7 @@ def test_bind_keys_of_flask_sqlalchemy_have_selectors_of_their_own(lite: dict[st
     [
         ("Flask-SQLAlchemy", "flask_sqlalchemy_app/app.py"),
         ("Pyramid", "pyramid_app/app.py"),
+        ("Celery", "celery_app/tasks.py"),
     ],
 )
 def test_what_the_docs_show_is_of_the_example(section: str, example: str) -> None:
@@ -408,3 +413,196 @@ def test_pyramid_answers_nothing_2xx_that_is_refused_and_retries_no_refusal(
     assert run(command, EXAMPLES / "pyramid_app", **site.environment).splitlines()[-1] == "done"
     left = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
     assert execute(site.pair.read_write, left) == []
+
+
+# -- Celery ----------------------------------------------------------------------------------------
+
+# The example with one task more, that waits until a flip has come before it writes.
+MORE = """
+import os, pathlib, time
+import tasks
+from tasks import app, sign
+
+@app.task(name="late", bind=True)
+def late(self, text):
+    pathlib.Path(os.environ["PLACE"], "started").touch()
+    while not pathlib.Path(os.environ["PLACE"], "go").exists():
+        time.sleep(0.01)
+    sign.run(text)
+"""
+IMPATIENT = """
+import tasks
+from celery.signals import worker_ready
+worker_ready.disconnect(tasks.pause_while_read_only)
+tasks.LONGEST = 0.0
+tasks.random.uniform = lambda *_: 0.001
+from tasks import app
+"""
+SENDER = """
+import sys, tasks
+for line in sys.stdin:
+    name, text = line.split()
+    tasks.app.send_task(name, [text])
+    print("sent", flush=True)
+"""
+COUNTDOWN = """
+from datetime import datetime, timedelta, timezone
+from tasks import *
+def told(retries, until=None):
+    until = until and datetime.now(timezone.utc) + timedelta(seconds=until)
+    return countdown(ReadOnlyError("", until=until), retries)
+assert PatientTask.max_retries is None and sign.max_retries is None
+assert 1 <= told(0) <= 1.2 and 16 <= told(4) <= 16 * 1.2
+assert all(300 <= told(*given) <= 360 for given in [(9,), (100000,), (0, 1e6)])
+assert 99 <= told(7, 100) <= 120  # until it is there
+assert 1 <= told(0, -100) <= 1.2 and 300 <= told(9, -100) <= 360  # it is overdue
+try:
+    sign("called, and by no worker")
+except ReadOnlyError:
+    print("done")
+"""
+
+
+class Fleet:
+    """One Celery worker of the example, with a directory for a broker."""
+
+    def __init__(self, place: Path, settings: dict[str, str]) -> None:
+        self.place = place
+        self.environment = {
+            **os.environ,
+            **settings,
+            "GUESTBOOK_BROKER": str(place),
+            "PYTHONPATH": os.pathsep.join([str(EXAMPLES / "celery_app"), str(place)]),
+        }
+        self.log = place / "worker.log"
+        self.operator = Operator(Path(settings["GUESTBOOK_FILE"]), 1)
+        self.process: Any = None
+        self.sender: Any = None
+
+    def start(self, pool: str, module: str = "more") -> None:
+        options = ["--loglevel=INFO", "--concurrency=2", "--max-tasks-per-child=2"]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [BIN / "celery", "--app", module, "worker", "--pool", pool, *options],
+                cwd=self.place,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.says("ready.")
+
+    def says(self, what: str, times: int = 1) -> None:
+        """Wait until its log has a line that often."""
+
+        def told() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            return self.log.read_text().count(what) >= times
+
+        try:
+            wait_until(told, what, PATIENCE)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{self.log.read_text()}") from None
+
+    def send(self, name: str, *texts: str) -> None:
+        """Send a task for each of the texts."""
+        if self.sender is None:
+            self.sender = subprocess.Popen(
+                [sys.executable, "-c", SENDER],
+                cwd=self.place,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+            )
+        for one in texts:
+            self.sender.stdin.write(f"{name} {one}\n")
+            assert self.sender.stdout.readline() == "sent\n"
+
+    def signed(self, which: str = "rw") -> list[str]:
+        url = URL.create("sqlite", database=str(self.place / f"{which}.db"))
+        return sorted(name for (name,) in execute(url, "SELECT text FROM entry"))
+
+    def messages(self) -> int:
+        return len(list((self.place / "messages").iterdir()))
+
+    def stop(self) -> None:
+        if self.sender is not None:
+            with self.sender:
+                self.sender.stdin.close()
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture
+def fleet(place: Path, lite: dict[str, str]) -> Iterator[Fleet]:
+    need("celery")
+    made = Fleet(place, lite)
+    for which in ("rw", "ro"):
+        url = URL.create("sqlite", database=str(place / f"{which}.db"))
+        execute(url, TABLE.replace("SERIAL", "INTEGER"))
+    (place / "more.py").write_text(MORE)
+    (place / "impatient.py").write_text(IMPATIENT)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def test_a_celery_worker_pauses_at_its_start_and_at_a_flip(fleet: Fleet) -> None:
+    fleet.operator.switch.enable("upgrade")
+    fleet.send("tasks.sign", "a")
+    fleet.start("solo")
+    fleet.says("Canceling queue celery")
+    assert fleet.messages() == 1
+    fleet.operator.off()
+    wait_until(lambda: fleet.signed() == ["a"], "the task", PATIENCE)
+    fleet.operator.on()
+    fleet.says("Canceling queue celery", times=2)
+    fleet.send("tasks.sign", "b")
+    fleet.operator.off()
+    wait_until(lambda: fleet.signed() == ["a", "b"], "the task", PATIENCE)
+    assert "Retry in" not in fleet.log.read_text()
+
+
+def test_a_celery_pool_of_processes_loses_no_task_over_a_flip(fleet: Fleet) -> None:
+    fleet.start("prefork")
+    fleet.send("tasks.sign", *"abcde")  # which need three processes, forked one after another
+    wait_until(lambda: fleet.signed() == [*"abcde"], "the tasks", PATIENCE)
+    fleet.send("late", "late")
+    wait_until((fleet.place / "started").exists, "a task that has begun", PATIENCE)
+    fleet.operator.on()
+    fleet.says("Canceling queue celery")
+    fleet.send("tasks.sign", "f")
+    (fleet.place / "go").touch()
+    fleet.says("Retry in")  # it comes back to the broker, and waits there with the other
+    assert fleet.messages() == 2
+    assert (fleet.signed(), fleet.signed("ro")) == ([*"abcde"], [])
+    fleet.operator.off()
+    wait_until(lambda: fleet.signed() == [*"abcdef", "late"], "the tasks", PATIENCE)
+    assert fleet.messages() == 0
+    assert "Traceback" not in fleet.log.read_text()
+    fleet.process.terminate()
+    assert fleet.process.wait(PATIENCE) == 0
+    assert fleet.operator.registry.read() == []  # each process has left
+
+
+def test_a_celery_task_that_is_refused_is_retried_without_limit(fleet: Fleet) -> None:
+    fleet.operator.switch.enable("upgrade")
+    fleet.start("prefork", "impatient")
+    fleet.send("tasks.sign", "a")
+    fleet.says("Retry in", times=5)  # 3 would be Celery's limit
+    fleet.operator.off()
+    wait_until(lambda: fleet.signed() == ["a"], "the task", PATIENCE)
+
+
+def test_the_countdown_of_a_celery_task_is_capped_and_goes_by_until(
+    lite: dict[str, str], place: Path
+) -> None:
+    need("celery")
+    Path(lite["GUESTBOOK_FILE"]).touch()
+    told = python(COUNTDOWN, "celery_app", **lite, GUESTBOOK_BROKER=str(place))
+    assert told[-1] == "done"
