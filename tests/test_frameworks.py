@@ -248,6 +248,8 @@ def test_bind_keys_of_flask_sqlalchemy_have_selectors_of_their_own(lite: dict[st
         ("Flask-SQLAlchemy", "flask_sqlalchemy_app/app.py"),
         ("Pyramid", "pyramid_app/app.py"),
         ("Celery", "celery_app/tasks.py"),
+        ("Alembic", "alembic_recipe/migrations/env.py"),
+        ("Alembic", "alembic_recipe/migrate.sh"),
     ],
 )
 def test_what_the_docs_show_is_of_the_example(section: str, example: str) -> None:
@@ -606,3 +608,51 @@ def test_the_countdown_of_a_celery_task_is_capped_and_goes_by_until(
     Path(lite["GUESTBOOK_FILE"]).touch()
     told = python(COUNTDOWN, "celery_app", **lite, GUESTBOOK_BROKER=str(place))
     assert told[-1] == "done"
+
+
+# -- Alembic ---------------------------------------------------------------------------------------
+
+
+def test_the_database_is_migrated_while_the_application_is_read_only(
+    site: Site,  # noqa: F811  # the fixture
+) -> None:
+    need("gunicorn", "flask", "alembic")
+    recipe = EXAMPLES / "alembic_recipe"
+    environment = {
+        **site.environment,
+        "SA_READONLY_FILE": site.environment["GUESTBOOK_FILE"],
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": "200",
+    }
+    migrate = ["./migrate.sh", "--expect", WORKERS]
+    for url in site.pair:
+        execute(url, "DROP TABLE entry")
+    copy = f"url={site.environment['GUESTBOOK_RO_URL']}"
+    for options in ([], ["-x", copy]):
+        run([BIN / "alembic", *options, "upgrade", "0001"], recipe, **environment)
+
+    def columns(url: URL) -> list[str]:
+        catalogue = "SELECT column_name FROM information_schema.columns WHERE table_name = 'entry'"
+        return sorted(name for (name,) in execute(url, catalogue))
+
+    site.start(GUNICORN, LISTENING)
+    with Load(site.port) as first:
+        workers = site.all_registered(first)
+    with Load(site.port, clients=1) as load:
+        load.round()
+        execute(site.pair.read_write, "ALTER TABLE entry ADD signed int")  # which is in the way
+        with pytest.raises(AssertionError, match="DuplicateColumn"):
+            run(migrate, recipe, **environment)
+        accepted, refused = set(load.accepted), len(load.refused)
+        load.round()
+        assert (load.accepted, len(load.refused) > refused) == (accepted, True)
+        execute(site.pair.read_write, "ALTER TABLE entry DROP signed")
+        run(migrate, recipe, **environment)
+        load.round()
+        assert len(load.accepted) > len(accepted)
+    assert first.failed + load.failed == []
+    assert site.registered() == workers
+    assert columns(site.pair.read_write) == ["id", "signed", "text"]
+    assert columns(site.pair.read_only) == ["id", "text"]
+    written = [name for (name,) in execute(site.pair.read_write, "SELECT text FROM entry")]
+    assert sorted(written) == sorted([*first.accepted, *load.accepted])
