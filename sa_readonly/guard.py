@@ -931,7 +931,10 @@ _KEEPING: set[type[Any]] = set()  # classes of connections; the class is all a c
 @cache
 def _keeping(base: type[Any], *, adapted: bool = False) -> type[Any]:
     """Return a class of connections that keep their lock, or of SQLAlchemy's adapters of one."""
-    body = {"__slots__": ()} if adapted else {}
+    # Its repr() stays that of the driver's, by which people filter warnings.
+    body: dict[str, Any] = {"__module__": base.__module__}
+    if adapted:
+        body["__slots__"] = ()
     made = type(base.__name__, (base,) if adapted else (_Keeping, base), body)
     _KEEPING.add(made)
     return made
