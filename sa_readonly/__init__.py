@@ -5,10 +5,10 @@ per transaction, by the presence of a file.
 """
 
 from .errors import ConfigurationError, ReadOnlyError
-from .mode import FixedSwitch, Mode, State, Switch
+from .mode import Mode, State, Switch
 from .selector import Engines, EngineSelector, selector_from_config
 from .session import RoutingSession
-from .switch import FileSwitch
+from .switch import FileSwitch, FixedSwitch
 
 __all__ = [
     "ConfigurationError",

@@ -58,6 +58,8 @@ def refusal(
     error = _error(what, state, statement)
     error._kind = kind
     count(switch, kind)
+    for noted in list(_notes.values()):
+        noted[error] = what
     return error
 
 
@@ -143,10 +145,25 @@ def refusals(switch: Switch) -> dict[str, int]:
 
 
 def was_served(engine: Engine, error: ReadOnlyError) -> None:
-    """Take back the count of one refusal, after which a read was served elsewhere."""
+    """Take back one refusal, after which a read was served elsewhere."""
     dialect: Any = engine.dialect
     if error._kind is not None:
         count(dialect._sa_readonly_says()[0], error._kind, -1)
+    for noted in list(_notes.values()):
+        noted.pop(error, None)
+
+
+_notes: dict[object, dict[ReadOnlyError, str]] = {}
+
+
+def take_notes() -> tuple[dict[ReadOnlyError, str], Callable[[], object]]:
+    """Take notes, for a test, of all that is refused: the errors, and what each of them refused.
+
+    :return: the notes, and a function that ends them.
+    """
+    key = object()
+    noted = _notes[key] = dict[ReadOnlyError, str]()
+    return noted, partial(_notes.pop, key, None)
 
 
 _A_TRANSACTION = "A read-write transaction"
@@ -188,6 +205,11 @@ class _Guarded(DefaultDialect):
 
     def _sa_readonly_look(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
+
+    def _sa_readonly_backslash(self) -> bool | None:
+        """Whether a backslash escapes in plain strings, as SQLAlchemy finds it out."""
+        known: bool | None = getattr(self, "_backslash_escapes", None)
+        return known
 
 
 class _Gated(_Guarded):
@@ -324,11 +346,6 @@ class _ReadOnly(_Guarded):
             self._sa_readonly_passed[statement] = None
         return statement
 
-    def _sa_readonly_backslash(self) -> bool | None:
-        """Whether a backslash escapes in plain strings, as SQLAlchemy finds it out."""
-        known: bool | None = getattr(self, "_backslash_escapes", None)
-        return known
-
 
 class _ReadOnlyContext(DefaultExecutionContext):
     """Raises the server's refusal as ours, wherever SQLAlchemy meets it: also in a fetch."""
@@ -355,17 +372,17 @@ class _Limited(_Gated):
     """
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        self._sa_readonly_expire(context and context.root_connection, statement)
+        self._sa_readonly_judge(statement, parameters, context)
         super().do_execute(cursor, statement, parameters, context)
 
     def do_executemany(
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
-        self._sa_readonly_expire(context and context.root_connection, statement)
+        self._sa_readonly_judge(statement, parameters, context)
         super().do_executemany(cursor, statement, parameters, context)
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
-        self._sa_readonly_expire(context and context.root_connection, statement)
+        self._sa_readonly_judge(statement, (), context)
         super().do_execute_no_params(cursor, statement, context)
 
     def do_commit(self, dbapi_connection: Any) -> None:
@@ -400,6 +417,16 @@ class _Limited(_Gated):
             super().do_rollback_twophase(connection, xid, is_prepared, recover)
         finally:
             _prepared.reset(token)
+
+    def _sa_readonly_judge(self, statement: str, parameters: Any, context: Any) -> None:
+        if not any(getattr(switch, "held", False) for switch in self._sa_readonly_gates):
+            self._sa_readonly_expire(context and context.root_connection, statement)
+            return
+        # A test keeps one transaction around what an application would begin after the flip. So it
+        # lives on, whatever the grace, and reads.
+        what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
+        if what is not None:
+            raise self._sa_readonly_refusal(what, statement, kind="statement")
 
     def _sa_readonly_expire(self, connection: Any, statement: str) -> None:
         """Raise if time is up; the connection is closed then, which rolls back at the server."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Protocol
 
-from .errors import ConfigurationError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FixedSwitch", "Mode", "State", "Switch"]
+__all__ = ["Mode", "State", "Switch"]
 
 
 class Mode(enum.Enum):
@@ -95,47 +92,6 @@ class Switch(Protocol):
         """
 
 
-class FixedSwitch:
-    """A switch that never moves: for tests, and for a script that must write at night.
-
-    :param mode: a :class:`Mode`.
-    :raises ConfigurationError: if ``mode`` is not a :class:`Mode`.
-    """
-
-    fresh_until = math.inf
-
-    def __init__(self, mode: Mode) -> None:
-        if not isinstance(mode, Mode):
-            raise ConfigurationError(
-                f"FixedSwitch(mode) takes Mode.READ_WRITE or Mode.READ_ONLY, not {mode!r}."
-            )
-        self.known = State(mode, since=now())
-
-    def refresh(self) -> State:
-        """Return the one state there is."""
-        return self.known
-
-    def check(self) -> State:
-        """Return the one state there is."""
-        return self.known
-
-    def subscribe(
-        self,
-        gate: Callable[[State], None],
-        flipped: Callable[[State, State], None],
-    ) -> Callable[[], None]:
-        """Turn the gate, this once: it never flips."""
-        gate(self.known)
-        return _nothing
-
-    def __repr__(self) -> str:
-        return f"FixedSwitch({self.known.mode})"
-
-
 def now() -> datetime:
     """Return the wall-clock time, aware, in UTC."""
     return datetime.now(timezone.utc)
-
-
-def _nothing() -> None:
-    pass

@@ -1,4 +1,4 @@
-"""The switch that is a file: the only place that looks at it, writes it or removes it."""
+"""The switches: the file, which is looked at, written and removed here alone, and a fixed one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any, NamedTuple
 
+from sqlalchemy.exc import InvalidRequestError
+
 from .errors import ConfigurationError
 from .mode import Mode, State, now
 
-__all__ = ["FileSwitch"]
+__all__ = ["FileSwitch", "FixedSwitch"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -37,7 +39,226 @@ _LOOKS = 10
 _SWAPS = 3  # looks in a row during each of which the directory may change
 
 
-class FileSwitch:
+class _Telling:
+    """What both switches have: whom they tell of a flip, and the mode that a test holds."""
+
+    known: State
+    forced: Mode | None = None
+    """The mode that holds for this process whatever the switch would say, or None."""
+
+    def __init__(self) -> None:
+        self.fresh_until = self._expires = -math.inf
+        self._pid = os.getpid()
+        self._locks = _Locks()
+        self._locks_of = {self._pid: self._locks}
+        # A dict, which a garbage collection may change at any moment without a lock.
+        self._subscribers: dict[_Subscriber, None] = {}
+        self._pending: deque[Callable[[], None]] = deque()  # what is to be logged and told
+        self._jammed = False  # whether it was logged that a gate failed
+        self._holds: dict[object, State] = {}  # by who holds it, the newest last
+        self._unheld: tuple[State, Mode | None] | None = None  # what was known before, and forced
+
+    def subscribe(
+        self,
+        gate: Callable[[State], None],
+        flipped: Callable[[State, State], None],
+    ) -> Callable[[], None]:
+        """Have every flip told; see :meth:`.Switch.subscribe`.
+
+        Bound methods are held weakly: a subscriber that is collected is forgotten.
+        """
+        self._follow_fork()
+        subscriber = _Subscriber(gate, flipped)
+        with self._locks.state:
+            subscriber.turn(self.known)
+            self._subscribers[subscriber] = None
+
+        def unsubscribe() -> None:
+            self._follow_fork()
+            # No gate is turned after this. Not for ever: a garbage collection may call it in a
+            # thread that holds a lock for which a gate waits.
+            state = self._locks.state
+            locked = state.acquire(timeout=1)
+            self._subscribers.pop(subscriber, None)
+            if locked:
+                state.release()
+
+        return unsubscribe
+
+    # -- a test --------------------------------------------------------------------------
+
+    @property
+    def held(self) -> bool:
+        """True while :meth:`hold` forces the mode: then no thread and no registration begins."""
+        return bool(self._holds)
+
+    def hold(self, state: State) -> Callable[[], None]:
+        """Have this process know ``state``, whatever the switch would say: for tests.
+
+        All that a flip turns is turned. Nothing is looked at meanwhile; the newest of several holds
+        counts.
+
+        :return: a function that ends it. What was known before is known again then, and looked at
+            anew before it is used.
+        :raises InvalidRequestError: if a gate fails to open; then nothing is held.
+        """
+        self._follow_fork()
+        key = object()
+
+        def end() -> None:
+            self._follow_fork()
+            with self._locks.state:
+                if self._holds.pop(key, None) is not None:
+                    self._settle("a test has ended")
+            self._tell()
+
+        with self._locks.state:
+            if not self._holds:
+                self._unheld = self.known, self.forced
+            self._holds[key], done = state, False
+            try:
+                done = self._settle("a test holds it so")
+            finally:
+                if not done:
+                    del self._holds[key]
+        self._tell()
+        if not done:
+            raise InvalidRequestError(
+                f"{self!r} can't be held {state.mode}: a gate failed to open. The log tells why."
+            )
+        return end
+
+    def _settle(self, why: str) -> bool:
+        """Know what the newest hold says or, without any, what was known before them."""
+        state, forced, until = self.known, self.forced, math.inf
+        if self._holds:
+            state = list(self._holds.values())[-1]
+            forced = state.mode
+        elif self._unheld is not None:
+            state, forced = self._unheld
+            self._unheld, until = None, -math.inf
+
+        def answer(state: State) -> None:
+            self.known, self.forced = state, forced
+            self.fresh_until = self._expires = until
+
+        done = self._turn(state, answer, why)
+        if not done and not self._holds:
+            answer(self.known)  # it tries again at the next look
+        return done
+
+    # -- the gates, under the lock --------------------------------------------------------
+
+    def _turn(self, new: State, answer: Callable[[State], None], why: str) -> bool:
+        """Have an answer, and turn the gates by it; False if they did not open for it."""
+        old = self.known
+        if new.mode is old.mode:
+            answer(new)
+            if new.read_only:
+                self._close_gates()  # those that failed to close
+        elif new.read_only:
+            answer(new)
+            self._jammed = False
+            try:
+                self._close_gates()
+            finally:
+                self._say_flip(logging.WARNING, old, new, why)
+        elif self._open_gates(new):
+            answer(new)
+            self._say_flip(logging.INFO, old, new, why)
+        else:
+            return False
+        return True
+
+    def _close_gates(self) -> None:
+        with self._turning():
+            for subscriber in list(self._subscribers):
+                if not subscriber.closed and subscriber in self._subscribers:
+                    try:
+                        subscriber.turn(self.known)
+                    except Exception as error:  # noqa: BLE001  # logged, though not under the lock
+                        self._say_jammed("A gate failed to close. Each BEGIN is refused.", error)
+
+    def _open_gates(self, new: State) -> bool:
+        """Open all gates, or none: when one fails, all are closed again."""
+        try:
+            with self._turning():
+                for subscriber in list(self._subscribers):
+                    if subscriber in self._subscribers:
+                        subscriber.turn(new)
+            return True
+        except BaseException as error:
+            self._close_gates()
+            if not isinstance(error, Exception):
+                raise
+            self._say_jammed("A gate failed to open: this process stays read-only for now.", error)
+            return False
+
+    @contextlib.contextmanager
+    def _turning(self) -> Iterator[None]:
+        """Have a gate that asks for the mode get the one that holds, and not turn the gates."""
+        locks = self._locks
+        locks.turning = True
+        try:
+            yield
+        finally:
+            locks.turning = False
+
+    # -- telling -------------------------------------------------------------------------
+
+    def _say(self, level: int, message: str, *args: object, **options: Any) -> None:
+        # A log handler may itself ask for the mode, so nothing is logged under the lock.
+        self._pending.append(partial(logger.log, level, message, *args, **options))
+
+    def _say_jammed(self, message: str, error: Exception) -> None:
+        if not self._jammed:
+            self._jammed = True
+            self._say(logging.ERROR, message, exc_info=error)
+
+    def _say_flip(self, level: int, old: State, new: State, why: str) -> None:
+        self._say(level, "sa_readonly: %s -> %s: %s", old.mode, new.mode, why)
+        for subscriber in list(self._subscribers):
+            self._pending.append(partial(self._tell_flip, subscriber, old, new))
+
+    def _tell_flip(self, subscriber: _Subscriber, old: State, new: State) -> None:
+        flipped = subscriber.flipped()
+        if flipped is None or subscriber not in self._subscribers:
+            return
+        try:
+            flipped(old, new)
+        except Exception:
+            logger.exception("What was to be done after a flip failed.")
+
+    def _tell(self) -> None:
+        """Log and tell what is pending: in order, by one thread at a time, under no lock."""
+        telling: Any = self._locks.telling
+        if telling._is_owned():  # what is told asks for the mode; it goes on with the rest
+            return
+        try:
+            while self._pending and telling.acquire(blocking=False):
+                while self._pending:
+                    self._pending.popleft()()
+                telling.release()
+        finally:
+            if telling._is_owned():  # an exception of a signal handler comes between any two steps
+                telling.release()
+
+    # -- forking -------------------------------------------------------------------------
+
+    def _follow_fork(self) -> None:
+        """Make the locks anew in a forked child: who holds them in the parent is not here."""
+        pid = os.getpid()
+        if pid == self._pid:
+            return
+        # setdefault() gives two threads of the child the same ones.
+        self._locks = self._locks_of.setdefault(pid, _Locks())
+        self._pid = pid
+        with self._locks.state:
+            if self.known.read_only:  # the parent may have been about to close them
+                self._close_gates()
+
+
+class FileSwitch(_Telling):
     """Read-only while anything is at ``path``: a file, a directory, even a dangling symlink.
 
     The answer is the cached result of a ``stat()``. From ``ttl / 2`` on one thread looks again
@@ -62,16 +283,11 @@ class FileSwitch:
         self.ttl = seconds("ttl", ttl)
         self.directory = os.path.dirname(self.path)
         self.forced = _forced()
-        self._pid = os.getpid()
-        self._locks = _Locks()
-        self._locks_of = {self._pid: self._locks}
-        # A dict, which a garbage collection may change at any moment without a lock.
-        self._subscribers: dict[_Subscriber, None] = {}
-        self._pending: deque[Callable[[], None]] = deque()  # what is to be logged and told
+        super().__init__()
         # Where the file must be missing to mean read-write: the directory in which it was seen.
         self._home = self._directory_now()
-        self._astray = self._failing = self._slow = self._jammed = False  # each is logged once
-        self._checked = self._expires = self.fresh_until = -math.inf
+        self._astray = self._failing = self._slow = False  # each is logged once
+        self._checked = -math.inf
         self.known = State(Mode.READ_WRITE, since=now())
         if self.forced is None:
             self._begin()
@@ -159,33 +375,6 @@ class FileSwitch:
             return self.known
         self._follow_fork()
         return self._look()
-
-    def subscribe(
-        self,
-        gate: Callable[[State], None],
-        flipped: Callable[[State, State], None],
-    ) -> Callable[[], None]:
-        """Have every flip told; see :meth:`.Switch.subscribe`.
-
-        Bound methods are held weakly: a subscriber that is collected is forgotten.
-        """
-        self._follow_fork()
-        subscriber = _Subscriber(gate, flipped)
-        with self._locks.state:
-            subscriber.turn(self.known)
-            self._subscribers[subscriber] = None
-
-        def unsubscribe() -> None:
-            self._follow_fork()
-            # No gate is turned after this. Not for ever: a garbage collection may call it in a
-            # thread that holds a lock for which a gate waits.
-            state = self._locks.state
-            locked = state.acquire(timeout=1)
-            self._subscribers.pop(subscriber, None)
-            if locked:
-                state.release()
-
-        return unsubscribe
 
     def __repr__(self) -> str:
         return f"FileSwitch({self.path!r}, ttl={self.ttl!r})"
@@ -386,26 +575,14 @@ class FileSwitch:
         locks = self._locks
         with locks.state:
             old = self.known
-            if started < self._checked or locks.turning:
+            if started < self._checked or locks.turning or self.forced is not None:
                 return
             if seen is None and old.read_only:
                 return  # it began before the flip and did not ask which directory answered
             new = self._state_after(seen)
-            if new.mode is old.mode:
-                self._answer(new, started)
-                if new.read_only:
-                    self._close_gates()  # those that failed to close
-            elif new.read_only:
-                self._answer(new, started)
-                self._jammed = False
-                try:
-                    self._close_gates()
-                finally:
-                    self._say_flip(logging.WARNING, old, new, self._told(new))
-            elif self._open_gates(new):
-                self._answer(new, started)
-                self._say_flip(logging.INFO, old, new, f"{self.path} is gone")
-            else:
+            flips = new.read_only and not old.read_only
+            why = self._told(new) if flips else f"{self.path} is gone"
+            if not self._turn(new, lambda state: self._answer(state, started), why):
                 self._answer(old, started)  # it tries again at the next look
 
     def _answer(self, state: State, started: float) -> None:
@@ -458,67 +635,6 @@ class FileSwitch:
             )
         return True
 
-    # -- the gates, under the lock --------------------------------------------------------
-
-    def _close_gates(self) -> None:
-        with self._turning():
-            for subscriber in list(self._subscribers):
-                if not subscriber.closed and subscriber in self._subscribers:
-                    try:
-                        subscriber.turn(self.known)
-                    except Exception as error:  # noqa: BLE001  # logged, though not under the lock
-                        self._say_jammed("A gate failed to close. Each BEGIN is refused.", error)
-
-    def _open_gates(self, new: State) -> bool:
-        """Open all gates, or none: when one fails, all are closed again."""
-        try:
-            with self._turning():
-                for subscriber in list(self._subscribers):
-                    if subscriber in self._subscribers:
-                        subscriber.turn(new)
-            return True
-        except BaseException as error:
-            self._close_gates()
-            if not isinstance(error, Exception):
-                raise
-            self._say_jammed("A gate failed to open: this process stays read-only for now.", error)
-            return False
-
-    @contextlib.contextmanager
-    def _turning(self) -> Iterator[None]:
-        """Have a gate that asks for the mode get the one that holds, and not turn the gates."""
-        locks = self._locks
-        locks.turning = True
-        try:
-            yield
-        finally:
-            locks.turning = False
-
-    # -- telling -------------------------------------------------------------------------
-
-    def _say(self, level: int, message: str, *args: object, **options: Any) -> None:
-        # A log handler may itself ask for the mode, so nothing is logged under the lock.
-        self._pending.append(partial(logger.log, level, message, *args, **options))
-
-    def _say_jammed(self, message: str, error: Exception) -> None:
-        if not self._jammed:
-            self._jammed = True
-            self._say(logging.ERROR, message, exc_info=error)
-
-    def _say_flip(self, level: int, old: State, new: State, why: str) -> None:
-        self._say(level, "sa_readonly: %s -> %s: %s", old.mode, new.mode, why)
-        for subscriber in list(self._subscribers):
-            self._pending.append(partial(self._tell_flip, subscriber, old, new))
-
-    def _tell_flip(self, subscriber: _Subscriber, old: State, new: State) -> None:
-        flipped = subscriber.flipped()
-        if flipped is None or subscriber not in self._subscribers:
-            return
-        try:
-            flipped(old, new)
-        except Exception:
-            logger.exception("What was to be done after a flip failed.")
-
     def _note_slow(self, slow: bool) -> None:
         with self._locks.state:
             if slow is self._slow:
@@ -533,39 +649,40 @@ class FileSwitch:
             else:
                 self._say(logging.INFO, "A look at %s is faster than ttl again.", self.path)
 
-    def _tell(self) -> None:
-        """Log and tell what is pending: in order, by one thread at a time, under no lock."""
-        telling: Any = self._locks.telling
-        if telling._is_owned():  # what is told asks for the mode; it goes on with the rest
-            return
-        try:
-            while self._pending and telling.acquire(blocking=False):
-                while self._pending:
-                    self._pending.popleft()()
-                telling.release()
-        finally:
-            if telling._is_owned():  # an exception of a signal handler comes between any two steps
-                telling.release()
-
     def _told(self, state: State) -> str:
         """Describe a read-only state for the log."""
         reason = "no reason given" if state.reason is None else f"reason {state.reason!r}"
         until = "" if state.until is None else f", until {state.until.isoformat()}"
         return f"{self.path} is there ({reason}{until})"
 
-    # -- forking -------------------------------------------------------------------------
 
-    def _follow_fork(self) -> None:
-        """Make the locks anew in a forked child: who holds them in the parent is not here."""
-        pid = os.getpid()
-        if pid == self._pid:
-            return
-        # setdefault() gives two threads of the child the same ones.
-        self._locks = self._locks_of.setdefault(pid, _Locks())
-        self._pid = pid
-        with self._locks.state:
-            if self.known.read_only:  # the parent may have been about to close them
-                self._close_gates()
+class FixedSwitch(_Telling):
+    """A switch that never moves: for tests, and for a script that must write at night.
+
+    :param mode: a :class:`Mode`.
+    :raises ConfigurationError: if ``mode`` is not a :class:`Mode`.
+    """
+
+    def __init__(self, mode: Mode) -> None:
+        if not isinstance(mode, Mode):
+            raise ConfigurationError(
+                f"FixedSwitch(mode) takes Mode.READ_WRITE or Mode.READ_ONLY, not {mode!r}."
+            )
+        super().__init__()
+        self.known = State(mode, since=now())
+        self.fresh_until = math.inf
+
+    def refresh(self) -> State:
+        """Return the one state there is."""
+        self.fresh_until = math.inf  # somebody wished to be asked once
+        return self.known
+
+    def check(self) -> State:
+        """Return the one state there is."""
+        return self.refresh()
+
+    def __repr__(self) -> str:
+        return f"FixedSwitch({self.known.mode})"
 
 
 class _Locks:

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from sa_readonly.errors import ConfigurationError
-from sa_readonly.mode import FixedSwitch, Mode, State, Switch, now
-from sa_readonly.switch import FileSwitch
+from sa_readonly.mode import Mode, State, Switch, now
+from sa_readonly.switch import FileSwitch, FixedSwitch
 
 HOUR = timedelta(hours=1)
 

@@ -312,5 +312,5 @@ def test_it_needs_neither_the_command_nor_a_file_nor_a_directory() -> None:
         timeout=60,
         check=True,
     )
-    known = ["errors", "mode", "page", "status", "workers"]
+    known = ["mode", "page", "status", "workers"]
     assert done.stdout.split() == [f"sa_readonly.{name}" for name in known]

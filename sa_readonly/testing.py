@@ -1,0 +1,164 @@
+"""What an application's own tests need: either mode for one test, and "this writes nothing".
+
+A mode is forced in this process alone, whatever switch the selector has: no file is touched, and no
+thread and no registration begins meanwhile, so that it is fit for ``pytest -n 8``. All that a flip
+turns is turned. See ``docs/testing.md``.
+
+With ``pytest_plugins = ["sa_readonly.testing"]`` in the topmost ``conftest.py`` there are fixtures;
+pytest is needed for them alone. (PYTEST_DONT_REWRITE: a conftest.py may import this as well.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import guard
+from .errors import ConfigurationError
+from .mode import Mode, State, now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+    from types import TracebackType
+
+    from .errors import ReadOnlyError
+    from .selector import EngineSelector
+
+__all__ = ["read_only", "read_write", "writes_nothing"]
+
+
+# Classes, as what contextlib makes would be a decorator as well: around a coroutine function it is
+# over before anything has run, and would assert nothing.
+
+
+class _Block:
+    """A block in which a mode is held."""
+
+    def __init__(self, selector: EngineSelector, state: State) -> None:
+        hold = getattr(selector.switch, "hold", None)
+        if hold is None:
+            raise ConfigurationError(
+                f"{selector.switch!r} has no hold() and can't be held in a mode for a test. Give "
+                "the selector a FileSwitch or a FixedSwitch in your tests."
+            )
+        self._hold: Callable[[State], Callable[[], None]] = hold
+        self._state = state
+        self._ends: list[Callable[[], object]] = []
+
+    def __enter__(self) -> None:
+        self._ends.append(self._hold(self._state))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ends.pop()()
+
+
+class read_only(_Block):  # noqa: N801  # it reads as a function, as contextlib.suppress does
+    """Be read-only inside the block, and then what it was before.
+
+    Blocks may be nested or overlap, also with those of :class:`read_write`: the newest one counts.
+    A plain ``with`` is right in a coroutine, too. All selectors with the same switch are read-only,
+    in all threads.
+
+    A transaction that had begun before the block may read and end, and writes nothing.
+
+    :param selector: the application's :class:`.EngineSelector`.
+    :param reason: what the operator would have written.
+    :param until: when the operator would expect to be done; a naive time is local time.
+    :raises ConfigurationError: if the selector's switch is of a kind that can't be held.
+    """
+
+    def __init__(
+        self, selector: EngineSelector, reason: str | None = None, until: datetime | None = None
+    ) -> None:
+        until = until and until.astimezone()
+        super().__init__(selector, State(Mode.READ_ONLY, reason, until, since=now()))
+
+
+class read_write(_Block):  # noqa: N801  # the same
+    """Be read-write inside the block, and then what it was before; see :class:`read_only`.
+
+    Around a whole test run it keeps the selector from looking at its file, from starting its thread
+    and from registering this process.
+
+    :param selector: the application's :class:`.EngineSelector`.
+    :raises ConfigurationError: if the selector's switch is of a kind that can't be held.
+    :raises sqlalchemy.exc.InvalidRequestError: if a gate fails to open; the log tells why.
+    """
+
+    def __init__(self, selector: EngineSelector) -> None:
+        super().__init__(selector, State(Mode.READ_WRITE, since=now()))
+
+
+class writes_nothing(read_only):  # noqa: N801  # the same
+    """Assert that what is done inside the block writes nothing.
+
+    The block is :class:`read_only`, so that nothing is written. Each write that is refused counts,
+    also when the application has caught the error and answered with it.
+
+    :param selector: the application's :class:`.EngineSelector`.
+    :raises AssertionError: at the end of the block, if something was refused in it: it names each
+        write. The :class:`.ReadOnlyError` that has left the block, or another Exception, is its
+        cause.
+    :raises ConfigurationError: if the selector's switch is of a kind that can't be held.
+    """
+
+    def __init__(self, selector: EngineSelector) -> None:
+        super().__init__(selector, "writes_nothing()")
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._refused, end = guard.take_notes()
+        self._ends.append(end)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        __tracebackhide__ = True  # what pytest shows ends in the test
+        self._ends.pop()()
+        super().__exit__(kind, error, traceback)
+        if self._refused and (error is None or isinstance(error, Exception)):
+            raise AssertionError(_told(self._refused)) from error
+
+
+def _told(refused: dict[ReadOnlyError, str]) -> str:
+    lines = [
+        f"- {what}" if error.statement is None else f"- {what}: {error.statement}"
+        for error, what in refused.items()
+    ]
+    many = "1 write was" if len(lines) == 1 else f"{len(lines)} writes were"
+    return "\n".join((f"{many} refused where nothing was to be written:", *lines))
+
+
+try:
+    import pytest
+except ImportError:
+    pass
+else:
+
+    @pytest.fixture(scope="session")
+    def sa_readonly_selector() -> Any:
+        """The application's selector: override this fixture to return it."""
+        raise ConfigurationError(
+            "The fixture sa_readonly_selector is not overridden. Define one of that name in your "
+            "conftest.py that returns your EngineSelector."
+        )
+
+    @pytest.fixture
+    def sa_read_only(sa_readonly_selector: EngineSelector) -> Iterator[EngineSelector]:
+        """Be read-only for one test: the selector."""
+        with read_only(sa_readonly_selector):
+            yield sa_readonly_selector
+
+    @pytest.fixture
+    def sa_read_write(sa_readonly_selector: EngineSelector) -> Iterator[EngineSelector]:
+        """Be read-write for one test: the selector."""
+        with read_write(sa_readonly_selector):
+            yield sa_readonly_selector
