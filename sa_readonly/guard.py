@@ -58,8 +58,7 @@ def refusal(
     error = _error(what, state, statement)
     error._kind = kind
     count(switch, kind)
-    for noted in list(_notes.values()):
-        noted[error] = what
+    note(error, what)
     return error
 
 
@@ -154,6 +153,12 @@ def was_served(engine: Engine, error: ReadOnlyError) -> None:
 
 
 _notes: dict[object, dict[ReadOnlyError, str]] = {}
+
+
+def note(error: ReadOnlyError, what: str) -> None:
+    """Note that ``what`` is refused by an error, for a test that takes notes."""
+    for noted in list(_notes.values()):
+        noted[error] = what
 
 
 def take_notes() -> tuple[dict[ReadOnlyError, str], Callable[[], object]]:

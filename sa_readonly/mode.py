@@ -60,7 +60,8 @@ class Switch(Protocol):
 
     ``known`` may be used without a call while ``time.monotonic() < fresh_until``; afterwards
     :meth:`refresh` is called for it. So the hot path costs one reading of the clock. A switch
-    held in a coordination service would set ``fresh_until`` to the end of its lease.
+    held in a coordination service would set ``fresh_until`` to the end of its lease. For
+    ``sa_readonly.testing`` it needs what :class:`.FileSwitch` has as ``hold()`` and ``held``.
     """
 
     known: State

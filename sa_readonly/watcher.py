@@ -324,8 +324,6 @@ class Worker:
 
     def refresh(self, switch: Switch) -> State:
         """Return an answer of the switch that may be used now, and see that all is watched."""
-        if self._is_held():
-            return switch.refresh()
         if self._is_async and loops.running() is not None:
             return self._refresh_on_loop(switch)
         return self._refresh(switch)
@@ -364,8 +362,6 @@ class Worker:
 
     def check(self, switch: Switch) -> State:
         """Look again now, do what is due, and return the state."""
-        if self._is_held():
-            return switch.check()
         work = partial(self._check, switch)
         return loops.wait_for(work) if self._is_async else work()
 

@@ -325,6 +325,7 @@ class Site:
             until=state.until,
             since=state.since,
         )
+        guard.note(error, f"{request.method} {request.path}")
         return not_saved(error, request.accept, self.status)
 
 

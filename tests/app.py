@@ -28,7 +28,8 @@ def need(*modules: str) -> None:
     """Skip a test out loud where one of the modules is not installed."""
     for module in modules:
         if find_spec(module) is None:
-            pytest.skip(f"NOT TESTED: {module} is not installed. Cure: pip install {module}.")
+            package = {"xdist": "pytest-xdist"}.get(module, module)
+            pytest.skip(f"NOT TESTED: {module} is not installed. Cure: pip install {package}.")
 
 
 def in_thread(function: Callable[[], object]) -> None:

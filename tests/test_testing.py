@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, event, func, insert, select, text, update
 from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import StaticPool
 
@@ -30,9 +32,12 @@ from sa_readonly import (
 )
 from sa_readonly.pools import Door
 from sa_readonly.testing import read_only, read_write, writes_nothing
-from tests.app import WHICH, App, Base, Book, in_thread
+from sa_readonly.wsgi import ReadOnlyMiddleware
+from tests.app import WHICH, App, Base, Book, in_thread, need
 from tests.async_app import AsyncApp
 from tests.test_calls import calls, reading, writing
+from tests.test_readme import Thing
+from tests.test_web_docs import call
 
 MODES = {read_write: Mode.READ_WRITE, read_only: Mode.READ_ONLY}
 ALL = insert(Book).values(title="x")
@@ -519,6 +524,14 @@ def test_each_write_is_named_also_where_the_application_has_caught_the_error(app
     assert can_write(app)
 
 
+def test_a_request_that_the_middleware_refuses_beforehand_is_named_too(lite: App) -> None:
+    lite.start()
+    guarded = ReadOnlyMiddleware(None, lite.selector, refuse=["POST"])
+    with pytest.raises(AssertionError) as caught, writes_nothing(lite.selector):
+        assert call(guarded, "/order")[0] == "503 Service Unavailable"
+    assert str(caught.value).endswith("\n- POST /order")
+
+
 def test_what_the_server_refuses_is_named_too(pg_urls: Any) -> None:
     engine = create_engine(pg_urls["rw"])
     with engine.begin() as connection:
@@ -666,3 +679,141 @@ def test_nothing_but_the_fixtures_needs_pytest() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "['read_only', 'read_write', 'writes_nothing']\n"
+
+
+ROOT = Path(__file__).parent.parent
+DOCS = (ROOT / "docs" / "testing.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+BRIEFLY, CONFTEST, SHOP, ASYNC, TRANSACTION, MEMORY = BLOCKS
+MYAPP = """
+import os
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+from sa_readonly import EngineSelector, RoutingSession
+from sa_readonly.wsgi import ReadOnlyMiddleware
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Thing(Base):
+    __tablename__ = "thing"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+selector = EngineSelector(
+    os.environ["MYAPP_FILE"], read_write=create_engine(os.environ["MYAPP_URL"])
+)
+Session = sessionmaker(selector, class_=RoutingSession)
+
+
+def application(environ, start_response):
+    if environ["REQUEST_METHOD"] == "POST":
+        with Session.begin() as session:
+            session.add(Thing())
+    with Session() as session:
+        names = [str(thing.id) for thing in session.scalars(select(Thing))]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(selector.state.reason).encode(), *(name.encode() for name in names)]
+
+
+application = ReadOnlyMiddleware(application, selector)
+"""
+MORE = """
+import threading
+import pytest
+from myapp import application
+from werkzeug.test import Client
+
+
+@pytest.fixture
+def client():
+    yield Client(application)
+    names = {thread.name for thread in threading.enumerate()}
+    assert not any(name.startswith("sa_readonly") for name in names), names
+"""
+
+
+def run_pytest(directory: Path, *options: str, **environment: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", *options],
+        cwd=directory,
+        env={
+            **os.environ,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(ROOT),
+            **environment,
+        },
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_examples_of_the_docs_run_in_several_processes_and_leave_nothing(
+    tmp_path: Path, pg_urls: Any
+) -> None:
+    need("werkzeug", "xdist")
+    engine = create_engine(pg_urls["rw"])
+    Thing.__table__.create(engine, checkfirst=True)
+    (tmp_path / "var").mkdir()
+    files = {"myapp.py": MYAPP, "conftest.py": CONFTEST + MORE, "pytest.ini": "[pytest]\n"}
+    for block in (SHOP, TRANSACTION):
+        files[block.splitlines()[0].removeprefix("# ")] = block
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    try:
+        code, output = run_pytest(
+            tmp_path,
+            *("-p", "xdist", "-n", "2"),
+            MYAPP_FILE=str(tmp_path / "var" / "read-only.txt"),
+            MYAPP_URL=pg_urls["rw"].render_as_string(hide_password=False),
+        )
+        assert "6 passed" in output, output
+        assert code == 0
+        with engine.connect() as connection:
+            assert connection.scalars(select(Thing.id)).all() == []
+    finally:
+        Thing.__table__.drop(engine)
+        engine.dispose()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "var"])
+    assert list((tmp_path / "var").iterdir()) == []
+
+
+def test_the_fixture_that_is_not_overridden_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["sa_readonly.testing"]\n')
+    (tmp_path / "test_it.py").write_text("def test_it(sa_read_only): pass\n")
+    code, output = run_pytest(tmp_path)
+    assert code == 1
+    assert "The fixture sa_readonly_selector is not overridden. Define one" in output
+
+
+def test_the_other_examples_of_the_docs_run(lite: App, place: Path) -> None:
+    names: dict[str, Any] = {"pytest": pytest, "ReadOnlyError": ReadOnlyError, "Thing": Thing}
+    exec(MEMORY, names)  # our own text
+    names["four_o_clock"] = datetime.now()
+    exec(BRIEFLY, names)
+    engines = [names["selector"].engine()]
+    with read_only(names["selector"]):
+        engines.append(names["selector"].engine())
+    Thing.__table__.create(engines[0])
+    with engines[1].connect() as connection:
+        assert connection.scalars(select(Thing.id)).all() == []
+    names["selector"].close()
+    for engine in engines:
+        engine.dispose()
+    exec(ASYNC, names)
+    Thing.__table__.create(lite.engine("rw"))
+    url = lite.urls["rw"].set(drivername="sqlite+aiosqlite")
+
+    async def main() -> None:
+        engine = create_async_engine(url)
+        async with EngineSelector(lite.path, read_write=engine) as selector:
+            factory = async_sessionmaker(selector, sync_session_class=RoutingSession)
+            await names["test_an_order_is_refused"](selector, factory)
+        await engine.dispose()
+
+    asyncio.run(main())

@@ -25,6 +25,7 @@ from sa_readonly import (
 )
 from sa_readonly.directory import DirectoryRegistry
 from sa_readonly.metrics import ReadOnlyCollector
+from sa_readonly.testing import read_only, read_write, writes_nothing
 
 
 class Base(DeclarativeBase):
@@ -63,6 +64,10 @@ def sync(rw: Engine, ro: Engine) -> None:
     assert_type(selector.state, State)
     assert_type(selector.state.until, datetime | None)
     assert_type(selector.check(), State)
+    with read_only(selector), read_write(selector), writes_nothing(selector):
+        pass
+    with read_only(selector, reason="upgrade", until=datetime.now()):
+        pass
     switch: Switch = selector.switch
     switch.check()
 
