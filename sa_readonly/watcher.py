@@ -6,6 +6,7 @@ import atexit
 import logging
 import math
 import os
+import sys
 import threading
 import time
 import weakref
@@ -566,15 +567,21 @@ def _nothing() -> None:
 
 
 _ending: weakref.WeakSet[Worker] = weakref.WeakSet()
-_ends = False
+_ends: set[int] = set()  # the processes that see to it
 
 
 def _leave_at_exit(worker: Worker) -> None:
-    global _ends  # noqa: PLW0603  # it is registered once; a forked child inherits it
     _ending.add(worker)
+    if os.getpid() in _ends:
+        return
     if not _ends:
-        _ends = True
-        atexit.register(_end)
+        atexit.register(_end)  # which a forked child inherits
+    _ends.add(os.getpid())
+    # Before Python 3.12 or so a child of multiprocessing ends without what is registered there.
+    util = sys.modules.get("multiprocessing.util")
+    process = sys.modules.get("multiprocessing.process")
+    if util is not None and process is not None and process.parent_process() is not None:
+        util.Finalize(None, _end, exitpriority=0)
 
 
 def _end() -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -1097,3 +1098,41 @@ def test_a_process_with_a_fixed_switch_tells_of_itself_too(lite: App) -> None:
         told = selector.report()
     assert told.report is not None
     assert (told.report.mode, told.pid) == (Mode.READ_ONLY, os.getpid())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_process_of_multiprocessing_that_ends_leaves_the_registry(
+    place: Path, method: str
+) -> None:
+    program = place / "program.py"
+    program.write_text(MULTIPROCESSING)
+    done = subprocess.run(
+        [sys.executable, program, method, place / "read-only.txt"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("1 of 2 0\n", "", 0)
+
+
+MULTIPROCESSING = """
+import multiprocessing, sys
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import sessionmaker
+from sa_readonly import EngineSelector, RoutingSession
+
+selector = EngineSelector(sys.argv[2], read_write=create_engine(f"sqlite:///{sys.argv[2]}.db"))
+Session = sessionmaker(selector, class_=RoutingSession)
+
+def work():
+    with Session() as session:
+        session.execute(text("SELECT 1"))
+
+if __name__ == "__main__":
+    work()
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=work)
+    process.start()
+    process.join()
+    print(len(selector.registry.read()), "of 2", process.exitcode)
+"""
