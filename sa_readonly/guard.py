@@ -172,6 +172,7 @@ def take_notes() -> tuple[dict[ReadOnlyError, str], Callable[[], object]]:
 
 
 _A_TRANSACTION = "A read-write transaction"
+_READ_ONLY_MODE = Mode.READ_ONLY  # an attribute of a class of enum is slow, in Python 3.11
 _PASSED = 1000  # texts that are remembered as examined
 _LONG = 10_000  # characters; a longer text is not remembered
 _RESETS = ("RESET ALL", "DISCARD ALL", "DISCARD TEMP")
@@ -228,7 +229,7 @@ class _Gated(_Guarded):
         for switch in self._sa_readonly_gates:
             fresh = time.monotonic() < switch.fresh_until
             state = switch.known if fresh else self._sa_readonly_look(switch)
-            if state.mode is Mode.READ_ONLY:
+            if state.mode is _READ_ONLY_MODE:
                 raise refusal(_A_TRANSACTION, state, kind="transaction", switch=switch)
         if self._sa_readonly_bars:
             raise next(iter(self._sa_readonly_bars.values()))()

@@ -42,25 +42,38 @@ class RoutingSession(Session):
     _only: Any = None  # the selector that is all there is to choose from: it saves asking for it
     _role = "primary"
     _asks_session = True  # whether nothing but Session.get_bind() stands behind ours
+    _inits_session = True  # whether nothing but Session.__init__() does
 
     def __init__(
         self,
         bind: Any = None,
         *,
+        binds: dict[Any, Any] | None = None,
+        autoflush: bool | None = None,
+        expire_on_commit: bool | None = None,
         role: str = "primary",
         **kwargs: Any,
     ) -> None:
         if role != "primary":
             check_role(role)
             self._role = role
-        super().__init__(bind=bind, **kwargs)
-        if bind.__class__ is EngineSelector and self._asks_session and "binds" not in kwargs:
+        if autoflush is None or expire_on_commit is None or kwargs or not self._inits_session:
+            if autoflush is not None:
+                kwargs["autoflush"] = autoflush
+            if expire_on_commit is not None:
+                kwargs["expire_on_commit"] = expire_on_commit
+            super().__init__(bind=bind, binds=binds, **kwargs)
+        else:  # what a sessionmaker gives: keywords that need no dict cost half
+            Session.__init__(
+                self, bind, binds=binds, autoflush=autoflush, expire_on_commit=expire_on_commit
+            )
+        if bind.__class__ is EngineSelector and self._asks_session and not binds:
             self._only = bind
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        choosers = [base for base in cls.__mro__ if "get_bind" in vars(base)]
-        cls._asks_session = choosers == [RoutingSession, Session]
+        cls._asks_session = _defining(cls, "get_bind") == [RoutingSession, Session]
+        cls._inits_session = _defining(cls, "__init__")[-3:-1] == [RoutingSession, Session]
 
     @property
     def role(self) -> str:
@@ -128,7 +141,7 @@ class RoutingSession(Session):
             mode = (switch.known if known else selector.refresh()).mode
             engine = selector.routes[self._role][mode]
             self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector, first)
-        if (mode is Mode.READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
+        if (mode is _READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
             self._refuse(engine, type(clause).__name__.upper(), "statement")
         return engine  # type: ignore[no-any-return]  # what is pinned is untyped
 
@@ -251,6 +264,11 @@ class RoutingSession(Session):
             raise guard.refused(bind.engine, what, kind, self._role)
 
 
+def _defining(cls: type, name: str) -> list[type]:
+    return [base for base in cls.__mro__ if name in vars(base)]
+
+
+_READ_ONLY = Mode.READ_ONLY  # an attribute of a class of enum is slow, in Python 3.11
 # What is pinned to a root transaction: the mode of each switch and, for each selector, the engine
 # found by it with that mode. It is kept on the transaction itself: a session that held an ended one
 # would be freed by the garbage collector alone.
