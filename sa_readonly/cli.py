@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import replace
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 try:
     import click
@@ -41,11 +41,15 @@ from .demo import PHASES, READ_ONLY, READ_WRITE, DemoError, Report
 from .demo import Progress as DemoProgress
 from .directory import DirectoryRegistry
 from .errors import ConfigurationError
+from .fleet import Fleet, FleetProgress, FleetWaiting, Host, read_hosts
 from .mode import Mode, State, now
 from .status import Snapshot, Worker, take
 from .switch import FORCE, FileSwitch, parse_time
-from .waiting import HOLDS, Progress, Waiting
+from .waiting import HOLDS, BaseWaiting, Progress, Waiting
 from .workers import Verdict
+
+if TYPE_CHECKING:
+    from .server import Server
 
 __all__ = ["main"]
 
@@ -177,6 +181,30 @@ _the_server = _options(
         help="And if everything has been replayed on this standby of it.",
     ),
 )
+_the_fleet = _options(
+    click.option(
+        "--url",
+        metavar="URL",
+        help="Ask the status page of each host, such as https://{host}/-/read-only.",
+    ),
+    click.option(
+        "--hosts",
+        metavar="FILE",
+        help="Whom to put for {host} in the URL: one a line, with or without a port; - is standard "
+        "input.",
+    ),
+    click.option(
+        "--all-addresses",
+        is_flag=True,
+        help="Ask each address that the name in the URL has, by that name.",
+    ),
+    click.option(
+        "--expect-hosts",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Wait until at least so many hosts are there, too; else as many as --hosts names.",
+    ),
+)
 _and_wait = click.option("--wait", is_flag=True, help="Then wait, as `sa-readonly wait` does.")
 
 
@@ -306,18 +334,39 @@ def status(*, watch: bool, file: str | None, workers: str | None, as_json: bool)
 @_the_bounds
 @_ignore_dead
 @_the_server
+@_the_fleet
 @_about_the_file
 def wait_command(
-    *, mode: str, file: str | None, workers: str | None, as_json: bool, **how: Any
+    *,
+    mode: str,
+    file: str | None,
+    workers: str | None,
+    as_json: bool,
+    url: str | None,
+    hosts: str | None,
+    all_addresses: bool,
+    expect_hosts: int | None,
+    **how: Any,
 ) -> None:
     """Wait until every worker is drained, or read-write again.
 
     Drained: it holds no read-write connection and gets none until the file goes. Exits with 0 if
     all are, 1 if not (time is up, or somebody moved the switch), 3 if nobody is registered, so that
     nothing is known, and 4 if all are, but the server of --database disagrees.
+
+    With --url it asks the status page of each host of --hosts, or of each address of the URL's
+    name, instead of a file and a directory here.
     """
+    if url is not None:
+        fleet = _fleet(url, hosts, all_addresses, expect_hosts)
+        _wait_for_fleet(fleet, Mode(mode), expect_hosts, as_json, **how)
+    for name in ("hosts", "all_addresses", "expect_hosts"):
+        if _given(name):
+            raise click.UsageError(f"{_option(name)} needs --url.")
     with _operate(file, workers, as_json) as place:
-        _wait(place, _waiting(place, Mode(mode), **how), changed=False)
+        waiting = _waiting(place, Mode(mode), **how)
+        stays = _what_stays(place, waiting.mode)
+        _wait(waiting, as_json, stays, _documents(place, False, waiting))
 
 
 class _Failed(click.ClickException):
@@ -371,44 +420,101 @@ def _given(name: str) -> bool:
     return source is click.core.ParameterSource.COMMANDLINE
 
 
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _only_with_wait(wait: bool) -> None:
     names = ("timeout", "expect", "ignore_dead", "database", "replica")
     for name in names:
         if not wait and _given(name):
-            raise click.UsageError(f"--{name.replace('_', '-')} needs --wait.")
+            raise click.UsageError(f"{_option(name)} needs --wait.")
 
 
-def _waiting(
-    place: _Place,
-    mode: Mode,
-    *,
-    timeout: float,
-    expect: int | None,
-    ignore_dead: bool = False,
-    database: str | None = None,
-    replica: str | None = None,
-) -> Waiting:
+def _waiting(place: _Place, mode: Mode, **how: Any) -> Waiting:
     """Return what waits, once it is known that the server can be asked."""
-    if mode is _READ_WRITE:
-        for name in ("database", "replica", "ignore_dead"):
-            if _given(name):
-                option = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"{option} is for --mode read-only only.")
-        database = replica = None
+    return Waiting(place.switch.identify, place.registry, mode=mode, **_how(mode, **how))
+
+
+def _how(
+    mode: Mode, *, database: str | None = None, replica: str | None = None, **how: Any
+) -> dict[str, Any]:
+    """Return how to wait: with the server that is to agree, if there is one."""
+    if mode is _READ_ONLY:
+        return {**how, "server": _server(database, replica)}
+    for name in ("database", "replica", "ignore_dead"):
+        if _given(name):
+            raise click.UsageError(f"{_option(name)} is for --mode read-only only.")
+    return how
+
+
+def _server(database: str | None, replica: str | None) -> Server | None:
+    """Return the server of the database, asked for the first time, or None without one."""
     if replica and not database:
         raise click.UsageError("--replica needs --database.")
-    server = None
-    if database:
-        # It imports much.
-        from .server import Server, ServerError  # noqa: PLC0415
+    if not database:
+        return None
+    # It imports much.
+    from .server import Server, ServerError  # noqa: PLC0415
 
-        try:
-            server = Server(database, replica or None)
-            server.check()
-        except ServerError as error:
-            raise _CannotRun(_printable(str(error))) from None
-    identify = place.switch.identify
-    return Waiting(identify, place.registry, mode, expect, ignore_dead, timeout, server)
+    try:
+        server = Server(database, replica or None)
+        server.check()
+    except ServerError as error:
+        raise _CannotRun(_printable(str(error))) from None
+    return server
+
+
+def _fleet(url: str, hosts: str | None, all_addresses: bool, expect_hosts: int | None) -> Fleet:
+    """Return whom to ask, if each host is asked."""
+    for name in ("file", "workers"):
+        if _given(name):
+            raise click.UsageError(f"{_option(name)} is not for --url: each host has its own.")
+    if (hosts is None) is not all_addresses:
+        raise click.UsageError(
+            "With --url give either --hosts FILE and {host} in the URL, or --all-addresses. One "
+            "URL may be answered by another host each time, as behind a load balancer: then those "
+            "that are not asked would be taken for drained."
+        )
+    try:
+        names = None if hosts is None else _hosts(hosts)
+        if names is not None and expect_hosts is not None and len(names) < expect_hosts:
+            raise ConfigurationError(f"The list names {len(names)}, {expect_hosts} are expected.")
+        return Fleet(url, names)
+    except ConfigurationError as error:
+        raise _CannotRun(_printable(str(error))) from None
+
+
+def _hosts(path: str) -> list[str]:
+    try:
+        with click.open_file(path, encoding="utf-8-sig") as file:
+            return read_hosts(file)
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"--hosts: {path} is no text.") from None
+    except OSError as error:
+        raise ConfigurationError(f"--hosts: {path}: {error.strerror or error}.") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--hosts: {path}: {error}") from None
+
+
+def _wait_for_fleet(
+    fleet: Fleet, mode: Mode, expect_hosts: int | None, as_json: bool, **how: Any
+) -> NoReturn:
+    waiting = FleetWaiting(fleet, expect_hosts, mode=mode, **_how(mode, **how))
+
+    def documents() -> dict[str, object]:
+        progress = waiting.progress
+        hosts = progress.hosts if isinstance(progress, FleetProgress) else ()
+        return {
+            "url": fleet.url,
+            "hosts": [host.as_json() for host in hosts],
+            "expected_hosts": waiting.expected_hosts,
+        }
+
+    try:
+        _wait(waiting, as_json, "Nothing was changed: each host stays as it is.", documents)
+    finally:
+        fleet.close()
 
 
 def _warn_of_nobody(registry: DirectoryRegistry) -> None:
@@ -438,7 +544,8 @@ def _settled(place: _Place, mode: Mode, changed: bool, waiting: Waiting | None) 
         _warn_of_nobody(place.registry)
     if waiting is not None:
         waiting.restart()
-        _wait(place, waiting, changed)
+        stays = _what_stays(place, mode)
+        _wait(waiting, place.as_json, stays, _documents(place, changed, waiting))
 
 
 def _watch(place: _Place) -> None:
@@ -519,15 +626,20 @@ def _block(place: _Place, state: State) -> str:
 _MARGIN = 12  # lines of a terminal that are not the table's
 
 
-def _table(workers: Sequence[Worker], console: Console | None = None) -> Table:
-    """Return a table of workers, first who is not there yet; no higher than the terminal."""
-    table = Table("Worker", "Mode", "Connections", "", box=SIMPLE_HEAD, pad_edge=False)
-    shown = sorted(workers, key=lambda one: one.why is None)
+def _table(
+    rows: Sequence[Worker | Host],
+    console: Console | None = None,
+    heads: Sequence[str] = ("Worker", "Mode", "Connections", ""),
+) -> Table:
+    """Return a table, first who is not there yet; no higher than the terminal."""
+    table = Table(*heads, box=SIMPLE_HEAD, pad_edge=False)
+    shown = sorted(rows, key=lambda one: one.why is None)
     room = len(shown) if console is None else max(3, console.height - _MARGIN)
     for one in shown[:room]:
         state = Text(one.why, "yellow") if one.why else Text("drained" * one.drained, "green")
-        held = "" if one.connections is None else str(one.connections)
-        table.add_row(Text(_printable(one.called)), str(one.mode or ""), held, state)
+        held = one.held if isinstance(one, Host) else one.connections
+        told = "" if held is None else str(held)
+        table.add_row(Text(_printable(one.called)), str(one.mode or ""), told, state)
     if len(shown) > room:
         table.add_row(f"and {len(shown) - room} more", "", "", "")
     return table
@@ -536,11 +648,20 @@ def _table(workers: Sequence[Worker], console: Console | None = None) -> Table:
 # -- waiting ---------------------------------------------------------------------------------
 
 
-def _wait(place: _Place, waiting: Waiting, changed: bool) -> NoReturn:
-    """Wait, tell how it went, and exit."""
+def _wait(
+    waiting: BaseWaiting[Any],
+    as_json: bool,
+    stays: str,
+    documents: Callable[[], dict[str, object]],
+) -> NoReturn:
+    """Wait, tell how it went, and exit.
+
+    :param stays: what is as it was, whatever comes of it.
+    :param documents: returns what is told as JSON beside how it went.
+    """
     note = ""
     try:
-        with _terminable(), _screen(place) as show:
+        with _terminable(), _screen(as_json) as show:
             code = waiting.run(show).code
     except KeyboardInterrupt:
         note, code = "Interrupted. ", 130
@@ -550,9 +671,9 @@ def _wait(place: _Place, waiting: Waiting, changed: bool) -> NoReturn:
     if progress is not None and progress.late and not note:
         note = "Time is up. "
     if code != HOLDS and not (progress is not None and progress.moved):
-        click.echo(_printable(note + _what_stays(place, waiting.mode)), err=True)
-    if place.as_json:
-        click.echo(json.dumps(_wait_document(place, waiting, changed, code)))
+        click.echo(_printable(note + stays), err=True)
+    if as_json:
+        click.echo(json.dumps({**documents(), **_outcome(waiting, code)}))
     elif progress is not None:
         click.echo(_printable(str(progress)))
     raise SystemExit(code)
@@ -565,8 +686,8 @@ def _what_stays(place: _Place, mode: Mode) -> str:
     return f"{path} stays: the application is read-only until `sa-readonly off`."
 
 
-def _screen(place: _Place) -> AbstractContextManager[Callable[[Progress], None]]:
-    if place.as_json:
+def _screen(as_json: bool) -> AbstractContextManager[Callable[[Progress], None]]:
+    if as_json:
         return nullcontext(lambda _progress: None)
     return _live() if _is_terminal() else _lines()
 
@@ -598,10 +719,11 @@ def _lines() -> Iterator[Callable[[Progress], None]]:
 
 
 def _picture(progress: Progress, console: Console) -> Group:
-    settled = f"{progress.settled} of {len(progress.workers)}"
-    head = f"{settled} {progress.reached}, {progress.seconds:.1f} s"
+    head = f"{progress.tally} {progress.reached}, {progress.seconds:.1f} s"
     parts: list[Table | Text] = [Text(head, "green" if progress.holds else "yellow")]
-    if progress.workers:
+    if isinstance(progress, FleetProgress):
+        parts.append(_table(progress.hosts, console, heads=("Host", "Mode", "Workers", "")))
+    elif progress.workers:
         parts.append(_table(progress.workers, console))
     parts += [Text(line, "yellow") for line in _obstacles(progress)]
     if not progress.over:
@@ -615,15 +737,21 @@ def _obstacles(progress: Progress) -> list[str]:
     return [_printable(line) for one in obstacles for line in one.as_lines()]
 
 
-def _wait_document(place: _Place, waiting: Waiting, changed: bool, code: int) -> dict[str, object]:
+def _documents(place: _Place, changed: bool, waiting: Waiting) -> Callable[[], dict[str, object]]:
+    def documents() -> dict[str, object]:
+        snapshot = take(place.switch, place.registry)
+        if waiting.progress is not None:
+            snapshot = replace(snapshot, workers=waiting.progress.workers)
+        return _document(place, snapshot, changed)
+
+    return documents
+
+
+def _outcome(waiting: BaseWaiting[Any], code: int) -> dict[str, object]:
     progress, server = waiting.progress, None
-    snapshot = take(place.switch, place.registry)
-    if progress is not None:
-        snapshot = replace(snapshot, workers=progress.workers)
-        if progress.answer is not None:
-            server = progress.answer.as_json()
+    if progress is not None and progress.answer is not None:
+        server = progress.answer.as_json()
     return {
-        **_document(place, snapshot, changed),
         "awaited": str(waiting.mode),
         "holds": code == HOLDS,
         "drained": progress is not None and progress.drained,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from .mode import Mode, State
 from .page import document, escaped, printable
-from .workers import Liveness, Registry, Seen, Verdict, acknowledges, drained, returned
+from .workers import Liveness, Registry, Seen, Verdict, acknowledges, drained, process, returned
 
 if TYPE_CHECKING:
     from .mode import Switch
@@ -161,6 +161,18 @@ class Snapshot:
         return sum(one.liveness is Liveness.DEAD and one.why is not None for one in self.workers)
 
     @property
+    def waiting(self) -> int:
+        """How many entries are not there yet, in either mode; who died without a word counts."""
+        return sum(one.why is not None for one in self.workers)
+
+    @property
+    def settled(self) -> int:
+        """How many processes live and are there, with each of their entries."""
+        missing = {process(one.name) for one in self.workers if one.why is not None}
+        living = {process(one.name) for one in self.workers if one.liveness is Liveness.ALIVE}
+        return len(living - missing)
+
+    @property
     def sums(self) -> str:
         """The sums, as one line."""
         dead = f", died without a word: {self.unknown_dead}" if self.unknown_dead else ""
@@ -220,6 +232,8 @@ class Snapshot:
                 "noticed": self.noticed,
                 "drained": self.drained,
                 "died_without_a_word": self.unknown_dead,
+                "waiting": self.waiting,
+                "settled": self.settled,
             },
         }
         if self.here is not None:

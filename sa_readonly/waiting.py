@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from .mode import Mode
 from .status import Worker, judged
@@ -22,12 +23,24 @@ from .workers import (
     Verdict,
     left_nothing,
     look,
+    process,
 )
 
 if TYPE_CHECKING:
     from .server import Answer, Server
 
-__all__ = ["HOLDS", "NOBODY", "NOT_YET", "SERVER_DISAGREES", "Progress", "Waiting"]
+__all__ = [
+    "HOLDS",
+    "NOBODY",
+    "NOT_YET",
+    "SERVER_DISAGREES",
+    "BaseWaiting",
+    "Progress",
+    "Waiting",
+    "shortened",
+]
+
+Found = TypeVar("Found")
 
 HOLDS, NOT_YET, NOBODY, SERVER_DISAGREES = 0, 1, 3, 4  # the exit codes; 2 is for usage
 
@@ -95,6 +108,11 @@ class Progress:
         return "drained" if self.mode is Mode.READ_ONLY else "read-write"
 
     @property
+    def tally(self) -> str:
+        """How many are there, of how many."""
+        return f"{self.settled} of {len(self.workers)}"
+
+    @property
     def missing(self) -> tuple[Worker, ...]:
         """The workers that are not there yet."""
         return tuple(one for one in self.workers if one.why is not None)
@@ -144,21 +162,23 @@ class Progress:
     def _whys(self) -> list[str]:
         if self.problem is not None:
             return [self.problem]
-        whys = [f"{one.called}: {one.why}" for one in self.missing]
-        if len(whys) > _NAMED:
-            whys[_NAMED:] = [f"and {len(whys) - _NAMED} more"]
-        living = {_process(one.name) for one in self.workers if one.liveness is not Liveness.DEAD}
+        whys = shortened([f"{one.called}: {one.why}" for one in self.missing])
+        living = {process(one.name) for one in self.workers if one.liveness is not Liveness.DEAD}
         if self.expected is not None and len(living) < self.expected:
             whys.append(f"{len(living)} of {self.expected} expected workers are registered")
         return whys or ["the file was replaced meanwhile"]
 
 
-@dataclass
-class Waiting:
-    """A wait, of which each look tells how far it is.
+def shortened(whys: list[str]) -> list[str]:
+    """Return no more of them than a line should have."""
+    more = len(whys) - _NAMED
+    return [*whys[:_NAMED], f"and {more} more"] if more > 0 else whys
 
-    :param identify: tells the identity of the file. It must look, each time.
-    :param registry: who is waited for.
+
+@dataclass
+class BaseWaiting(ABC, Generic[Found]):
+    """A wait, of which each look tells how far it is. Who is looked at, a subclass knows.
+
     :param mode: what they are waited for to be.
     :param expect: how many living ones must be there, or None.
     :param ignore_dead: see :func:`.drained`.
@@ -166,8 +186,9 @@ class Waiting:
     :param server: who must agree in the end, or None.
     """
 
-    identify: Identify
-    registry: Registry
+    pause: ClassVar[float] = PAUSE
+
+    _: KW_ONLY
     mode: Mode = Mode.READ_ONLY
     expect: int | None = None
     ignore_dead: bool = False
@@ -176,9 +197,8 @@ class Waiting:
     began: float = field(default_factory=time.monotonic)
     progress: Progress | None = None
     _asked: float = field(default=0.0, repr=False)
-    _began_well: bool = field(default=False, repr=False)
     _answer: Answer | None = field(default=None, repr=False)
-    _generation: str | None = field(default=None, repr=False)
+    _identity: object = field(default=None, repr=False)
 
     def restart(self) -> None:
         """Begin now."""
@@ -196,33 +216,29 @@ class Waiting:
             if progress.over:
                 return progress
             remaining = self.began + self.timeout - time.monotonic()
-            pause.wait(max(0.0, min(PAUSE, remaining)))
+            pause.wait(max(0.0, min(self.pause, remaining)))
 
     def look(self) -> Progress:
         """Look once, and ask the server if that is due."""
-        verdict = self._look()
-        code = self._code(verdict)
-        if verdict.generation != self._generation:
-            self._generation, self._answer = verdict.generation, None
-        if code == HOLDS and self.server is not None:
-            code = self._ask(self.server)
-            if code == HOLDS:
-                verdict = self._look()  # it held all the while
-                code = self._code(verdict) if verdict.generation == self._generation else NOT_YET
-        else:
+        found = self._look()
+        code = self._code(found)
+        identity = self._identify(found)
+        if identity != self._identity:
+            self._identity, self._answer = identity, None
+        if code != HOLDS:
             self._answer = None
-        return self._progress(verdict, code)
+        elif self._is_twice():
+            if self.server is not None:
+                code = self._ask(self.server)
+            if code == HOLDS:
+                found = self._look(again=True)  # it held all the while
+                same = self._identify(found) == identity
+                code = self._code(found) if same else NOT_YET
+        return self._progress(found, code)
 
-    def _look(self) -> Verdict:
-        return look(self.identify, self.registry, self.mode, ignore_dead=self.ignore_dead)
-
-    def _code(self, verdict: Verdict) -> int:
-        if verdict.problem is not None:
-            return NOT_YET
-        if verdict.nobody and not verdict.waiting:
-            return NOBODY
-        enough = self.expect is None or _settled(verdict) >= self.expect
-        return HOLDS if verdict.holds and enough else NOT_YET
+    def _is_twice(self) -> bool:
+        """True if what holds must be seen to hold twice."""
+        return self.server is not None
 
     def _ask(self, server: Server) -> int:
         answer = self._answer
@@ -231,10 +247,53 @@ class Waiting:
             self._asked = time.monotonic()
         return HOLDS if answer.agrees else SERVER_DISAGREES
 
-    def _progress(self, verdict: Verdict, code: int) -> Progress:
+    @abstractmethod
+    def _look(self, *, again: bool = False) -> Found:
+        """Look at them, once more if that held."""
+
+    @abstractmethod
+    def _identify(self, found: Found) -> object:
+        """Return what is another one once the file is."""
+
+    @abstractmethod
+    def _code(self, found: Found) -> int:
+        """Return the exit code if it ended now, whatever the server says."""
+
+    @abstractmethod
+    def _progress(self, found: Found, code: int) -> Progress:
+        """Return how far it is."""
+
+
+@dataclass
+class Waiting(BaseWaiting[Verdict]):
+    """A wait for the workers of one registry.
+
+    :param identify: tells the identity of the file. It must look, each time.
+    :param registry: who is waited for.
+    """
+
+    identify: Identify
+    registry: Registry
+    _began_well: bool = field(default=False, repr=False, init=False)
+
+    def _look(self, *, again: bool = False) -> Verdict:
+        return look(self.identify, self.registry, self.mode, ignore_dead=self.ignore_dead)
+
+    def _identify(self, found: Verdict) -> str | None:
+        return found.generation
+
+    def _code(self, found: Verdict) -> int:
+        if found.problem is not None:
+            return NOT_YET
+        if found.nobody and not found.waiting:
+            return NOBODY
+        enough = self.expect is None or _settled(found) >= self.expect
+        return HOLDS if found.holds and enough else NOT_YET
+
+    def _progress(self, found: Verdict, code: int) -> Progress:
         seconds = time.monotonic() - self.began
-        moved = verdict.problem in (NO_FILE, FILE_THERE)
-        problem = verdict.problem
+        moved = found.problem in (NO_FILE, FILE_THERE)
+        problem = found.problem
         if moved:
             problem = _MOVED[self.mode][self._began_well]
         elif problem is None:
@@ -249,26 +308,21 @@ class Waiting:
             late and code != HOLDS and not moved and not alone,
             seconds,
             self.mode,
-            judged(verdict, self.mode),
-            _settled(verdict),
+            judged(found, self.mode),
+            _settled(found),
             self.expect,
             problem=problem,
             moved=moved,
-            died=_died(verdict) if self.ignore_dead else 0,
+            died=_died(found) if self.ignore_dead else 0,
             answer=self._answer,
         )
 
 
 def _settled(verdict: Verdict) -> int:
     """Count the processes that live and are there, with each of their entries."""
-    missing = {_process(one.name) for one, _ in verdict.waiting}
-    living = {_process(one.name) for one in verdict.seen if one.liveness is Liveness.ALIVE}
+    missing = {process(one.name) for one, _ in verdict.waiting}
+    living = {process(one.name) for one in verdict.seen if one.liveness is Liveness.ALIVE}
     return len(living - missing)
-
-
-def _process(name: str) -> str:
-    """Return what the entries of one process have in common: all but the random part."""
-    return name.rpartition("-")[0] or name
 
 
 def _died(verdict: Verdict) -> int:

@@ -270,10 +270,20 @@ class Site:
         if kind == HTML:
             body = seen.as_html(details=details)
         elif kind == JSON:
-            body = json.dumps(seen.as_json(details=details), indent=2) + "\n"
+            told = {**seen.as_json(details=details), **self._whence(request)}
+            body = json.dumps(told, indent=2) + "\n"
         else:
             body = seen.as_text(details=details)
         return answer(200, kind, body, read_only=seen.state.read_only)
+
+    def _whence(self, request: Request) -> dict[str, object]:
+        """Return what tells a machine that it was answered just now, and for which workers."""
+        asked = parse_qs(request.query).get("asked", [""])[0]
+        scope = getattr(self.selector.registry, "scope", None)
+        return {
+            "registry": None if scope is None else scope(),
+            "asked": asked if re.fullmatch(r"[A-Za-z0-9]{1,64}", asked) else None,
+        }
 
     def _checked(self, request: Request) -> Answer:
         state = self.selector.check()

@@ -34,6 +34,7 @@ __all__ = [
     "Verdict",
     "drained",
     "look",
+    "process",
     "returned",
 ]
 
@@ -188,7 +189,11 @@ class Entry(Protocol):
 
 
 class Registry(Protocol):
-    """Where processes register. A directory, or whatever has these members."""
+    """Where processes register. A directory, or whatever has these members.
+
+    It may have ``scope()``, too, which returns a string that is the same wherever the same entries
+    are read, and means nothing else: who asks several hosts tells by it which are one.
+    """
 
     def register(self, identify: Identify) -> Entry:
         """Register this process, after sweeping.
@@ -263,6 +268,11 @@ def returned(seen: Sequence[Seen]) -> Verdict:
     """Judge whether every worker that lives is read-write again, when there is no file."""
     waiting = [(one, _why_not_returned(one)) for one in seen if one.liveness is not Liveness.DEAD]
     return Verdict(None, tuple(seen), tuple((one, why) for one, why in waiting if why))
+
+
+def process(name: str) -> str:
+    """Return what the entries of one process have in common: all but the random part."""
+    return name.rpartition("-")[0] or name
 
 
 def look(

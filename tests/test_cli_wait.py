@@ -443,6 +443,8 @@ def test_json_is_one_document_that_tells_each_worker_and_the_verdict(site: Site)
         "noticed": 1,
         "drained": 0,
         "died_without_a_word": 0,
+        "waiting": 1,
+        "settled": 0,
     }
     worker.notices()
     answer = site.told(0, "wait", "--expect", "1")

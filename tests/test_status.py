@@ -102,7 +102,14 @@ def test_as_json_it_tells_all_that_is_known() -> None:
         "since": "2030-03-17T17:00:00+00:00",
         "generation": "1.2.3.4",
         "at": "2030-03-17T17:46:40+00:00",
-        "sums": {"workers": 1, "noticed": 1, "drained": 0, "died_without_a_word": 0},
+        "sums": {
+            "workers": 1,
+            "noticed": 1,
+            "drained": 0,
+            "died_without_a_word": 0,
+            "waiting": 1,
+            "settled": 0,
+        },
         "workers": [
             {
                 "name": "two",

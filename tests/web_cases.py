@@ -598,7 +598,17 @@ class Cases:
         told = fresh.ask(PAGE, accept=JSON).json
         assert told["sums"]["drained"] == 1
         assert told["registered"] is True
+        assert told["asked"] is None
         assert not {"workers", "here", "problem"} & set(told)
+
+    def test_the_json_tells_whom_it_answers_and_for_which_workers(self, fresh: Site) -> None:
+        asked = [
+            fresh.ask(f"{PAGE}?{query}", accept=JSON).json
+            for query in ("asked=one1", "x=1&asked=two2", "asked=<b>", "asked=" + "x" * 65)
+        ]
+        assert [told["asked"] for told in asked] == ["one1", "two2", None, None]
+        assert len({told["registry"] for told in asked}) == 1
+        assert re.fullmatch("[0-9a-f]{12}", asked[0]["registry"])
 
     def test_the_lines_of_workers_are_for_those_who_may_see_them(self, fresh: Site) -> None:
         host = re.sub("[^A-Za-z0-9._-]", "_", socket.gethostname())
