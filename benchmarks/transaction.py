@@ -19,7 +19,6 @@ from benchmarks.measure import Rows, Tables, Work, compare, main, skipped
 from sa_readonly import EngineSelector, FixedSwitch, Mode, RoutingSession
 
 STATEMENT = select(1)
-MANY = 5  # short turns and many of them: then what else the machine does hits all alike
 ROUTED, READ_ONLY = "RoutingSession", "RoutingSession while read-only"
 
 
@@ -159,8 +158,8 @@ def _sync(name: str, database: Database, path: str, rounds: int, number: int) ->
     tables = {
         f"A transaction of {statements}, {name}": compare(
             {one: reading(factory, statements) for one, factory in made.items()},
-            number=number,
-            rounds=MANY * rounds,
+            number=number // statements,
+            rounds=rounds,
         )
         for statements in (1, 10)
     }
@@ -168,7 +167,7 @@ def _sync(name: str, database: Database, path: str, rounds: int, number: int) ->
     tables[f"A transaction of a flush, {name}"] = compare(
         {one: flushing(factory) for one, factory in writers.items()},
         number=number,
-        rounds=MANY * rounds,
+        rounds=rounds,
     )
     with Session(database.engine()) as session:
         session.execute(delete(Row))
@@ -215,7 +214,7 @@ def _async(driver: str, url: Any, path: str, rounds: int, number: int) -> Rows:
                 READ_ONLY: work(routing(reading_only)),
             },
             number=number,
-            rounds=MANY * rounds,
+            rounds=rounds,
         )
     finally:
         loop.run_until_complete(close())
@@ -227,22 +226,22 @@ def run(rounds: int) -> Tables:
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "read-only.txt")
         with sqlite() as database:
-            tables |= _sync("SQLite", database, path, rounds, number=20)
+            tables |= _sync("SQLite", database, path, rounds, number=200)
             if find_spec("aiosqlite") is None:
                 skipped("aiosqlite", "pip install aiosqlite")
             else:
                 url = database.engine().url.set(drivername="sqlite+aiosqlite")
                 title = "A transaction of 1, async, SQLite"
-                tables[title] = _async("aiosqlite", url, path, rounds, number=10)
+                tables[title] = _async("aiosqlite", url, path, rounds, number=50)
         with postgresql() as server:
             if server is not None:
-                tables |= _sync("PostgreSQL", server, path, rounds, number=10)
+                tables |= _sync("PostgreSQL", server, path, rounds, number=50)
                 if find_spec("asyncpg") is None:
                     skipped("asyncpg", "pip install asyncpg")
                 else:
                     url = server.engine().url.set(drivername="postgresql+asyncpg")
                     title = "A transaction of 1, async, PostgreSQL"
-                    tables[title] = _async("asyncpg", url, path, rounds, number=10)
+                    tables[title] = _async("asyncpg", url, path, rounds, number=50)
     return tables
 
 

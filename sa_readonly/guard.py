@@ -751,7 +751,8 @@ def _lock_again(dialect: Any, dbapi_connection: Any) -> None:
         if _reported(dialect, dbapi_connection) == "off":
             _run(dbapi_connection, _SET_DEFAULT)
             dbapi_connection.commit()
-        if _attribute(dbapi_connection) is not True:  # psycopg2: not in a transaction
+        attribute = _ATTRIBUTES.get(dialect.driver, "readonly")
+        if getattr(dbapi_connection, attribute, None) is not True:  # psycopg2: not in a transaction
             dialect.set_readonly(dbapi_connection, True)
     elif dialect.name == "sqlite":
         _run(dbapi_connection, "PRAGMA query_only = ON")
@@ -771,10 +772,13 @@ def _reported(dialect: Any, dbapi_connection: Any) -> str | None:
     return value  # type: ignore[no-any-return]  # a driver's
 
 
-def _attribute(dbapi_connection: Any) -> object:
-    """Return the driver's attribute, which has its word in each BEGIN that the driver sends."""
-    name = "readonly" if hasattr(dbapi_connection, "readonly") else "read_only"
-    return getattr(dbapi_connection, name, None)
+# The attribute of a PostgreSQL connection that has its word in each BEGIN that the driver sends.
+_ATTRIBUTES = {
+    "psycopg2": "readonly",
+    "asyncpg": "readonly",
+    "psycopg": "read_only",
+    "psycopg_async": "read_only",
+}
 
 
 def _run(dbapi_connection: Any, statement: str) -> None:
@@ -818,6 +822,7 @@ class _Cursor:
 
     __slots__ = ()
     _sa_readonly: Any  # the dialect
+    _sa_readonly_attribute: str | None  # of the connection, or None
     connection: Any
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
@@ -850,16 +855,18 @@ class _Cursor:
 
     def _sa_readonly_look(self, query: Any, parameters: Any, *, many: bool = False) -> None:
         dialect = self._sa_readonly
-        text = _text_of(query, self)
-        connection = getattr(self, "connection", None) or self._adapt_connection  # type: ignore[attr-defined]
-        if dialect.name == "postgresql" and _attribute(connection) is False:
-            what = "A transaction set to READ WRITE"
-            raise dialect._sa_readonly_refusal(what, text, kind="statement")
-        # Where the driver begins no transaction the session decides; a function may have set it.
-        free = dialect.name == "postgresql" and connection.autocommit is True
-        if free and text != _SET_DEFAULT and _reported(dialect, connection) == "off":
-            what = "A session set to READ WRITE"
-            raise dialect._sa_readonly_refusal(what, text, kind="statement")
+        text = query if query.__class__ is str else _text_of(query, self)
+        attribute = self._sa_readonly_attribute
+        if attribute is not None:
+            connection = getattr(self, "connection", None) or self._adapt_connection  # type: ignore[attr-defined]
+            if getattr(connection, attribute, None) is False:
+                what = "A transaction set to READ WRITE"
+                raise dialect._sa_readonly_refusal(what, text, kind="statement")
+            # Where the driver begins no transaction the session decides; a function may set it.
+            free = connection.autocommit is True and text != _SET_DEFAULT
+            if free and _reported(dialect, connection) == "off":
+                what = "A session set to READ WRITE"
+                raise dialect._sa_readonly_refusal(what, text, kind="statement")
         # Back to what the start-up packet said: in a listener that resets a connection.
         if text not in dialect._sa_readonly_passed and text not in _RESETS:
             dialect._sa_readonly_examine(text, parameters)
@@ -977,7 +984,11 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
     """Return a driver's class of cursors, made to examine; one for each dialect."""
     known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
     if base not in known:
-        body = {"__slots__": (), "_sa_readonly": dialect}
+        body = {
+            "__slots__": (),
+            "_sa_readonly": dialect,
+            "_sa_readonly_attribute": _ATTRIBUTES.get(dialect.driver),
+        }
         kind = _Streaming if getattr(base, "server_side", False) else _Cursor
         known[base] = type(base.__name__, (kind, base), body)
     return known[base]  # type: ignore[no-any-return]  # made by type()
