@@ -145,6 +145,21 @@ class RoutingSession(Session):
             self._refuse(engine, type(clause).__name__.upper(), "statement")
         return engine  # type: ignore[no-any-return]  # what is pinned is untyped
 
+    def connection(
+        self,
+        bind_arguments: Any = None,
+        execution_options: Any = None,
+    ) -> Connection:
+        """See :meth:`.Session.connection`.
+
+        :raises ReadOnlyError: if the bind is a read-write engine while the transaction is
+            read-only.
+        """
+        if bind_arguments and bind_arguments.get("bind") is not None:
+            # Session.connection() takes it as it is.
+            bind_arguments = {**bind_arguments, "bind": self.get_bind(**bind_arguments)}
+        return super().connection(bind_arguments, execution_options)
+
     def _find_pinned(self, selector: EngineSelector) -> tuple[Engine, Mode] | None:
         """Find the engine by the mode that is pinned for the selector's switch."""
         pin = self._pinned()

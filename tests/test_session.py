@@ -1006,3 +1006,42 @@ def test_what_is_refused_after_the_flip_back_tells_why_it_was_read_only(app: App
         with pytest.raises(ReadOnlyError, match="the role 'replica'") as caught:
             session.flush()
         assert caught.value.reason is None
+
+
+@pytest.mark.parametrize("when", ["read-only", "flipped back", "replica"])
+def test_connection_holds_the_bind_that_it_is_given_to_the_mode(app: App, when: str) -> None:
+    app.start(ttl=0)
+    role = "replica" if when == "replica" else "primary"
+    if when != "replica":
+        app.on("upgrade")
+    with app.sessions(role=role) as session:
+        session.scalar(WHICH)
+        if when == "flipped back":
+            app.off()
+            app.selector.check()
+        with pytest.raises(ReadOnlyError):
+            session.connection(bind_arguments={"bind": app.engines["rw"]})
+    assert app.titles("rw") == []
+
+
+def test_connection_takes_the_engine_that_it_is_given_while_it_may(app: App) -> None:
+    app.start(ttl=0)
+    with app.sessions() as session:
+        given = session.connection(bind_arguments={"bind": app.engines["rw"]})
+        assert given is session.connection()
+        assert given.scalar(WHICH) == "rw"
+    with app.sessions() as session:
+        given = session.connection({"bind": app.engines["ro"]}, {"stream_results": True})
+        assert given.scalar(WHICH) == "ro"
+
+
+def test_a_text_that_is_refused_after_the_flip_back_tells_why_it_was_read_only(app: App) -> None:
+    app.start(ttl=0)
+    app.on("upgrade")
+    with app.sessions() as session:
+        assert session.scalar(WHICH) == "ro"
+        app.off()
+        app.selector.check()
+        with pytest.raises(ReadOnlyError, match="the application is read-only since") as caught:
+            session.execute(text("insert into book (title) values ('late')"))
+        assert caught.value.reason == "upgrade"
