@@ -581,7 +581,14 @@ def _leave_at_exit(worker: Worker) -> None:
     util = sys.modules.get("multiprocessing.util")
     process = sys.modules.get("multiprocessing.process")
     if util is not None and process is not None and process.parent_process() is not None:
-        util.Finalize(None, _end, exitpriority=0)
+        util.Finalize(None, _end_alone, exitpriority=0)
+
+
+def _end_alone() -> None:
+    # It is called before the threads of the child are waited for, which may be writing still.
+    me = threading.current_thread()
+    if all(thread is me or thread.daemon for thread in threading.enumerate()):
+        _end()
 
 
 def _end() -> None:

@@ -1116,6 +1116,58 @@ def test_a_process_of_multiprocessing_that_ends_leaves_the_registry(
     assert (done.stdout, done.stderr, done.returncode) == ("1 of 2 0\n", "", 0)
 
 
+def test_a_process_of_multiprocessing_waits_for_its_threads_before_it_ends(place: Path) -> None:
+    program = place / "program.py"
+    program.write_text(THREADS_OF_A_CHILD)
+    done = subprocess.run(
+        [sys.executable, program, place / "read-only.txt"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("2 rows\n", "", 0)
+
+
+THREADS_OF_A_CHILD = """
+import multiprocessing, sys, threading
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import QueuePool
+from sa_readonly import EngineSelector, RoutingSession
+
+engine = create_engine(
+    f"sqlite:///{sys.argv[1]}.db", poolclass=QueuePool, pool_size=1, max_overflow=0
+)
+selector = EngineSelector(sys.argv[1], read_write=engine)
+Session = sessionmaker(selector, class_=RoutingSession)
+
+def write(has_begun, go_on):
+    with Session() as session:
+        session.execute(text("INSERT INTO t VALUES (1)"))
+        has_begun.set()
+        go_on.wait(60)
+        session.commit()
+
+def work():
+    has_begun, go_on = threading.Event(), threading.Event()
+    threading.Thread(target=write, args=(has_begun, go_on)).start()
+    has_begun.wait(60)
+    threading.Thread(target=write, args=(threading.Event(), go_on)).start()  # waits for the other
+    threading.Timer(0.2, go_on.set).start()  # this one has reached the end by then
+
+if __name__ == "__main__":
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (x)"))
+    engine.dispose()
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    with engine.connect() as connection:
+        print(connection.scalar(text("SELECT count(*) FROM t")), "rows")
+"""
+
+
 MULTIPROCESSING = """
 import multiprocessing, sys
 from sqlalchemy import create_engine, text
