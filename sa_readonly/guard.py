@@ -58,7 +58,7 @@ def refusal(
     error = _error(what, state, statement)
     error._kind = kind
     count(switch, kind)
-    note(error, what)
+    note(error, what, switch)
     return error
 
 
@@ -148,26 +148,28 @@ def was_served(engine: Engine, error: ReadOnlyError) -> None:
     dialect: Any = engine.dialect
     if error._kind is not None:
         count(dialect._sa_readonly_says()[0], error._kind, -1)
-    for noted in list(_notes.values()):
+    for _, noted in list(_notes.values()):
         noted.pop(error, None)
 
 
-_notes: dict[object, dict[ReadOnlyError, str]] = {}
+_notes: dict[object, tuple[Switch, dict[ReadOnlyError, str]]] = {}
 
 
-def note(error: ReadOnlyError, what: str) -> None:
-    """Note that ``what`` is refused by an error, for a test that takes notes."""
-    for noted in list(_notes.values()):
-        noted[error] = what
+def note(error: ReadOnlyError, what: str, switch: Switch | None) -> None:
+    """Note that ``what`` is refused by an error, for a test that takes notes of the switch."""
+    for noted_for, noted in list(_notes.values()):
+        if noted_for is switch:
+            noted[error] = what
 
 
-def take_notes() -> tuple[dict[ReadOnlyError, str], Callable[[], object]]:
+def take_notes(switch: Switch) -> tuple[dict[ReadOnlyError, str], Callable[[], object]]:
     """Take notes, for a test, of all that is refused: the errors, and what each of them refused.
 
+    :param switch: for which.
     :return: the notes, and a function that ends them.
     """
-    key = object()
-    noted = _notes[key] = dict[ReadOnlyError, str]()
+    key, noted = object(), dict[ReadOnlyError, str]()
+    _notes[key] = (switch, noted)
     return noted, partial(_notes.pop, key, None)
 
 
@@ -203,8 +205,12 @@ class _Guarded(DefaultDialect):
         self, what: str, statement: str | None = None, *, kind: str, role: str | None = None
     ) -> ReadOnlyError:
         switch, state = self._sa_readonly_says()
-        if role is None and not isinstance(self, _ReadOnly):
-            role = "primary"  # which alone begins anything there
+        if role is None:
+            gated = isinstance(self, _Gated)
+            # What is taken away is begun by no replica, and what is read meanwhile hardly ever. A
+            # twin, which has its engine's switches, and a replica may serve both.
+            if gated != isinstance(self, _ReadOnly) and (gated or self._sa_readonly_told):
+                role = "primary"
         if not state.read_only and role == "primary" and switch is not None:
             state = _last.get(switch, state)
         return refusal(what, state, statement, kind=kind, switch=switch)
@@ -319,14 +325,16 @@ class _ReadOnly(_Guarded):
     def _sa_readonly_returned(
         self, dbapi_connection: DBAPIConnection | None, record: ConnectionPoolEntry
     ) -> None:
-        if (
-            dbapi_connection is None
-            or dbapi_connection.__class__ in _KEEPING
-            or not isinstance(self, _ReadOnly)
-        ):
+        if dbapi_connection is None or not isinstance(self, _ReadOnly):
             return
+        put_back = _lock_again
+        if dbapi_connection.__class__ in _KEEPING:
+            # That of an adapter has no answer, and no pool keeps it when it is given back.
+            if getattr(dbapi_connection, "_sa_readonly_answer", _authorize) is _authorize:
+                return
+            put_back = _lock_kept
         try:
-            _lock_again(self, dbapi_connection)
+            put_back(self, dbapi_connection)
         except Exception as error:  # noqa: BLE001  # it would keep the record out for ever
             record.invalidate(error)
         except BaseException as error:  # an interrupt goes on, but leaves its place in the pool
@@ -425,7 +433,7 @@ class _Limited(_Gated):
             _prepared.reset(token)
 
     def _sa_readonly_judge(self, statement: str, parameters: Any, context: Any) -> None:
-        if not any(getattr(switch, "held", False) for switch in self._sa_readonly_gates):
+        if not self._sa_readonly_held():
             self._sa_readonly_expire(context and context.root_connection, statement)
             return
         # A test keeps one transaction around what an application would begin after the flip. So it
@@ -433,6 +441,9 @@ class _Limited(_Gated):
         what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
         if what is not None:
             raise self._sa_readonly_refusal(what, statement, kind="statement")
+
+    def _sa_readonly_held(self) -> bool:
+        return any(getattr(switch, "held", False) for switch in self._sa_readonly_gates)
 
     def _sa_readonly_expire(self, connection: Any, statement: str) -> None:
         """Raise if time is up; the connection is closed then, which rolls back at the server."""
@@ -443,6 +454,8 @@ class _Limited(_Gated):
             what, kind = "A read-write statement under AUTOCOMMIT", "transaction"
         else:
             deadline = min(self._sa_readonly_deadlines.values(), default=math.inf)
+            if self._sa_readonly_held():
+                deadline = math.inf
             ends = _prepared.get() or statement.startswith("ROLLBACK")
             if ends or time.monotonic() < deadline:
                 return

@@ -99,7 +99,7 @@ class _Telling:
         counts.
 
         :return: a function that ends it. What was known before is known again then, and looked at
-            anew before it is used.
+            anew before it is used. It raises if a gate fails to open.
         :raises InvalidRequestError: if a gate fails to open; then nothing is held.
         """
         self._follow_fork()
@@ -107,13 +107,19 @@ class _Telling:
 
         def end() -> None:
             self._follow_fork()
+            settled = True
             with self._locks.state:
                 if self._holds.pop(key, None) is not None:
-                    self._settle("a test has ended")
+                    settled = self._settle("a test has ended")
             self._tell()
+            if not settled:
+                raise InvalidRequestError(
+                    f"{self!r} stays {self.known.mode} after a test: a gate failed to open. The "
+                    "log tells why. Hold it once more, and end that."
+                )
 
         with self._locks.state:
-            if not self._holds:
+            if not self._holds and self._unheld is None:
                 self._unheld = self.known, self.forced
             self._holds[key], done = state, False
             try:
@@ -135,16 +141,18 @@ class _Telling:
             state = list(self._holds.values())[-1]
             forced = state.mode
         elif self._unheld is not None:
-            state, forced = self._unheld
-            self._unheld, until = None, -math.inf
+            (state, forced), until = self._unheld, -math.inf
 
         def answer(state: State) -> None:
             self.known, self.forced = state, forced
             self.fresh_until = self._expires = until
 
         done = self._turn(state, answer, why)
-        if not done and not self._holds:
-            answer(self.known)  # it tries again at the next look
+        if not self._holds:
+            if done:
+                self._unheld = None
+            else:
+                answer(self.known)  # where there is a next look, it tries again then
         return done
 
     # -- the gates, under the lock --------------------------------------------------------

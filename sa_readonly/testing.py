@@ -41,6 +41,7 @@ class _Block:
                 f"{selector.switch!r} has no hold() and can't be held in a mode for a test. Give "
                 "the selector a FileSwitch or a FixedSwitch in your tests."
             )
+        self._switch = selector.switch
         self._hold: Callable[[State], Callable[[], None]] = hold
         self._state = state
         self._ends: list[Callable[[], object]] = []
@@ -97,8 +98,9 @@ class read_write(_Block):  # noqa: N801  # the same
 class writes_nothing(read_only):  # noqa: N801  # the same
     """Assert that what is done inside the block writes nothing.
 
-    The block is :class:`read_only`, so that nothing is written. Each write that is refused counts,
-    also when the application has caught the error and answered with it.
+    The block is :class:`read_only`, so that nothing is written. Each write that is refused for the
+    same switch counts, in whatever thread, also when the application has caught the error and
+    answered with it.
 
     :param selector: the application's :class:`.EngineSelector`.
     :raises AssertionError: at the end of the block, if something was refused in it: it names each
@@ -112,7 +114,7 @@ class writes_nothing(read_only):  # noqa: N801  # the same
 
     def __enter__(self) -> None:
         super().__enter__()
-        self._refused, end = guard.take_notes()
+        self._refused, end = guard.take_notes(self._switch)
         self._ends.append(end)
 
     def __exit__(

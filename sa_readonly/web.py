@@ -335,7 +335,7 @@ class Site:
             until=state.until,
             since=state.since,
         )
-        guard.note(error, f"{request.method} {request.path}")
+        guard.note(error, f"{request.method} {request.path}", self.selector.switch)
         return not_saved(error, request.accept, self.status)
 
 

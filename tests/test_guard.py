@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -819,3 +820,46 @@ def test_an_async_drivers_refusal_is_ours(pg_pair: Pair, driver: str) -> None:
         await engine.dispose()
 
     asyncio.run(go())
+
+
+def test_a_thread_s_own_connection_is_locked_again_for_the_next_selector(tmp_path: Path) -> None:
+    """SingletonThreadPool: what another thread's connection needs, waits for its check-in."""
+    reader = create_engine("sqlite://")
+    assert isinstance(reader.pool, SingletonThreadPool)
+    writer = create_engine(f"sqlite:///{tmp_path}/rw.db")
+    switch = FixedSwitch(Mode.READ_ONLY)
+
+    def selector() -> EngineSelector:
+        return EngineSelector(switch, read_write=writer, read_only=reader, workers=False)
+
+    second = selector()
+    second.close()
+    steps = threading.Barrier(2, timeout=60)
+    found: list[Any] = []
+
+    def other() -> None:
+        first = selector()
+        with reader.connect() as connection:
+            connection.execute(text("SELECT 1"))
+        first.close()  # which unlocks this thread's own
+        steps.wait()
+        steps.wait()  # the main thread could not lock it
+        for _ in range(2):
+            with reader.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        with reader.connect() as connection, closing(connection.connection.cursor()) as cursor:
+            try:
+                cursor.execute("CREATE TABLE t (x)")
+            except sqlite3.OperationalError as error:
+                found.append(str(error))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    steps.wait()
+    again = selector()
+    steps.wait()
+    thread.join(60)
+    assert found == ["attempt to write a readonly database"]
+    again.close()
+    reader.dispose()
+    writer.dispose()

@@ -605,15 +605,19 @@ def test_a_read_that_is_given_the_read_only_engine_instead_is_no_write(lite: App
         assert session.scalar(WHICH) == "ro"
 
 
-def test_a_refusal_of_another_selector_counts_too(lite: App) -> None:
+def test_a_refusal_counts_for_its_own_switch_alone(lite: App) -> None:
     lite.on()
     lite.start()
-    one = EngineSelector(
-        FixedSwitch(Mode.READ_WRITE), read_write=lite.engine("rw"), read_only=lite.engine("ro")
+    one, same = (
+        EngineSelector(switch, read_write=lite.engine("rw"), read_only=lite.engine("ro"))
+        for switch in (FixedSwitch(Mode.READ_WRITE), lite.selector.switch)
     )
-    with pytest.raises(AssertionError, match="The flush of INSERT for Book"), writes_nothing(one):
+    with writes_nothing(one):
+        assert swallowing(lite.sessions) == 503
+    with pytest.raises(AssertionError, match="The flush of INSERT for Book"), writes_nothing(same):
         assert swallowing(lite.sessions) == 503
     one.close()
+    same.close()
 
 
 # -- asyncio ---------------------------------------------------------------------------------
