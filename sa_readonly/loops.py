@@ -8,6 +8,7 @@ its loop; if nobody runs that loop any more, in any thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -198,11 +199,17 @@ def _close_in_task(
 
 
 def _shut_socket(driver: Any) -> bool:
-    """Shut what a transport keeps open for a loop that does not run; False if there is none."""
+    """Shut what a transport keeps open for a loop that does not run; False if that is not done."""
     transport = getattr(driver, "_transport", None)
     found = None if transport is None else transport.get_extra_info("socket")
     if found is None:
         return False
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(found.fileno())) as own:
-        own.shutdown(socket.SHUT_RDWR)
+    try:
+        try:
+            found.shutdown(socket.SHUT_RDWR)
+        except (AttributeError, TypeError):  # uvloop's has none
+            with socket.socket(fileno=os.dup(found.fileno())) as own:
+                own.shutdown(socket.SHUT_RDWR)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.EBADF)  # it is shut already
     return True
