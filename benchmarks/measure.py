@@ -75,7 +75,7 @@ def skipped(what: str, cure: str) -> None:
 
 
 def plot(tables: Tables, path: str) -> None:
-    """Draw what has a ratio: a bar for each contender, with its middle half."""
+    """Draw the transactions in which all contenders took part: medians, with the middle halves."""
     try:
         import matplotlib  # noqa: PLC0415  # of the extra `bench`
     except ImportError:
@@ -86,7 +86,7 @@ def plot(tables: Tables, path: str) -> None:
     drawn = {
         title: rows
         for title, rows in tables.items()
-        if title.startswith("A transaction") and "ratio" in next(iter(rows.values()))
+        if title.startswith("A transaction") and len(rows) > 4
     }
     if not drawn:
         sys.exit("--plot draws transactions. Cure: python -m benchmarks.transaction --plot FILE.")
@@ -105,10 +105,14 @@ def plot(tables: Tables, path: str) -> None:
             [rows[name]["ratio"] - rows[name]["low"] for name in names],
             [rows[name]["high"] - rows[name]["ratio"] for name in names],
         ]
-        colours = ["#2a6f97" if "Routing" in name else "#adb5bd" for name in names]
-        axis.barh(names, ratios, xerr=spans, color=colours, ecolor="#495057", height=0.7)
+        for row, name in enumerate(names):
+            colour = "#01497c" if "Routing" in name else "#6c757d"
+            span = [[spans[0][row]], [spans[1][row]]]
+            axis.errorbar(ratios[row], row, xerr=span, fmt="o", color=colour, markersize=5)
+        axis.set_yticks(range(len(names)), names)
         axis.axvline(1, color="#495057", linewidth=0.8)
-        axis.set_xlim(0.8, max(1.5, *(ratio * 1.02 for ratio in ratios if ratio < 2)))
+        axis.grid(axis="x", color="#dee2e6", linewidth=0.6)
+        axis.set_xlim(0.9, 1.4)
         axis.set_title(f"{title}: time, as a ratio to a plain Session's", fontsize=9, loc="left")
         axis.tick_params(labelsize=8)
     figure.savefig(path, dpi=110)
