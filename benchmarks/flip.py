@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.measure import Tables, main
 from benchmarks.transaction import Base, Row, postgresql
-from sa_readonly import EngineSelector, FileSwitch, Mode, ReadOnlyError, RoutingSession
+from sa_readonly import EngineSelector, FileSwitch, Mode, ReadOnlyError, RoutingSession, State
 
 THREADS = 32
 THINKING = 0.02  # seconds between two transactions of a thread: people don't ask all the time
@@ -107,25 +107,23 @@ def _measure(url: URL, path: str, flips: int) -> Tables:
         Base.metadata.create_all(read_only)
         watch = Watch(engine(connect_args={"application_name": HERE}))
         switch = FileSwitch(path, ttl=TTL)
+        told: list[float] = []
+
+        def gate(state: State) -> None:
+            if state.read_only:
+                told.append(time.monotonic())
+
+        # Before the selector's: from here on nothing begins, while its pool is still being closed.
+        stack.callback(switch.subscribe(gate, lambda _old, _new: None))
         selector = stack.enter_context(
             EngineSelector(switch, read_write=read_write, read_only=read_only)
         )
-        told: list[float] = []
-        flipped = threading.Event()
-
-        @selector.on_flip
-        def note(_old: object, new: Any) -> None:
-            if new.mode is Mode.READ_ONLY:
-                told.append(time.monotonic())
-                flipped.set()
-
         load = stack.enter_context(Load(sessionmaker(selector, class_=RoutingSession)))
         pause = threading.Event()
         noticed, gone = [], []
         phases: dict[str, list[Done]] = {"before": [], "in": [], "after": []}
         for turn in range(flips + 1):
             pause.wait(1.0)
-            flipped.clear()
             at = time.monotonic()
             with open(path, "w", encoding="utf-8"):
                 pass

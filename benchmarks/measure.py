@@ -6,10 +6,13 @@ import argparse
 import gc
 import json
 import logging
+import os
+import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 Work = Callable[[int], None]
 Rows = dict[str, dict[str, float]]  # by what is measured: a number by the name of its column
@@ -24,16 +27,15 @@ def compare(contenders: dict[str, Work], *, number: int, rounds: int) -> Rows:
     """
     first = next(iter(contenders))
     again = f"{first}, again"
-    # In the middle: who comes after his like finds the interpreter and the caches warm for him.
-    names = list(contenders)
-    names.insert(len(names) // 2 + 1, again)
-    turns = {name: contenders.get(name, contenders[first]) for name in names}
+    turns = contenders | {again: contenders[first]}
+    names = list(turns)
     times: dict[str, list[float]] = {name: [] for name in turns}
     gc.collect()
     gc.freeze()  # what was made so far is not walked through in the middle of a contender
+    order = random.Random(0)  # the same in each run
     for turn in range(rounds + 1):
-        # Who comes after whom matters to the processor's caches: it changes each round.
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        order.shuffle(names)  # who comes after whom matters to the processor's caches
+        for name in names:
             begin = time.perf_counter()
             turns[name](number)
             if turn:  # the first round warms up
@@ -50,6 +52,24 @@ def compare(contenders: dict[str, Work], *, number: int, rounds: int) -> Rows:
             "high": high,
         }
     return results
+
+
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """Keep this process, and what it starts, on one processor, where the system can.
+
+    A client and its server wait for each other, so they run no slower; but on two processors an
+    answer takes twice as long as on one, and which it is changes as the scheduler likes.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def show(title: str, rows: Rows) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.pool import QueuePool
 
-from benchmarks.measure import Rows, Tables, Work, compare, main, skipped
+from benchmarks.measure import Rows, Tables, Work, compare, main, one_processor, skipped
 from sa_readonly import EngineSelector, FixedSwitch, Mode, RoutingSession
 
 STATEMENT = select(1)
@@ -223,7 +223,7 @@ def _async(driver: str, url: Any, path: str, rounds: int, number: int) -> Rows:
 
 def run(rounds: int) -> Tables:
     tables: Tables = {}
-    with tempfile.TemporaryDirectory() as directory:
+    with one_processor(), tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "read-only.txt")
         with sqlite() as database:
             tables |= _sync("SQLite", database, path, rounds, number=200)
