@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, event, inspect
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm.session import SessionTransactionState
 
 from . import guard
 from .errors import ConfigurationError, ReadOnlyError
@@ -43,6 +44,7 @@ class RoutingSession(Session):
     _role = "primary"
     _asks_session = True  # whether nothing but Session.get_bind() stands behind ours
     _inits_session = True  # whether nothing but Session.__init__() does
+    _connects_session = True  # whether nothing but Session._connection_for_bind() does
 
     def __init__(
         self,
@@ -74,6 +76,8 @@ class RoutingSession(Session):
         super().__init_subclass__(**kwargs)
         cls._asks_session = _defining(cls, "get_bind") == [RoutingSession, Session]
         cls._inits_session = _defining(cls, "__init__")[-3:-1] == [RoutingSession, Session]
+        connecting = _defining(cls, "_connection_for_bind")
+        cls._connects_session = connecting == [RoutingSession, Session]
 
     @property
     def role(self) -> str:
@@ -212,8 +216,19 @@ class RoutingSession(Session):
 
         A flush does not come here: it gets the error, which the read-only engine would raise too.
         """
+        connect = None
+        if self._connects_session:
+            # What Session's does where all is well, without its calls for where it is not.
+            transaction: Any = self._transaction
+            context = self._trans_context_manager
+            if transaction is None:
+                connect = self._autobegin_t()._connection_for_bind  # it looks at the context
+            elif transaction._state is _ACTIVE and (context is None or context is transaction):
+                if not execution_options and engine in transaction._connections:
+                    return transaction._connections[engine][0]  # type: ignore[no-any-return]
+                connect = transaction._connection_for_bind
         try:
-            return super()._connection_for_bind(engine, execution_options)
+            return (connect or super()._connection_for_bind)(engine, execution_options)
         except ReadOnlyError as error:
             choice = self._choice
             if choice is None or choice[0] is not engine:
@@ -283,7 +298,9 @@ def _defining(cls: type, name: str) -> list[type]:
     return [base for base in cls.__mro__ if name in vars(base)]
 
 
-_READ_ONLY = Mode.READ_ONLY  # an attribute of a class of enum is slow, in Python 3.11
+# An attribute of a class of enum is slow, in Python 3.11.
+_READ_ONLY = Mode.READ_ONLY
+_ACTIVE = SessionTransactionState.ACTIVE
 # What is pinned to a root transaction: the mode of each switch and, for each selector, the engine
 # found by it with that mode. It is kept on the transaction itself: a session that held an ended one
 # would be freed by the garbage collector alone.

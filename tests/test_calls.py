@@ -51,15 +51,15 @@ def writing(factory: Any) -> Callable[[], None]:
     return write
 
 
-@pytest.mark.parametrize(("statements", "most"), [(1, 5), (10, 15)])
+# Fewer for ten: a statement that is not the first finds its connection by a shorter way.
+@pytest.mark.parametrize(("statements", "most"), [(1, 5), (10, -20)])
 def test_a_transaction_costs_a_handful_of_calls_more_than_a_plain_one(
     lite: App, statements: int, most: int
 ) -> None:
     lite.start(ttl=3600)
     plain = sessionmaker(lite.engine("rw"))
     lite.statements.clear()
-    more = calls(reading(lite.sessions, statements)) - calls(reading(plain, statements))
-    assert 0 < more <= most
+    assert calls(reading(lite.sessions, statements)) <= calls(reading(plain, statements)) + most
 
 
 def test_a_flush_costs_a_handful_of_calls_more_than_a_plain_one(lite: App) -> None:
@@ -69,15 +69,14 @@ def test_a_flush_costs_a_handful_of_calls_more_than_a_plain_one(lite: App) -> No
     assert 0 < more <= 25
 
 
-@pytest.mark.parametrize(("statements", "most"), [(1, 10), (10, 40)])
+@pytest.mark.parametrize(("statements", "most"), [(1, 10), (10, 0)])
 def test_a_read_only_transaction_costs_a_handful_of_calls_more(
     lite: App, statements: int, most: int
 ) -> None:
     lite.on()
     lite.start(ttl=3600)
     plain = sessionmaker(lite.engine("rw"))
-    more = calls(reading(lite.sessions, statements)) - calls(reading(plain, statements))
-    assert 0 < more <= most
+    assert calls(reading(lite.sessions, statements)) <= calls(reading(plain, statements)) + most
 
 
 @pytest.fixture

@@ -430,6 +430,61 @@ def test_a_session_class_of_the_users_own_works_in_either_order(lite: App) -> No
     assert len(calls) >= 6
 
 
+@pytest.mark.parametrize("savepoint", [False, True])
+def test_nothing_is_executed_after_a_commit_inside_the_context_manager(
+    app: App, savepoint: bool
+) -> None:
+    app.start()
+    with app.sessions() as session, session.begin() as transaction:
+        if savepoint:
+            with session.begin_nested() as transaction:  # noqa: PLW2901  # the inner one ends
+                session.scalar(WHICH)
+                transaction.commit()
+                with pytest.raises(exc.InvalidRequestError, match="closed transaction"):
+                    session.scalar(WHICH)
+            assert session.scalar(WHICH) == "rw"
+        else:
+            session.scalar(WHICH)
+            transaction.commit()
+            with pytest.raises(exc.InvalidRequestError, match="closed transaction"):
+                session.scalar(WHICH)
+
+
+def test_nothing_is_executed_after_a_flush_failed_until_the_rollback(app: App) -> None:
+    app.start()
+    with app.sessions() as session:
+        session.add(Book(id=1, title="one"))
+        session.flush()
+        session.expunge_all()
+        session.add(Book(id=1, title="the same"))
+        with pytest.raises(exc.IntegrityError):
+            session.flush()
+        with pytest.raises(exc.PendingRollbackError):
+            session.scalar(WHICH)
+        session.rollback()
+        assert session.scalar(WHICH) == "rw"
+
+
+def test_a_session_class_that_connects_in_its_own_way_is_asked_for_each_statement(
+    lite: App,
+) -> None:
+    asked = []
+
+    class Theirs(Session):
+        def _connection_for_bind(self, engine: Any, *args: Any, **kwargs: Any) -> Any:
+            asked.append(engine)
+            return super()._connection_for_bind(engine, *args, **kwargs)
+
+    class Ours(RoutingSession, Theirs):
+        pass
+
+    lite.start()
+    with Ours(lite.selector) as session:
+        session.scalar(WHICH)
+        session.scalar(WHICH)
+    assert asked == [lite.engines["rw"]] * 2
+
+
 def test_a_session_class_that_finds_the_selector_itself_is_routed(lite: App) -> None:
     class Found(RoutingSession):
         def get_bind(self, mapper: Any = None, **kw: Any) -> Any:
