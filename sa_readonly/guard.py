@@ -261,6 +261,8 @@ class _ReadOnly(_Guarded):
     """The dialect of a read-only engine: each text is examined, the first time it is seen."""
 
     _sa_readonly_passed: dict[str, None]
+    # The driver's own execute() of each class of cursors that examines: not to do so twice.
+    _sa_readonly_straight: Mapping[type[Any], Callable[..., Any]] = {}
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         return super().connect(*cargs, **_start_up(self, cparams))
@@ -268,6 +270,14 @@ class _ReadOnly(_Guarded):
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         if statement not in self._sa_readonly_passed:
             statement = self._sa_readonly_examine(statement, parameters)
+        elif cursor.__class__ in self._sa_readonly_straight:
+            attribute = cursor._sa_readonly_attribute
+            if attribute is not None:
+                connection = getattr(cursor, cursor._sa_readonly_holder)
+                locked = getattr(connection, attribute, None) is not False
+            if attribute is None or (locked and connection.autocommit is not True):
+                self._sa_readonly_straight[cursor.__class__](cursor, statement, parameters)
+                return
         super().do_execute(cursor, statement, parameters, context)
 
     def do_executemany(
@@ -836,7 +846,7 @@ class _Cursor:
     __slots__ = ()
     _sa_readonly: Any  # the dialect
     _sa_readonly_attribute: str | None  # of the connection, or None
-    connection: Any
+    _sa_readonly_holder: str  # the attribute that holds the connection
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         self._sa_readonly_look(query, (args, kwargs))
@@ -871,7 +881,7 @@ class _Cursor:
         text = query if query.__class__ is str else _text_of(query, self)
         attribute = self._sa_readonly_attribute
         if attribute is not None:
-            connection = getattr(self, "connection", None) or self._adapt_connection  # type: ignore[attr-defined]
+            connection = getattr(self, self._sa_readonly_holder)
             if getattr(connection, attribute, None) is False:
                 what = "A transaction set to READ WRITE"
                 raise dialect._sa_readonly_refusal(what, text, kind="statement")
@@ -1001,9 +1011,15 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
             "__slots__": (),
             "_sa_readonly": dialect,
             "_sa_readonly_attribute": _ATTRIBUTES.get(dialect.driver),
+            "_sa_readonly_holder": "_adapt_connection"
+            if dialect.driver in _ADAPTED
+            else "connection",
         }
         kind = _Streaming if getattr(base, "server_side", False) else _Cursor
-        known[base] = type(base.__name__, (kind, base), body)
+        made = known[base] = type(base.__name__, (kind, base), body)
+        # A dialect with a do_execute() of its own goes on through it.
+        if super(_ReadOnly, dialect).do_execute.__func__ is DefaultDialect.do_execute:
+            dialect.__dict__.setdefault("_sa_readonly_straight", {})[made] = base.execute
     return known[base]  # type: ignore[no-any-return]  # made by type()
 
 

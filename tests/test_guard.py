@@ -669,6 +669,60 @@ def test_a_user_cursor_factory_is_kept(pg_pair: Pair) -> None:
     engine.dispose()
 
 
+@pytest.mark.parametrize(
+    ("driver", "lifted"),
+    [
+        ("psycopg2", "transaction"),
+        ("psycopg2", "session"),
+        ("psycopg", "transaction"),
+        ("psycopg", "session"),
+        ("asyncpg", "transaction"),
+    ],
+)
+def test_a_text_that_was_executed_before_is_refused_once_a_lock_of_its_connection_is_open(
+    pg_pair: Pair, driver: str, lifted: str
+) -> None:
+    pytest.importorskip(driver)
+
+    def try_it(connection: Any) -> None:
+        for _ in range(2):
+            assert connection.scalar(text("SELECT 1")) == 1
+        connection.rollback()
+        opened = connection.connection.dbapi_connection
+        if lifted == "transaction":
+            setattr(opened, "read_only" if driver == "psycopg" else "readonly", False)
+        else:
+            opened.autocommit = True
+            if driver == "psycopg2":
+                from psycopg2.extensions import cursor
+
+                unguarded = opened.cursor(cursor_factory=cursor)
+            else:
+                from psycopg import Cursor
+
+                unguarded = Cursor(opened)
+            unguarded.execute("SELECT set_config('default_transaction_read_only', 'off', false)")
+            unguarded.close()
+        with pytest.raises(ReadOnlyError, match=f"A {lifted} set to READ WRITE"):
+            connection.scalar(text("SELECT 1"))
+        connection.invalidate()
+
+    async def try_async(selector: EngineSelector) -> None:
+        async with selector.engine().connect() as connection:
+            await connection.run_sync(try_it)
+
+    url = pg_pair.read_write.set(drivername=f"postgresql+{driver}")
+    given: Any = create_async_engine(url) if driver == "asyncpg" else create_engine(url)
+    with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=given) as selector:
+        if driver == "asyncpg":
+            asyncio.run(try_async(selector))
+            asyncio.run(given.dispose())
+        else:
+            with selector.engine().connect() as connection:
+                try_it(connection)
+            given.dispose()
+
+
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
 def test_the_servers_refusal_has_the_drivers_exception_as_its_cause(
     pg_pair: Pair, driver: str
