@@ -261,8 +261,8 @@ class _ReadOnly(_Guarded):
     """The dialect of a read-only engine: each text is examined, the first time it is seen."""
 
     _sa_readonly_passed: dict[str, None]
-    # The driver's own execute() of each class of cursors that examines: not to do so twice.
-    _sa_readonly_straight: Mapping[type[Any], Callable[..., Any]] = {}
+    # The driver's own class behind each class of cursors that examines: not to do so twice.
+    _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         return super().connect(*cargs, **_start_up(self, cparams))
@@ -270,13 +270,14 @@ class _ReadOnly(_Guarded):
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         if statement not in self._sa_readonly_passed:
             statement = self._sa_readonly_examine(statement, parameters)
-        elif cursor.__class__ in self._sa_readonly_straight:
+        elif type(cursor) in self._sa_readonly_straight:  # a proxy has the __class__ behind it
             attribute = cursor._sa_readonly_attribute
             if attribute is not None:
                 connection = getattr(cursor, cursor._sa_readonly_holder)
                 locked = getattr(connection, attribute, None) is not False
             if attribute is None or (locked and connection.autocommit is not True):
-                self._sa_readonly_straight[cursor.__class__](cursor, statement, parameters)
+                # Looked up each time, for what traces a driver by patching it.
+                self._sa_readonly_straight[type(cursor)].execute(cursor, statement, parameters)
                 return
         super().do_execute(cursor, statement, parameters, context)
 
@@ -840,6 +841,9 @@ _CURSOR_CLASSES = {
 _ADAPTED = frozenset(("asyncpg", "aiomysql", "asyncmy"))  # SQLAlchemy's adapters make their cursors
 
 
+_DO_EXECUTE = DefaultDialect.do_execute  # before anybody patches it
+
+
 class _Cursor:
     """A cursor that examines what it is given; its methods are those of all drivers together."""
 
@@ -1017,9 +1021,10 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
         }
         kind = _Streaming if getattr(base, "server_side", False) else _Cursor
         made = known[base] = type(base.__name__, (kind, base), body)
-        # A dialect with a do_execute() of its own goes on through it.
-        if super(_ReadOnly, dialect).do_execute.__func__ is DefaultDialect.do_execute:
-            dialect.__dict__.setdefault("_sa_readonly_straight", {})[made] = base.execute
+        # A dialect with a do_execute() of its own goes on through it. It may be released by now.
+        theirs = getattr(type(dialect), "_sa_readonly_base", type(dialect))
+        if theirs.do_execute is _DO_EXECUTE:
+            dialect.__dict__.setdefault("_sa_readonly_straight", {})[made] = base
     return known[base]  # type: ignore[no-any-return]  # made by type()
 
 

@@ -222,7 +222,8 @@ class RoutingSession(Session):
             transaction: Any = self._transaction
             context = self._trans_context_manager
             if transaction is None:
-                connect = self._autobegin_t()._connection_for_bind  # it looks at the context
+                if context is None:
+                    connect = self._autobegin_t()._connection_for_bind
             elif transaction._state is _ACTIVE and (context is None or context is transaction):
                 if not execution_options and engine in transaction._connections:
                     return transaction._connections[engine][0]  # type: ignore[no-any-return]

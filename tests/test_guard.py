@@ -723,6 +723,88 @@ def test_a_text_that_was_executed_before_is_refused_once_a_lock_of_its_connectio
             given.dispose()
 
 
+class Proxy:
+    """A cursor as tracing wraps it: it says that it is of the class behind it."""
+
+    def __init__(self, cursor: Any, seen: list[str]) -> None:
+        self.__dict__.update(behind=cursor, seen=seen)
+
+    @property
+    def __class__(self) -> Any:
+        return type(self.behind)
+
+    @__class__.setter
+    def __class__(self, new: Any) -> None:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["behind"], name)
+
+    def execute(self, query: Any, *args: Any) -> Any:
+        self.seen.append(query)
+        return self.behind.execute(query, *args)
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+@pytest.mark.parametrize("how", ["a proxy", "a patch"])
+def test_what_traces_the_drivers_cursors_sees_each_execution_of_a_text(
+    pg_pair: Pair, driver: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    module = pytest.importorskip("psycopg2.extensions" if driver == "psycopg2" else driver)
+    base = module.cursor if driver == "psycopg2" else module.Cursor
+
+    class Theirs(base):  # type: ignore[misc]  # of Any
+        pass
+
+    url = pg_pair.read_write.set(drivername=f"postgresql+{driver}")
+    engine = create_engine(url, connect_args={"cursor_factory": Theirs})
+    with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+        routed = selector.engine()
+        with routed.connect() as connection:
+            connection.scalar(text("SELECT 42"))
+            connection.scalar(text("SELECT 42"))
+        if how == "a proxy":
+            create = routed.dialect.execution_ctx_cls.create_default_cursor
+            monkeypatch.setattr(
+                routed.dialect.execution_ctx_cls,
+                "create_default_cursor",
+                lambda context: Proxy(create(context), seen),
+            )
+        else:
+            run = base.execute
+
+            def execute(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+                seen.append(query)
+                return run(self, query, *args, **kwargs)
+
+            monkeypatch.setattr(Theirs, "execute", execute, raising=False)
+        with routed.connect() as connection:
+            for _ in range(3):
+                assert connection.scalar(text("SELECT 42")) == 42
+        assert seen == ["SELECT 42"] * 3
+    engine.dispose()
+
+
+def test_a_stream_goes_on_after_the_selector_is_closed(pg_pair: Pair) -> None:
+    pytest.importorskip("asyncpg")
+    engines = [create_async_engine(url.set(drivername="postgresql+asyncpg")) for url in pg_pair]
+
+    async def main() -> list[Any]:
+        switch = FixedSwitch(Mode.READ_ONLY)
+        selector = EngineSelector(switch, read_write=engines[0], read_only=engines[1])
+        async with selector.engine().connect() as connection:
+            await connection.execute(text("SELECT 1"))
+            selector.close()
+            result = await connection.stream(text("SELECT 1"))
+            rows = [tuple(row) async for row in result]
+        for engine in engines:
+            await engine.dispose()
+        return rows
+
+    assert asyncio.run(main()) == [(1,)]
+
+
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
 def test_the_servers_refusal_has_the_drivers_exception_as_its_cause(
     pg_pair: Pair, driver: str

@@ -430,6 +430,15 @@ def test_a_session_class_of_the_users_own_works_in_either_order(lite: App) -> No
     assert len(calls) >= 6
 
 
+def test_without_autobegin_a_closed_transaction_is_named_before_it(lite: App) -> None:
+    lite.start()
+    with lite.sessions(autobegin=False) as session, session.begin() as transaction:
+        session.scalar(WHICH)
+        transaction.commit()
+        with pytest.raises(exc.InvalidRequestError, match="closed transaction"):
+            session.scalar(WHICH)
+
+
 @pytest.mark.parametrize("savepoint", [False, True])
 def test_nothing_is_executed_after_a_commit_inside_the_context_manager(
     app: App, savepoint: bool
