@@ -270,14 +270,15 @@ class _ReadOnly(_Guarded):
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         if statement not in self._sa_readonly_passed:
             statement = self._sa_readonly_examine(statement, parameters)
-        elif type(cursor) in self._sa_readonly_straight:  # a proxy has the __class__ behind it
+        # Not by __class__: a proxy has that of the cursor behind it.
+        elif (base := self._sa_readonly_straight.get(type(cursor))) is not None:
             attribute = cursor._sa_readonly_attribute
             if attribute is not None:
                 connection = getattr(cursor, cursor._sa_readonly_holder)
                 locked = getattr(connection, attribute, None) is not False
             if attribute is None or (locked and connection.autocommit is not True):
                 # Looked up each time, for what traces a driver by patching it.
-                self._sa_readonly_straight[type(cursor)].execute(cursor, statement, parameters)
+                base.execute(cursor, statement, parameters)
                 return
         super().do_execute(cursor, statement, parameters, context)
 
