@@ -147,7 +147,7 @@ def run(rounds: int) -> Tables:
             "Threads, SQLite": _threads(plain, routed, rounds),
             "Workers in the directory": _workers(directory, rounds),
             "What transactions leave behind": _leaks(
-                routed, min(TRANSACTIONS, rounds * TRANSACTIONS // 30)
+                routed, min(TRANSACTIONS, rounds**2 * TRANSACTIONS // 900)
             ),
         }
 

@@ -8,12 +8,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Engine, create_engine, event, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, sessionmaker
 from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.schema import ForeignKey
@@ -149,14 +150,42 @@ class App:
 
 
 def fill(url: URL, name: str) -> None:
-    """Make the tables if they are missing, and put into them what each test begins with."""
+    """Put into a database what each test begins with; its tables are made once."""
+    if url.get_backend_name() == "sqlite" and not os.path.exists(str(url.database)):
+        Path(str(url.database)).write_bytes(filled_file(name))
+        return
     engine = create_engine(url, poolclass=NullPool)
-    Base.metadata.create_all(engine)
     with engine.begin() as connection:
+        if url not in _made:
+            Base.metadata.create_all(connection)
+            _made.add(url)
         if engine.dialect.name == "postgresql":
-            connection.execute(text("truncate book, author, which restart identity"))
-        connection.execute(text("insert into which (name) values (:name)"), {"name": name})
-        connection.execute(text("insert into author (id, name) values (1, 'Ann')"))
+            connection.execute(text(EMPTIED))
+        insert_rows(connection, name)
+
+
+EMPTIED = """
+    delete from book; delete from author; delete from which;
+    alter sequence book_id_seq restart; alter sequence author_id_seq restart
+"""
+_made: set[URL] = set()
+
+
+def insert_rows(connection: Connection, name: str) -> None:
+    connection.execute(text("insert into which (name) values (:name)"), {"name": name})
+    connection.execute(text("insert into author (id, name) values (1, 'Ann')"))
+
+
+@cache
+def filled_file(name: str) -> bytes:
+    """A SQLite database, which is faster copied than made."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "filled.db")
+        engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+        with engine.begin() as connection:
+            Base.metadata.create_all(connection)
+            insert_rows(connection, name)
+        return path.read_bytes()
 
 
 @contextlib.contextmanager

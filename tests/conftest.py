@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -24,6 +25,17 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name.startswith("PG") or name == "SA_READONLY_FORCE":
             del os.environ[name]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    # Each worker starts servers of its own, so a large machine gets no more than it has use for.
+    return max(1, min(4, len(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else 2
+
+
+def pytest_collection_finish() -> None:
+    # Many tests collect garbage on purpose; what was imported until now need not be walked each time.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

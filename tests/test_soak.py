@@ -21,7 +21,7 @@ from sa_readonly import EngineSelector, RoutingSession
 from sa_readonly.directory import DirectoryRegistry
 from tests.app import WHICH, Book, fill, sqlite_urls
 
-TRANSACTIONS = int(os.environ.get("SA_READONLY_SOAK", "100000"))
+TRANSACTIONS = int(os.environ.get("SA_READONLY_SOAK", "20000"))
 BATCH = 2_000  # transactions between two flips
 GARBAGE = BATCH // 10  # objects in a batch: one for each transaction would be ten times as many
 SLACK = TRANSACTIONS // 40  # blocks of memory in all: the same, forty times; caches grow a little
