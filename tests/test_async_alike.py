@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy.pool import SingletonThreadPool
 
-from tests import test_grace, test_pools, test_session
+from tests import (
+    test_grace,
+    test_pools,
+    test_session_binds,
+    test_session_classes,
+    test_session_guard,
+    test_session_mode,
+)
 from tests.async_app import AsyncApp
 
 # What makes no sense here, and why.
@@ -54,5 +61,12 @@ def alike(module: ModuleType) -> dict[str, Any]:
     }
 
 
-for each in (test_session, test_pools, test_grace):
+for each in (
+    test_session_mode,
+    test_session_binds,
+    test_session_classes,
+    test_session_guard,
+    test_pools,
+    test_grace,
+):
     globals().update(alike(each))

@@ -1,4 +1,4 @@
-"""Each of the roads of tests/roads.py, tried where nothing may be written."""
+"""Each of the roads of tests/roads, tried where nothing may be written."""
 
 # ruff: noqa: E501, BLE001  # SQL is easier to read in one line
 from __future__ import annotations

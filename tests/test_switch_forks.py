@@ -1,0 +1,106 @@
+"""FileSwitch: what a forked child inherits and what it does for itself."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from sa_readonly import switch as switch_module
+from sa_readonly.switch import FileSwitch
+from tests.switches import BOUND, RO, Told, in_child, in_threads, join, log, nothing, path
+
+__all__ = ["log", "path"]  # fixtures
+
+
+@pytest.fixture
+def held(path):
+    """A switch all of whose locks are held by a thread while the test forks."""
+    switch = FileSwitch(path, ttl=0)
+    ready, done = threading.Event(), threading.Event()
+
+    def hold():
+        with switch._locks.state, switch._locks.refreshing, switch._locks.telling:
+            switch._locks.turning = True
+            ready.set()
+            done.wait(BOUND)
+            switch._locks.turning = False
+
+    threads, _ = in_threads(1, hold)
+    assert ready.wait(BOUND)
+    yield switch
+    done.set()
+    join(threads)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("first", ["check", "refresh", "subscribe"])
+def test_a_forked_child_waits_for_no_lock_of_a_thread_it_does_not_have(held, path, first):
+    def child():
+        path.touch()
+        if first == "subscribe":
+            held.subscribe(nothing, nothing)
+        state = held.state if first == "refresh" else held.check()
+        return 0 if state.read_only and not held._locks.turning else 1
+
+    assert in_child(child) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_threads_of_a_forked_child_share_their_locks(held):
+    def child():
+        make, barrier = switch_module._Locks, threading.Barrier(4)
+
+        def make_together():  # all have compared the pid before one has noted it
+            barrier.wait(BOUND)
+            return make()
+
+        def ask():
+            held._follow_fork()
+            return held._locks
+
+        switch_module._Locks = make_together
+        threads, results = in_threads(4, ask)
+        join(threads)
+        return 0 if len(set(results)) == 1 else 1
+
+    assert in_child(child) == 0
+
+
+def test_a_forked_child_closes_the_gates_its_parent_was_about_to_close(path):
+    switch = FileSwitch(path)
+    turned = []
+    forked = []
+
+    def gate(state):
+        turned.append(state.mode)
+        if state.read_only and not forked:  # the fork comes between publishing and this gate
+            forked.append(True)
+            known = switch.known
+
+            def child():
+                turned.clear()
+                switch._follow_fork()
+                return 0 if known.read_only and turned == [RO] else 1
+
+            forked.append(in_child(child))
+
+    switch.subscribe(gate, nothing)
+    path.touch()
+    switch.check()
+    assert forked == [True, 0]
+
+
+def test_a_forked_child_looks_and_tells_for_itself(path, log):
+    switch = FileSwitch(path)
+    told = Told(switch)
+
+    def child():
+        path.touch()
+        switch.check()
+        return len([event for event in told.events if event[0] == "tell"])
+
+    assert in_child(child) == 1
+    assert told.events == []
+    assert switch.check().mode is RO
+    assert [level for level, _ in log()] == ["WARNING"]

@@ -1,0 +1,273 @@
+"""This process as a worker: its children, and processes that are killed, stopped or end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sa_readonly import FileSwitch
+from sa_readonly.workers import Liveness, look
+from tests.app import WHICH, App
+from tests.postgres import wait_until
+from tests.test_watcher import in_child
+from tests.worker_app import lite, read, registry
+
+__all__ = ["lite"]  # a fixture
+
+
+# -- children ---------------------------------------------------------------------------------
+
+
+def test_a_forked_child_registers_for_itself_at_its_first_transaction(lite: App) -> None:
+    lite.start(ttl=3600)
+    read(lite)
+
+    def child() -> None:
+        assert [entry.pid for entry in registry(lite).read()] == [os.getppid()]
+        assert read(lite) == "rw"
+        pids = {entry.pid for entry in registry(lite).read()}
+        assert pids == {os.getpid(), os.getppid()}
+
+    in_child(child)
+    assert {entry.liveness for entry in registry(lite).read()} == {Liveness.ALIVE, Liveness.DEAD}
+
+
+def test_a_forked_child_registers_where_no_hooks_ran(lite: App) -> None:
+    lite.start(ttl=3600)
+    read(lite)
+    worker = lite.selector._worker
+
+    def child() -> None:
+        # As under uWSGI: the answer of the parent is still fresh, and its pool is there.
+        lite.selector.switch.fresh_until = time.monotonic() + 3600
+        worker._begun = True
+        lite.engines["rw"].dispose(close=False)
+        with lite.engines["rw"].connect() as connection:
+            assert connection.scalar(WHICH) == "rw"
+        assert os.getpid() in {entry.pid for entry in registry(lite).read()}
+
+    in_child(child)
+
+
+def test_a_forked_child_begins_without_its_parents_connections(app: App) -> None:
+    app.start(ttl=3600)
+    read(app)
+    parents = app.engines["rw"].pool
+
+    def child() -> None:
+        assert app.engines["rw"].pool is not parents
+        assert read(app) == "rw"
+        entry = next(entry for entry in registry(app).read() if entry.pid == os.getpid())
+        assert entry.report is not None
+        app.on()
+        app.selector.check()
+        assert app.selector._worker._report(app.selector.switch).connections == 0
+
+    in_child(child)
+    app.off()
+    assert app.engines["rw"].pool is parents
+    assert read(app) == "rw"
+
+
+def test_a_forked_child_may_ask_for_the_mode_though_a_gate_was_being_turned(lite: App) -> None:
+    lite.start(ttl=0)
+    read(lite)
+    worker = lite.selector._worker
+    taken, release = threading.Event(), threading.Event()
+
+    def turn() -> None:
+        with worker._turning:
+            taken.set()
+            release.wait(10)
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    assert taken.wait(10)
+    lite.on()
+
+    def child() -> None:
+        signal.alarm(10)
+        assert lite.selector.switch.check().read_only
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: a thread runs at the fork
+        in_child(child)
+    release.set()
+    thread.join()
+
+
+# -- processes that are killed or stopped -----------------------------------------------------
+
+
+@pytest.fixture
+def child(lite: App) -> Iterator[Callable[..., int]]:
+    """Start processes with a selector of their own, which go on until they are killed."""
+    pids: list[int] = []
+
+    def start(*, holds: bool, **options: Any) -> int:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                lite.start(**options)
+                session = lite.sessions()
+                session.scalar(WHICH)
+                if not holds:
+                    session.close()
+                os.write(writing, b"ready")
+                signal.pause()
+            finally:
+                os._exit(1)
+        pids.append(pid)
+        os.close(writing)
+        assert os.read(reading, 5) == b"ready"
+        os.close(reading)
+        return pid
+
+    yield start
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def judged(app: App) -> list[str]:
+    """Judge as `wait` does, which has no selector."""
+    switch = FileSwitch(app.path)
+    return [why for _, why in look(switch.identify, registry(app)).waiting]
+
+
+def test_who_is_killed_in_a_transaction_is_unknown(lite: App, child: Callable[..., int]) -> None:
+    pid = child(holds=True, ttl=0.02, watch=True)
+    lite.on()
+    wait_until(lambda: judged(lite)[0].startswith("1 connection out since"), "its report")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert judged(lite) == ["unknown: died with 1 connection out"]
+
+
+def test_who_is_killed_before_it_noticed_is_unknown(lite: App, child: Callable[..., int]) -> None:
+    pid = child(holds=False, ttl=3600, watch=False)
+    lite.on()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert judged(lite) == ["unknown: died without a word"]
+
+
+def test_who_is_stopped_has_not_noticed_until_it_goes_on(
+    lite: App, child: Callable[..., int]
+) -> None:
+    pid = child(holds=False, ttl=0.02, watch=True)
+    os.kill(pid, signal.SIGSTOP)
+    os.waitpid(pid, os.WUNTRACED)
+    lite.on()
+    assert judged(lite) == ["has not noticed"]
+    os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: not judged(lite), "drained")
+    os.kill(pid, signal.SIGSTOP)
+    os.waitpid(pid, os.WUNTRACED)
+    assert judged(lite) == []
+
+
+# -- processes of multiprocessing -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_process_of_multiprocessing_that_ends_leaves_the_registry(
+    place: Path, method: str
+) -> None:
+    program = place / "program.py"
+    program.write_text(MULTIPROCESSING)
+    done = subprocess.run(
+        [sys.executable, program, method, place / "read-only.txt"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("1 of 2 0\n", "", 0)
+
+
+def test_a_process_of_multiprocessing_waits_for_its_threads_before_it_ends(place: Path) -> None:
+    program = place / "program.py"
+    program.write_text(THREADS_OF_A_CHILD)
+    done = subprocess.run(
+        [sys.executable, program, place / "read-only.txt"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("2 rows\n", "", 0)
+
+
+THREADS_OF_A_CHILD = """
+import multiprocessing, sys, threading
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import QueuePool
+from sa_readonly import EngineSelector, RoutingSession
+
+engine = create_engine(
+    f"sqlite:///{sys.argv[1]}.db", poolclass=QueuePool, pool_size=1, max_overflow=0
+)
+selector = EngineSelector(sys.argv[1], read_write=engine)
+Session = sessionmaker(selector, class_=RoutingSession)
+
+def write(has_begun, go_on):
+    with Session() as session:
+        session.execute(text("INSERT INTO t VALUES (1)"))
+        has_begun.set()
+        go_on.wait(60)
+        session.commit()
+
+def work():
+    has_begun, go_on = threading.Event(), threading.Event()
+    threading.Thread(target=write, args=(has_begun, go_on)).start()
+    has_begun.wait(60)
+    threading.Thread(target=write, args=(threading.Event(), go_on)).start()  # waits for the other
+    threading.Timer(0.2, go_on.set).start()  # this one has reached the end by then
+
+if __name__ == "__main__":
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (x)"))
+    engine.dispose()
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    with engine.connect() as connection:
+        print(connection.scalar(text("SELECT count(*) FROM t")), "rows")
+"""
+
+
+MULTIPROCESSING = """
+import multiprocessing, sys
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import sessionmaker
+from sa_readonly import EngineSelector, RoutingSession
+
+selector = EngineSelector(sys.argv[2], read_write=create_engine(f"sqlite:///{sys.argv[2]}.db"))
+Session = sessionmaker(selector, class_=RoutingSession)
+
+def work():
+    with Session() as session:
+        session.execute(text("SELECT 1"))
+
+if __name__ == "__main__":
+    work()
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=work)
+    process.start()
+    process.join()
+    print(len(selector.registry.read()), "of 2", process.exitcode)
+"""

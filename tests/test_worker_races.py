@@ -1,0 +1,187 @@
+"""This process as a worker: threads, signals and flips that come between two steps."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from sa_readonly import ReadOnlyError
+from sa_readonly.directory import DirectoryRegistry
+from sa_readonly.workers import Liveness
+from tests.app import App
+from tests.postgres import wait_until
+from tests.worker_app import lite, one, read, registry, verdict, whys
+
+__all__ = ["lite"]  # a fixture
+
+
+def test_where_no_thread_can_be_started_each_transaction_looks_for_itself(
+    lite: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    lite.start(ttl=0, watch=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", full)
+        assert [read(lite), read(lite)] == ["rw", "rw"]
+        lite.on()
+        assert read(lite) == "ro"
+        assert verdict(lite).holds
+    errors = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert [one.getMessage() for one in errors] == [
+        "No thread can watch for a flip (can't start new thread)."
+    ]
+    lite.off()
+    read(lite)
+    assert lite.selector._worker.watcher.running
+    lite.selector.close()
+
+
+def test_a_callback_that_exits_does_not_end_the_thread(lite: App) -> None:
+    lite.start(ttl=0.02, watch=True)
+    read(lite)
+    called = threading.Event()
+
+    @lite.selector.on_flip
+    def leave(_old: object, _new: object) -> None:
+        called.set()
+        sys.exit(3)
+
+    lite.on()
+    assert called.wait(10)
+    wait_until(lambda: verdict(lite).holds, "drained")
+    assert lite.selector._worker.watcher.running
+    lite.selector.close()
+
+
+def test_a_selector_that_is_closed_while_another_thread_registers_leaves_no_entry(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start(ttl=3600)
+    register, registering, go_on = DirectoryRegistry.register, threading.Event(), threading.Event()
+
+    def slow(self: DirectoryRegistry, identify: Any) -> Any:
+        entry = register(self, identify)
+        registering.set()
+        go_on.wait(10)
+        return entry
+
+    monkeypatch.setattr(DirectoryRegistry, "register", slow)
+    thread = threading.Thread(target=lite.selector._worker.attend)
+    thread.start()
+    assert registering.wait(10)
+    lite.selector.close()
+    go_on.set()
+    thread.join(10)
+    assert registry(lite).read() == []
+
+
+@pytest.mark.parametrize("where", ["due", "report"])
+def test_an_exception_of_a_signal_handler_loses_no_lock(lite: App, where: str) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    lite.start()
+    read(lite)
+    worker = lite.selector._worker
+    lock = worker._doing if where == "due" else worker._entry._locks[os.getpid()]
+    real = type(lock).acquire
+
+    class Interrupted:
+        """Acquires, and then an exception comes, as between two steps."""
+
+        def acquire(self, *args: Any, **kwargs: Any) -> bool:
+            real(lock, *args, **kwargs)
+            raise Interrupt
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(lock, name)
+
+    if where == "due":
+        worker._doing = Interrupted()
+    else:
+        worker._entry._locks[os.getpid()] = Interrupted()
+    with pytest.raises(Interrupt):
+        worker.due()
+    worker._doing = lock if where == "due" else worker._doing
+    worker._entry._locks[os.getpid()] = lock if where == "report" else threading.RLock()
+    assert not lock._is_owned()
+    lite.on()
+    lite.selector.check()
+    assert verdict(lite).holds
+
+
+def test_flip_and_flip_back_at_once_leaves_no_acknowledgement(lite: App) -> None:
+    lite.start()
+    read(lite)
+    for _ in range(20):
+        lite.on()
+        lite.selector.check()
+        first = verdict(lite).generation
+        lite.off()
+        lite.on()
+        assert verdict(lite).generation != first
+        assert whys(lite) == ["has not noticed, no watcher thread runs there"]
+        lite.selector.check()
+        assert verdict(lite).holds
+        lite.off()
+        lite.selector.check()
+        assert not one(lite).acknowledged
+
+
+def test_a_connection_that_is_being_made_at_the_flip_keeps_it_from_being_drained(
+    app: App,
+) -> None:
+    making, go_on = threading.Event(), threading.Event()
+    app.engine("rw")
+
+    @event.listens_for(app.engines["rw"], "do_connect")
+    def slow(*_: Any) -> None:
+        making.set()
+        assert go_on.wait(10)
+
+    app.start()
+    errors: list[BaseException] = []
+
+    def connect() -> None:
+        try:
+            app.engines["rw"].connect()
+        except ReadOnlyError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    assert making.wait(10)
+    app.on()
+    app.selector.check()
+    assert whys(app) == ["1 connection out since 0 s, no watcher thread runs there"]
+    go_on.set()
+    thread.join(10)
+    assert len(errors) == 1
+    app.selector.check()
+    assert verdict(app).holds
+
+
+def test_two_threads_that_begin_at_once_register_once(lite: App) -> None:
+    lite.start(ttl=3600)
+    barrier = threading.Barrier(8)
+    seen: list[str] = []
+
+    def begin() -> None:
+        barrier.wait(10)
+        seen.append(read(lite))
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert seen == ["rw"] * 8
+    assert one(lite).liveness is Liveness.ALIVE

@@ -1,0 +1,81 @@
+"""This process as a worker: a directory that can't be used, and what `required` makes of it."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from sa_readonly import ConfigurationError, EngineSelector, FileSwitch, ReadOnlyError
+from tests.app import WHICH, App, Book
+from tests.worker_app import lite, read, unusable, verdict
+
+__all__ = ["lite"]  # a fixture
+
+
+def test_who_cant_register_says_so_once_and_goes_on(
+    lite: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sa_readonly")
+    lite.start()
+    with unusable(lite):
+        for _ in range(3):
+            assert read(lite) == "rw"
+        lite.on()
+        assert read(lite) == "ro"
+        lite.off()
+        assert read(lite) == "rw"
+        (error,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+        assert "can't register in" in error.getMessage()
+        assert lite.selector._worker.problem == error.getMessage()
+    assert read(lite) == "rw"
+    assert lite.selector._worker.problem is None
+    assert caplog.records[-1].getMessage() == "This process is registered, and reports again."
+    lite.on()
+    read(lite)
+    assert verdict(lite).holds
+
+
+def test_who_must_register_and_cant_reads_and_writes_nothing(lite: App) -> None:
+    lite.start(workers="required")
+    with unusable(lite):
+        assert read(lite) == "ro"
+        with pytest.raises(ReadOnlyError) as caught, lite.sessions.begin() as session:
+            session.add(Book(title="x"))
+        assert str(caught.value).startswith(
+            'A read-write transaction is refused: workers="required", and this process is not '
+            "registered. Nothing was written. This process can't register in "
+        )
+        with pytest.raises(ReadOnlyError):
+            lite.engines["rw"].raw_connection()
+    assert read(lite) == "rw"
+    with lite.sessions.begin() as session:
+        session.add(Book(title="y"))
+    assert lite.titles("rw") == ["y"]
+
+
+def test_who_must_be_registered_and_is_no_more_begins_nothing_on_a_held_connection(
+    lite: App,
+) -> None:
+    lite.start(workers="required")
+    with lite.engines["rw"].connect() as connection:
+        connection.scalar(WHICH)
+        connection.commit()
+        with unusable(lite):
+            lite.selector.check()
+            with pytest.raises(ReadOnlyError, match="is not registered"):
+                connection.scalar(WHICH)
+        lite.selector.check()
+        assert connection.scalar(WHICH) == "rw"
+
+
+def test_what_is_required_needs_a_place(lite: App) -> None:
+    class Switch:
+        def __init__(self, inner: FileSwitch) -> None:
+            self.refresh, self.check, self.subscribe = inner.refresh, inner.check, inner.subscribe
+            self.known, self.fresh_until = inner.known, inner.fresh_until
+
+    with pytest.raises(ConfigurationError, match=r'workers="required"\) needs the path of a file'):
+        EngineSelector(
+            Switch(FileSwitch(lite.path)), read_write=lite.engine("rw"), workers="required"
+        )
