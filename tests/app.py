@@ -22,6 +22,8 @@ from sqlalchemy.schema import ForeignKey
 from sa_readonly import EngineSelector, FileSwitch, RoutingSession
 from tests.postgres import Server, fresh_pair
 
+# .ci/run asks for more of the same, once: longer loads, more flips.
+LONG = os.environ.get("SA_READONLY_LONG") == "1"
 SECONDS = 60.0  # for a thread to end; none takes that long unless it hangs
 
 

@@ -128,6 +128,7 @@ def make_async_app(directory: Path, urls: dict[str, URL], driver: str) -> Iterat
             app.loop.run_until_complete(app.loop.shutdown_default_executor())  # as asyncio.run()
             app.loop.close()
             gc.collect()  # a connection that was lost is told now, and of this test
+            gc.freeze()  # what is alive need not be walked by the next
 
 
 @pytest.fixture(params=DRIVERS)

@@ -11,7 +11,15 @@ import pytest
 
 from tests.app import app, lite, pg_urls, place  # noqa: F401  # fixtures
 from tests.async_app import async_app, own_loop, run_inside_a_greenlet  # noqa: F401  # fixtures
-from tests.postgres import MariaDB, Pair, Server, ServerUnavailableError, Standby, fresh_pair
+from tests.postgres import (
+    MariaDB,
+    Pair,
+    Server,
+    ServerUnavailableError,
+    Standby,
+    fresh_pair,
+    memory_or_disk,
+)
 
 
 def pytest_configure() -> None:
@@ -21,6 +29,9 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     pytest.register_assert_rewrite("tests.web_cases")
+    # SQLite waits for a disk at each commit; pytest's own name for where its directories are
+    if memory := memory_or_disk():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
     # what the operator has set for psql, or for this host, must not steer the tests
     for name in list(os.environ):
         if name.startswith("PG") or name == "SA_READONLY_FORCE":

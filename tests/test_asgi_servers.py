@@ -13,8 +13,9 @@ import pytest
 from tests.app import need
 from tests.night import PATIENCE
 from tests.postgres import Server, wait_until
-from tests.test_wsgi_servers import WORKERS, Load, Site, night, site  # noqa: F401  # a fixture
+from tests.test_wsgi_servers import Load, Site, night, site  # noqa: F401  # a fixture
 
+WORKERS = 2  # each is started anew, and not forked
 UVICORN = f"-m uvicorn app:app --port 0 --workers {WORKERS} --timeout-worker-healthcheck 60".split()
 BOUND = r"Uvicorn running on http://127\.0\.0\.1:(\d+)"
 
@@ -49,13 +50,14 @@ def ask(port: int, method: str, **body: str) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-def test_uvicorn_with_four_workers(
+def test_uvicorn_with_several_workers(
     site: Site,  # noqa: F811  # the fixture
     quiet_server: Server,
     driver: str,
 ) -> None:
     need("uvicorn", "fastapi")
     site.example = "fastapi_app"
+    site.operator.expect = site.commander.expect = WORKERS
     urls = {
         name: url.set(drivername=f"postgresql+{driver}").render_as_string(hide_password=False)
         for name, url in (

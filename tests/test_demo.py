@@ -143,7 +143,7 @@ def test_the_output_is_plain_when_it_is_not_a_terminal() -> None:
 def on_a_terminal(**changes: str) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [*COMMAND, "--seconds", "3"],
+        [*COMMAND, "--seconds", str(SECONDS)],
         cwd=ROOT,
         env=environment(**changes),
         stdin=theirs,
@@ -367,7 +367,7 @@ def test_a_url_that_leads_nowhere_is_told_in_one_sentence_without_its_password(
 
 
 def test_a_password_that_opens_the_databases_is_not_shown(pg_pair: Pair) -> None:
-    done = invoke(*on(*(url.set(password=SECRET) for url in pg_pair), seconds=3))
+    done = invoke(*on(*(url.set(password=SECRET) for url in pg_pair)))
     assert "All 10 hold." in done.stdout
     assert "s3cr3t" not in done.output
 

@@ -18,13 +18,14 @@ from sqlalchemy import create_engine, insert, select
 from sqlalchemy.pool import NullPool
 
 from sa_readonly import Mode
+from tests.app import LONG
 from tests.fleet_process import READS, SEEDS, WRITES, Base, Row, Seed
 from tests.night import PATIENCE, Commander, Operator, Watch
 from tests.postgres import Pair, Server
 
 ROOT = Path(__file__).parent.parent
 THREADS = 4
-FLIPS = 50
+FLIPS, SIZE = (50, 8) if LONG else (12, 4)
 
 
 class Member:
@@ -170,9 +171,9 @@ def check(fleet: Fleet, pair: Pair, watches: list[Watch]) -> dict[str, list[str]
     }
 
 
-def test_fifty_flips_under_load(quiet_server: Server, quiet_pair: Pair, place: Path) -> None:
-    operator = Operator(place / "read-only.txt", 8)
-    commander = Commander(place / "read-only.txt", 8, quiet_pair.read_write, process=False)
+def test_flips_under_load(quiet_server: Server, quiet_pair: Pair, place: Path) -> None:
+    operator = Operator(place / "read-only.txt", SIZE)
+    commander = Commander(place / "read-only.txt", SIZE, quiet_pair.read_write, process=False)
     watches: list[Watch] = []
     with fleet_of(operator.expect, place, quiet_pair, ttl=0.1) as fleet:
         fleet.tell("start")

@@ -35,14 +35,20 @@ PACKAGE = str(Path(sa_readonly.__file__).parent)
 
 @contextlib.contextmanager
 def at_line(number: int, act: Callable[[], None]) -> Iterator[None]:
-    """Call ``act`` before the line with that number of all that are run of the package."""
-    passed = 0
+    """Call ``act`` before the line with that number of all that are run of the package.
 
-    def line(_frame: FrameType, event: str, _arg: object) -> Any:
-        nonlocal passed
+    A line counts once for each way in which two callers reach it: what a loop does again is one.
+    """
+    passed = set()
+
+    def line(frame: FrameType, event: str, _arg: object) -> Any:
         if event == "line":
-            passed += 1
-            if passed == number:
+            caller = frame.f_back
+            above = caller.f_back
+            callers = (caller.f_code, caller.f_lineno, above.f_code, above.f_lineno)
+            before = len(passed)
+            passed.add((frame.f_code, frame.f_lineno, *callers))
+            if before + 1 == len(passed) == number:
                 sys.settrace(None)
                 act()
         return line
@@ -95,7 +101,7 @@ class Night:
 
     def watch(self) -> None:
         """Have another thread report, as the watcher does; then try to connect."""
-        self._meanwhile(self.selector._worker.due, 0.5)
+        self._meanwhile(self.selector._worker.due, 0.1)
 
     def look(self) -> None:
         """Have the file back and another thread look at it and report; then try to connect."""
@@ -247,7 +253,7 @@ def test_drained_is_said_only_when_every_door_is_shut(two: App) -> None:
         night.selector.check()
 
     said = each_line(prepare, notice, Night.watch)
-    assert said[True] > 100
+    assert said[True] > 50
     assert said[False] > 10
 
 

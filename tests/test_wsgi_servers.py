@@ -31,6 +31,7 @@ from tests.test_watcher import in_child
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WORKERS = 4
 CLIENTS = 6
+THINKING = 0.02  # seconds; without, the load leaves no time for the workers on two cores
 TABLE = "CREATE TABLE entry (id SERIAL PRIMARY KEY, text VARCHAR NOT NULL)"
 
 
@@ -43,7 +44,7 @@ class Load:
         self.refused: set[str] = set()
         self.failed: list[str] = []
         self.workers: set[int] = set()
-        self.stopping = False
+        self.stopping = threading.Event()
         self.changed = threading.Condition()
         self.done = [0] * clients
         self.threads = [
@@ -56,7 +57,7 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stopping = True
+        self.stopping.set()
         for thread in self.threads:
             thread.join(PATIENCE)
         assert not any(thread.is_alive() for thread in self.threads)
@@ -72,7 +73,7 @@ class Load:
 
     def client(self, number: int) -> None:
         count = 0
-        while not self.stopping:
+        while not self.stopping.wait(THINKING):
             self.noting(self.read)
             self.noting(self.write, f"{number}-{count}")
             count += 1
