@@ -44,7 +44,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_finish() -> None:
-    # Many tests collect garbage on purpose; what was imported until now need not be walked each time.
+    # Many tests collect garbage on purpose, which need not walk through all that is imported.
     gc.collect()
     gc.freeze()
 

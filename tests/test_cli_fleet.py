@@ -30,6 +30,7 @@ from sa_readonly import ConfigurationError, EngineSelector, FileSwitch, Mode
 from sa_readonly.cli import main
 from sa_readonly.fleet import Fleet, FleetWaiting, read_hosts
 from sa_readonly.wsgi import ReadOnlyMiddleware
+from tests.forked import Forked
 from tests.postgres import wait_until
 from tests.test_cli_switch import command, refused, running
 from tests.test_cli_wait import ONLY, PIPES, Asked, read_until
@@ -147,7 +148,7 @@ class Fleets:
         self.stack.callback(asked.close)
         return FleetWaiting(asked, **how)
 
-    def runs(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    def runs(self, *arguments: str, **options: Any) -> Forked:
         return self.stack.enter_context(
             running("wait", *self.where, *arguments, **{**PIPES, **options})
         )

@@ -23,6 +23,7 @@ from click.testing import CliRunner, Result
 
 from sa_readonly import FileSwitch, Mode
 from sa_readonly.cli import main
+from tests.forked import Forked
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["on", "off", "status", "wait"]
@@ -62,10 +63,9 @@ def nobody(file: Path) -> str:
 
 
 @contextmanager
-def running(*arguments: str | Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
+def running(*arguments: str | Path, **options: Any) -> Iterator[Forked]:
     """The command in a process of its own, which is killed if it hangs."""
-    whole = [sys.executable, "-W", "error", "-m", "sa_readonly.cli", *map(str, arguments)]
-    with subprocess.Popen(whole, cwd=ROOT, text=True, **options) as process:
+    with Forked("sa_readonly.cli", *map(str, arguments), **options) as process:
         hangs = Timer(60, process.kill)
         hangs.start()
         try:
@@ -323,6 +323,7 @@ def test_a_file_that_somebody_else_moves_in_between_is_told_and_exits_with_1(
     code = """
 import os, sys
 from sa_readonly.cli import main
+from tests.forked import Forked
 file, name = sys.argv[-1], sys.argv[1]
 def somebody_else(event, arguments):
     if event == "open" and arguments[0] == os.path.dirname(file):

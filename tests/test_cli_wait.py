@@ -22,6 +22,7 @@ from sa_readonly.directory import DirectoryRegistry, _program
 from sa_readonly.server import Answer
 from sa_readonly.waiting import Progress, Waiting
 from sa_readonly.workers import Report
+from tests.forked import Forked
 from tests.test_cli_switch import ROOT, command, nobody, refused, running
 from tests.worker_process import identity, obey
 
@@ -68,13 +69,8 @@ class Process(Worker):
     program = "worker_process.py"
 
     def __init__(self, file: Path) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "tests.worker_process", f"{file}.workers", str(file)],
-            cwd=ROOT,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.popen = Forked("tests.worker_process", f"{file}.workers", str(file), **pipes)
         assert self.popen.stdout is not None
         assert self.popen.stdout.readline().startswith("ok ")
         self.pid = self.popen.pid
@@ -112,7 +108,7 @@ class Site:
         worker.writes()
         return worker
 
-    def runs(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    def runs(self, *arguments: str, **options: Any) -> Forked:
         where = ("--file", str(self.file))
         return self.stack.enter_context(running(*arguments, *where, **{**PIPES, **options}))
 
@@ -136,7 +132,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield Site(tmp_path / "read-only.txt", stack)
 
 
-def read_until(process: subprocess.Popen[str], text: str) -> str:
+def read_until(process: Forked, text: str) -> str:
     """The next line that has the text; the command is killed if it doesn't come."""
     assert process.stdout is not None
     for line in process.stdout:

@@ -450,7 +450,13 @@ HOUSES = {
 # house, so that there too every text and every way is tried; what is no text is tried where the server
 # or the role decides, and not once more for each driver.
 FULL = ("sqlite twin", "psycopg2 twin", "mariadb twin")
-TEXTS_ONLY = ("sqlite mode=ro", "psycopg writable", "psycopg twin", "asyncpg writable", "psycopg_async twin")
+TEXTS_ONLY = (
+    "sqlite mode=ro",
+    "psycopg writable",
+    "psycopg twin",
+    "asyncpg writable",
+    "psycopg_async twin",
+)
 
 
 # What goes past SQLAlchemy's adapters must be awaited: tests/test_async.py.

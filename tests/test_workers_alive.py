@@ -13,13 +13,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
 
 from sa_readonly import directory
 from sa_readonly.workers import RegistryError, Report
+from tests.forked import Forked
+from tests.postgres import wait_until
 from tests.workers import ALIVE, BOUND, DEAD, READ_WRITE, UNKNOWN, Place, die, in_child, place
 
 __all__ = ["place"]  # a fixture
@@ -33,12 +35,12 @@ class Worker:
 
     def __init__(self, place: Place) -> None:
         self.children: list[int] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.worker_process", str(place.path), str(place.file)],
+        self.process = Forked(
+            "tests.worker_process",
+            str(place.path),
+            str(place.file),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            bufsize=0,
-            cwd=Path(__file__).parent.parent,
         )
         self.pid = self.process.pid
         self.name = self._answer()
@@ -55,7 +57,8 @@ class Worker:
         return answer
 
     def say(self, line: str) -> str:
-        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
         return self._answer()
 
     def fork(self, how: str = "") -> str:
@@ -114,6 +117,10 @@ def test_a_killed_worker_is_dead_and_unknown_unless_it_had_acknowledged(
     assert place.look(ignore_dead=True).holds
 
 
+def stopped(pid: int) -> bool:
+    return subprocess.check_output(["ps", "-o", "stat=", "-p", str(pid)]).startswith(b"T")
+
+
 def test_a_stopped_worker_lives_and_what_it_said_holds(
     place: Place, start: Callable[[], Worker]
 ) -> None:
@@ -124,7 +131,7 @@ def test_a_stopped_worker_lives_and_what_it_said_holds(
     told.say("report read-only 0")
     for worker in (silent, told):
         os.kill(worker.pid, signal.SIGSTOP)
-        os.waitpid(worker.pid, os.WUNTRACED)
+        wait_until(partial(stopped, worker.pid), "the worker to stand still", BOUND)
     verdict = place.look()
     assert {one.liveness for one in verdict.seen} == {ALIVE}
     assert [(one.name, why) for one, why in verdict.waiting] == [(silent.name, "has not noticed")]
