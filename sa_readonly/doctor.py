@@ -74,6 +74,7 @@ class Seen:
     :param server: what tells one running server from another; None if that can't be told.
     :param cluster: what a server shares with its standbys; None if that can't be told.
     :param refuses: why this database refuses every write by itself, or None.
+    :param isolation: the default isolation of a PostgreSQL session, and where it is set.
     :param abilities: what the role may write.
     :param lift: what would open the library's locks, on purpose, on a raw connection.
     """
@@ -89,6 +90,7 @@ class Seen:
     version: str = ""
     major: str = ""
     standby: bool = False
+    isolation: tuple[str, str] = ("", "")
     refuses: str | None = None
     abilities: list[str] = field(default_factory=list)
     lift: str = ""
@@ -108,6 +110,7 @@ def examine(
     *,
     replica: str | None = None,
     workers: str | None = None,
+    isolation: Mapping[str, str] | None = None,
 ) -> list[Finding]:
     """Look at the databases and at the switch's file. Nothing is written.
 
@@ -116,12 +119,16 @@ def examine(
     :param file: the path of the switch's file.
     :param replica: the URL of another database that is read while read-only.
     :param workers: the workers' directory, if it is not ``<file>.workers``.
+    :param isolation: the ``isolation_level`` of each URL's engine, where it has one.
     :raises UnreachableError: if a database can't be looked at.
     """
     urls = [parse_url(read_write, "read-write")]
     urls += [parse_url(read_only, "read-only")] if read_only else []
     urls += [parse_url(replica, "replica")] if replica else []
-    findings = run(urls, lambda: _examine_databases(*urls, read_only=bool(read_only)))
+    levels = {parse_url(url, "given"): level for url, level in (isolation or {}).items()}
+    findings = run(
+        urls, lambda: _examine_databases(*urls, read_only=bool(read_only), levels=levels)
+    )
     if file is not None:
         findings += examine_file(file, workers)
     return findings + examine_environment(os.environ)
@@ -130,7 +137,9 @@ def examine(
 # -- the databases together ------------------------------------------------------------------
 
 
-def _examine_databases(read_write: URL, *readers: URL, read_only: bool) -> list[Finding]:
+def _examine_databases(
+    read_write: URL, *readers: URL, read_only: bool, levels: Mapping[URL, str]
+) -> list[Finding]:
     names = [*["the read-only database"] * read_only, "the replica"][: len(readers)]
     rw = look(read_write, "the read-write database")
     findings = [*rw.findings, *rw.write_findings]
@@ -145,12 +154,14 @@ def _examine_databases(read_write: URL, *readers: URL, read_only: bool) -> list[
             )
         )
         findings += protection(rw, rw)
+        findings += serializable(rw, levels.get(read_write, ""))
     for url, name in zip(readers, names, strict=True):
         reader = replace(rw, name=name) if url == read_write else look(url, name)
         if url != read_write:
             findings += reader.findings
         for compare in (identity, protection, versions, schemas):
             findings += compare(rw, reader)
+        findings += serializable(reader, levels.get(url, ""))
     return findings
 
 
@@ -424,6 +435,11 @@ _COLUMNS = """
     GROUP BY 1
 """
 
+_UNLOGGED = """
+    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'u'
+"""
+
 
 def _look_postgresql(url: URL, name: str) -> Seen:
     engine = make_engine(url)
@@ -476,6 +492,9 @@ def _ask_postgresql(connection: Connection, url: URL, name: str) -> Seen:
     seen.read_findings += _server_side(connection, seen)
     seen.read_findings += _outside(_names(connection, f"{given} {_OUTSIDE}"), seen)
     _defaults(connection, seen)
+    seen.isolation = _isolation(connection)
+    if standby:
+        seen.read_findings += _unlogged(_names(connection, f"{given} {_UNLOGGED}"), seen)
     seen.write_findings += prepared(connection)
     if standby:
         seen.write_findings.append(
@@ -602,6 +621,77 @@ def _defaults(connection: Connection, seen: Seen) -> None:
                 f'For a role that only reads: ALTER ROLE "{role}" SET {_READ_ONLY_SETTING} = on.',
             )
         )
+
+
+def _unlogged(tables: list[str], seen: Seen) -> Iterator[Finding]:
+    if not tables:
+        return
+    yield Finding(
+        "warning",
+        f"{_begin(seen.name)}, a standby, has UNLOGGED tables: {_some(tables)}.",
+        "A standby has no rows of them, and each read of one is an error there (SQLSTATE 0A000).",
+        "On the primary: ALTER TABLE ... SET LOGGED, or have the application do without them while "
+        "it is read-only.",
+    )
+
+
+_ISOLATION_SETTING = "default_transaction_isolation"
+
+
+def _isolation(connection: Connection) -> tuple[str, str]:
+    """The isolation of a transaction that asks for none, and where that is set."""
+    ((value, source),) = fetch(
+        connection,
+        "SELECT setting, source FROM pg_settings WHERE name = :name",
+        name=_ISOLATION_SETTING,
+    )
+    return value, source
+
+
+# Where the default is set, as pg_settings has it, and what unsets it.
+_UNSET = {
+    "client": "Take it out of the options in the URL.",
+    "user": 'On the primary: ALTER ROLE "{role}" RESET {setting}.',
+    "database": 'On the primary: ALTER DATABASE "{base}" RESET {setting}.',
+    "database user": 'On the primary: ALTER ROLE "{role}" IN DATABASE "{base}" RESET {setting}.',
+}
+_REPEATABLE = (
+    'Or give the engine isolation_level="REPEATABLE READ", and with psycopg2 '
+    "use_native_hstore=False too: it asks for hstore in a transaction of its own."
+)
+
+
+def serializable(seen: Seen, level: str) -> Iterator[Finding]:
+    """Whether transactions would begin with an isolation that a hot standby does not have.
+
+    :param level: the isolation_level of its engine, or an empty string.
+    """
+    if not seen.standby:
+        return
+    level = level.upper().replace("_", " ")
+    value, source = seen.isolation
+    # psycopg2: see the cure
+    overruled = level not in ("", "AUTOCOMMIT") and dialect_of(seen.url).driver != "psycopg2"
+    if level == "SERIALIZABLE":
+        what = f"The engine of {seen.name}, a standby, has the isolation_level SERIALIZABLE."
+        cure = 'Give that engine isolation_level="REPEATABLE READ".'
+    elif value == "serializable" and not overruled:
+        what = (
+            f"{_ISOLATION_SETTING} is {value} for {seen.role} in {seen.name}, a standby "
+            f"(source: {source})."
+        )
+        unset = _UNSET.get(source, "Set {setting} otherwise in the standby's configuration file.")
+        role = seen.role.removeprefix("role ")
+        unset = unset.format(role=role, base=seen.database, setting=_ISOLATION_SETTING)
+        cure = f"{unset} {_REPEATABLE}"
+    else:
+        return
+    yield Finding(
+        "warning",
+        what,
+        "A hot standby has no SERIALIZABLE: every read there is an error (SQLSTATE 0A000).",
+        cure,
+    )
 
 
 def prepared(connection: Connection) -> Iterator[Finding]:
@@ -1458,6 +1548,15 @@ def doctor(
                 file or ours.get("file"),
                 replica=replica or ours.get(beside),
                 workers=workers,
+                isolation={
+                    ours[f"{engine}.url"]: ours[f"{engine}.isolation_level"]
+                    for engine in (
+                        "read_write.primary",
+                        "read_only.primary",
+                        beside[: -len(".url")],
+                    )
+                    if {f"{engine}.url", f"{engine}.isolation_level"} <= ours.keys()
+                },
             )
         )
     except UnreachableError as error:

@@ -64,12 +64,25 @@ _TIMEOUTS = {  # the arguments that limit how long connecting may take
 }
 
 
+# A standby whose default is SERIALIZABLE refuses each question. These drivers send another
+# isolation with each BEGIN and set nothing for the session; psycopg2 asks for hstore before that.
+_SENT = {"isolation_level": "READ COMMITTED"}
+_ISOLATION: dict[str, dict[str, Any]] = {
+    "psycopg2": {**_SENT, "use_native_hstore": False},
+    "psycopg": _SENT,
+    "psycopg_async": _SENT,
+    "asyncpg": _SENT,
+}
+
+
 def make_engine(url: URL, **arguments: Any) -> Engine:
     """Return an engine that keeps no connection and waits for none for long."""
-    for timeout in _TIMEOUTS.get(dialect_of(url).driver, ()):
+    driver = dialect_of(url).driver
+    for timeout in _TIMEOUTS.get(driver, ()):
         if timeout not in url.query:
             arguments[timeout] = TIMEOUT
-    return create_engine(url, poolclass=NullPool, connect_args=arguments)
+    options = _ISOLATION.get(driver, {})
+    return create_engine(url, poolclass=NullPool, connect_args=arguments, **options)
 
 
 class _NoConnectionError(OSError):

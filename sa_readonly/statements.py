@@ -183,8 +183,17 @@ _FUNCTIONS = re.compile(
     r"|pg_replication_origin_(create|drop|advance|session_setup|session_reset|xact_setup)"
     r"|pg_file_\w+|get_lock|load_extension"
     # these write into the catalog or into an index past a read-only transaction
-    r"|pg_(restore|clear)_\w+_stats|pg_stat_reset\w*|gin_clean_pending_list"
+    r"|pg_(restore|clear)_\w+_stats|pg_stat_(statements_)?reset\w*|gin_clean_pending_list"
     r"|brin_(summarize|desummarize)_\w+|pg_truncate_visibility_map|heap_force_\w+"
+    r"|pg_import_system_collations|pg_extension_config_dump|pg_nextoid|binary_upgrade_\w+"
+    # these take a transaction id, which is a record in the log, or a lock that stops writers
+    r"|txid_current|pg_current_xact_id|bt_index_parent_check"
+    # these steer the server or other sessions, whatever becomes of the transaction
+    r"|pg_(cancel|terminate)_backend|pg_reload_conf|pg_rotate_logfile(_old)?"
+    r"|pg_log_(backend_memory_contexts|standby_snapshot)|pg_sync_replication_slots"
+    r"|pg_backup_(start|stop)|pg_(start|stop)_backup|pg_(wal|xlog)_replay_(pause|resume)"
+    r"|pg_switch_xlog|pg_replication_origin_xact_reset|pg_stop_making_pinned_objects"
+    r"|autoprewarm_\w+|pg_buffercache_evict\w*"
 )
 _PRAGMAS = frozenset(  # those that may be given an argument or a value
     [
