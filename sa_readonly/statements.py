@@ -11,6 +11,8 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .from_clause import FromClause
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -90,6 +92,7 @@ _READS = frozenset(
         "LISTEN",
         "UNLISTEN",
         "HELP",
+        "GET",
     )
 )
 _QUERIES = frozenset(("SELECT", "WITH", "VALUES", "TABLE"))
@@ -120,21 +123,8 @@ _AFTER_BEGIN = frozenset(
         "DEFERRABLE",
     )
 )
-_EXPLAIN_WORDS = frozenset(
-    (
-        "ANALYZE",
-        "ANALYSE",
-        "VERBOSE",
-        "EXTENDED",
-        "PARTITIONS",
-        "FORMAT",
-        "JSON",
-        "TREE",
-        "TRADITIONAL",
-        "QUERY",
-        "PLAN",
-    )
-)
+_EXPLAINS = frozenset(("EXPLAIN", "DESCRIBE", "DESC", "ANALYZE"))
+_EXPLAIN_WORDS = frozenset(("VERBOSE", "EXTENDED", "PARTITIONS", "FORMAT", "QUERY", "PLAN"))
 _KEY_LOCKS = frozenset((("NO", "KEY"), ("KEY", "SHARE")))
 _READ_ONLY_NAMES = frozenset(  # the last: off, a text is no more what Python reads in it
     (
@@ -204,23 +194,30 @@ _PRAGMAS = frozenset(  # those that may be given an argument or a value
         "cache_spill",
         "case_sensitive_like",
         "cell_size_check",
+        "checkpoint_fullfsync",
+        "count_changes",
         "defer_foreign_keys",
         "foreign_key_check",
         "foreign_key_list",
         "foreign_keys",
+        "full_column_names",
         "fullfsync",
         "hard_heap_limit",
+        "ignore_check_constraints",
         "index_info",
         "index_list",
         "index_xinfo",
         "integrity_check",
         "journal_size_limit",
         "legacy_alter_table",
+        "max_page_count",
         "mmap_size",
         "quick_check",
         "read_uncommitted",
         "recursive_triggers",
         "reverse_unordered_selects",
+        "secure_delete",
+        "short_column_names",
         "soft_heap_limit",
         "synchronous",
         "table_info",
@@ -391,7 +388,7 @@ def _end_of_block(statement: str, position: int, *, nested: bool) -> int:
     return len(statement) if open_blocks else position
 
 
-def _examine_one(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:  # noqa: C901  # one case after the other
+def _examine_one(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:
     while tokens and tokens[0].text == "(" and tokens[0].kind == "other":
         tokens = tokens[1:]
     if not tokens or tokens[0].kind != "word":
@@ -399,26 +396,23 @@ def _examine_one(tokens: list[_Token], dialect: str, parameters: Any) -> str | N
     first = tokens[0].text
     if first not in _READS:
         return first
-    if first in _QUERIES:
-        return _examine_query(tokens, dialect, parameters)
-    if first in _SETTINGS:
-        return _examine_setting(tokens, dialect, parameters)
-    words = [token.text if token.kind == "word" else "" for token in tokens]
-    if first in ("EXPLAIN", "DESCRIBE", "DESC", "ANALYZE"):
-        return _examine_explain(tokens, words, dialect, parameters)
-    if first in ("DECLARE", "PREPARE", "EXECUTE"):
-        return _examine_prepared(tokens, words, dialect, parameters)
-    if first == "COPY":
-        base = tokens[0].depth
-        outer = [token.text for token in tokens if token.depth == base and token.kind == "word"]
-        if ("TO", "STDOUT") not in pairwise(outer):
-            return "COPY"
-        return _examine_query(tokens, dialect, parameters)
     if first == "PRAGMA":
         return _examine_pragma(tokens)
-    if first == "LOAD":  # of a library; MySQL's LOAD DATA writes
-        return None if dialect == "postgresql" else "LOAD"
-    return None
+    words = [token.text if token.kind == "word" else "" for token in tokens]
+    if first in _EXPLAINS:
+        return _examine_explain(tokens, words, dialect, parameters)
+    what = None
+    if first in _SETTINGS:
+        what = _examine_setting(tokens, words, dialect, parameters)
+    elif first in ("DECLARE", "PREPARE", "EXECUTE"):
+        what = _examine_prepared(tokens, words, dialect, parameters)
+    elif first == "COPY":
+        base = tokens[0].depth
+        outer = [token.text for token in tokens if token.depth == base and token.kind == "word"]
+        what = None if ("TO", "STDOUT") in pairwise(outer) else "COPY"
+    elif first == "LOAD" and dialect != "postgresql":  # MySQL's LOAD DATA; there a library
+        what = "LOAD"
+    return what or _examine_tokens(tokens, dialect, parameters)
 
 
 def _from(tokens: list[_Token], wanted: Callable[[_Token], bool]) -> list[_Token]:
@@ -429,19 +423,76 @@ def _from(tokens: list[_Token], wanted: Callable[[_Token], bool]) -> list[_Token
     return []
 
 
+def _verb(tokens: list[_Token]) -> str:
+    """Return the first text that is no parenthesis."""
+    return next((token.text for token in tokens if token.text != "("), "")
+
+
 def _examine_explain(
     tokens: list[_Token], words: list[str], dialect: str, parameters: Any
 ) -> str | None:
-    rest = _from(tokens, lambda token: token.text not in _EXPLAIN_WORDS)
-    if words[0] == "ANALYZE" and (dialect != "mysql" or not rest or rest[0].text not in _QUERIES):
+    """EXPLAIN and its sisters, by what they explain, which some run and some run in part."""
+    runs, rest = _explained(tokens, words)
+    verb = _verb(rest)
+    if words[0] == "ANALYZE" and (dialect != "mysql" or verb not in ("SELECT", "WITH", "VALUES")):
         return "ANALYZE"
-    runs = any(
-        word in ("ANALYZE", "ANALYSE") and after not in ("OFF", "FALSE")
-        for word, after in pairwise([*words, ""])
-    )
-    if not runs or not rest or _examine_one(rest, dialect, parameters) is None:
-        return None
-    return f"{words[0]} ANALYZE {rest[0].text}"
+    if runs or words[0] == "ANALYZE":
+        if verb not in _EXPLAINS and _examine_one(rest, dialect, parameters) is None:
+            return None
+        return f"{'' if words[0] == 'ANALYZE' else words[0] + ' '}ANALYZE {verb}"
+    if dialect == "mysql":  # it fills what is derived in FROM, and reads, and locks, single rows
+        return _examine_tokens(rest, dialect, parameters)
+    if verb == "PRAGMA":  # which SQLite obeys as it explains
+        return _examine_pragma(rest)
+    # PostgreSQL evaluates what is given to a prepared statement, also in CREATE TABLE AS EXECUTE.
+    if verb != "EXECUTE":
+        rest = _from(rest, lambda token: token.text == "EXECUTE") if verb == "CREATE" else []
+    return _examine_tokens(rest, dialect, parameters)
+
+
+def _explained(tokens: list[_Token], words: list[str]) -> tuple[bool, list[_Token]]:
+    """Return whether EXPLAIN also runs what it explains, and the tokens of that."""
+    runs = False
+    start = 1
+    if _has_options(tokens):
+        base = tokens[1].depth
+        for start in range(2, len(tokens)):
+            name = tokens[start]
+            if name.text == ")" and name.kind == "other" and name.depth == base:
+                break
+            if tokens[start - 1].text in ("(", ","):
+                on = not _is_off(tokens[start + 1 : start + 3])
+                if name.name() in ("analyze", "analyse"):
+                    runs = on  # the last of them counts
+                elif name.kind == "escaped":
+                    runs |= on
+        return runs, tokens[start + 1 :]
+    while start < len(tokens):
+        value = "=" in (tokens[start].text, tokens[start - 1].text)  # FORMAT = JSON
+        if words[start] in ("ANALYZE", "ANALYSE"):
+            runs = True
+        elif words[start] not in _EXPLAIN_WORDS and not value:
+            break
+        start += 1
+    return runs, tokens[start:]
+
+
+def _has_options(tokens: list[_Token]) -> bool:
+    """True if what stands in parentheses after EXPLAIN is no query."""
+    if len(tokens) < 3 or tokens[1].text != "(":
+        return False
+    first = tokens[2]
+    return first.kind != "other" and not (first.kind == "word" and first.text in _QUERIES)
+
+
+def _is_off(tokens: list[_Token]) -> bool:
+    """True if this value of an option, with what stands after it, is false for sure."""
+    value, after = [*tokens, _NOTHING, _NOTHING][:2]
+    if after.text not in (",", ")"):  # 0x1 is two tokens here
+        return False
+    if value.kind == "number":
+        return not value.text.strip("0")
+    return value.kind in ("word", "quoted", "string") and value.text.upper() in ("OFF", "FALSE")
 
 
 def _examine_prepared(
@@ -464,14 +515,16 @@ def _examine_prepared(
         return None if dialect == "postgresql" else "EXECUTE"
     mark = "FOR" if words[0] == "DECLARE" else "AS"
     rest = _from(tokens, lambda token: token.text == mark)[1:]
+    if _verb(rest) not in _QUERIES:
+        return _verb(rest) or words[0]
     # What set_config() is given later is not seen here.
-    later = parameters if words[0] == "DECLARE" else None
-    return _examine_one(rest, dialect, later) if rest else words[0]
+    return _examine_one(rest, dialect, parameters if words[0] == "DECLARE" else None)
 
 
-def _examine_setting(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:  # noqa: C901  # one case after the other
+def _examine_setting(  # noqa: C901  # one case after the other
+    tokens: list[_Token], words: list[str], dialect: str, parameters: Any
+) -> str | None:
     """SET, RESET and what begins and ends transactions."""
-    words = [token.text if token.kind == "word" else "" for token in tokens]
     first, second = [*words, ""][:2]
     if ("READ", "WRITE") in pairwise(words):
         return f"{first} ... READ WRITE"
@@ -545,9 +598,14 @@ def writing_pragma(name: str, value: str | None) -> bool:
     return name in _PRAGMAS_THAT_WRITE or (value is not None and name not in _PRAGMAS)
 
 
-def _examine_query(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:  # noqa: C901  # one case after the other
-    base = tokens[0].depth
-    verb = tokens[0].text if tokens[0].text != "WITH" else None  # what WITH leads to
+def _examine_tokens(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:  # noqa: C901  # one case after the other
+    """What a statement does beside reading, wherever in it that stands.
+
+    A server evaluates expressions in more places than queries: in SET, SHOW, EXECUTE, USING.
+    """
+    sources = FromClause(tokens)
+    query = False  # whether one has begun
+    withs: set[int] = set()  # the depths where WITH has not led to its statement yet
     openers: list[str] = []  # what stands before each parenthesis that is open
     for index, token in enumerate(tokens):
         before = tokens[index - 1] if index else _NOTHING
@@ -558,29 +616,38 @@ def _examine_query(tokens: list[_Token], dialect: str, parameters: Any) -> str |
                 openers.append(before.text if before.kind in ("word", "quoted") else "")
             elif token.text == ")" and openers:
                 openers.pop()
+                withs.discard(token.depth + 1)
             continue
-        if after.text == "(" and after.kind == "other" and before_word not in _BEFORE_ALIAS:
-            what = _examine_call(token, tokens[index:], dialect, parameters)
-            if what is not None:
+        called = after.text == "(" and after.kind == "other" and before_word not in _BEFORE_NAME
+        # PostgreSQL calls by (value).name too; of $1.name the number has taken the point.
+        point = before.text[-1:] == "." and before.kind in ("other", "number")
+        if called or (point and dialect == "postgresql" and token.name() != SET_CONFIG):
+            what = _examine_call(token, tokens[index + 2 :], dialect, parameters)
+            if what is not None and (called or not sources.has_column(index)):
                 return what
         if token.kind != "word" or before_word in ("AS", "."):  # the latter are names
             continue
-        if verb is None and token.depth == base and before.text not in ("WITH", "RECURSIVE", ","):
+        query = query or token.text in _QUERIES
+        if token.text == "WITH" and (not index or before_word == "("):
+            withs.add(token.depth)
+        elif token.depth in withs and before.text not in ("WITH", "RECURSIVE", ","):
             if token.text in _WRITES:
                 return token.text
-            if token.text in _QUERIES and index:
-                verb = token.text
+            if token.text in _QUERIES:
+                withs.discard(token.depth)
         opener = openers[-1] if openers else ""
         nested = before.text == "(" and opener in ("AS", "MATERIALIZED", "COPY")
         if nested and _is_dml(token, after, tokens[index:]):
             return token.text
-        what = _examine_clause(token, after, second, dialect)
+        what = None
+        if query or token.text == "NEXT":  # not SHOW GRANTS FOR share
+            what = _examine_clause(token, after, second, dialect)
         if what is not None and opener not in ("SUBSTRING", "OVERLAY"):  # ... (a FROM b FOR c)
             return what
     return None
 
 
-_BEFORE_ALIAS = frozenset(("AS", "INTO", "WITH", "RECURSIVE"))
+_BEFORE_NAME = frozenset(("AS", "INTO", "WITH", "RECURSIVE", "PREPARE", "EXECUTE"))
 
 
 def _is_dml(token: _Token, after: _Token, rest: list[_Token]) -> bool:
@@ -616,12 +683,14 @@ def _examine_clause(token: _Token, after: _Token, second: _Token, dialect: str) 
     return None
 
 
-def _examine_call(token: _Token, rest: list[_Token], dialect: str, parameters: Any) -> str | None:
+def _examine_call(
+    token: _Token, arguments: list[_Token], dialect: str, parameters: Any
+) -> str | None:
     name = token.name()
     if token.kind == "escaped":
         return "A call of what can't be read"
     if name == SET_CONFIG and dialect == "postgresql":
-        if _lifts(rest[2:], parameters):
+        if _lifts(arguments, parameters):
             return "set_config() of what protects the transaction"
     elif name and _FUNCTIONS.fullmatch(name):
         return f"{name}()"
