@@ -362,3 +362,28 @@ ROLLBACK PREPARED 'x';
 CHECKPOINT;
 ALTER SYSTEM SET work_mem = '4MB';
 FROBNICATE customer;
+
+-- where the server evaluates an expression outside a plain query
+PREPARE with_text (text) AS SELECT $1;
+PREPARE with_boolean (boolean) AS SELECT $1;
+EXPLAIN ANALYZE (SELECT 1) UNION (SELECT 2);
+EXPLAIN ANALYZE (SELECT 1) LIMIT 1;
+EXPLAIN (ANALYZE) (SELECT id FROM customer) ORDER BY 1;
+EXPLAIN ANALYZE (VALUES (1)) UNION ALL (SELECT 2) OFFSET 1;
+EXPLAIN ("analyze") SELECT 1;
+EXPLAIN (ANALYZE 0) INSERT INTO customer VALUES (1, 'x');
+EXPLAIN (ANALYZE 'off') DELETE FROM customer;
+EXPLAIN (ANALYZE false) UPDATE customer SET name = 'x';
+EXPLAIN ANALYZE (SELECT 1 AS n INTO made_nine);
+EXPLAIN (ANALYZE) (((SELECT 1 AS n INTO made_ten)));
+EXPLAIN ("analyze") CREATE TABLE made_eleven AS SELECT 1;
+EXPLAIN (ANALYZE) (SELECT pg_try_advisory_xact_lock(1));
+EXPLAIN ANALYZE EXECUTE with_boolean(pg_try_advisory_xact_lock(1));
+EXECUTE with_text('insert');
+EXECUTE with_boolean(pg_try_advisory_xact_lock(1));
+EXECUTE with_text(txid_current()::text);
+SELECT (1::bigint).pg_try_advisory_xact_lock;
+SELECT x.pg_try_advisory_xact_lock FROM generate_series(1::bigint, 1) x;
+SELECT query_to_xml('SELECT 1', true, false, '');
+SELECT * FROM generate_series(1, 2) LIMIT pg_try_advisory_xact_lock(1)::int;
+SELECT 1 AS pg_try_advisory_xact_lock;
