@@ -230,6 +230,7 @@ class _Gated(_Guarded):
     _sa_readonly_begins: bool  # whether the dialect's own do_begin() does anything
     _sa_readonly_bars: Mapping[object, Callable[[], ReadOnlyError]] = {}  # other reasons not to
     _sa_readonly_deadlines: Mapping[object, float] = {}  # see limit()
+    _sa_readonly_keeps = False  # whether the pool holds the database itself: nothing is closed
 
     def do_begin(self, dbapi_connection: Any) -> None:
         for switch in self._sa_readonly_gates:
@@ -243,13 +244,61 @@ class _Gated(_Guarded):
             super().do_begin(dbapi_connection)
 
     def do_begin_twophase(self, connection: Any, xid: Any) -> None:
+        self._sa_readonly_ask(_A_TRANSACTION, "transaction")
+        super().do_begin_twophase(connection, xid)
+
+    def _sa_readonly_ask(self, what: str, kind: str, statement: str | None = None) -> None:
+        """Refuse ``what`` while nothing may begin, by answers that are not too old."""
         for switch in self._sa_readonly_gates:
-            state = self._sa_readonly_look(switch)
-            if state.read_only:
-                raise refusal(_A_TRANSACTION, state, kind="transaction", switch=switch)
+            fresh = time.monotonic() < switch.fresh_until
+            state = switch.known if fresh else self._sa_readonly_look(switch)
+            if state.mode is _READ_ONLY_MODE:
+                raise refusal(what, state, statement, kind=kind, switch=switch)
         if self._sa_readonly_bars:
             raise next(iter(self._sa_readonly_bars.values()))()
-        super().do_begin_twophase(connection, xid)
+
+    # What follows is called by the classes that judge each statement. It stands here because a flip
+    # in another thread may take such a class from a dialect in the middle of it.
+
+    def _sa_readonly_judge(self, statement: str, parameters: Any, context: Any) -> None:
+        if not self._sa_readonly_held():
+            self._sa_readonly_expire(context and context.root_connection, statement)
+            return
+        # A test keeps one transaction around what an application would begin after the flip. So it
+        # lives on, whatever the grace, and reads.
+        what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
+        if what is not None:
+            raise self._sa_readonly_refusal(what, statement, kind="statement")
+
+    def _sa_readonly_held(self) -> bool:
+        return any(getattr(switch, "held", False) for switch in self._sa_readonly_gates)
+
+    def _sa_readonly_expire(self, connection: Any, statement: str) -> None:
+        """Raise if time is up; the connection is closed then, which rolls back at the server."""
+        if connection is not None and not connection.in_transaction():
+            return  # a dialect initializes, on the first connection of an engine
+        try:
+            if connection is not None and _commits_itself(connection):
+                # which would be a new transaction
+                what = "A read-write statement under AUTOCOMMIT"
+                self._sa_readonly_ask(what, "transaction", statement)
+                return
+            deadline = min(self._sa_readonly_deadlines.values(), default=math.inf)
+            if self._sa_readonly_held():
+                deadline = math.inf
+            ends = _prepared.get() or statement.startswith("ROLLBACK")
+            if ends or time.monotonic() < deadline:
+                return
+            what = "A read-write transaction that went on after its grace"
+            raise self._sa_readonly_refusal(what, statement, kind="grace")
+        except ReadOnlyError as error:
+            if connection is not None and not self._sa_readonly_keeps:
+                if self.is_async or self.name == "sqlite":
+                    # SQLAlchemy would close a cursor without a connection, and log how that fails.
+                    connection._is_disconnect = True
+                _close_detached(connection)
+                connection.invalidate(error)
+            raise
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         if _for_twin.get():
@@ -391,25 +440,51 @@ class _GatedReadOnly(_Gated, _ReadOnly):
     """The dialect of a replica beside the read-write primary: never written, and taken away too."""
 
 
-class _Limited(_Gated):
-    """The dialect of a gated engine while read-only: what had begun may go on, until its deadline.
+class _Judging(_Gated):
+    """A dialect of a gated engine that judges each statement before it is sent.
 
-    An engine has this class only then: between flips nobody asks for the time.
+    What it calls then is found from :class:`_Gated` on, as a flip in another thread may take its
+    own class from it meanwhile.
     """
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         self._sa_readonly_judge(statement, parameters, context)
-        super().do_execute(cursor, statement, parameters, context)
+        super(_Gated, self).do_execute(cursor, statement, parameters, context)
 
     def do_executemany(
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
         self._sa_readonly_judge(statement, parameters, context)
-        super().do_executemany(cursor, statement, parameters, context)
+        super(_Gated, self).do_executemany(cursor, statement, parameters, context)
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
         self._sa_readonly_judge(statement, (), context)
-        super().do_execute_no_params(cursor, statement, context)
+        super(_Gated, self).do_execute_no_params(cursor, statement, context)
+
+
+class _Committing(_Judging):
+    """The dialect of connections under AUTOCOMMIT, where each statement is a transaction."""
+
+    def _sa_readonly_judge(self, statement: str, parameters: Any, context: Any) -> None:
+        now = time.monotonic()
+        for switch in self._sa_readonly_gates:
+            if now >= switch.fresh_until or switch.known.mode is _READ_ONLY_MODE:
+                break
+        else:
+            if not self._sa_readonly_bars:
+                return
+        _Gated._sa_readonly_judge(self, statement, parameters, context)
+
+
+class _CommittingReadOnly(_Committing, _GatedReadOnly):
+    """The same for a replica."""
+
+
+class _Limited(_Judging):
+    """The dialect of a gated engine while read-only: what had begun may go on, until its deadline.
+
+    An engine has this class only then: between flips nobody asks for the time.
+    """
 
     def do_commit(self, dbapi_connection: Any) -> None:
         try:
@@ -417,11 +492,11 @@ class _Limited(_Gated):
         except ReadOnlyError:
             self.do_rollback(dbapi_connection)  # and it is closed when it comes back
             raise
-        super().do_commit(dbapi_connection)
+        super(_Gated, self).do_commit(dbapi_connection)
 
     def do_prepare_twophase(self, connection: Connection, xid: Any) -> None:
         self._sa_readonly_expire(connection, "PREPARE TRANSACTION")  # some drivers' own method
-        super().do_prepare_twophase(connection, xid)
+        super(_Gated, self).do_prepare_twophase(connection, xid)
 
     def do_commit_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
@@ -431,7 +506,7 @@ class _Limited(_Gated):
         # What is prepared outlives its connection, and the others may have committed by now.
         token = _prepared.set(is_prepared)
         try:
-            super().do_commit_twophase(connection, xid, is_prepared, recover)
+            super(_Gated, self).do_commit_twophase(connection, xid, is_prepared, recover)
         finally:
             _prepared.reset(token)
 
@@ -440,46 +515,9 @@ class _Limited(_Gated):
     ) -> None:
         token = _prepared.set(True)
         try:
-            super().do_rollback_twophase(connection, xid, is_prepared, recover)
+            super(_Gated, self).do_rollback_twophase(connection, xid, is_prepared, recover)
         finally:
             _prepared.reset(token)
-
-    def _sa_readonly_judge(self, statement: str, parameters: Any, context: Any) -> None:
-        if not self._sa_readonly_held():
-            self._sa_readonly_expire(context and context.root_connection, statement)
-            return
-        # A test keeps one transaction around what an application would begin after the flip. So it
-        # lives on, whatever the grace, and reads.
-        what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
-        if what is not None:
-            raise self._sa_readonly_refusal(what, statement, kind="statement")
-
-    def _sa_readonly_held(self) -> bool:
-        return any(getattr(switch, "held", False) for switch in self._sa_readonly_gates)
-
-    def _sa_readonly_expire(self, connection: Any, statement: str) -> None:
-        """Raise if time is up; the connection is closed then, which rolls back at the server."""
-        if connection is not None and not connection.in_transaction():
-            return  # a dialect initializes, on the first connection of a twin
-        if connection is not None and _commits_itself(connection):
-            # which would be a new transaction
-            what, kind = "A read-write statement under AUTOCOMMIT", "transaction"
-        else:
-            deadline = min(self._sa_readonly_deadlines.values(), default=math.inf)
-            if self._sa_readonly_held():
-                deadline = math.inf
-            ends = _prepared.get() or statement.startswith("ROLLBACK")
-            if ends or time.monotonic() < deadline:
-                return
-            what, kind = "A read-write transaction that went on after its grace", "grace"
-        error = self._sa_readonly_refusal(what, statement, kind=kind)
-        if connection is not None:
-            if self.is_async or self.name == "sqlite":
-                # SQLAlchemy would close a cursor that has no connection, and log how that fails.
-                connection._is_disconnect = True
-            _close_detached(connection)
-            connection.invalidate(error)
-        raise error
 
 
 class _LimitedReadOnly(_Limited, _GatedReadOnly):
@@ -495,9 +533,49 @@ def _close_detached(connection: Connection) -> None:
 
 def _commits_itself(connection: Connection) -> bool:
     level = connection.get_execution_options().get("isolation_level")
-    if level is None:  # then that of create_engine()
-        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
-    return bool(level == "AUTOCOMMIT")
+    return _commits(connection.dialect) if level is None else bool(level == "AUTOCOMMIT")
+
+
+def _commits(dialect: Dialect) -> bool:
+    """True if AUTOCOMMIT was given to create_engine()."""
+    return getattr(dialect, "_on_connect_isolation_level", None) == "AUTOCOMMIT"
+
+
+class _Level:
+    """Has a connection that goes to AUTOCOMMIT, or leaves it, use the dialect for that.
+
+    It is mixed into the isolation level's :class:`.ConnectionCharacteristic`, which execution
+    options of connections and of engines come to, also of those that were made before the engine
+    was gated.
+    """
+
+    def set_connection_characteristic(
+        self, dialect: Dialect, conn: Connection, dbapi_conn: DBAPIConnection, value: Any
+    ) -> None:
+        super().set_connection_characteristic(dialect, conn, dbapi_conn, value)  # type: ignore[misc]  # the characteristic's
+        conn.dialect = _of_level(conn.engine.dialect, value)
+
+
+def _of_level(dialect: Any, level: object) -> Any:
+    """Return the dialect of a gated engine's connections with this isolation level."""
+    commits = level == "AUTOCOMMIT"
+    if not isinstance(dialect, _Gated) or commits is _commits(dialect):
+        return dialect
+    with _changing():
+        kin = _kin(dialect)
+        if dialect not in kin:
+            kin[dialect] = _sharing(dialect, type(dialect))
+            _dress(dialect, read_only=isinstance(dialect, _ReadOnly))
+        return kin[dialect]
+
+
+def _kin(dialect: Dialect) -> dict[Dialect, Dialect]:
+    """Return, by the dialect of a gated engine, the other one for its connections.
+
+    It is for those that are under AUTOCOMMIT while the rest is not, or the other way round, and the
+    same but for its class. A twin's stands in one dict with its engine's.
+    """
+    return dialect.__dict__.setdefault("_sa_readonly_kin", {})  # type: ignore[no-any-return]  # ours
 
 
 # Set while a two-phase transaction ends that is prepared already, or rolled back.
@@ -515,6 +593,11 @@ def _guarded(kind: type[_Guarded], base: type[Dialect]) -> type[Any]:
         body["execution_ctx_cls"] = type(context.__name__, (_ReadOnlyContext, context), {})
     if issubclass(kind, _Gated):
         body["_sa_readonly_begins"] = base.do_begin is not DefaultDialect.do_begin
+        theirs: Any = base
+        level = type(theirs.connection_characteristics["isolation_level"])
+        body["connection_characteristics"] = theirs.connection_characteristics.union(
+            {"isolation_level": type(level.__name__, (_Level, level), {})()}
+        )
     return type(base.__name__, (kind, base), body)
 
 
@@ -628,9 +711,8 @@ def limit(engine: Engine, by: object, deadline: float | None) -> None:
         if deadline is not None:
             deadlines[by] = deadline
         dialect._sa_readonly_deadlines = deadlines
-        # Not by _become(): a twin is read-only, which what it shares with its engine does not tell.
-        kind = _kind(gated=True, read_only=read_only(engine), limited=bool(deadlines))
-        dialect.__class__ = _guarded(kind, type(dialect)._sa_readonly_base)
+        # A twin is read-only, which what it shares with its engine does not tell.
+        _dress(dialect, read_only=read_only(engine))
 
 
 def bar(engine: Engine, by: object, refuse: Callable[[], ReadOnlyError] | None) -> None:
@@ -657,20 +739,30 @@ def _changing() -> Any:
 
 def _become(dialect: Any) -> None:
     """Give the dialect the class that fits what is asked of it now."""
+    with _changing():
+        _dress(dialect, read_only=bool(getattr(dialect, "_sa_readonly_told", ())))
+
+
+def _dress(dialect: Any, *, read_only: bool) -> None:
     gated = bool(getattr(dialect, "_sa_readonly_gates", ()))
-    read_only = bool(getattr(dialect, "_sa_readonly_told", ()))
     limited = bool(getattr(dialect, "_sa_readonly_deadlines", ()))
+    commits = _commits(dialect)
     base: Any = getattr(type(dialect), "_sa_readonly_base", type(dialect))
-    if gated or read_only:
-        base = _guarded(_kind(gated=gated, read_only=read_only, limited=limited), base)
-    dialect.__class__ = base
+    for one, committing in ((dialect, commits), (_kin(dialect).get(dialect), not commits)):
+        if one is not None and (gated or read_only):
+            kind = _kind(gated=gated, read_only=read_only, limited=limited, commits=committing)
+            one.__class__ = _guarded(kind, base)
+        elif one is not None:
+            one.__class__ = base
 
 
-def _kind(*, gated: bool, read_only: bool, limited: bool) -> Any:
+def _kind(*, gated: bool, read_only: bool, limited: bool, commits: bool) -> Any:
     if not gated:
         return _ReadOnly
     if limited:
         return _LimitedReadOnly if read_only else _Limited
+    if commits:
+        return _CommittingReadOnly if read_only else _Committing
     return _GatedReadOnly if read_only else _Gated
 
 
@@ -682,11 +774,16 @@ def twin(engine: Engine, *, gated: bool) -> Dialect:
     :param gated: whether it, too, begins no transaction while read-only.
     """
     dialect: Any = engine.dialect
-    kind = _GatedReadOnly if gated else _ReadOnly
-    shared: Any = object.__new__(_guarded(kind, type(dialect)._sa_readonly_base))
-    shared.__dict__ = dialect.__dict__
+    kind = _kind(gated=gated, read_only=True, limited=False, commits=_commits(dialect))
     dialect.__dict__.setdefault("_sa_readonly_passed", {})
-    return shared  # type: ignore[no-any-return]  # made by type()
+    return _sharing(dialect, _guarded(kind, type(dialect)._sa_readonly_base))
+
+
+def _sharing(dialect: Dialect, cls: type[Any]) -> Dialect:
+    """Return a dialect of this class that has all that the other one has, and gets."""
+    shared: Dialect = object.__new__(cls)
+    shared.__dict__ = dialect.__dict__
+    return shared
 
 
 def creator_for_twin(creator: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -729,6 +826,16 @@ def look(engine: Engine, switch: Switch) -> State:
     """Refresh one of the switches of a guarded engine; an async one's loop does not wait for it."""
     dialect: Any = engine.dialect
     return dialect._sa_readonly_look(switch)  # type: ignore[no-any-return]  # untyped
+
+
+def ask(engine: Engine, what: str, kind: str) -> None:
+    """Refuse ``what`` of a gated engine while nothing may begin, by answers that are not too old.
+
+    :param kind: as which of the :data:`KINDS` it is counted.
+    """
+    dialect: Any = engine.dialect
+    if isinstance(dialect, _Gated):  # not when it was released
+        dialect._sa_readonly_ask(what, kind)
 
 
 def gates(engine: Engine) -> tuple[Switch, ...]:
