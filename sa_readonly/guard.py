@@ -427,7 +427,7 @@ class _ReadOnlyContext(DefaultExecutionContext):
 
     def handle_dbapi_exception(self, e: BaseException) -> None:
         super().handle_dbapi_exception(e)
-        if is_refusal(e):
+        if is_refusal(e, self._dbapi_connection):
             with contextlib.suppress(Exception):
                 self.cursor.close()
             dialect: Any = self.dialect
@@ -921,8 +921,13 @@ def _run(dbapi_connection: Any, statement: str) -> None:
         cursor.close()
 
 
-def is_refusal(error: BaseException) -> bool:
-    """True if a server or a driver says that it refused a write because something is read-only."""
+def is_refusal(error: BaseException, connection: Any = None) -> bool:
+    """True if a server or a driver says that it refused a write because something is read-only.
+
+    :param connection: the driver's, or the adapter's of it, on which the error was raised.
+    """
+    if isinstance(error, ReadOnlyError):  # it has a sqlstate, too
+        return False
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     first = error.args[0] if error.args else None
     if state is None and isinstance(first, dict):
@@ -931,7 +936,26 @@ def is_refusal(error: BaseException) -> bool:
         return True
     if isinstance(first, int):  # MySQL, MariaDB; 1290 is also about other options
         return first in (1792, 1836) or (first == 1290 and "read" in str(error.args[1:]).lower())
-    return "attempt to write a readonly database" in str(first)
+    if "attempt to write a readonly database" not in str(first):
+        return False
+    # SQLite says that, too, where it can't read: of a WAL database in a directory that it may not
+    # write, for example. Its extended codes tell the one from the other.
+    code = getattr(error, "sqlite_errorcode", None)  # from Python 3.11 on
+    if code is not None:
+        return bool(code == _SQLITE_READONLY)
+    return connection is None or _can_be_read(connection)
+
+
+_SQLITE_READONLY = 8  # SQLITE_READONLY_DIRECTORY and the like have other bits as well
+
+
+def _can_be_read(connection: Any) -> bool:
+    """True if a database of SQLite answers a query for which it must read its file."""
+    try:
+        _run(connection, "SELECT 1 FROM sqlite_master")
+    except Exception:  # noqa: BLE001  # whatever it is, it was no write
+        return False
+    return True
 
 
 # -- raw cursors -----------------------------------------------------------------------------
