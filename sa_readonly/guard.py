@@ -48,38 +48,63 @@ _for_twin: ContextVar[bool] = ContextVar("sa_readonly_for_twin", default=False)
 
 
 def refusal(
-    what: str, state: State, statement: str | None = None, *, kind: str, switch: Switch | None
+    what: str,
+    state: State,
+    statement: str | None = None,
+    *,
+    kind: str,
+    switch: Switch | None,
+    over: State | None = None,
+    role: str | None = "replica",
 ) -> ReadOnlyError:
     """Return the error that refuses ``what``: a few words that begin a sentence.
 
+    :param state: the one now. If it is not read-only, what refuses is the transaction itself.
     :param kind: as which of the :data:`KINDS` it is counted.
     :param switch: which one it is counted for.
+    :param over: the read-only state of before, in which the transaction may have begun.
+    :param role: that of the transaction, or None where it may have either.
     """
-    error = _error(what, state, statement)
+    error = _error(what, state, statement, over, role)
     error._kind = kind
     count(switch, kind)
     note(error, what, switch)
     return error
 
 
-def _error(what: str, state: State, statement: str | None) -> ReadOnlyError:
+def _error(
+    what: str, state: State, statement: str | None, over: State | None, role: str | None
+) -> ReadOnlyError:
     if not state.read_only:
+        which = "has the role 'replica', which never writes"
+        cure = 'Use a session of the role "primary".'
+        told: State | None = None
+        if over is not None and role != "replica":
+            began = f"began while the application was read-only, which is over{_since(state)}"
+            if role is None:
+                which, cure = f"{which}, or {began}", 'Begin a new one, of the role "primary".'
+            else:
+                which, cure, told = began, "Begin a new one.", over
         return ReadOnlyError(
-            f"{what} is refused: the transaction has the role 'replica', which never writes. "
-            'Nothing was written. Use a session of the role "primary".',
+            f"{what} is refused: the transaction {which}. Nothing was written. {cure}",
+            reason=None if told is None else told.reason,
+            since=None if told is None else told.since,
             statement=statement,
         )
-    since = "" if state.since is None else f" since {state.since.isoformat(timespec='seconds')}"
     reason = "" if state.reason is None else f" ({state.reason})"
     until = "" if state.until is None else f", until {state.until.isoformat(timespec='seconds')}"
     return ReadOnlyError(
-        f"{what} is refused: the application is read-only{since}{reason}{until}. "
+        f"{what} is refused: the application is read-only{_since(state)}{reason}{until}. "
         "Nothing was written. Roll back, and try again when it is read-write.",
         reason=state.reason,
         until=state.until,
         since=state.since,
         statement=statement,
     )
+
+
+def _since(state: State) -> str:
+    return "" if state.since is None else f" since {state.since.isoformat(timespec='seconds')}"
 
 
 # The last read-only state of each switch: what is refused just as it flips back tells that.
@@ -91,14 +116,17 @@ def remember(switch: Switch, state: State) -> None:
     _last[switch] = state
 
 
-def refused(engine: Engine, what: str, kind: str, role: str = "primary") -> ReadOnlyError:
+def refused(
+    engine: Engine, what: str, kind: str, role: str = "primary", *, began: bool = False
+) -> ReadOnlyError:
     """Return the error that refuses ``what`` on a guarded engine; see :func:`refusal`.
 
     :param role: that of the session.
+    :param began: whether its transaction has begun read-only, though the engine is read-write.
     """
     dialect: Any = engine.dialect
     return dialect._sa_readonly_refusal(  # type: ignore[no-any-return]  # untyped
-        what, kind=kind, role=role
+        what, kind=kind, role=role, began=began
     )
 
 
@@ -192,6 +220,7 @@ class _Guarded(DefaultDialect):
     _sa_readonly_base: type[Dialect]
     _sa_readonly_gates: tuple[Switch, ...] = ()  # those that let no transaction begin
     _sa_readonly_told: tuple[Switch, ...] = ()  # those that say why nothing is written
+    _sa_readonly_serves = False  # whether a read-only engine serves replicas while read-write
 
     def _sa_readonly_says(self) -> tuple[Switch | None, State]:
         """The state to tell in an error, and whose it is: read-only if any switch says so."""
@@ -202,18 +231,26 @@ class _Guarded(DefaultDialect):
         return next((one for one in states if one[1].read_only), states[0])
 
     def _sa_readonly_refusal(
-        self, what: str, statement: str | None = None, *, kind: str, role: str | None = None
+        self,
+        what: str,
+        statement: str | None = None,
+        *,
+        kind: str,
+        role: str | None = None,
+        began: bool = False,
     ) -> ReadOnlyError:
         switch, state = self._sa_readonly_says()
-        if role is None:
-            gated = isinstance(self, _Gated)
+        over = None if state.read_only or switch is None else _last.get(switch)
+        reads = isinstance(self, _ReadOnly)
+        if role is None and not (
+            reads and (self._sa_readonly_serves or not self._sa_readonly_told)
+        ):
             # What is taken away is begun by no replica, and what is read meanwhile hardly ever. A
             # twin, which has its engine's switches, and a replica may serve both.
-            if gated != isinstance(self, _ReadOnly) and (gated or self._sa_readonly_told):
-                role = "primary"
-        if not state.read_only and role == "primary" and switch is not None:
-            state = _last.get(switch, state)
-        return refusal(what, state, statement, kind=kind, switch=switch)
+            role = "primary"
+        if over is not None and role == "primary" and not (reads or began):
+            state = over  # it flips back just now
+        return refusal(what, state, statement, kind=kind, switch=switch, over=over, role=role)
 
     def _sa_readonly_look(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
@@ -318,7 +355,7 @@ class _ReadOnly(_Guarded):
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         if statement not in self._sa_readonly_passed:
-            statement = self._sa_readonly_examine(statement, parameters)
+            statement = self._sa_readonly_examine(statement, parameters, context)
         # Not by __class__: a proxy has that of the cursor behind it.
         elif (base := self._sa_readonly_straight.get(type(cursor))) is not None:
             attribute = cursor._sa_readonly_attribute
@@ -335,12 +372,12 @@ class _ReadOnly(_Guarded):
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
         if statement not in self._sa_readonly_passed:
-            self._sa_readonly_examine(statement, parameters)
+            self._sa_readonly_examine(statement, parameters, context)
         super().do_executemany(cursor, statement, parameters, context)
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
         if statement not in self._sa_readonly_passed:
-            statement = self._sa_readonly_examine(statement, ())
+            statement = self._sa_readonly_examine(statement, (), context)
         super().do_execute_no_params(cursor, statement, context)
 
     def set_readonly(self, connection: Any, value: bool) -> None:
@@ -403,11 +440,12 @@ class _ReadOnly(_Guarded):
             record._ConnectionRecord__pool._return_conn(record)  # type: ignore[attr-defined]
             raise
 
-    def _sa_readonly_examine(self, statement: str, parameters: Any) -> str:
+    def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
         """Return the text to send, which is the one given, or raise."""
         what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
         if what is not None:
-            raise self._sa_readonly_refusal(what, statement, kind="statement")
+            role = _role(context)
+            raise self._sa_readonly_refusal(what, statement, kind="statement", role=role)
         if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
             # In a listener that a twin shares; it would take the writers' lock.
             return "BEGIN"
@@ -432,8 +470,13 @@ class _ReadOnlyContext(DefaultExecutionContext):
                 self.cursor.close()
             dialect: Any = self.dialect
             raise dialect._sa_readonly_refusal(
-                "The statement", self.statement, kind="server"
+                "The statement", self.statement, kind="server", role=_role(self)
             ) from e
+
+
+def _role(context: Any) -> str | None:
+    """Return the role of the session whose statement this is, as far as that is known."""
+    return getattr(context and context.root_connection, "_sa_readonly_role", None)
 
 
 class _GatedReadOnly(_Gated, _ReadOnly):
@@ -611,9 +654,13 @@ def gate(engine: Engine, switch: Switch) -> None:
     _become(dialect)
 
 
-def protect(engine: Engine, switch: Switch) -> None:
-    """Let nothing write through a read-only engine, nor through its clones, in either mode."""
+def protect(engine: Engine, switch: Switch, *, serves: bool = False) -> None:
+    """Let nothing write through a read-only engine, nor through its clones, in either mode.
+
+    :param serves: whether it serves sessions of the role "replica" while read-write.
+    """
     dialect: Any = engine.dialect
+    dialect._sa_readonly_serves = serves or getattr(dialect, "_sa_readonly_serves", False)
     new = not read_only(engine)
     dialect._sa_readonly_told = (*getattr(dialect, "_sa_readonly_told", ()), switch)
     _become(dialect)

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, insert, text
 from sqlalchemy.exc import InvalidRequestError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly import Engines, EngineSelector, FixedSwitch, Mode, ReadOnlyError
 from sa_readonly.guard import is_refusal
 from tests.app import WHICH, App, Book, fill, sqlite_urls
+from tests.async_app import AsyncApp
 
 NOBODY = 65534
 READONLY = "attempt to write a readonly database"
@@ -107,6 +108,138 @@ def test_what_sqlite_refuses_is_a_refusal(lite: App) -> None:
     assert READONLY in str(caught.value.__cause__)
 
 
+# -- a read-only transaction that goes on ----------------------------------------------------
+
+OVER = "began while the application was read-only, which is over since "
+REPLICA = "has the role 'replica', which never writes"
+NOTHING = " Nothing was written. "
+BEGIN = "Begin a new one."
+
+WRITES: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "text": ("DELETE", lambda session: session.execute(text("delete from book"))),
+    "Core": ("INSERT", lambda session: session.execute(insert(Book).values(title="no"))),
+    "driver SQL": (
+        "DELETE",
+        lambda session: session.connection().exec_driver_sql("delete from book"),
+    ),
+    "bulk": (
+        "bulk_insert_mappings()",
+        lambda session: session.bulk_insert_mappings(Book, [{"title": "no"}]),
+    ),
+}
+
+
+def flushing(session: Any) -> None:
+    session.add(Book(title="no"))
+    session.flush()
+
+
+WRITES["flush"] = ("The flush of INSERT for Book", flushing)
+
+
+def message(what: str, since: Any) -> str:
+    over = OVER + since.isoformat(timespec="seconds")
+    return f"{what} is refused: the transaction {over}.{NOTHING}{BEGIN}"
+
+
+def begun_read_only(app: App, kind: str, role: str = "primary") -> Any:
+    """A session whose transaction has begun while read-only, which is over."""
+    if kind == "twin":
+        app.start(read_only=None)
+    else:
+        app.start()
+    app.on("upgrade")
+    session = app.sessions(role=role)
+    session.scalar(WHICH)
+    app.off()
+    app.selector.check()
+    return session
+
+
+@pytest.mark.parametrize("kind", ["twin", "engine"])
+def test_what_goes_on_after_the_flip_back_is_told_to_begin_anew(lite: App, kind: str) -> None:
+    told_to_begin_anew(lite, kind)
+
+
+def test_so_it_is_on_an_async_engine(async_app: AsyncApp) -> None:
+    told_to_begin_anew(async_app, "engine")
+
+
+def told_to_begin_anew(app: App, kind: str) -> None:
+    with begun_read_only(app, kind) as session:
+        for what, write in WRITES.values():
+            with pytest.raises(ReadOnlyError) as caught:
+                write(session)
+            error = caught.value
+            assert str(error) == message(what, app.selector.state.since)
+            assert (error.reason, error.until) == ("upgrade", None)
+            assert error.since < app.selector.state.since
+            session.expunge_all()
+        with pytest.raises(ReadOnlyError) as caught:
+            session.connection(bind_arguments={"bind": app.engines["rw"]})
+        told = message("The use of a read-write engine", app.selector.state.since)
+        assert str(caught.value) == told
+        session.rollback()
+        session.add(Book(title="new"))  # begin a new one
+        session.commit()
+    assert app.titles("rw") == ["new"]
+
+
+def test_what_the_server_refuses_then_is_told_so_too(app: App) -> None:
+    with begun_read_only(app, "engine") as session:
+        dialect: Any = app.engines["ro"].dialect
+        dialect._sa_readonly_passed["delete from book"] = None
+        with pytest.raises(ReadOnlyError) as caught:
+            session.execute(text("delete from book"))
+    assert str(caught.value) == message("The statement", app.selector.state.since)
+
+
+@pytest.mark.parametrize("kind", ["twin", "engine"])
+def test_the_role_replica_is_told_of_its_role_as_before(lite: App, kind: str) -> None:
+    with begun_read_only(lite, kind, role="replica") as session:
+        for what, write in WRITES.values():
+            with pytest.raises(ReadOnlyError) as caught:
+                write(session)
+            cure = 'Use a session of the role "primary".'
+            assert (
+                str(caught.value) == f"{what} is refused: the transaction {REPLICA}.{NOTHING}{cure}"
+            )
+            session.expunge_all()
+
+
+def test_a_connection_of_which_no_role_is_known_is_told_both(lite: App) -> None:
+    ro = create_engine(lite.urls["ro"], poolclass=NullPool)
+    for options in (
+        {"read_only": None},  # one engine stands for the replica and for the read-only primary
+        {"read_only": None, "read_write": Engines(lite.engine("rw"), ro)},
+    ):
+        lite.start(**options)
+        lite.on("upgrade")
+        role = "primary" if len(options) == 1 else "replica"
+        with lite.selector.engine(role).connect() as connection:
+            connection.scalar(WHICH)
+            lite.off()
+            lite.selector.check()
+            with pytest.raises(ReadOnlyError) as caught:
+                connection.execute(text("delete from book"))
+            since = lite.selector.state.since.isoformat(timespec="seconds")
+            cure = 'Begin a new one, of the role "primary".'
+            told = f"DELETE is refused: the transaction {REPLICA}, or {OVER}{since}.{NOTHING}{cure}"
+            assert str(caught.value) == told
+        lite.selector.close()
+
+
+def test_an_engine_that_serves_no_replica_tells_a_connection_to_begin_anew(lite: App) -> None:
+    lite.start()
+    lite.on("upgrade")
+    with lite.selector.engine().connect() as connection:
+        lite.off()
+        lite.selector.check()
+        with pytest.raises(ReadOnlyError) as caught:
+            connection.execute(text("delete from book"))
+    assert str(caught.value) == message("DELETE", lite.selector.state.since)
+
+
 # -- the code --------------------------------------------------------------------------------
 
 
@@ -114,8 +247,7 @@ def test_the_error_has_the_code_that_failover_looks_for(lite: App) -> None:
     lite.start()
     lite.on()
     with lite.sessions() as session, pytest.raises(ReadOnlyError) as caught:
-        session.add(Book(title="no"))
-        session.flush()
+        flushing(session)
     for error in (caught.value, pickle.loads(pickle.dumps(caught.value)), ReadOnlyError("no")):
         assert (error.sqlstate, error.pgcode) == ("25006", "25006")
         assert isinstance(error, InvalidRequestError)
