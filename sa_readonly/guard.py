@@ -173,11 +173,25 @@ def refusals(switch: Switch) -> dict[str, int]:
 
 def was_served(engine: Engine, error: ReadOnlyError) -> None:
     """Take back one refusal, after which a read was served elsewhere."""
-    dialect: Any = engine.dialect
-    if error._kind is not None:
-        count(dialect._sa_readonly_says()[0], error._kind, -1)
+    _count_error(engine, error, -1)
     for _, noted in list(_notes.values()):
         noted.pop(error, None)
+
+
+@contextlib.contextmanager
+def uncounted(engine: Engine, error: ReadOnlyError) -> Iterator[None]:
+    """Count a refusal later: what is reported meanwhile is never taken back."""
+    _count_error(engine, error, -1)
+    try:
+        yield
+    finally:
+        _count_error(engine, error, 1)
+
+
+def _count_error(engine: Engine, error: ReadOnlyError, number: int) -> None:
+    dialect: Any = engine.dialect
+    if error._kind is not None:
+        count(dialect._sa_readonly_says()[0], error._kind, number)
 
 
 _notes: dict[object, tuple[Switch, dict[ReadOnlyError, str]]] = {}

@@ -19,6 +19,7 @@ from sqlalchemy.util import queue
 from sqlalchemy.util.concurrency import in_greenlet
 
 from . import guard, loops
+from .errors import ReadOnlyError
 from .mode import Mode
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
-
-    from .errors import ReadOnlyError
 
     _Loop = asyncio.AbstractEventLoop | None
     _Held = tuple[_Loop, object]
@@ -198,13 +197,15 @@ class _Asking(_Counted):
 
     def connect(self) -> PoolProxiedConnection:
         proxied = super().connect()
-        engine: Engine = self._creator_arg.engine  # type: ignore[union-attr]  # ours; no property
+        door: Door = self._creator_arg.door  # type: ignore[union-attr]  # ours; no property
         try:
-            for switch in engine.dialect._sa_readonly_gates:  # type: ignore[attr-defined]  # ours
+            for switch in door.engine.dialect._sa_readonly_gates:  # type: ignore[attr-defined]  # ours
                 if time.monotonic() >= switch.fresh_until or switch.known.mode is _READ_ONLY:
-                    guard.ask(engine, *_A_CONNECTION)
-        except BaseException:
+                    guard.ask(door.engine, *_A_CONNECTION)
+        except BaseException as error:
             proxied.close()
+            if isinstance(error, ReadOnlyError):
+                door.tell_refusal(error)
             raise
         return proxied
 
@@ -267,6 +268,8 @@ class Door:
         self.engine = engine
         self.before_connect: tuple[Callable[[], None], ...] = ()
         """What is called before each connection is made."""
+        self.after_refusal: tuple[Callable[[], None], ...] = ()
+        """What is called when a connection is closed that came too late to be given out."""
         self._shut_by: dict[object, None] = {}
         self._retired: dict[Pool, _Loop] = {}  # with the loop that was asked to sweep it, or None
         # Pools of before that had something out, and since when they are retired.
@@ -389,6 +392,13 @@ class Door:
         held, dialect = ledger.held, self.engine.dialect
 
         def counted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
+            try:
+                return connect(connection_record)
+            except ReadOnlyError as error:
+                self.tell_refusal(error)
+                raise
+
+        def connect(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
             if self._pid != os.getpid():  # where no hook ran at the fork
                 self._forget()
             self._prepare()
@@ -413,8 +423,14 @@ class Door:
                 del held[creation]
 
         counted.uncounted = create  # type: ignore[attr-defined]  # for a twin
-        counted.engine = self.engine  # type: ignore[attr-defined]  # which the pool asks
+        counted.door = self  # type: ignore[attr-defined]  # which the pool asks
         _write_down(pool, ledger, counted, _Asking)
+
+    def tell_refusal(self, error: ReadOnlyError) -> None:
+        """Have it told that a connection was refused, and is closed by now."""
+        with guard.uncounted(self.engine, error):  # a read may be served elsewhere
+            for tell in self.after_refusal:
+                tell()
 
     def _prepare(self) -> None:
         for prepare in self.before_connect:

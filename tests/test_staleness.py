@@ -25,6 +25,7 @@ from sqlalchemy.pool import (
 
 from sa_readonly import Engines, EngineSelector, FileSwitch, ReadOnlyError
 from sa_readonly.pools import Door
+from sa_readonly.workers import look
 from tests.app import SECONDS, WHICH, App, Book, in_thread, make_app, sqlite_urls
 from tests.async_app import DRIVERS, AsyncApp, make_async_app
 from tests.test_calls import calls
@@ -276,6 +277,23 @@ def test_a_checkout_goes_by_the_age_of_the_answer(lite: App, clock: Clock) -> No
         engine.raw_connection()
     clock.ahead = 122
     engine.raw_connection().close()
+
+
+def test_a_process_that_notices_the_flip_by_a_checkout_is_drained_at_once(each: App) -> None:
+    for kept in (True, False):
+        engine = each.engine("rw")
+        each.start()
+        if kept:
+            engine.connect().close()
+            each.on()
+        else:
+            event.listen(engine, "do_connect", lambda *_: each.on())
+        with pytest.raises(ReadOnlyError, match=A_CONNECTION):
+            engine.connect()
+        selector = each.selector
+        assert look(selector.switch.identify, selector.registry).holds, kept
+        each.off()
+        selector.close()
 
 
 def test_a_closed_selector_gives_the_checkouts_back(lite: App) -> None:
