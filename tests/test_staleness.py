@@ -28,6 +28,7 @@ from sa_readonly.pools import Door
 from sa_readonly.workers import look
 from tests.app import SECONDS, WHICH, App, Book, in_thread, make_app, sqlite_urls
 from tests.async_app import DRIVERS, AsyncApp, make_async_app
+from tests.postgres import Pair
 from tests.test_calls import calls
 
 A_CONNECTION = "^A read-write connection is refused: the application is read-only since"
@@ -504,6 +505,37 @@ async def test_an_async_engine_refuses_by_its_own_roads(async_app: AsyncApp) -> 
             await go()
     assert Door.of(engine.sync_engine).held == 0
     assert async_app.titles("rw") == ["before"]
+
+
+def test_mariadb_is_asked_for_by_the_same_steps(mariadb_pair: Pair, place: Path) -> None:
+    engine = create_engine(mariadb_pair.read_write)
+    file = place / "read-only.txt"
+    with (
+        closing(
+            EngineSelector(
+                FileSwitch(file, ttl=0),
+                read_write=engine,
+                read_only=create_engine(mariadb_pair.read_only, poolclass=NullPool),
+                watch=False,
+            )
+        ),
+        engine.connect().execution_options(**AUTOCOMMIT) as connection,
+        engine.connect() as other,
+    ):
+        connection.execute(text("create table kept (x int)"))
+        connection.execute(text("insert into kept values (1)"))
+        assert other.scalars(text("select x from kept")).all() == [1]
+        other.rollback()
+        file.touch()
+        with pytest.raises(ReadOnlyError, match=UNDER_AUTOCOMMIT):
+            connection.execute(text("insert into kept values (2)"))
+        with pytest.raises(ReadOnlyError, match=A_TRANSACTION):
+            other.execute(text("insert into kept values (2)"))
+        with pytest.raises(ReadOnlyError, match=A_CONNECTION):
+            engine.raw_connection()
+        file.unlink()
+        assert other.scalars(text("select x from kept")).all() == [1]
+    engine.dispose()
 
 
 # -- what it costs ---------------------------------------------------------------------------
