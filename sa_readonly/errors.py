@@ -22,12 +22,18 @@ class ReadOnlyError(DontWrapMixin, InvalidRequestError):
     :class:`sqlalchemy.exc.DontWrapMixin` keeps SQLAlchemy from wrapping it in a
     :class:`~sqlalchemy.exc.StatementError`.
 
+    Its ``sqlstate`` and ``pgcode`` are ``"25006"``, read_only_sql_transaction, as of the drivers of
+    PostgreSQL: code that looks for that after a failover goes on to do so, and then drops its pool.
+
     :param message: what was refused, why, and what to do.
     :param reason: what the operator wrote into the file, or None.
     :param until: when the operator expects to be done (aware), or None.
     :param since: when the application became read-only (aware), or None.
     :param statement: the SQL text that was refused, or None where there was none yet.
     """
+
+    sqlstate = "25006"
+    pgcode = "25006"
 
     def __init__(
         self,

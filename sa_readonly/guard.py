@@ -48,38 +48,63 @@ _for_twin: ContextVar[bool] = ContextVar("sa_readonly_for_twin", default=False)
 
 
 def refusal(
-    what: str, state: State, statement: str | None = None, *, kind: str, switch: Switch | None
+    what: str,
+    state: State,
+    statement: str | None = None,
+    *,
+    kind: str,
+    switch: Switch | None,
+    over: State | None = None,
+    role: str | None = "replica",
 ) -> ReadOnlyError:
     """Return the error that refuses ``what``: a few words that begin a sentence.
 
+    :param state: the one now. If it is not read-only, what refuses is the transaction itself.
     :param kind: as which of the :data:`KINDS` it is counted.
     :param switch: which one it is counted for.
+    :param over: the read-only state of before, in which the transaction may have begun.
+    :param role: that of the transaction, or None where it may have either.
     """
-    error = _error(what, state, statement)
+    error = _error(what, state, statement, over, role)
     error._kind = kind
     count(switch, kind)
     note(error, what, switch)
     return error
 
 
-def _error(what: str, state: State, statement: str | None) -> ReadOnlyError:
+def _error(
+    what: str, state: State, statement: str | None, over: State | None, role: str | None
+) -> ReadOnlyError:
     if not state.read_only:
+        which = "has the role 'replica', which never writes"
+        cure = 'Use a session of the role "primary".'
+        told: State | None = None
+        if over is not None and role != "replica":
+            began = f"began while the application was read-only, which is over{_since(state)}"
+            if role is None:
+                which, cure = f"{which}, or {began}", 'Begin a new one, of the role "primary".'
+            else:
+                which, cure, told = began, "Begin a new one.", over
         return ReadOnlyError(
-            f"{what} is refused: the transaction has the role 'replica', which never writes. "
-            'Nothing was written. Use a session of the role "primary".',
+            f"{what} is refused: the transaction {which}. Nothing was written. {cure}",
+            reason=None if told is None else told.reason,
+            since=None if told is None else told.since,
             statement=statement,
         )
-    since = "" if state.since is None else f" since {state.since.isoformat(timespec='seconds')}"
     reason = "" if state.reason is None else f" ({state.reason})"
     until = "" if state.until is None else f", until {state.until.isoformat(timespec='seconds')}"
     return ReadOnlyError(
-        f"{what} is refused: the application is read-only{since}{reason}{until}. "
+        f"{what} is refused: the application is read-only{_since(state)}{reason}{until}. "
         "Nothing was written. Roll back, and try again when it is read-write.",
         reason=state.reason,
         until=state.until,
         since=state.since,
         statement=statement,
     )
+
+
+def _since(state: State) -> str:
+    return "" if state.since is None else f" since {state.since.isoformat(timespec='seconds')}"
 
 
 # The last read-only state of each switch: what is refused just as it flips back tells that.
@@ -91,14 +116,17 @@ def remember(switch: Switch, state: State) -> None:
     _last[switch] = state
 
 
-def refused(engine: Engine, what: str, kind: str, role: str = "primary") -> ReadOnlyError:
+def refused(
+    engine: Engine, what: str, kind: str, role: str = "primary", *, began: bool = False
+) -> ReadOnlyError:
     """Return the error that refuses ``what`` on a guarded engine; see :func:`refusal`.
 
     :param role: that of the session.
+    :param began: whether its transaction has begun read-only, though the engine is read-write.
     """
     dialect: Any = engine.dialect
     return dialect._sa_readonly_refusal(  # type: ignore[no-any-return]  # untyped
-        what, kind=kind, role=role
+        what, kind=kind, role=role, began=began
     )
 
 
@@ -145,11 +173,25 @@ def refusals(switch: Switch) -> dict[str, int]:
 
 def was_served(engine: Engine, error: ReadOnlyError) -> None:
     """Take back one refusal, after which a read was served elsewhere."""
-    dialect: Any = engine.dialect
-    if error._kind is not None:
-        count(dialect._sa_readonly_says()[0], error._kind, -1)
+    _count_error(engine, error, -1)
     for _, noted in list(_notes.values()):
         noted.pop(error, None)
+
+
+@contextlib.contextmanager
+def uncounted(engine: Engine, error: ReadOnlyError) -> Iterator[None]:
+    """Count a refusal later: what is reported meanwhile is never taken back."""
+    _count_error(engine, error, -1)
+    try:
+        yield
+    finally:
+        _count_error(engine, error, 1)
+
+
+def _count_error(engine: Engine, error: ReadOnlyError, number: int) -> None:
+    dialect: Any = engine.dialect
+    if error._kind is not None:
+        count(dialect._sa_readonly_says()[0], error._kind, number)
 
 
 _notes: dict[object, tuple[Switch, dict[ReadOnlyError, str]]] = {}
@@ -192,6 +234,7 @@ class _Guarded(DefaultDialect):
     _sa_readonly_base: type[Dialect]
     _sa_readonly_gates: tuple[Switch, ...] = ()  # those that let no transaction begin
     _sa_readonly_told: tuple[Switch, ...] = ()  # those that say why nothing is written
+    _sa_readonly_serves = False  # whether a read-only engine serves replicas while read-write
 
     def _sa_readonly_says(self) -> tuple[Switch | None, State]:
         """The state to tell in an error, and whose it is: read-only if any switch says so."""
@@ -202,18 +245,26 @@ class _Guarded(DefaultDialect):
         return next((one for one in states if one[1].read_only), states[0])
 
     def _sa_readonly_refusal(
-        self, what: str, statement: str | None = None, *, kind: str, role: str | None = None
+        self,
+        what: str,
+        statement: str | None = None,
+        *,
+        kind: str,
+        role: str | None = None,
+        began: bool = False,
     ) -> ReadOnlyError:
         switch, state = self._sa_readonly_says()
-        if role is None:
-            gated = isinstance(self, _Gated)
+        over = None if state.read_only or switch is None else _last.get(switch)
+        reads = isinstance(self, _ReadOnly)
+        if role is None and not (
+            reads and (self._sa_readonly_serves or not self._sa_readonly_told)
+        ):
             # What is taken away is begun by no replica, and what is read meanwhile hardly ever. A
             # twin, which has its engine's switches, and a replica may serve both.
-            if gated != isinstance(self, _ReadOnly) and (gated or self._sa_readonly_told):
-                role = "primary"
-        if not state.read_only and role == "primary" and switch is not None:
-            state = _last.get(switch, state)
-        return refusal(what, state, statement, kind=kind, switch=switch)
+            role = "primary"
+        if over is not None and role == "primary" and not (reads or began):
+            state = over  # it flips back just now
+        return refusal(what, state, statement, kind=kind, switch=switch, over=over, role=role)
 
     def _sa_readonly_look(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
@@ -230,6 +281,7 @@ class _Gated(_Guarded):
     _sa_readonly_begins: bool  # whether the dialect's own do_begin() does anything
     _sa_readonly_bars: Mapping[object, Callable[[], ReadOnlyError]] = {}  # other reasons not to
     _sa_readonly_deadlines: Mapping[object, float] = {}  # see limit()
+    _sa_readonly_keeps = False  # whether the pool holds the database itself: nothing is closed
 
     def do_begin(self, dbapi_connection: Any) -> None:
         for switch in self._sa_readonly_gates:
@@ -243,13 +295,61 @@ class _Gated(_Guarded):
             super().do_begin(dbapi_connection)
 
     def do_begin_twophase(self, connection: Any, xid: Any) -> None:
+        self._sa_readonly_ask(_A_TRANSACTION, "transaction")
+        super().do_begin_twophase(connection, xid)
+
+    def _sa_readonly_ask(self, what: str, kind: str, statement: str | None = None) -> None:
+        """Refuse ``what`` while nothing may begin, by answers that are not too old."""
         for switch in self._sa_readonly_gates:
-            state = self._sa_readonly_look(switch)
-            if state.read_only:
-                raise refusal(_A_TRANSACTION, state, kind="transaction", switch=switch)
+            fresh = time.monotonic() < switch.fresh_until
+            state = switch.known if fresh else self._sa_readonly_look(switch)
+            if state.mode is _READ_ONLY_MODE:
+                raise refusal(what, state, statement, kind=kind, switch=switch)
         if self._sa_readonly_bars:
             raise next(iter(self._sa_readonly_bars.values()))()
-        super().do_begin_twophase(connection, xid)
+
+    # What follows is called by the classes that judge each statement. It stands here because a flip
+    # in another thread may take such a class from a dialect in the middle of it.
+
+    def _sa_readonly_judge(self, statement: str, parameters: Any, context: Any) -> None:
+        if not self._sa_readonly_held():
+            self._sa_readonly_expire(context and context.root_connection, statement)
+            return
+        # A test keeps one transaction around what an application would begin after the flip. So it
+        # lives on, whatever the grace, and reads.
+        what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
+        if what is not None:
+            raise self._sa_readonly_refusal(what, statement, kind="statement")
+
+    def _sa_readonly_held(self) -> bool:
+        return any(getattr(switch, "held", False) for switch in self._sa_readonly_gates)
+
+    def _sa_readonly_expire(self, connection: Any, statement: str) -> None:
+        """Raise if time is up; the connection is closed then, which rolls back at the server."""
+        if connection is not None and not connection.in_transaction():
+            return  # a dialect initializes, on the first connection of an engine
+        try:
+            if connection is not None and _commits_itself(connection):
+                # which would be a new transaction
+                what = "A read-write statement under AUTOCOMMIT"
+                self._sa_readonly_ask(what, "transaction", statement)
+                return
+            deadline = min(self._sa_readonly_deadlines.values(), default=math.inf)
+            if self._sa_readonly_held():
+                deadline = math.inf
+            ends = _prepared.get() or statement.startswith("ROLLBACK")
+            if ends or time.monotonic() < deadline:
+                return
+            what = "A read-write transaction that went on after its grace"
+            raise self._sa_readonly_refusal(what, statement, kind="grace")
+        except ReadOnlyError as error:
+            if connection is not None and not self._sa_readonly_keeps:
+                if self.is_async or self.name == "sqlite":
+                    # SQLAlchemy would close a cursor without a connection, and log how that fails.
+                    connection._is_disconnect = True
+                _close_detached(connection)
+                connection.invalidate(error)
+            raise
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         if _for_twin.get():
@@ -269,7 +369,7 @@ class _ReadOnly(_Guarded):
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         if statement not in self._sa_readonly_passed:
-            statement = self._sa_readonly_examine(statement, parameters)
+            statement = self._sa_readonly_examine(statement, parameters, context)
         # Not by __class__: a proxy has that of the cursor behind it.
         elif (base := self._sa_readonly_straight.get(type(cursor))) is not None:
             attribute = cursor._sa_readonly_attribute
@@ -286,12 +386,12 @@ class _ReadOnly(_Guarded):
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
         if statement not in self._sa_readonly_passed:
-            self._sa_readonly_examine(statement, parameters)
+            self._sa_readonly_examine(statement, parameters, context)
         super().do_executemany(cursor, statement, parameters, context)
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
         if statement not in self._sa_readonly_passed:
-            statement = self._sa_readonly_examine(statement, ())
+            statement = self._sa_readonly_examine(statement, (), context)
         super().do_execute_no_params(cursor, statement, context)
 
     def set_readonly(self, connection: Any, value: bool) -> None:
@@ -354,11 +454,12 @@ class _ReadOnly(_Guarded):
             record._ConnectionRecord__pool._return_conn(record)  # type: ignore[attr-defined]
             raise
 
-    def _sa_readonly_examine(self, statement: str, parameters: Any) -> str:
+    def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
         """Return the text to send, which is the one given, or raise."""
         what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
         if what is not None:
-            raise self._sa_readonly_refusal(what, statement, kind="statement")
+            role = _role(context)
+            raise self._sa_readonly_refusal(what, statement, kind="statement", role=role)
         if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
             # In a listener that a twin shares; it would take the writers' lock.
             return "BEGIN"
@@ -378,38 +479,69 @@ class _ReadOnlyContext(DefaultExecutionContext):
 
     def handle_dbapi_exception(self, e: BaseException) -> None:
         super().handle_dbapi_exception(e)
-        if is_refusal(e):
+        if is_refusal(e, self._dbapi_connection):
             with contextlib.suppress(Exception):
                 self.cursor.close()
             dialect: Any = self.dialect
             raise dialect._sa_readonly_refusal(
-                "The statement", self.statement, kind="server"
+                "The statement", self.statement, kind="server", role=_role(self)
             ) from e
+
+
+def _role(context: Any) -> str | None:
+    """Return the role of the session whose statement this is, as far as that is known."""
+    return getattr(context and context.root_connection, "_sa_readonly_role", None)
 
 
 class _GatedReadOnly(_Gated, _ReadOnly):
     """The dialect of a replica beside the read-write primary: never written, and taken away too."""
 
 
-class _Limited(_Gated):
-    """The dialect of a gated engine while read-only: what had begun may go on, until its deadline.
+class _Judging(_Gated):
+    """A dialect of a gated engine that judges each statement before it is sent.
 
-    An engine has this class only then: between flips nobody asks for the time.
+    What it calls then is found from :class:`_Gated` on, as a flip in another thread may take its
+    own class from it meanwhile.
     """
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         self._sa_readonly_judge(statement, parameters, context)
-        super().do_execute(cursor, statement, parameters, context)
+        super(_Gated, self).do_execute(cursor, statement, parameters, context)
 
     def do_executemany(
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
         self._sa_readonly_judge(statement, parameters, context)
-        super().do_executemany(cursor, statement, parameters, context)
+        super(_Gated, self).do_executemany(cursor, statement, parameters, context)
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
         self._sa_readonly_judge(statement, (), context)
-        super().do_execute_no_params(cursor, statement, context)
+        super(_Gated, self).do_execute_no_params(cursor, statement, context)
+
+
+class _Committing(_Judging):
+    """The dialect of connections under AUTOCOMMIT, where each statement is a transaction."""
+
+    def _sa_readonly_judge(self, statement: str, parameters: Any, context: Any) -> None:
+        now = time.monotonic()
+        for switch in self._sa_readonly_gates:
+            if now >= switch.fresh_until or switch.known.mode is _READ_ONLY_MODE:
+                break
+        else:
+            if not self._sa_readonly_bars:
+                return
+        _Gated._sa_readonly_judge(self, statement, parameters, context)
+
+
+class _CommittingReadOnly(_Committing, _GatedReadOnly):
+    """The same for a replica."""
+
+
+class _Limited(_Judging):
+    """The dialect of a gated engine while read-only: what had begun may go on, until its deadline.
+
+    An engine has this class only then: between flips nobody asks for the time.
+    """
 
     def do_commit(self, dbapi_connection: Any) -> None:
         try:
@@ -417,11 +549,11 @@ class _Limited(_Gated):
         except ReadOnlyError:
             self.do_rollback(dbapi_connection)  # and it is closed when it comes back
             raise
-        super().do_commit(dbapi_connection)
+        super(_Gated, self).do_commit(dbapi_connection)
 
     def do_prepare_twophase(self, connection: Connection, xid: Any) -> None:
         self._sa_readonly_expire(connection, "PREPARE TRANSACTION")  # some drivers' own method
-        super().do_prepare_twophase(connection, xid)
+        super(_Gated, self).do_prepare_twophase(connection, xid)
 
     def do_commit_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
@@ -431,7 +563,7 @@ class _Limited(_Gated):
         # What is prepared outlives its connection, and the others may have committed by now.
         token = _prepared.set(is_prepared)
         try:
-            super().do_commit_twophase(connection, xid, is_prepared, recover)
+            super(_Gated, self).do_commit_twophase(connection, xid, is_prepared, recover)
         finally:
             _prepared.reset(token)
 
@@ -440,46 +572,9 @@ class _Limited(_Gated):
     ) -> None:
         token = _prepared.set(True)
         try:
-            super().do_rollback_twophase(connection, xid, is_prepared, recover)
+            super(_Gated, self).do_rollback_twophase(connection, xid, is_prepared, recover)
         finally:
             _prepared.reset(token)
-
-    def _sa_readonly_judge(self, statement: str, parameters: Any, context: Any) -> None:
-        if not self._sa_readonly_held():
-            self._sa_readonly_expire(context and context.root_connection, statement)
-            return
-        # A test keeps one transaction around what an application would begin after the flip. So it
-        # lives on, whatever the grace, and reads.
-        what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
-        if what is not None:
-            raise self._sa_readonly_refusal(what, statement, kind="statement")
-
-    def _sa_readonly_held(self) -> bool:
-        return any(getattr(switch, "held", False) for switch in self._sa_readonly_gates)
-
-    def _sa_readonly_expire(self, connection: Any, statement: str) -> None:
-        """Raise if time is up; the connection is closed then, which rolls back at the server."""
-        if connection is not None and not connection.in_transaction():
-            return  # a dialect initializes, on the first connection of a twin
-        if connection is not None and _commits_itself(connection):
-            # which would be a new transaction
-            what, kind = "A read-write statement under AUTOCOMMIT", "transaction"
-        else:
-            deadline = min(self._sa_readonly_deadlines.values(), default=math.inf)
-            if self._sa_readonly_held():
-                deadline = math.inf
-            ends = _prepared.get() or statement.startswith("ROLLBACK")
-            if ends or time.monotonic() < deadline:
-                return
-            what, kind = "A read-write transaction that went on after its grace", "grace"
-        error = self._sa_readonly_refusal(what, statement, kind=kind)
-        if connection is not None:
-            if self.is_async or self.name == "sqlite":
-                # SQLAlchemy would close a cursor that has no connection, and log how that fails.
-                connection._is_disconnect = True
-            _close_detached(connection)
-            connection.invalidate(error)
-        raise error
 
 
 class _LimitedReadOnly(_Limited, _GatedReadOnly):
@@ -495,9 +590,49 @@ def _close_detached(connection: Connection) -> None:
 
 def _commits_itself(connection: Connection) -> bool:
     level = connection.get_execution_options().get("isolation_level")
-    if level is None:  # then that of create_engine()
-        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
-    return bool(level == "AUTOCOMMIT")
+    return _commits(connection.dialect) if level is None else bool(level == "AUTOCOMMIT")
+
+
+def _commits(dialect: Dialect) -> bool:
+    """True if AUTOCOMMIT was given to create_engine()."""
+    return getattr(dialect, "_on_connect_isolation_level", None) == "AUTOCOMMIT"
+
+
+class _Level:
+    """Has a connection that goes to AUTOCOMMIT, or leaves it, use the dialect for that.
+
+    It is mixed into the isolation level's :class:`.ConnectionCharacteristic`, which execution
+    options of connections and of engines come to, also of those that were made before the engine
+    was gated.
+    """
+
+    def set_connection_characteristic(
+        self, dialect: Dialect, conn: Connection, dbapi_conn: DBAPIConnection, value: Any
+    ) -> None:
+        super().set_connection_characteristic(dialect, conn, dbapi_conn, value)  # type: ignore[misc]  # the characteristic's
+        conn.dialect = _of_level(conn.engine.dialect, value)
+
+
+def _of_level(dialect: Any, level: object) -> Any:
+    """Return the dialect of a gated engine's connections with this isolation level."""
+    commits = level == "AUTOCOMMIT"
+    if not isinstance(dialect, _Gated) or commits is _commits(dialect):
+        return dialect
+    with _changing():
+        kin = _kin(dialect)
+        if dialect not in kin:
+            kin[dialect] = _sharing(dialect, type(dialect))
+            _dress(dialect, read_only=isinstance(dialect, _ReadOnly))
+        return kin[dialect]
+
+
+def _kin(dialect: Dialect) -> dict[Dialect, Dialect]:
+    """Return, by the dialect of a gated engine, the other one for its connections.
+
+    It is for those that are under AUTOCOMMIT while the rest is not, or the other way round, and the
+    same but for its class. A twin's stands in one dict with its engine's.
+    """
+    return dialect.__dict__.setdefault("_sa_readonly_kin", {})  # type: ignore[no-any-return]  # ours
 
 
 # Set while a two-phase transaction ends that is prepared already, or rolled back.
@@ -515,6 +650,11 @@ def _guarded(kind: type[_Guarded], base: type[Dialect]) -> type[Any]:
         body["execution_ctx_cls"] = type(context.__name__, (_ReadOnlyContext, context), {})
     if issubclass(kind, _Gated):
         body["_sa_readonly_begins"] = base.do_begin is not DefaultDialect.do_begin
+        theirs: Any = base
+        level = type(theirs.connection_characteristics["isolation_level"])
+        body["connection_characteristics"] = theirs.connection_characteristics.union(
+            {"isolation_level": type(level.__name__, (_Level, level), {})()}
+        )
     return type(base.__name__, (kind, base), body)
 
 
@@ -528,9 +668,13 @@ def gate(engine: Engine, switch: Switch) -> None:
     _become(dialect)
 
 
-def protect(engine: Engine, switch: Switch) -> None:
-    """Let nothing write through a read-only engine, nor through its clones, in either mode."""
+def protect(engine: Engine, switch: Switch, *, serves: bool = False) -> None:
+    """Let nothing write through a read-only engine, nor through its clones, in either mode.
+
+    :param serves: whether it serves sessions of the role "replica" while read-write.
+    """
     dialect: Any = engine.dialect
+    dialect._sa_readonly_serves = serves or getattr(dialect, "_sa_readonly_serves", False)
     new = not read_only(engine)
     dialect._sa_readonly_told = (*getattr(dialect, "_sa_readonly_told", ()), switch)
     _become(dialect)
@@ -628,9 +772,8 @@ def limit(engine: Engine, by: object, deadline: float | None) -> None:
         if deadline is not None:
             deadlines[by] = deadline
         dialect._sa_readonly_deadlines = deadlines
-        # Not by _become(): a twin is read-only, which what it shares with its engine does not tell.
-        kind = _kind(gated=True, read_only=read_only(engine), limited=bool(deadlines))
-        dialect.__class__ = _guarded(kind, type(dialect)._sa_readonly_base)
+        # A twin is read-only, which what it shares with its engine does not tell.
+        _dress(dialect, read_only=read_only(engine))
 
 
 def bar(engine: Engine, by: object, refuse: Callable[[], ReadOnlyError] | None) -> None:
@@ -657,20 +800,30 @@ def _changing() -> Any:
 
 def _become(dialect: Any) -> None:
     """Give the dialect the class that fits what is asked of it now."""
+    with _changing():
+        _dress(dialect, read_only=bool(getattr(dialect, "_sa_readonly_told", ())))
+
+
+def _dress(dialect: Any, *, read_only: bool) -> None:
     gated = bool(getattr(dialect, "_sa_readonly_gates", ()))
-    read_only = bool(getattr(dialect, "_sa_readonly_told", ()))
     limited = bool(getattr(dialect, "_sa_readonly_deadlines", ()))
+    commits = _commits(dialect)
     base: Any = getattr(type(dialect), "_sa_readonly_base", type(dialect))
-    if gated or read_only:
-        base = _guarded(_kind(gated=gated, read_only=read_only, limited=limited), base)
-    dialect.__class__ = base
+    for one, committing in ((dialect, commits), (_kin(dialect).get(dialect), not commits)):
+        if one is not None and (gated or read_only):
+            kind = _kind(gated=gated, read_only=read_only, limited=limited, commits=committing)
+            one.__class__ = _guarded(kind, base)
+        elif one is not None:
+            one.__class__ = base
 
 
-def _kind(*, gated: bool, read_only: bool, limited: bool) -> Any:
+def _kind(*, gated: bool, read_only: bool, limited: bool, commits: bool) -> Any:
     if not gated:
         return _ReadOnly
     if limited:
         return _LimitedReadOnly if read_only else _Limited
+    if commits:
+        return _CommittingReadOnly if read_only else _Committing
     return _GatedReadOnly if read_only else _Gated
 
 
@@ -682,11 +835,16 @@ def twin(engine: Engine, *, gated: bool) -> Dialect:
     :param gated: whether it, too, begins no transaction while read-only.
     """
     dialect: Any = engine.dialect
-    kind = _GatedReadOnly if gated else _ReadOnly
-    shared: Any = object.__new__(_guarded(kind, type(dialect)._sa_readonly_base))
-    shared.__dict__ = dialect.__dict__
+    kind = _kind(gated=gated, read_only=True, limited=False, commits=_commits(dialect))
     dialect.__dict__.setdefault("_sa_readonly_passed", {})
-    return shared  # type: ignore[no-any-return]  # made by type()
+    return _sharing(dialect, _guarded(kind, type(dialect)._sa_readonly_base))
+
+
+def _sharing(dialect: Dialect, cls: type[Any]) -> Dialect:
+    """Return a dialect of this class that has all that the other one has, and gets."""
+    shared: Dialect = object.__new__(cls)
+    shared.__dict__ = dialect.__dict__
+    return shared
 
 
 def creator_for_twin(creator: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -729,6 +887,16 @@ def look(engine: Engine, switch: Switch) -> State:
     """Refresh one of the switches of a guarded engine; an async one's loop does not wait for it."""
     dialect: Any = engine.dialect
     return dialect._sa_readonly_look(switch)  # type: ignore[no-any-return]  # untyped
+
+
+def ask(engine: Engine, what: str, kind: str) -> None:
+    """Refuse ``what`` of a gated engine while nothing may begin, by answers that are not too old.
+
+    :param kind: as which of the :data:`KINDS` it is counted.
+    """
+    dialect: Any = engine.dialect
+    if isinstance(dialect, _Gated):  # not when it was released
+        dialect._sa_readonly_ask(what, kind)
 
 
 def gates(engine: Engine) -> tuple[Switch, ...]:
@@ -814,8 +982,13 @@ def _run(dbapi_connection: Any, statement: str) -> None:
         cursor.close()
 
 
-def is_refusal(error: BaseException) -> bool:
-    """True if a server or a driver says that it refused a write because something is read-only."""
+def is_refusal(error: BaseException, connection: Any = None) -> bool:
+    """True if a server or a driver says that it refused a write because something is read-only.
+
+    :param connection: the driver's, or the adapter's of it, on which the error was raised.
+    """
+    if isinstance(error, ReadOnlyError):  # it has a sqlstate, too
+        return False
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     first = error.args[0] if error.args else None
     if state is None and isinstance(first, dict):
@@ -824,7 +997,26 @@ def is_refusal(error: BaseException) -> bool:
         return True
     if isinstance(first, int):  # MySQL, MariaDB; 1290 is also about other options
         return first in (1792, 1836) or (first == 1290 and "read" in str(error.args[1:]).lower())
-    return "attempt to write a readonly database" in str(first)
+    if "attempt to write a readonly database" not in str(first):
+        return False
+    # SQLite says that, too, where it can't read: of a WAL database in a directory that it may not
+    # write, for example. Its extended codes tell the one from the other.
+    code = getattr(error, "sqlite_errorcode", None)  # from Python 3.11 on
+    if code is not None:
+        return bool(code == _SQLITE_READONLY)
+    return connection is None or _can_be_read(connection)
+
+
+_SQLITE_READONLY = 8  # SQLITE_READONLY_DIRECTORY and the like have other bits as well
+
+
+def _can_be_read(connection: Any) -> bool:
+    """True if a database of SQLite answers a query for which it must read its file."""
+    try:
+        _run(connection, "SELECT 1 FROM sqlite_master")
+    except Exception:  # noqa: BLE001  # whatever it is, it was no write
+        return False
+    return True
 
 
 # -- raw cursors -----------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from sqlalchemy.util import queue
 from sqlalchemy.util.concurrency import in_greenlet
 
 from . import guard, loops
+from .errors import ReadOnlyError
+from .mode import Mode
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-    from .errors import ReadOnlyError
-
     _Loop = asyncio.AbstractEventLoop | None
     _Held = tuple[_Loop, object]
 
@@ -37,6 +37,8 @@ __all__ = ["Door", "TwinEngine", "count", "holds_database"]
 
 logger = logging.getLogger("sa_readonly")
 
+_A_CONNECTION = ("A read-write connection", "connection")
+_READ_ONLY = Mode.READ_ONLY  # an attribute of a class of enum is slow, in Python 3.11
 _PATIENCE = 1.0  # seconds to wait for another switch that turns the same door
 
 
@@ -177,12 +179,35 @@ def _close_record(record: ConnectionPoolEntry) -> None:
 
 
 @cache
-def _counted(base: type[Pool]) -> type[Any]:
+def _counted(base: type[Pool], kind: Any) -> type[Any]:
     """Return the subclass of a pool's class that counts; ``recreate()`` makes another of it."""
-    if issubclass(base, _Counted):
-        return base
-    body = {"__module__": base.__module__, "__qualname__": base.__qualname__}  # names its logger
-    return type(base.__name__, (_Counted, base), body)
+    theirs: Any = getattr(base, "_sa_readonly_base", base)
+    if theirs is not base:
+        return _counted(theirs, kind)
+    # Its names name its logger.
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+    return type(base.__name__, (kind, base), {"_sa_readonly_base": base, **names})
+
+
+class _Asking(_Counted):
+    """The pool of a read-write engine: what it gives out is given back if that is too late.
+
+    It asks when it has the connection, for which one may wait for a long time.
+    """
+
+    def connect(self) -> PoolProxiedConnection:
+        proxied = super().connect()
+        door: Door = self._creator_arg.door  # type: ignore[union-attr]  # ours; no property
+        try:
+            for switch in door.engine.dialect._sa_readonly_gates:  # type: ignore[attr-defined]  # ours
+                if time.monotonic() >= switch.fresh_until or switch.known.mode is _READ_ONLY:
+                    guard.ask(door.engine, *_A_CONNECTION)
+        except BaseException as error:
+            proxied.close()
+            if isinstance(error, ReadOnlyError):
+                door.tell_refusal(error)
+            raise
+        return proxied
 
 
 class ClosedPool(Pool):
@@ -192,7 +217,7 @@ class ClosedPool(Pool):
     ``dispose()``. Listeners that are added meanwhile go to its successor.
     """
 
-    def __init__(self, successor: Pool, refuse: Callable[[], ReadOnlyError]) -> None:
+    def __init__(self, successor: Pool, door: Door) -> None:
         super().__init__(
             successor._creator,
             echo=successor.echo,
@@ -201,13 +226,17 @@ class ClosedPool(Pool):
         )
         self.successor = successor
         self.dispatch = successor.dispatch
-        self._refuse = refuse
+        self._door = door
 
     def connect(self) -> PoolProxiedConnection:
-        raise self._refuse()
+        engine = self._door.engine
+        guard.ask(engine, *_A_CONNECTION)
+        if engine.pool is self:
+            raise self._door.refusal()
+        return engine.pool.connect()  # it was over, and is noticed now
 
     def _do_get(self) -> ConnectionPoolEntry:
-        raise self._refuse()
+        raise self._door.refusal()
 
     def recreate(self) -> ClosedPool:
         return self
@@ -239,6 +268,8 @@ class Door:
         self.engine = engine
         self.before_connect: tuple[Callable[[], None], ...] = ()
         """What is called before each connection is made."""
+        self.after_refusal: tuple[Callable[[], None], ...] = ()
+        """What is called when a connection is closed that came too late to be given out."""
         self._shut_by: dict[object, None] = {}
         self._retired: dict[Pool, _Loop] = {}  # with the loop that was asked to sweep it, or None
         # Pools of before that had something out, and since when they are retired.
@@ -248,6 +279,7 @@ class Door:
         self._locks: dict[int, Any] = {}
         self._keep = holds_database(engine)
         self._in_memory = _in_memory(engine)
+        engine.dialect._sa_readonly_keeps = self._keep  # type: ignore[attr-defined]  # ours
         if not self._keep:
             self._replace_older(engine.pool)
         self._count(engine.pool)
@@ -262,7 +294,8 @@ class Door:
             door = engine._sa_readonly_door = cls(engine)  # type: ignore[attr-defined]  # ours
         return door
 
-    def _refuse(self) -> ReadOnlyError:
+    def refusal(self) -> ReadOnlyError:
+        """Return the error that refuses a connection."""
         return guard.refused_connection(self.engine)
 
     @property
@@ -313,7 +346,7 @@ class Door:
             if isinstance(pool, ClosedPool):
                 return
             # The successor is made first: it takes the listeners along, and none of a retired pool.
-            self.engine.pool = ClosedPool(pool if self._keep else pool.recreate(), self._refuse)
+            self.engine.pool = ClosedPool(pool if self._keep else pool.recreate(), self)
             if not self._keep:
                 self._retire(pool)
 
@@ -359,6 +392,13 @@ class Door:
         held, dialect = ledger.held, self.engine.dialect
 
         def counted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
+            try:
+                return connect(connection_record)
+            except ReadOnlyError as error:
+                self.tell_refusal(error)
+                raise
+
+        def connect(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
             if self._pid != os.getpid():  # where no hook ran at the fork
                 self._forget()
             self._prepare()
@@ -367,15 +407,30 @@ class Door:
             try:
                 self._prepare()  # again: who was just forgetting this process has not seen it
                 if self.is_shut:
-                    raise self._refuse()
+                    raise self.refusal()
+                guard.ask(self.engine, *_A_CONNECTION)
                 connection = create(connection_record)
                 ledger.opened(dialect, connection, connection_record)
+                try:
+                    guard.ask(self.engine, *_A_CONNECTION)
+                except BaseException:
+                    close = partial(dialect.do_close, connection)
+                    # Not the first pool, which this would keep.
+                    ledger.close(self.engine.pool, connection, close, at_once=True)
+                    raise
                 return connection
             finally:
                 del held[creation]
 
         counted.uncounted = create  # type: ignore[attr-defined]  # for a twin
-        _write_down(pool, ledger, counted)
+        counted.door = self  # type: ignore[attr-defined]  # which the pool asks
+        _write_down(pool, ledger, counted, _Asking)
+
+    def tell_refusal(self, error: ReadOnlyError) -> None:
+        """Have it told that a connection was refused, and is closed by now."""
+        with guard.uncounted(self.engine, error):  # a read may be served elsewhere
+            for tell in self.after_refusal:
+                tell()
 
     def _prepare(self) -> None:
         for prepare in self.before_connect:
@@ -427,7 +482,7 @@ class Door:
 
     def _retire(self, pool: Pool) -> None:
         def refuse(*_: Any) -> Any:
-            raise self._refuse()
+            raise self.refusal()
 
         # A thread that has read ``engine.pool`` before may still come. It takes its record first
         # and looks for listeners then; so the listeners are put on before anything is counted. They
@@ -447,12 +502,14 @@ def _close_returned(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> N
     record.close()
 
 
-def _write_down(pool: Pool, ledger: _Ledger, creator: Callable[..., DBAPIConnection]) -> None:
+def _write_down(
+    pool: Pool, ledger: _Ledger, creator: Callable[..., DBAPIConnection], kind: type[_Counted]
+) -> None:
     """Have a pool connect by this creator, and close through its ledger."""
     creator.ledger = ledger  # type: ignore[attr-defined]  # recreate() takes the creator along
     pool._creator = creator
     event.listen(pool, "detach", ledger.detached)
-    pool.__class__ = _counted(type(pool))  # type: ignore[arg-type]  # it is hashable
+    pool.__class__ = _counted(type(pool), kind)  # type: ignore[arg-type]  # it is hashable
 
 
 def _loop_of(pool: Pool) -> _Loop:
@@ -610,7 +667,7 @@ def _note(pool: Pool, dialect: Dialect) -> None:
         ledger.opened(dialect, connection, connection_record)
         return connection
 
-    _write_down(pool, ledger, noted)
+    _write_down(pool, ledger, noted, _Counted)
 
 
 # -- forks -----------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         for engine in taken_away:
             guard.gate(engine, self.switch)
         for engine in protected:
-            guard.protect(engine, self.switch)
+            guard.protect(engine, self.switch, serves=engine is replica)
             Reader(engine)
 
         # Twins are engines of the same database whose transactions are read-only: one in the place

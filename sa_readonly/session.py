@@ -199,7 +199,8 @@ class RoutingSession(Session):
                 else:
                     modes[switch] = guard.look(engine, switch).mode
             if gates and Mode.READ_ONLY in modes.values():
-                raise guard.refused(engine, "The use of a read-write engine", "transaction")
+                what = "The use of a read-write engine"
+                raise guard.refused(engine, what, "transaction", began=True)
             self._choice = (engine, modes, None, False)
         if gates and self._role != "primary" and not guard.read_only(engine):
             what = "The use of a read-write engine"
@@ -319,6 +320,7 @@ def _take_mode(
     """Pin the mode by which the root transaction got its connection."""
     if transaction.nested:
         return
+    connection._sa_readonly_role = session._role  # type: ignore[attr-defined]  # ours, for an error
     choice, session._choice = session._choice, None
     if choice is None or choice[0] is not connection.engine:
         choice = _found_out(connection.engine)

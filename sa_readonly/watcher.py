@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .pools import Door
     from .workers import Entry, Registry, Seen
 
+    _Hook = Callable[[], None]
+
 __all__ = ["Watcher", "Worker", "worker_of"]
 
 logger = logging.getLogger("sa_readonly")
@@ -232,6 +234,7 @@ class Worker:
         for door in member.doors:
             self._is_async = self._is_async or door.engine.dialect.is_async
             door.before_connect = (*door.before_connect, self.attend)
+            door.after_refusal = (*door.after_refusal, self.refused)
             if self._barred:
                 self._bar(door)
         switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
@@ -249,9 +252,8 @@ class Worker:
             for door in member.doors:
                 if door.held != door.idle:
                     self._left[door] = None
-                kept = list(door.before_connect)
-                kept.remove(self.attend)
-                door.before_connect = tuple(kept)
+                door.before_connect = _without(door.before_connect, self.attend)
+                door.after_refusal = _without(door.after_refusal, self.refused)
                 self._unbar(door)
         if not any(self._members.values()):
             self.watcher.stop(None if join else 0)  # a garbage collection may call this anywhere
@@ -380,6 +382,10 @@ class Worker:
         report = self._report(switch)
         acknowledged = self._since is not None and may_be_acknowledged(report)
         return replace(here, acknowledged=acknowledged, report=report, problem=self.problem)
+
+    def refused(self) -> None:
+        """Report anew: the flip was noticed, and reported, by one that held a connection then."""
+        loops.wait_for(self.due) if self._is_async else self.due()
 
     def due(self) -> None:
         """Close what lies idle in retired pools, be registered, and report."""
@@ -564,6 +570,13 @@ def counted(
 
 def _nothing() -> None:
     pass
+
+
+def _without(several: tuple[_Hook, ...], one: _Hook) -> tuple[_Hook, ...]:
+    """Return them without one of those that are equal to this."""
+    kept = list(several)
+    kept.remove(one)
+    return tuple(kept)
 
 
 _ending: weakref.WeakSet[Worker] = weakref.WeakSet()

@@ -67,7 +67,7 @@ def test_a_flush_costs_a_handful_of_calls_more_than_a_plain_one(lite: App) -> No
     lite.start(ttl=3600)
     plain = sessionmaker(lite.engine("rw"))
     more = calls(writing(lite.sessions)) - calls(writing(plain))
-    assert 0 < more <= 25
+    assert 0 < more <= 27
 
 
 @pytest.mark.parametrize(("statements", "least", "most"), [(1, 1, 10), (10, -50, 0)])

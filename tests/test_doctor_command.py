@@ -11,20 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
-from sqlalchemy import URL, make_url
+from sqlalchemy import make_url
 
-from sa_readonly.doctor import doctor
-from tests.findings import ROOT, SECRET, as_role, reader, shown, sqlite_database
+from tests.doctor import ROOT, SECRET, as_role, reader, run, shown, sqlite_database
 from tests.postgres import Pair, Server, Standby
 
 __all__ = ["reader"]  # a fixture
-
-
-def run(*arguments: str | URL) -> Result:
-    return CliRunner().invoke(
-        doctor, [shown(one) if isinstance(one, URL) else one for one in arguments]
-    )
 
 
 def test_the_exit_code_is_1_where_a_write_could_get_through(pg_pair: Pair) -> None:

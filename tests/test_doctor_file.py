@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sa_readonly.doctor import Mount, examine_environment, examine_file, examine_mount, mounts
-from tests.findings import ROOT, dangers, has, nobody, place, the
+from tests.doctor import ROOT, dangers, has, nobody, place, the
 
 __all__ = ["place"]  # a fixture
 

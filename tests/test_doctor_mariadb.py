@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import URL
 
 from sa_readonly.doctor import grants
-from tests.findings import dangers, has, look, the
+from tests.doctor import dangers, has, look, the
 from tests.postgres import MariaDB, Pair
 
 

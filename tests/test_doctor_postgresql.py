@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sa_readonly.probe import make_engine as probe
 from sa_readonly.probe import reading
-from tests.findings import as_role, dangers, has, look, place, reader, shown, the
+from tests.doctor import as_role, dangers, has, look, place, reader, shown, the
 from tests.postgres import Pair, Server, Standby, fresh_pair, server_user, wait_until
 
 __all__ = ["place", "reader"]  # fixtures

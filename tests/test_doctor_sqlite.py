@@ -11,7 +11,7 @@ from sqlalchemy import URL, create_engine, make_url
 
 from sa_readonly.doctor import sqlite_file
 from sa_readonly.probe import UnreachableError
-from tests.findings import dangers, has, look, nobody, place, sqlite_database, the
+from tests.doctor import dangers, has, look, nobody, place, sqlite_database, the
 
 __all__ = ["place"]  # a fixture
 

@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from sa_readonly.doctor import examine
+from tests.doctor import as_role, has, look, reader, run, shown, the
 from tests.postgres import Pair, Server, Standby, wait_until
-from tests.test_doctor import as_role, has, look, reader, run, shown, the
 
 __all__ = ["reader"]
 

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from sqlalchemy import URL, make_url
 
-from sa_readonly.doctor import Finding, examine
+from sa_readonly.doctor import Finding, doctor, examine
 from tests.postgres import Server
 
 ROOT = Path(__file__).parent.parent
@@ -93,3 +94,9 @@ def reader(pg_server: Server) -> Iterator[str]:
 
 def as_role(url: URL, role: str) -> URL:
     return url.set(username=role, password=SECRET)
+
+
+def run(*arguments: str | URL) -> Result:
+    return CliRunner().invoke(
+        doctor, [shown(one) if isinstance(one, URL) else one for one in arguments]
+    )
