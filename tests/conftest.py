@@ -90,23 +90,6 @@ def pg_pair(pg_server: Server) -> Iterator[Pair]:
 
 
 @pytest.fixture(scope="session")
-def quiet_server() -> Iterator[Server]:
-    """A PostgreSQL in which nobody does anything by himself, so that all can be counted."""
-    settings = Server.DEFAULT_SETTINGS["postgres_args"] + " -c autovacuum=off"
-    server: Server = Server.launch(postgres_args=settings)
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture
-def quiet_pair(quiet_server: Server) -> Iterator[Pair]:
-    with fresh_pair(quiet_server) as pair:
-        yield pair
-
-
-@pytest.fixture(scope="session")
 def pg_standby(pg_server: Server) -> Iterator[Standby]:
     """A hot standby of `pg_server`. Never promote it: `pg_server.standby()` makes another."""
     standby = pg_server.standby()
