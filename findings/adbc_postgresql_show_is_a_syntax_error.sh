@@ -2,10 +2,11 @@
 # With ADBC's PostgreSQL driver SHOW, EXPLAIN and CALL are syntax errors, and so is a SELECT that ends in a comment.
 #
 # Guess: it is a DB-API driver over libpq, so cursor.execute() takes what the server takes.
-# Truth: whatever gives rows is sent as COPY (<the text>) TO STDOUT. So SHOW, EXPLAIN, CALL and EXECUTE fail with 42601,
-#     and a trailing `-- comment`, as tracing tools append it, swallows the closing parenthesis. Outside autocommit, the
-#     default, the error has also aborted the transaction. What a pool's health check or a look at transaction_read_only
-#     would send works only as a SELECT (current_setting), or with the statement option use_copy switched off.
+# Truth: whatever gives rows is sent as COPY (<the text>) TO STDOUT. So SHOW, EXPLAIN, CALL and EXECUTE fail with
+#     42601, and a trailing `-- comment`, as tracing tools append it, swallows the closing parenthesis. Outside
+#     autocommit, the default, the error has also aborted the transaction. What a pool's health check or a look at
+#     transaction_read_only would send works only as a SELECT (current_setting), or with the statement option use_copy
+#     switched off.
 # Versions: adbc-driver-postgresql 1.13.0, PostgreSQL 18.6.
 # Source: apache/arrow-adbc issue 2093 (closed: a way around it, adbc.postgresql.use_copy, was added).
 set -euo pipefail

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # An Alembic batch migration on SQLite removes ON DELETE CASCADE and DEFERRABLE, if they were written at the column.
 #
-# Guess: batch_alter_table() makes the table anew as it was, but for the change asked for; what it can't carry over (CHECK
-#     constraints without a name, say) it warns of. `REFERENCES` at the column and `FOREIGN KEY` at the table are two
-#     spellings of one thing, and PRAGMA foreign_key_list shows ON DELETE for both.
-# Truth: SQLAlchemy reads the options of a foreign key from the table's text, and only from FOREIGN KEY clauses. Written at
-#     the column they are not seen: the new table has a bare REFERENCES, without a warning. A delete of the parent, which
-#     removed the children before, is an IntegrityError after the migration. Tables made by SQLAlchemy are spelt the
-#     other way; hand-written ones, and those of other tools, are not.
+# Guess: batch_alter_table() makes the table anew as it was, but for the change asked for; what it can't carry over
+#     (CHECK constraints without a name, say) it warns of. `REFERENCES` at the column and `FOREIGN KEY` at the table
+#     are two spellings of one thing, and PRAGMA foreign_key_list shows ON DELETE for both.
+# Truth: SQLAlchemy reads the options of a foreign key from the table's text, and only from FOREIGN KEY clauses.
+#     Written at the column they are not seen: the new table has a bare REFERENCES, without a warning. A delete of the
+#     parent, which removed the children before, is an IntegrityError after the migration. Tables made by SQLAlchemy
+#     are spelt the other way; hand-written ones, and those of other tools, are not.
 # Versions: Alembic 1.20.1, SQLAlchemy 2.1.9, the sqlite3 of Python.
 # Source: sqlalchemy/dialects/sqlite/base.py, get_foreign_keys: its pattern begins at FOREIGN KEY.
 set -euo pipefail

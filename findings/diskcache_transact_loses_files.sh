@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # A diskcache transaction that is rolled back loses the value it was to keep, if that value was big.
 #
-# Guess: `with cache.transact():` is all or nothing, as its documentation says: after an exception inside, the keys hold
-#     what they held before.
+# Guess: `with cache.transact():` is all or nothing, as its documentation says: after an exception inside, the keys
+#     hold what they held before.
 # Truth: so it is for small values, which live in SQLite. A value over 32 KiB lives in a file, and each set(), pop() or
 #     delete inside the block deletes the old file at once, not at the end of the outer transaction; the rollback then
 #     brings back a row whose file is gone. `key in cache` is True and len() counts it, yet get() says it is not there.
 #     The file of the new value stays for ever (a leak) until cache.check(fix=True).
 # Versions: diskcache 5.6.3.
-# Source: diskcache/core.py, Cache._transact: the inner use of it runs its clean-up although only the outer one commits.
+# Source: diskcache/core.py, Cache._transact: the inner use of it runs its clean-up although only the outer one
+#     commits.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

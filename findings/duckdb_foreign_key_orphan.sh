@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Two DuckDB transactions can leave a row whose foreign key points at nothing.
 #
-# Guess: a FOREIGN KEY that DuckDB accepts and checks holds at every commit: of the transaction that inserts a child and
-#     the one that deletes its parent one is refused, at the statement or at COMMIT.
+# Guess: a FOREIGN KEY that DuckDB accepts and checks holds at every commit: of the transaction that inserts a child
+#     and the one that deletes its parent one is refused, at the statement or at COMMIT.
 # Truth: each side looks at its own snapshot only. Both commit, in either order, and the child stays with a parent that
 #     is not there; DuckDB offers no check that would find it later. Alone, each of the two is refused as it should be.
 # Versions: DuckDB 2.0.1 (the issue is of 1.3).

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # DuckDB lets one transaction update a row that another is deleting: both commit, and the update is lost.
 #
-# Guess: DuckDB's transactions are snapshots with optimistic checks, so of two that write the same row the second gets a
-#     conflict: with update + update and delete + delete it does.
+# Guess: DuckDB's transactions are snapshots with optimistic checks, so of two that write the same row the second gets
+#     a conflict: with update + update and delete + delete it does.
 # Truth: update + delete is not checked, in either order. The UPDATE reports one row, both COMMITs succeed, the row is
 #     gone; and where the deleting transaction writes the row anew (the old way of replacing it) the new row stands
 #     without the update. No error, no count of 0 tells it. In PostgreSQL the UPDATE waits and then reports 0 rows.

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Given the same key twice, DuckDB's upsert keeps the FIRST row of the statement and drops the later ones in silence.
 #
-# Guess: either an error, as in PostgreSQL (21000, cannot affect row a second time), or row by row, so that the last one
-#     wins, as in SQLite, whose syntax is the same.
+# Guess: either an error, as in PostgreSQL (21000, cannot affect row a second time), or row by row, so that the last
+#     one wins, as in SQLite, whose syntax is the same.
 # Truth: the first one wins, also over a row that was there before, and however far apart the two stand; no error, and
-#     the count is that of the distinct keys. A batch of changes in their order (a queue, a change feed) leaves the oldest
-#     state when it goes as one statement, and the newest when executemany() sends the same rows one by one.
+#     the count is that of the distinct keys. A batch of changes in their order (a queue, a change feed) leaves the
+#     oldest state when it goes as one statement, and the newest when executemany() sends the same rows one by one.
 # Versions: DuckDB 2.0.1, the sqlite3 of Python.
-# Source: found by running it; duckdb's page on INSERT describes ON CONFLICT without a word on duplicates in one statement.
+# Source: found by running it; duckdb's page on INSERT describes ON CONFLICT without a word on duplicates in one
+#     statement.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

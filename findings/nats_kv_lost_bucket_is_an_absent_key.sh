@@ -3,9 +3,9 @@
 #
 # Guess: get() on a bucket that was deleted, or lost in a restart of the server (memory storage), raises something that
 #     says so, BucketNotFoundError or a NoRespondersError, as put() and status() do; a watch ends.
-# Truth: get() raises KeyNotFoundError. The server answers 404 both for "no message" and for "no stream", and the client
-#     makes the same error of either. A watch gives neither an end nor an error. Where the absence of a key has a
-#     meaning (a lock that is free, a flag that is off), losing the bucket takes on that meaning.
+# Truth: get() raises KeyNotFoundError. The server answers 404 both for "no message" and for "no stream", and the
+#     client makes the same error of either. A watch gives neither an end nor an error. Where the absence of a key has
+#     a meaning (a lock that is free, a flag that is off), losing the bucket takes on that meaning.
 # Versions: nats-py 2.16.0, nats-server 2.15.1.
 # Source: nats/js/kv.py, KeyValue._get: every NotFoundError becomes KeyNotFoundError.
 set -euo pipefail

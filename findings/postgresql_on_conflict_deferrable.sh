@@ -5,7 +5,8 @@
 #     constraint at worst is not covered by it, and a row without any conflict is inserted in any case.
 # Truth: the statement raises 55000 (object not in prerequisite state) whatever the row, even on an empty table; only
 #     when it is run, EXPLAIN and PREPARE say nothing. So a migration that makes one constraint DEFERRABLE (to swap
-#     positions in a list, say) breaks the upserts of code that never touches that column. A target makes them work again.
+#     positions in a list, say) breaks the upserts of code that never touches that column. A target makes them work
+#     again.
 # Versions: PostgreSQL 18.6, psycopg 3.3.9.
 # Source: PostgreSQL, src/backend/executor/execIndexing.c, ExecCheckIndexConstraints; the manual's page of INSERT says
 #     that deferrable constraints cannot be arbiters, not that their presence is enough.

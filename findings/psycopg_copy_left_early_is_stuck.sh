@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Leaving a psycopg COPY ... TO STDOUT block by `break` leaves a connection on which even rollback() fails.
 #
-# Guess: the end of the `with cursor.copy(...)` block ends the COPY, by cancelling it or by reading the rest, as the block's
-#     end does for COPY FROM; at worst the transaction is aborted and rollback() mends it.
+# Guess: the end of the `with cursor.copy(...)` block ends the COPY, by cancelling it or by reading the rest, as the
+#     block's end does for COPY FROM; at worst the transaction is aborted and rollback() mends it.
 # Truth: without an exception the block does nothing at its end. The connection stays ACTIVE: execute(), commit() and
-#     rollback() all raise "another command is already in progress", which only close() ends; a `with connection:` turns
-#     a good read into that error, and a psycopg_pool throws the connection away. Leaving the same block by an exception
-#     is the clean way: then psycopg cancels and reads the rest. It is so for ten rows as for millions.
+#     rollback() all raise "another command is already in progress", which only close() ends; a `with connection:`
+#     turns a good read into that error, and a psycopg_pool throws the connection away. Leaving the same block by an
+#     exception is the clean way: then psycopg cancels and reads the rest. It is so for ten rows as for millions.
 # Versions: psycopg 3.3.9, psycopg_pool 3.3.3, PostgreSQL 18.6.
 # Source: psycopg issue 1008; psycopg/_copy.py, Copy.finish, which returns at once when there is no exception.
 set -euo pipefail

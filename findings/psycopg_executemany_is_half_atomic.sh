@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# psycopg's executemany() in autocommit is all or nothing when the server refuses a row, and not when the iterator fails.
+# psycopg's executemany() in autocommit is all or nothing when the server refuses a row, and not when the iterator
+# fails.
 #
-# Guess: either each row is a transaction of its own (autocommit, as psycopg2 does it), or the whole call is one, as with
-#     asyncpg, whatever it is that stops it.
-# Truth: the rows go out in a pipeline, which is one implicit transaction up to the sync at its end. A row that the server
-#     refuses takes all of them with it. But when the parameters come from a generator that raises, the pipeline is left
-#     in good order, its sync commits what was sent so far, and the exception goes on to the caller: half of an import
-#     is in the table. asyncpg, given the same generator, keeps nothing.
+# Guess: either each row is a transaction of its own (autocommit, as psycopg2 does it), or the whole call is one, as
+#     with asyncpg, whatever it is that stops it.
+# Truth: the rows go out in a pipeline, which is one implicit transaction up to the sync at its end. A row that the
+#     server refuses takes all of them with it. But when the parameters come from a generator that raises, the pipeline
+#     is left in good order, its sync commits what was sent so far, and the exception goes on to the caller: half of an
+#     import is in the table. asyncpg, given the same generator, keeps nothing.
 # Versions: psycopg 3.3.9, asyncpg 0.32.0, PostgreSQL 18.6.
 # Source: psycopg/_cursor_base.py, _executemany_gen_pipeline, and _pipeline.py, whose exit sends a Sync in either case.
 set -euo pipefail

@@ -4,9 +4,9 @@
 # Guess: psycopg prepares a statement on its fifth use and the server keeps it for the life of the connection; neither
 #     ROLLBACK nor ROLLBACK TO undoes a PREPARE on PostgreSQL, so nothing is lost.
 # Truth: after any command whose tag is ROLLBACK, and ROLLBACK TO SAVEPOINT has that one, psycopg sends DEALLOCATE ALL
-#     and counts the uses of every statement from zero. One savepoint that ends by rollback (SQLAlchemy's begin_nested()
-#     around an insert that may fail) costs all of them, and a connection that goes back to SQLAlchemy's pool without a
-#     commit, as after a read, comes out of it with none.
+#     and counts the uses of every statement from zero. One savepoint that ends by rollback (SQLAlchemy's
+#     begin_nested() around an insert that may fail) costs all of them, and a connection that goes back to SQLAlchemy's
+#     pool without a commit, as after a read, comes out of it with none.
 # Versions: psycopg 3.3.9, SQLAlchemy 2.1.9, PostgreSQL 18.6.
 # Source: psycopg/_preparing.py, PrepareManager._should_discard; psycopg pull request 1409 talks of being conservative.
 set -euo pipefail

@@ -2,11 +2,11 @@
 # A `break` out of psycopg's Cursor.stream() rolls back the whole transaction, if the result was big enough.
 #
 # Guess: leaving the loop ends the query, as with any other cursor or generator; the transaction goes on.
-# Truth: closing the generator cancels the query at the server and swallows the error. While the server is still sending,
-#     the cancel strikes: the transaction is aborted, whatever was written before in it is lost, and commit() says
-#     nothing (PostgreSQL turns it into a rollback). A small result has been sent already, the cancel comes too late, and
-#     all is well: so it is in the tests. A savepoint around the loop (connection.transaction()) does not save the rest:
-#     its end tries to release it, raises InFailedSqlTransaction and leaves the transaction aborted.
+# Truth: closing the generator cancels the query at the server and swallows the error. While the server is still
+#     sending, the cancel strikes: the transaction is aborted, whatever was written before in it is lost, and commit()
+#     says nothing (PostgreSQL turns it into a rollback). A small result has been sent already, the cancel comes too
+#     late, and all is well: so it is in the tests. A savepoint around the loop (connection.transaction()) does not
+#     save the rest: its end tries to release it, raises InFailedSqlTransaction and leaves the transaction aborted.
 # Versions: psycopg 3.3.9, PostgreSQL 18.6.
 # Source: psycopg/cursor.py, the finally block of Cursor.stream; psycopg issues 382 and 383.
 set -euo pipefail

@@ -8,8 +8,8 @@
 #     database, with its lock: every other writer waits until rollback() or close(). (Session.begin() as a context
 #     manager calls it.) A Session that is kept, as by a scoped_session, locks the others out.
 # Versions: SQLAlchemy 2.1.9 (2.0.58 alike), the sqlite3 of Python.
-# Source: sqlalchemy/orm/session.py, SessionTransaction.commit and _prepare_impl: every commit passes by that state, and
-#     only the flush before it is guarded by a rollback.
+# Source: sqlalchemy/orm/session.py, SessionTransaction.commit and _prepare_impl: every commit passes by that state,
+#     and only the flush before it is guarded by a rollback.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

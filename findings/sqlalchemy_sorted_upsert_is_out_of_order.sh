@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # RETURNING with sort_by_parameter_order=True puts the rows of an upsert in the wrong order; without it they are right.
 #
-# Guess: sort_by_parameter_order=True means what it says: row i of the result belongs to parameters i. For a statement where
-#     that can't be had it is refused, or sent row by row, as SQLAlchemy does elsewhere.
-# Truth: on PostgreSQL the batch is sorted by the generated primary key. With ON CONFLICT DO UPDATE the key of a row that
-#     was there before is an old one, so its row moves to another place, and zip(parameters, rows) pairs them wrongly; no
-#     error, no warning. Without the option the rows came in the order of the parameters in this run (which PostgreSQL
-#     does not promise), and on SQLite with the option, where SQLAlchemy goes row by row. What is sure: return the
-#     conflict's own columns, and match by them.
+# Guess: sort_by_parameter_order=True means what it says: row i of the result belongs to parameters i. For a statement
+#     where that can't be had it is refused, or sent row by row, as SQLAlchemy does elsewhere.
+# Truth: on PostgreSQL the batch is sorted by the generated primary key. With ON CONFLICT DO UPDATE the key of a row
+#     that was there before is an old one, so its row moves to another place, and zip(parameters, rows) pairs them
+#     wrongly; no error, no warning. Without the option the rows came in the order of the parameters in this run (which
+#     PostgreSQL does not promise), and on SQLite with the option, where SQLAlchemy goes row by row. What is sure:
+#     return the conflict's own columns, and match by them.
 # Versions: SQLAlchemy 2.1.9 (2.0.58 alike), psycopg 3.3.9, PostgreSQL 18.6.
 # Source: sqlalchemy/sql/compiler.py, _deliver_insertmanyvalues_batches and the sentinel columns; SQLAlchemy issue 9618
 #     has the design of the sentinel, which takes every row to be a new one.

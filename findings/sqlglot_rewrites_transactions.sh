@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # sqlglot takes SAVEPOINT for a column with an alias, and turns ROLLBACK AND CHAIN into ROLLBACK, without a word.
 #
-# Guess: what sqlglot does not know it reads as an opaque Command, with a warning, and writes as it was; read and written
-#     in the same dialect, a statement keeps its meaning.
+# Guess: what sqlglot does not know it reads as an opaque Command, with a warning, and writes as it was; read and
+#     written in the same dialect, a statement keeps its meaning.
 # Truth: `SAVEPOINT a` parses as the column SAVEPOINT named a and comes out as `SAVEPOINT AS a`; RELEASE a and SQLite's
 #     END TRANSACTION alike: no error, no warning, and no database takes the result. ROLLBACK AND CHAIN loses its chain
 #     (COMMIT AND CHAIN keeps it), so the statements after it are committed one by one. INSERT IGNORE (MySQL) and
-#     INSERT OR IGNORE (SQLite) go to PostgreSQL as they are, although that has an equal. BEGIN READ ONLY is a ParseError
-#     in the PostgreSQL dialect and passes in MySQL's. A filter or proxy that passes statements through it breaks these.
+#     INSERT OR IGNORE (SQLite) go to PostgreSQL as they are, although that has an equal. BEGIN READ ONLY is a
+#     ParseError in the PostgreSQL dialect and passes in MySQL's. A filter or proxy that passes statements through it
+#     breaks these.
 # Versions: sqlglot 30.30.0, the sqlite3 of Python.
 # Source: sqlglot/parser.py: _parse_statement falls back to an expression with an alias; SAVEPOINT is no token of it.
 set -euo pipefail

