@@ -837,7 +837,19 @@ def twin(engine: Engine, *, gated: bool) -> Dialect:
     dialect: Any = engine.dialect
     kind = _kind(gated=gated, read_only=True, limited=False, commits=_commits(dialect))
     dialect.__dict__.setdefault("_sa_readonly_passed", {})
+    # For good: the twin has its engine's listeners also when the selector is closed.
+    dialect.__dict__["_set_connection_characteristics"] = _apply_options
     return _sharing(dialect, _guarded(kind, type(dialect)._sa_readonly_base))
+
+
+def _apply_options(connection: Connection, options: Mapping[str, Any]) -> None:
+    """Apply the options of an engine by the dialect of the connection's own engine.
+
+    SQLAlchemy asks the dialect to which they were given. Of a twin that is its engine's, which
+    would let it write.
+    """
+    dialect: Any = connection.engine.dialect
+    type(dialect)._set_connection_characteristics(dialect, connection, options)
 
 
 def _sharing(dialect: Dialect, cls: type[Any]) -> Dialect:
@@ -850,7 +862,7 @@ def _sharing(dialect: Dialect, cls: type[Any]) -> Dialect:
 def creator_for_twin(creator: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Have a creator that belongs to a gated engine make connections that start read-only."""
 
-    def create(connection_record: ConnectionPoolEntry) -> Any:
+    def create(connection_record: ConnectionPoolEntry | None) -> Any:
         token = _for_twin.set(True)
         try:
             return creator(connection_record)
@@ -862,6 +874,17 @@ def creator_for_twin(creator: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def lock(pool: Pool, dialect: Any) -> None:
     """Have each connection of a pool locked when it is made and whenever it comes back."""
+    create: Callable[[Any], Any] = pool._invoke_creator
+
+    def locked(connection_record: ConnectionPoolEntry | None = None) -> Any:
+        connection = create(connection_record)
+        if connection_record is None and isinstance(dialect, _ReadOnly):
+            # It was asked for past the pool, whose listeners never see it.
+            _lock_now(dialect, connection)
+            _guard_cursors(dialect, connection)
+        return connection
+
+    pool._creator = locked
     # First of all listeners: one of the user's may leave a transaction open, in which psycopg2's
     # attribute can't be set.
     event.listen(pool, "connect", dialect._sa_readonly_connected, insert=True)

@@ -52,9 +52,12 @@ class _Ledger:
         self._retired: dict[object, float] = {}
 
     def opened(
-        self, dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry
+        self, dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry | None
     ) -> None:
-        """Count a connection until it is closed, or collected, which closes what somebody lost."""
+        """Count a connection until it is closed, or collected, which closes what somebody lost.
+
+        :param record: None if it was asked for past the pool.
+        """
         key = id(connection)
         self._retired.pop(key, None)  # another one had it, which is closed
 
@@ -69,7 +72,8 @@ class _Ledger:
         try:
             self.held[key] = (loop, weakref.ref(lost, dropped))
         except TypeError:  # sqlite3's can't be referred to; unless it is detached, its record can
-            self.held[key] = (loop, weakref.ref(record, dropped))
+            # Without one it is never known to be closed, and so is counted to the end.
+            self.held[key] = (loop, record and weakref.ref(record, dropped))
 
     def detached(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         """Go on counting a connection whose record is used for another."""
@@ -388,17 +392,19 @@ class Door:
         self._older[pool] = time.time()
 
     def _count(self, pool: Pool) -> None:
-        create, ledger = pool._invoke_creator, self._ledger
+        create: Callable[[Any], DBAPIConnection] = pool._invoke_creator
+        ledger = self._ledger
         held, dialect = ledger.held, self.engine.dialect
 
-        def counted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
+        # Without a record where engine.pool._creator() is called, as SQLAlchemy's own may be.
+        def counted(connection_record: ConnectionPoolEntry | None = None) -> DBAPIConnection:
             try:
                 return connect(connection_record)
             except ReadOnlyError as error:
                 self.tell_refusal(error)
                 raise
 
-        def connect(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
+        def connect(connection_record: ConnectionPoolEntry | None) -> DBAPIConnection:
             if self._pid != os.getpid():  # where no hook ran at the fork
                 self._forget()
             self._prepare()
@@ -660,9 +666,10 @@ class TwinEngine(OptionEngine):
 
 def _note(pool: Pool, dialect: Dialect) -> None:
     """Note the loop of each connection, so that it can be closed from anywhere."""
-    create, ledger = pool._invoke_creator, _Ledger()
+    create: Callable[[Any], DBAPIConnection] = pool._invoke_creator
+    ledger = _Ledger()
 
-    def noted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
+    def noted(connection_record: ConnectionPoolEntry | None = None) -> DBAPIConnection:
         connection = create(connection_record)
         ledger.opened(dialect, connection, connection_record)
         return connection
