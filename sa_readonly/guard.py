@@ -26,6 +26,7 @@ from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, Stati
 from sqlalchemy.util.concurrency import in_greenlet
 
 from . import loops
+from .dialects import LOCKED, can_authorize, family, holds_file
 from .errors import ReadOnlyError
 from .mode import Mode, State
 from .statements import SET_CONFIG, examine, hides_a_parameter, writing_pragma
@@ -234,6 +235,7 @@ class _Guarded(DefaultDialect):
     _sa_readonly_base: type[Dialect]
     _sa_readonly_gates: tuple[Switch, ...] = ()  # those that let no transaction begin
     _sa_readonly_told: tuple[Switch, ...] = ()  # those that say why nothing is written
+    _sa_readonly_family: str  # see family()
     _sa_readonly_serves = False  # whether a read-only engine serves replicas while read-write
 
     def _sa_readonly_says(self) -> tuple[Switch | None, State]:
@@ -317,7 +319,9 @@ class _Gated(_Guarded):
             return
         # A test keeps one transaction around what an application would begin after the flip. So it
         # lives on, whatever the grace, and reads.
-        what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
+        what = examine(
+            statement, self._sa_readonly_family, parameters, backslash=self._sa_readonly_backslash()
+        )
         if what is not None:
             raise self._sa_readonly_refusal(what, statement, kind="statement")
 
@@ -456,7 +460,9 @@ class _ReadOnly(_Guarded):
 
     def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
         """Return the text to send, which is the one given, or raise."""
-        what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
+        what = examine(
+            statement, self._sa_readonly_family, parameters, backslash=self._sa_readonly_backslash()
+        )
         if what is not None:
             role = _role(context)
             raise self._sa_readonly_refusal(what, statement, kind="statement", role=role)
@@ -465,7 +471,7 @@ class _ReadOnly(_Guarded):
             return "BEGIN"
         # The parameters of set_config() must be seen each time, and those that become text.
         seen_once = SET_CONFIG not in statement.lower() and not hides_a_parameter(
-            statement, self.name
+            statement, self._sa_readonly_family
         )
         if len(statement) <= _LONG and seen_once:
             if len(self._sa_readonly_passed) >= _PASSED:
@@ -686,14 +692,7 @@ def protect(engine: Engine, switch: Switch, *, serves: bool = False) -> None:
     if not getattr(dialect, "_sa_readonly_listens", False):
         dialect._sa_readonly_listens = True  # for good: recreate() takes listeners along
         lock(engine.pool, dialect)
-    if dialect.name not in _LOCKED:
-        logger.warning(
-            "%s: sa_readonly has no lock at the server for %s. Statements are examined before they "
-            "are sent; what a function writes, or a raw cursor, is not refused. Connect as a role "
-            "that may only read.",
-            engine.url.set(query={}).render_as_string(hide_password=True),
-            dialect.name,
-        )
+    _warn(engine)
 
 
 def release(engine: Engine, switch: Switch) -> None:
@@ -740,7 +739,7 @@ def _change_kept(engine: Engine, change: Callable[[Any, Any], None]) -> None:
     for record in records:
         if record is None or record.dbapi_connection is None:
             continue
-        if engine.dialect.name != "sqlite":
+        if family(engine.dialect) != "sqlite":
             record.invalidate(soft=True)  # it is made anew when it is next asked for
         elif in_greenlet() or not engine.dialect.is_async:
             # Another thread's connection can't be reached; it is changed when it comes back.
@@ -753,8 +752,8 @@ def _lock_kept(dialect: Any, dbapi_connection: Any) -> None:
     _guard_cursors(dialect, dbapi_connection)
 
 
-def _unlock_kept(_: Any, dbapi_connection: Any) -> None:
-    _authorize_by(dbapi_connection, lambda *_: 0)  # None would do from Python 3.11 on
+def _unlock_kept(dialect: Any, dbapi_connection: Any) -> None:
+    _authorize_by(dialect, dbapi_connection, lambda *_: 0)  # None would do from Python 3.11 on
     _run(dbapi_connection, "PRAGMA query_only = OFF")
 
 
@@ -800,6 +799,7 @@ def _changing() -> Any:
 
 def _become(dialect: Any) -> None:
     """Give the dialect the class that fits what is asked of it now."""
+    dialect._sa_readonly_family = family(dialect)
     with _changing():
         _dress(dialect, read_only=bool(getattr(dialect, "_sa_readonly_told", ())))
 
@@ -837,6 +837,8 @@ def twin(engine: Engine, *, gated: bool) -> Dialect:
     dialect: Any = engine.dialect
     kind = _kind(gated=gated, read_only=True, limited=False, commits=_commits(dialect))
     dialect.__dict__.setdefault("_sa_readonly_passed", {})
+    if not gated:  # or read_only= was given, of which that is said
+        _warn(engine)
     # For good: the twin has its engine's listeners also when the selector is closed.
     dialect.__dict__["_set_connection_characteristics"] = _apply_options
     return _sharing(dialect, _guarded(kind, type(dialect)._sa_readonly_base))
@@ -893,9 +895,46 @@ def lock(pool: Pool, dialect: Any) -> None:
     event.listen(pool, "connect", dialect._sa_readonly_ready)
 
 
+def _warn(engine: Engine) -> None:
+    """Say what is not protected of a dialect that is not one of those that are known."""
+    dialect: Any = engine.dialect
+    name, kin = dialect.name, dialect._sa_readonly_family
+    if kin not in LOCKED:
+        raw = "the driver's connection itself" if dialect.driver in _ADAPTED else "a raw cursor"
+        cure = "Connect as a role that may only read."
+        if holds_file(engine):
+            cure = 'Give as read_only= an engine with connect_args={"read_only": True}.'
+        what = (
+            f"sa_readonly has no lock at the server for {name}. Statements are examined before "
+            f"they are sent; what a function writes, or {raw}, is not refused. {cure}"
+        )
+    elif name != kin:
+        what = (
+            f"sa_readonly does not know {name}. It is locked as {kin}, whose driver it has; where "
+            "its server does not do as that one does, what a function writes is not refused. "
+            "Connect as a role that may only read."
+        )
+    elif kin == "sqlite" and not can_authorize(dialect):
+        what = (
+            f"the driver {dialect.driver} has no set_authorizer(). Statements are examined before "
+            "they are sent; a raw cursor is not, which can switch `PRAGMA query_only` off. Give "
+            "the process a file that it may only read."
+        )
+    else:
+        return
+    url = engine.url.set(query={}).render_as_string(hide_password=True)
+    logger.warning("%s: %s", url, what)
+
+
 def read_only(engine: Engine) -> bool:
     """True if nothing can be written through this engine, in either mode."""
     return isinstance(engine.dialect, _ReadOnly)
+
+
+def serves(engine: Engine) -> bool:
+    """True if a read-only engine serves replicas while read-write."""
+    dialect: Any = engine.dialect
+    return dialect._sa_readonly_serves  # type: ignore[no-any-return]  # untyped
 
 
 def told(engine: Engine) -> tuple[Switch, ...]:
@@ -930,7 +969,6 @@ def gates(engine: Engine) -> tuple[Switch, ...]:
 
 # -- locks at the server ---------------------------------------------------------------------
 
-_LOCKED = frozenset(("postgresql", "sqlite", "mysql", "mariadb"))
 _READ_ONLY_SETTING = "default_transaction_read_only"
 _SET_DEFAULT = f"SET {_READ_ONLY_SETTING} = on"
 
@@ -940,7 +978,7 @@ def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
     if dialect.driver in ("pysqlite", "aiosqlite"):
         driver = getattr(dialect.loaded_dbapi, "sqlite", dialect.loaded_dbapi)  # aiosqlite has one
         return {"factory": _keeping(driver.Connection), **cparams}
-    if dialect.name == "postgresql":
+    if dialect._sa_readonly_family == "postgresql":
         if dialect.driver in ("psycopg2", "psycopg", "psycopg_async"):
             options = cparams.get("options") or ""
             return {**cparams, "options": f"{options} -c {_READ_ONLY_SETTING}=on".strip()}
@@ -952,25 +990,25 @@ def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lock_now(dialect: Any, dbapi_connection: Any) -> None:
     """Put both locks on a new connection; the first one only if the start-up packet did not."""
-    if dialect.name == "postgresql":
+    if dialect._sa_readonly_family == "postgresql":
         if _reported(dialect, dbapi_connection) != "on":
             _run(dbapi_connection, _SET_DEFAULT)
             dbapi_connection.commit()
-    elif dialect.name in ("mysql", "mariadb"):
+    elif dialect._sa_readonly_family in ("mysql", "mariadb"):
         _run(dbapi_connection, "SET SESSION TRANSACTION READ ONLY")
     _lock_again(dialect, dbapi_connection)
 
 
 def _lock_again(dialect: Any, dbapi_connection: Any) -> None:
     """Put back the locks that code with the driver's connection in its hands can open."""
-    if dialect.name == "postgresql":
+    if dialect._sa_readonly_family == "postgresql":
         if _reported(dialect, dbapi_connection) == "off":
             _run(dbapi_connection, _SET_DEFAULT)
             dbapi_connection.commit()
         attribute = _ATTRIBUTES.get(dialect.driver, "readonly")
         if getattr(dbapi_connection, attribute, None) is not True:  # psycopg2: not in a transaction
             dialect.set_readonly(dbapi_connection, True)
-    elif dialect.name == "sqlite":
+    elif dialect._sa_readonly_family == "sqlite":
         _run(dbapi_connection, "PRAGMA query_only = ON")
 
 
@@ -1054,7 +1092,8 @@ _CURSOR_CLASSES = {
     "pymysql": ("cursorclass",),
     "mysqldb": ("cursorclass",),
 }
-_ADAPTED = frozenset(("asyncpg", "aiomysql", "asyncmy"))  # SQLAlchemy's adapters make their cursors
+# Adapters make their cursors: SQLAlchemy's, and duckdb_engine's.
+_ADAPTED = frozenset(("asyncpg", "aiomysql", "asyncmy", "duckdb_engine"))
 
 
 _DO_EXECUTE = DefaultDialect.do_execute  # before anybody patches it
@@ -1092,7 +1131,8 @@ class _Cursor:
         self._sa_readonly_look("COPY FROM STDIN", ())
 
     def callproc(self, name: Any, *args: Any, **kwargs: Any) -> Any:
-        verb = "SELECT" if self._sa_readonly.name == "postgresql" else "CALL"
+        postgresql = self._sa_readonly._sa_readonly_family == "postgresql"
+        verb = "SELECT" if postgresql else "CALL"
         self._sa_readonly_look(f"{verb} {name}()", ())
         return super().callproc(name, *args, **kwargs)  # type: ignore[misc]
 
@@ -1113,11 +1153,15 @@ class _Cursor:
         # Back to what the start-up packet said: in a listener that resets a connection.
         if text not in dialect._sa_readonly_passed and text not in _RESETS:
             dialect._sa_readonly_examine(text, parameters)
-            if hasattr(self, "mogrify") and hides_a_parameter(text, dialect.name):
+            if hasattr(self, "mogrify") and hides_a_parameter(text, dialect._sa_readonly_family):
                 args, kwargs = parameters or ((), {})
                 for values in (*args, *kwargs.values()):
                     for one in values if isinstance(values, list) and many else [values]:
                         dialect._sa_readonly_examine(_text_of(self.mogrify(text, one), self), ())
+
+
+class _Roomy:
+    """Comes first of the bases where cursors have a dict, so that theirs can be changed to it."""
 
 
 class _Streaming(_Cursor):
@@ -1159,8 +1203,8 @@ def _text_of(query: Any, cursor: Any) -> str:
 
 def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
     """Have what is sent through a raw cursor examined too, where the driver has a way to."""
-    if dialect.name == "sqlite":
-        _authorize_by(dbapi_connection, _authorize)
+    if dialect._sa_readonly_family == "sqlite":
+        _authorize_by(dialect, dbapi_connection, _authorize)
         _lock_again(dialect, dbapi_connection)
         inner = getattr(dialect.get_driver_connection(dbapi_connection), "_conn", None)
         if inner.__class__ in _KEEPING:  # aiosqlite's own
@@ -1175,7 +1219,9 @@ def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
             setattr(driver_connection, name, _examining(base, dialect))
 
 
-def _authorize_by(dbapi_connection: Any, answer: Callable[..., int]) -> None:
+def _authorize_by(dialect: Any, dbapi_connection: Any, answer: Callable[..., int]) -> None:
+    if not can_authorize(dialect):
+        return
     if hasattr(dbapi_connection, "run_async"):
         dbapi_connection.run_async(
             lambda connection: connection.set_authorizer(_answering(connection._conn, answer))
@@ -1236,7 +1282,10 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
             else "connection",
         }
         kind = _Streaming if getattr(base, "server_side", False) else _Cursor
-        made = known[base] = type(base.__name__, (kind, base), body)
+        bases = (kind, base)
+        if dialect.driver in _ADAPTED and base.__dictoffset__:
+            bases = (_Roomy, *bases)  # type: ignore[assignment]  # one more
+        made = known[base] = type(base.__name__, bases, body)
         # A dialect with a do_execute() of its own goes on through it. It may be released by now.
         theirs = getattr(type(dialect), "_sa_readonly_base", type(dialect))
         if theirs.do_execute is _DO_EXECUTE:

@@ -19,6 +19,7 @@ from sqlalchemy.util import queue
 from sqlalchemy.util.concurrency import in_greenlet
 
 from . import guard, loops
+from .dialects import holds_file
 from .errors import ReadOnlyError
 from .mode import Mode
 
@@ -688,6 +689,20 @@ class Reader:
         if not holds_database(engine) and not hasattr(engine, "_sa_readonly_reader"):
             engine._sa_readonly_reader = self  # type: ignore[attr-defined]  # ours
             _after_forks(self)
+            if holds_file(engine):
+                event.listen(engine.pool, "checkin", self._returned)
+
+    def _returned(self, _: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        engine = self._engine()
+        switches = () if engine is None or guard.serves(engine) else guard.told(engine)
+        if switches and not any(switch.known.read_only for switch in switches):
+            record.close()  # as let_go() did with those that were idle at the flip
+
+    def let_go(self) -> None:
+        """Close what is idle of an engine that keeps writers from its file."""
+        engine = self._engine()
+        if engine is not None and holds_file(engine) and not guard.serves(engine):
+            _close_idle(engine.pool)
 
     def leave_to_parent(self) -> None:
         """See :meth:`Door.leave_to_parent`."""
