@@ -25,9 +25,10 @@ from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.util.concurrency import in_greenlet
 
-from . import loops
+from . import listeners, loops
 from .dialects import LOCKED, can_authorize, family, holds_file
 from .errors import ReadOnlyError
+from .listeners import Keeping
 from .mode import Mode, State
 from .statements import SET_CONFIG, examine, hides_a_parameter, writing_pragma
 
@@ -365,6 +366,7 @@ class _ReadOnly(_Guarded):
     """The dialect of a read-only engine: each text is examined, the first time it is seen."""
 
     _sa_readonly_passed: dict[str, None]
+    _sa_readonly_skipped: tuple[str, ...] = ()  # of what listeners do
     # The driver's own class behind each class of cursors that examines: not to do so twice.
     _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
 
@@ -431,12 +433,22 @@ class _ReadOnly(_Guarded):
     ) -> None:
         if isinstance(self, _ReadOnly):  # not when it was released
             _lock_now(self, dbapi_connection)
+            if self._sa_readonly_family == "sqlite":
+                _authorize_by(self, dbapi_connection, listeners.watch(record))
 
     def _sa_readonly_ready(
         self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
     ) -> None:
         if isinstance(self, _ReadOnly):
             _guard_cursors(self, dbapi_connection)
+            for what in listeners.skipped(record, partial(_value_of, dbapi_connection)):
+                if what not in self._sa_readonly_skipped:
+                    self._sa_readonly_skipped = (*self._sa_readonly_skipped, what)
+                    logger.warning(
+                        '`%s` in a "connect" listener is skipped on read-only connections, as it '
+                        "may write into the database. The rest of the listener is done.",
+                        what,
+                    )
 
     def _sa_readonly_returned(
         self, dbapi_connection: DBAPIConnection | None, record: ConnectionPoolEntry
@@ -977,7 +989,8 @@ def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
     """Add the first lock to a connection's start-up packet, where the driver has a way to."""
     if dialect.driver in ("pysqlite", "aiosqlite"):
         driver = getattr(dialect.loaded_dbapi, "sqlite", dialect.loaded_dbapi)  # aiosqlite has one
-        return {"factory": _keeping(driver.Connection), **cparams}
+        keeping: Any = _keeping(driver.Connection)
+        return {"factory": listeners.connecting(keeping, driver), **cparams}
     if dialect._sa_readonly_family == "postgresql":
         if dialect.driver in ("psycopg2", "psycopg", "psycopg_async"):
             options = cparams.get("options") or ""
@@ -1039,6 +1052,15 @@ def _run(dbapi_connection: Any, statement: str) -> None:
     cursor = dbapi_connection.cursor()
     try:
         cursor.execute(statement)
+    finally:
+        cursor.close()
+
+
+def _value_of(dbapi_connection: Any, pragma: str) -> Any:
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute(pragma)
+        return cursor.fetchone()[0]
     finally:
         cursor.close()
 
@@ -1207,6 +1229,9 @@ def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
         _authorize_by(dialect, dbapi_connection, _authorize)
         _lock_again(dialect, dbapi_connection)
         inner = getattr(dialect.get_driver_connection(dbapi_connection), "_conn", None)
+        for one in (dbapi_connection, inner):
+            if isinstance(one, listeners.Connecting):
+                one.__class__ = one._sa_readonly_later
         if inner.__class__ in _KEEPING:  # aiosqlite's own
             adapter: Any = type(dbapi_connection)
             dbapi_connection.__class__ = _keeping(adapter, adapted=True)
@@ -1232,26 +1257,10 @@ def _authorize_by(dialect: Any, dbapi_connection: Any, answer: Callable[..., int
 
 def _answering(connection: Any, answer: Callable[..., int]) -> Callable[..., int] | None:
     """Return what to give to the set_authorizer() of a connection, so that it answers this."""
-    if connection.__class__ not in _KEEPING:
+    if not isinstance(connection, Keeping):
         return answer
     connection._sa_readonly_answer = answer
-    return connection._sa_readonly_theirs  # type: ignore[no-any-return]  # of a _Keeping
-
-
-class _Keeping:
-    """A connection of SQLite that keeps its lock, so that it is not put back at each check-in.
-
-    An authorizer of the user's is asked after ours, and can't take its place.
-    """
-
-    _sa_readonly_answer: Callable[..., int] = staticmethod(lambda *_: 0)
-    _sa_readonly_theirs: Callable[..., int] | None = None
-
-    def set_authorizer(self, authorizer_callback: Callable[..., int] | None) -> None:
-        ours, theirs = self._sa_readonly_answer, authorizer_callback
-        self._sa_readonly_theirs = theirs
-        both = ours if theirs is None else lambda *asked: ours(*asked) or theirs(*asked)
-        super().set_authorizer(both)  # type: ignore[misc]  # the driver's
+    return connection._sa_readonly_theirs
 
 
 _KEEPING: set[type[Any]] = set()  # classes of connections; the class is all a check-in looks at
@@ -1264,7 +1273,7 @@ def _keeping(base: type[Any], *, adapted: bool = False) -> type[Any]:
     body: dict[str, Any] = {"__module__": base.__module__}
     if adapted:
         body["__slots__"] = ()
-    made = type(base.__name__, (base,) if adapted else (_Keeping, base), body)
+    made = type(base.__name__, (base,) if adapted else (Keeping, base), body)
     _KEEPING.add(made)
     return made
 
