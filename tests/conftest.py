@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -33,6 +34,9 @@ def pytest_configure() -> None:
     # SQLite waits for a disk at each commit; pytest's own name for where its directories are
     if memory := memory_or_disk():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
+    # The tests start many programs, of which each would compile the package anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # what the operator has set for psql, or for this host, must not steer the tests
     for name in list(os.environ):
         if name.startswith("PG") or name == "SA_READONLY_FORCE":
