@@ -269,10 +269,15 @@ class _Guarded(DefaultDialect):
     def _sa_readonly_look(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
 
-    def _sa_readonly_backslash(self) -> bool | None:
-        """Whether a backslash escapes in plain strings, as SQLAlchemy finds it out."""
-        known: bool | None = getattr(self, "_backslash_escapes", None)
-        return known
+    def _sa_readonly_would(self, statement: str, parameters: Any) -> str | None:
+        """Return what a text would do; SQLAlchemy finds out how the server reads its quotes."""
+        return examine(
+            statement,
+            self.name,
+            parameters,
+            backslash=getattr(self, "_backslash_escapes", None),
+            ansi_quotes=getattr(self, "_server_ansiquotes", False),
+        )
 
 
 class _Gated(_Guarded):
@@ -317,7 +322,7 @@ class _Gated(_Guarded):
             return
         # A test keeps one transaction around what an application would begin after the flip. So it
         # lives on, whatever the grace, and reads.
-        what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
+        what = self._sa_readonly_would(statement, parameters)
         if what is not None:
             raise self._sa_readonly_refusal(what, statement, kind="statement")
 
@@ -456,7 +461,7 @@ class _ReadOnly(_Guarded):
 
     def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
         """Return the text to send, which is the one given, or raise."""
-        what = examine(statement, self.name, parameters, backslash=self._sa_readonly_backslash())
+        what = self._sa_readonly_would(statement, parameters)
         if what is not None:
             role = _role(context)
             raise self._sa_readonly_refusal(what, statement, kind="statement", role=role)

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import URL, create_engine
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from tests.postgres import MariaDB
 from tests.roads import LITE, MY, PG
 
 NEWER = "newer sqlite"  # than the one of Python
@@ -23,7 +24,8 @@ LOCK = "pg_try_advisory_lock"
 X = "(7::bigint)"
 SERIES = "generate_series(1::bigint, 1)"
 P = "PREPARE p (bool) AS SELECT $1 AS a"
-GET_LOCK = "GET_LOCK('road', 0)"
+ROAD = "'road', 0"
+GET_LOCK = f"GET_LOCK({ROAD})"
 
 
 class Texts(NamedTuple):
@@ -102,6 +104,68 @@ TABLE = (
             "TABLE thing LIMIT (nextval('seq'))",
             "SELECT 1 FETCH FIRST (nextval('seq')) ROWS ONLY",
             "SELECT 1 FROM thing TABLESAMPLE system (nextval('seq'))",
+        ),
+    ),
+    # what a backslash means depends on where the string begins
+    Texts(
+        (PG,),
+        True,
+        (
+            f"SELECT U&'a'\n'b\\' UESCAPE '!', {LOCK}(7) --'",
+            f"SELECT E'a'\n'\\'', {LOCK}(7) --'",
+        ),
+    ),
+    Texts((PG,), False, (f"SELECT E'a'\n'b\\', {LOCK}(7) --'",)),
+    # an executed comment is a comment to a server of another version, and changes what is none
+    Texts(
+        (MY,),
+        True,
+        (
+            "/*!999999 EXPLAIN */ ANALYZE TABLE thing",
+            "/*M!999999 EXPLAIN */ ANALYZE TABLE thing",
+            "/*!50000 */ /*!999999 DESC */ ANALYZE TABLE thing",
+            f"SELECT /*!999999 '*/ {GET_LOCK} /*!999999 ' */",
+            f"SELECT 1 AS /*!50000 a, */ {GET_LOCK}",
+        ),
+    ),
+    Texts(
+        (MY,),
+        False,
+        (
+            "SELECT /*!40001 SQL_NO_CACHE */ id FROM thing",
+            "SELECT 1 /*!999999 , 4 */ /*M!100100 , 2 */ /*!50000 , 3 */",
+            "SELECT 1 /*! , 2 */ AS a",
+        ),
+    ),
+    # a character that ends as a quote or a backslash does
+    Texts(
+        (MY,),
+        True,
+        tuple(
+            (*settings, f"SELECT '\u20ac\\', {GET_LOCK}, '\\''")
+            for settings in (
+                ("SET NAMES gbk",),
+                ("SET NAMES 'GBK' COLLATE gbk_bin",),
+                ("SET @b = 1, character_set_client = gbk",),
+                ("SET @@session.character_set_client = `gbk`",),
+                ("SET SESSION character_set_client = 28",),
+                ("SET character_set_client = x'67626b'",),
+                ("SET character_set_client = 'g' 'bk'",),
+                ("SET @a = 'gbk'", "SET character_set_client = @a"),
+            )
+        ),
+    ),
+    Texts(
+        (MY,),
+        False,
+        (
+            "SET NAMES utf8mb4",
+            "SET NAMES DEFAULT",
+            "SET NAMES 'utf8mb4' COLLATE 'utf8mb4_bin'",
+            "SET NAMES utf8mb4, @b = 1",
+            "SET CHARACTER SET 'utf8mb4'",
+            "SET character_set_client = utf8mb4, @b := 'gbk'",
+            "SET @@session.character_set_client = 'utf8mb4'",
         ),
     ),
     Texts(
@@ -411,6 +475,7 @@ def mysql(request: pytest.FixtureRequest) -> Place:
     def reset() -> None:
         place.control.rollback()
         place.run("DO RELEASE_ALL_LOCKS()")
+        place.run("SET NAMES utf8mb4")
         place.run("SET @a = NULL, @b = NULL, max_statement_time = 0")
         place.run("UPDATE mysql.innodb_table_stats SET n_rows = 0 WHERE table_name = 'thing'")
         place.run("DELETE FROM mysql.table_stats")
@@ -496,6 +561,23 @@ def test_a_text_is_refused_if_it_does_more_than_read(
     finally:
         place.guarded.rollback()
         place.reset()
+
+
+def test_what_double_quotes_hold_is_read_as_the_server_reads_it(mariadb: MariaDB) -> None:
+    names = create_engine(mariadb.new_database(), connect_args={"sql_mode": "ANSI_QUOTES"})
+    with (
+        closing(EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=names)) as selector,
+        selector.engine().connect() as connection,
+    ):
+        for what in (f'SELECT "GET_LOCK"({ROAD})', f'SELECT 1 AS "a\\", {GET_LOCK}, 1 AS "b"'):
+            with pytest.raises(ReadOnlyError, match=r"^get_lock\(\) is refused"):
+                connection.exec_driver_sql(what)
+        prepared = f"PREPARE p FROM 'SELECT \"GET_LOCK\"({ROAD})'".replace("'road'", "''road''")
+        with pytest.raises(ReadOnlyError, match=r"^get_lock\(\) is refused"):
+            connection.exec_driver_sql(prepared)
+        read = connection.exec_driver_sql('SELECT 1 AS "a; GET_LOCK()\\"')
+        assert read.mappings().one() == {"a; GET_LOCK()\\": 1}
+    names.dispose()
 
 
 @pytest.mark.parametrize("server", [LITE, NEWER])
