@@ -8,6 +8,7 @@ of its own class; :func:`release` turns it back.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import logging
 import math
@@ -1135,8 +1136,29 @@ def _text_of(query: Any, cursor: Any) -> str:
     if isinstance(query, str):
         return query
     if isinstance(query, (bytes, bytearray)):
-        return query.decode("utf-8", "replace")
+        return _decoded(bytes(query), cursor)
     return query.as_string(cursor)  # type: ignore[no-any-return]  # psycopg's sql.Composable
+
+
+# In these a character may end in the byte of a backslash, also one that Python does not know.
+_WITH_BACKSLASH = frozenset(
+    ("big5", "big5hkscs", "gbk", "gb18030", "shift_jis", "shift_jis_2004", "cp932", "johab")
+)
+
+
+def _decoded(query: bytes, cursor: Any) -> str:
+    """Return what the server reads, in the connection's encoding."""
+    dialect, connection = cursor._sa_readonly, cursor.connection
+    if dialect.driver == "psycopg2":
+        name = dialect.dbapi.extensions.encodings.get(connection.encoding)
+    else:
+        name = getattr(getattr(connection, "info", connection), "encoding", None)
+    codec = codecs.lookup(name or "utf-8")
+    try:
+        return codec.decode(query, "strict" if codec.name in _WITH_BACKSLASH else "replace")[0]
+    except UnicodeDecodeError as error:
+        what = f"A text that can't be read as {codec.name}"
+        raise dialect._sa_readonly_refusal(what, kind="statement") from error
 
 
 def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:

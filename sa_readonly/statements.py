@@ -136,13 +136,18 @@ _READ_ONLY_NAMES = frozenset(  # the last: off, a text is no more what Python re
         "standard_conforming_strings",
     )
 )
+_NAMES_THAT_LIFT = _READ_ONLY_NAMES | {"client_encoding"}
 _ON = frozenset(("ON", "1", "TRUE", "YES"))
 # What may stand in a value of sql_mode, which can change what a quote or a backslash means.
 _SQL_MODE_WORDS = frozenset(
     ("SQL_MODE", "SESSION", "GLOBAL", "DEFAULT", "SELECT", "CONCAT", "REPLACE")
 )
-# In these a character may end in the byte of a quote or a backslash.
-_CHARSETS_WITH_QUOTES = re.compile(r"big5|gbk|gb18030|sjis|cp932|.*\\", re.IGNORECASE)
+# In these a character may end in the byte of a quote or a backslash. PostgreSQL reads letters and
+# digits alone.
+_CHARSETS_WITH_QUOTES = re.compile(
+    r"big5|gbk|gb18030|s(hift)?jis|mskanji|uhc|johab|(cp|win|windows)9\d\d", re.IGNORECASE
+)
+_CHARSET_SETTINGS = frozenset(("character_set_client", "client_encoding"))
 _SQL_MODES = frozenset(
     (
         "",
@@ -611,8 +616,8 @@ def _examine_setting(  # noqa: C901  # one case after the other
         for name in ("global", "persist", "persist_only"):
             if name in names:
                 return f"SET {name.upper()}"
-        if first == "SET" and not all(map(_harmless_charset, _split(tokens[1:]))):
-            return "SET of a character set that can't be read"
+    if first == "SET" and not all(map(_harmless_charset, _split(tokens[1:]))):
+        return "SET of a character set that can't be read"
     for name in names:
         if name in _READ_ONLY_NAMES and not (first == "SET" and _turned_on(tokens)):
             return f"{first} {name}"
@@ -658,16 +663,18 @@ def _split(tokens: list[_Token]) -> Iterator[list[_Token]]:
 def _harmless_charset(tokens: list[_Token]) -> bool:
     """True if this sets no character set, or one in which no character ends as a quote does."""
     words = [token.text if token.kind in ("word", "other") else "" for token in tokens]
-    names = words[:1] in (["NAMES"], ["CHARACTER"], ["CHARSET"])
-    if not names and not any(token.name() == "character_set_client" for token in tokens):
+    start = int(words[:1] in (["SESSION"], ["LOCAL"]))
+    names = words[start : start + 1] in (["NAMES"], ["CHARACTER"], ["CHARSET"])
+    if not names and not any(token.name() in _CHARSET_SETTINGS for token in tokens):
         return True
-    marks = [i for i, word in enumerate(words) if word in ("=", "NAMES", "SET", "CHARSET")]
+    marks = [i for i, word in enumerate(words) if word in ("=", "TO", "NAMES", "SET", "CHARSET")]
     value = tokens[marks[0] + 1 :] if marks else []
-    return (
-        bool(value)  # one token, for what is put together is not seen
-        and (len(value) == 1 or (len(value) == 3 and value[1].text == "COLLATE"))
+    if not value:
+        return True
+    return (  # one token, for what is put together is not seen
+        (len(value) == 1 or (len(value) == 3 and value[1].text == "COLLATE"))
         and value[0].kind in ("word", "quoted", "string")
-        and not _CHARSETS_WITH_QUOTES.match(value[0].text)
+        and not _CHARSETS_WITH_QUOTES.match(re.sub(r"[^A-Za-z0-9]", "", value[0].text))
     )
 
 
@@ -798,7 +805,7 @@ def _lifts(arguments: list[_Token], parameters: Any) -> bool:
         name.append(token)
     if name and name[0].kind == "string":
         if _CAST.fullmatch(_joined(name[1:])):
-            return name[0].text.strip().lower() in _READ_ONLY_NAMES
+            return name[0].text.strip().lower() in _NAMES_THAT_LIFT
         # The names that protect have no point.
         return "." not in name[0].text or not _AND_MORE.fullmatch(_joined(name[1:]))
     if _BOUND.fullmatch(_joined(name)):
@@ -821,7 +828,7 @@ def _joined(tokens: list[_Token]) -> str:
 
 def _mentions(parameters: Any) -> bool:
     if isinstance(parameters, str):
-        return parameters.strip().lower() in _READ_ONLY_NAMES
+        return parameters.strip().lower() in _NAMES_THAT_LIFT
     if isinstance(parameters, dict):
         parameters = parameters.values()
     elif not isinstance(parameters, (list, tuple)):

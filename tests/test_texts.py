@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import URL, create_engine
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
-from tests.postgres import MariaDB
+from tests.postgres import MariaDB, Server
 from tests.roads import LITE, MY, PG
 
 NEWER = "newer sqlite"  # than the one of Python
@@ -138,6 +138,34 @@ TABLE = (
         ),
     ),
     # a character that ends as a quote or a backslash does
+    Texts(
+        (PG,),
+        True,
+        tuple(
+            (*settings, f"SELECT E'\x83\\', {LOCK}(7), '...'")
+            for settings in (
+                ("SET client_encoding = 'SJIS'",),
+                ("SET client_encoding TO sjis",),
+                ("SET LOCAL client_encoding TO 'Shift-JIS'",),
+                ('SET SESSION "client_encoding" = "win932"',),
+                ("SET NAMES 'mskanji'",),
+                ("SET LOCAL NAMES 'SJIS'",),
+                ("SELECT set_config('client_encoding', 'SJIS', false)",),
+            )
+        ),
+    ),
+    Texts(
+        (PG,),
+        False,
+        (
+            "SET NAMES 'UTF8'",
+            "SET NAMES",
+            "SET client_encoding TO DEFAULT",
+            "SET LOCAL client_encoding = 'LATIN1'",
+            "RESET client_encoding",
+            "SHOW client_encoding",
+        ),
+    ),
     Texts(
         (MY,),
         True,
@@ -561,6 +589,48 @@ def test_a_text_is_refused_if_it_does_more_than_read(
     finally:
         place.guarded.rollback()
         place.reset()
+
+
+ENCODED = b"SELECT E'\x83\\', pg_try_advisory_lock(7), '...'"  # the first one ends in a backslash
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_bytes_are_read_in_the_encoding_of_the_connection(pg_server: Server, driver: str) -> None:
+    url = pg_server.new_database().set(drivername=f"postgresql+{driver}")
+    for encoding, codec in (("UTF8", "utf-8"), ("LATIN1", "latin-1"), ("SJIS", "cp932")):
+        engine = create_engine(url, connect_args={"client_encoding": encoding})
+        with (
+            closing(EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine)) as selector,
+            selector.engine().connect() as connection,
+        ):
+            cursor: Any = connection.connection.cursor()
+            for read in ("a", "\u00b6"):
+                cursor.execute(f"SELECT '{read}'".encode(codec))
+                assert cursor.fetchall() == [(read,)]
+            if encoding == "SJIS":
+                with pytest.raises(ReadOnlyError, match=r"^pg_try_advisory_lock\(\) is refused"):
+                    cursor.execute(ENCODED)
+        engine.dispose()
+
+
+def test_bytes_that_python_can_not_read_are_refused(mariadb: MariaDB) -> None:
+    url = mariadb.new_database().update_query_dict({"charset": "gbk"})
+    engine = create_engine(url)
+    with (
+        closing(EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine)) as selector,
+        selector.engine().connect() as connection,
+    ):
+        cursor: Any = connection.connection.cursor()
+        text = f"SELECT 'XX', {GET_LOCK}, '\\''".encode()
+        for character, what in (
+            (b"\xac\\", r"get_lock\(\)"),
+            (b"\xa2\\", "A text that can't be read as gbk"),  # to the server it is a character
+        ):
+            with pytest.raises(ReadOnlyError, match=f"^{what} is refused"):
+                cursor.execute(text.replace(b"XX", character))
+        cursor.execute("SELECT '\u7430'".encode("gbk"))
+        assert cursor.fetchall() == (("\u7430",),)
+    engine.dispose()
 
 
 def test_what_double_quotes_hold_is_read_as_the_server_reads_it(mariadb: MariaDB) -> None:
