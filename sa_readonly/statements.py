@@ -136,7 +136,8 @@ _READ_ONLY_NAMES = frozenset(  # the last: off, a text is no more what Python re
         "standard_conforming_strings",
     )
 )
-_NAMES_THAT_LIFT = _READ_ONLY_NAMES | {"client_encoding"}
+# What set_config() does not set: a text may be no more what Python reads in it, either.
+_NOT_CONFIGURED = _READ_ONLY_NAMES | {"client_encoding"}
 _ON = frozenset(("ON", "1", "TRUE", "YES"))
 # What may stand in a value of sql_mode, which can change what a quote or a backslash means.
 _SQL_MODE_WORDS = frozenset(
@@ -380,12 +381,26 @@ def hides_a_parameter(statement: str, dialect: str) -> bool:
     psycopg2 and PyMySQL put each value into the text, with quotes of its own.
     """
     there = sum(found != "%%" for found in _PLACEHOLDER.findall(statement))
-    if there:
-        tokens = [_NOTHING, *_tokens(statement, dialect, dialect in ("mysql", "mariadb"))]
-        for (zero, one), (_, two) in pairwise(pairwise(tokens)):
-            starts = two.text == "(" or two.text.startswith("S")
-            there -= one.text == "%" and zero.text != "%" and starts
-    return bool(there > 0)
+    if not there:
+        return False
+    readings = [_tokens(statement, dialect, backslash=False)]
+    if dialect in ("mysql", "mariadb"):  # however the server reads quotes and comments
+        skipped = tuple(_MYSQL_VERSIONED.findall(statement))
+        readings = [
+            _tokens(statement, "mysql", backslash, skipped=skipped, ansi_quotes=ansi_quotes)
+            for backslash in (False, True)
+            for ansi_quotes in (False, True)
+        ]
+    return any(_placeholders(tokens) < there for tokens in readings)
+
+
+def _placeholders(read: Iterator[_Token]) -> int:
+    """Return how many stand in no literal and no comment."""
+    found = 0
+    for (zero, one), (_, two) in pairwise(pairwise([_NOTHING, *read])):
+        starts = two.text == "(" or two.text.startswith("S")
+        found += one.text == "%" and zero.text != "%" and starts
+    return found
 
 
 def _special(  # noqa: C901  # one case after the other
@@ -805,7 +820,7 @@ def _lifts(arguments: list[_Token], parameters: Any) -> bool:
         name.append(token)
     if name and name[0].kind == "string":
         if _CAST.fullmatch(_joined(name[1:])):
-            return name[0].text.strip().lower() in _NAMES_THAT_LIFT
+            return name[0].text.strip().lower() in _NOT_CONFIGURED
         # The names that protect have no point.
         return "." not in name[0].text or not _AND_MORE.fullmatch(_joined(name[1:]))
     if _BOUND.fullmatch(_joined(name)):
@@ -828,7 +843,7 @@ def _joined(tokens: list[_Token]) -> str:
 
 def _mentions(parameters: Any) -> bool:
     if isinstance(parameters, str):
-        return parameters.strip().lower() in _NAMES_THAT_LIFT
+        return parameters.strip().lower() in _NOT_CONFIGURED
     if isinstance(parameters, dict):
         parameters = parameters.values()
     elif not isinstance(parameters, (list, tuple)):

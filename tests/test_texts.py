@@ -591,6 +591,26 @@ def test_a_text_is_refused_if_it_does_more_than_read(
         place.reset()
 
 
+def test_what_a_value_would_end_is_seen_however_the_server_reads(mariadb: MariaDB) -> None:
+    value = ", GET_LOCK(0x726f6164, 0), "
+    for name in ("mysql", "mariadb"):
+        url = mariadb.new_database().set(drivername=f"{name}+pymysql")
+        for mode, held in (
+            ("", "SELECT 'a\\' %s b'"),
+            ("NO_BACKSLASH_ESCAPES", "SELECT '\\', ' %s b'"),
+            ("ANSI_QUOTES", 'SELECT 1 AS "\\", \' %s \', 1 AS "b"'),
+        ):
+            engine = create_engine(url, connect_args={"sql_mode": mode})
+            with (
+                closing(EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine)) as selector,
+                selector.engine().connect() as connection,
+            ):
+                cursor = connection.connection.cursor()
+                with pytest.raises(ReadOnlyError, match=r"^get_lock\(\) is refused"):
+                    cursor.execute(held, (value,))
+            engine.dispose()
+
+
 ENCODED = b"SELECT E'\x83\\', pg_try_advisory_lock(7), '...'"  # the first one ends in a backslash
 
 
