@@ -93,7 +93,8 @@ class Watch:
         raise TimeoutError(f"After {bound} s there is still a read-write connection.")
 
 
-def _measure(url: URL, path: str, flips: int) -> Tables:
+def _measure(url: URL, path: str, flips: int, second: float) -> Tables:
+    """Flip so often; ``second`` is how long each of the three phases is looked at."""
     sizes = {"pool_size": THREADS, "max_overflow": 0}
     with ExitStack() as stack:
 
@@ -123,22 +124,22 @@ def _measure(url: URL, path: str, flips: int) -> Tables:
         noticed, gone = [], []
         phases: dict[str, list[Done]] = {"before": [], "in": [], "after": []}
         for turn in range(flips + 1):
-            pause.wait(1.0)
+            pause.wait(second)
             at = time.monotonic()
             with open(path, "w", encoding="utf-8"):
                 pass
             closed = watch.gone()
-            pause.wait(max(0.0, at + 1.0 - time.monotonic()))
+            pause.wait(max(0.0, at + second - time.monotonic()))
             last = max(
                 (one.end for one in load.between(at - 5, told[-1]) if one.write), default=told[-1]
             )
-            pause.wait(1.0)
+            pause.wait(second)
             if turn:  # the first one warms up: both pools fill
                 noticed.append(told[-1] - at)
                 gone.append(closed - max(told[-1], last))
-                phases["before"] += load.between(at - 1, at)
-                phases["in"] += load.between(at, at + 1)
-                phases["after"] += load.between(at + 1, at + 2)
+                phases["before"] += load.between(at - second, at)
+                phases["in"] += load.between(at, at + second)
+                phases["after"] += load.between(at + second, at + 2 * second)
             os.unlink(path)
             selector.wait_until(Mode.READ_WRITE, timeout=10)
         title = f"{flips} flips under {THREADS} threads, PostgreSQL"
@@ -174,7 +175,9 @@ def run(rounds: int) -> Tables:
         if server is None:
             return {}
         path = os.path.join(directory, "read-only.txt")
-        return _measure(server.engine().url, path, flips=max(1, 2 * rounds // 3))
+        return _measure(
+            server.engine().url, path, flips=max(1, 2 * rounds // 3), second=min(1.0, rounds / 5)
+        )
 
 
 if __name__ == "__main__":

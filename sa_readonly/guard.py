@@ -26,8 +26,10 @@ from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.util.concurrency import in_greenlet
 
-from . import loops
+from . import listeners, loops
+from .dialects import LOCKED, can_authorize, family, holds_file
 from .errors import ReadOnlyError
+from .listeners import Keeping
 from .mode import Mode, State
 from .statements import SET_CONFIG, examine, hides_a_parameter, writing_pragma
 
@@ -235,6 +237,7 @@ class _Guarded(DefaultDialect):
     _sa_readonly_base: type[Dialect]
     _sa_readonly_gates: tuple[Switch, ...] = ()  # those that let no transaction begin
     _sa_readonly_told: tuple[Switch, ...] = ()  # those that say why nothing is written
+    _sa_readonly_family: str  # see family()
     _sa_readonly_serves = False  # whether a read-only engine serves replicas while read-write
 
     def _sa_readonly_says(self) -> tuple[Switch | None, State]:
@@ -274,7 +277,7 @@ class _Guarded(DefaultDialect):
         """Return what a text would do; SQLAlchemy finds out how the server reads its quotes."""
         return examine(
             statement,
-            self.name,
+            self._sa_readonly_family,
             parameters,
             backslash=getattr(self, "_backslash_escapes", None),
             ansi_quotes=getattr(self, "_server_ansiquotes", False),
@@ -367,6 +370,7 @@ class _ReadOnly(_Guarded):
     """The dialect of a read-only engine: each text is examined, the first time it is seen."""
 
     _sa_readonly_passed: dict[str, None]
+    _sa_readonly_skipped: tuple[str, ...] = ()  # of what listeners do
     # The driver's own class behind each class of cursors that examines: not to do so twice.
     _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
 
@@ -433,12 +437,22 @@ class _ReadOnly(_Guarded):
     ) -> None:
         if isinstance(self, _ReadOnly):  # not when it was released
             _lock_now(self, dbapi_connection)
+            if self._sa_readonly_family == "sqlite":
+                _authorize_by(self, dbapi_connection, listeners.watch(record))
 
     def _sa_readonly_ready(
         self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
     ) -> None:
         if isinstance(self, _ReadOnly):
             _guard_cursors(self, dbapi_connection)
+            for what in listeners.skipped(record, partial(_value_of, dbapi_connection)):
+                if what not in self._sa_readonly_skipped:
+                    self._sa_readonly_skipped = (*self._sa_readonly_skipped, what)
+                    logger.warning(
+                        '`%s` in a "connect" listener is skipped on read-only connections, as it '
+                        "may write into the database. The rest of the listener is done.",
+                        what,
+                    )
 
     def _sa_readonly_returned(
         self, dbapi_connection: DBAPIConnection | None, record: ConnectionPoolEntry
@@ -471,7 +485,7 @@ class _ReadOnly(_Guarded):
             return "BEGIN"
         # The parameters of set_config() must be seen each time, and those that become text.
         seen_once = SET_CONFIG not in statement.lower() and not hides_a_parameter(
-            statement, self.name
+            statement, self._sa_readonly_family
         )
         if len(statement) <= _LONG and seen_once:
             if len(self._sa_readonly_passed) >= _PASSED:
@@ -692,14 +706,7 @@ def protect(engine: Engine, switch: Switch, *, serves: bool = False) -> None:
     if not getattr(dialect, "_sa_readonly_listens", False):
         dialect._sa_readonly_listens = True  # for good: recreate() takes listeners along
         lock(engine.pool, dialect)
-    if dialect.name not in _LOCKED:
-        logger.warning(
-            "%s: sa_readonly has no lock at the server for %s. Statements are examined before they "
-            "are sent; what a function writes, or a raw cursor, is not refused. Connect as a role "
-            "that may only read.",
-            engine.url.set(query={}).render_as_string(hide_password=True),
-            dialect.name,
-        )
+    _warn(engine)
 
 
 def release(engine: Engine, switch: Switch) -> None:
@@ -746,7 +753,7 @@ def _change_kept(engine: Engine, change: Callable[[Any, Any], None]) -> None:
     for record in records:
         if record is None or record.dbapi_connection is None:
             continue
-        if engine.dialect.name != "sqlite":
+        if family(engine.dialect) != "sqlite":
             record.invalidate(soft=True)  # it is made anew when it is next asked for
         elif in_greenlet() or not engine.dialect.is_async:
             # Another thread's connection can't be reached; it is changed when it comes back.
@@ -759,8 +766,8 @@ def _lock_kept(dialect: Any, dbapi_connection: Any) -> None:
     _guard_cursors(dialect, dbapi_connection)
 
 
-def _unlock_kept(_: Any, dbapi_connection: Any) -> None:
-    _authorize_by(dbapi_connection, lambda *_: 0)  # None would do from Python 3.11 on
+def _unlock_kept(dialect: Any, dbapi_connection: Any) -> None:
+    _authorize_by(dialect, dbapi_connection, lambda *_: 0)  # None would do from Python 3.11 on
     _run(dbapi_connection, "PRAGMA query_only = OFF")
 
 
@@ -806,6 +813,7 @@ def _changing() -> Any:
 
 def _become(dialect: Any) -> None:
     """Give the dialect the class that fits what is asked of it now."""
+    dialect._sa_readonly_family = family(dialect)
     with _changing():
         _dress(dialect, read_only=bool(getattr(dialect, "_sa_readonly_told", ())))
 
@@ -843,7 +851,21 @@ def twin(engine: Engine, *, gated: bool) -> Dialect:
     dialect: Any = engine.dialect
     kind = _kind(gated=gated, read_only=True, limited=False, commits=_commits(dialect))
     dialect.__dict__.setdefault("_sa_readonly_passed", {})
+    if not gated:  # or read_only= was given, of which that is said
+        _warn(engine)
+    # For good: the twin has its engine's listeners also when the selector is closed.
+    dialect.__dict__["_set_connection_characteristics"] = _apply_options
     return _sharing(dialect, _guarded(kind, type(dialect)._sa_readonly_base))
+
+
+def _apply_options(connection: Connection, options: Mapping[str, Any]) -> None:
+    """Apply the options of an engine by the dialect of the connection's own engine.
+
+    SQLAlchemy asks the dialect to which they were given. Of a twin that is its engine's, which
+    would let it write.
+    """
+    dialect: Any = connection.engine.dialect
+    type(dialect)._set_connection_characteristics(dialect, connection, options)
 
 
 def _sharing(dialect: Dialect, cls: type[Any]) -> Dialect:
@@ -856,7 +878,7 @@ def _sharing(dialect: Dialect, cls: type[Any]) -> Dialect:
 def creator_for_twin(creator: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Have a creator that belongs to a gated engine make connections that start read-only."""
 
-    def create(connection_record: ConnectionPoolEntry) -> Any:
+    def create(connection_record: ConnectionPoolEntry | None) -> Any:
         token = _for_twin.set(True)
         try:
             return creator(connection_record)
@@ -868,6 +890,17 @@ def creator_for_twin(creator: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def lock(pool: Pool, dialect: Any) -> None:
     """Have each connection of a pool locked when it is made and whenever it comes back."""
+    create: Callable[[Any], Any] = pool._invoke_creator
+
+    def locked(connection_record: ConnectionPoolEntry | None = None) -> Any:
+        connection = create(connection_record)
+        if connection_record is None and isinstance(dialect, _ReadOnly):
+            # It was asked for past the pool, whose listeners never see it.
+            _lock_now(dialect, connection)
+            _guard_cursors(dialect, connection)
+        return connection
+
+    pool._creator = locked
     # First of all listeners: one of the user's may leave a transaction open, in which psycopg2's
     # attribute can't be set.
     event.listen(pool, "connect", dialect._sa_readonly_connected, insert=True)
@@ -876,9 +909,46 @@ def lock(pool: Pool, dialect: Any) -> None:
     event.listen(pool, "connect", dialect._sa_readonly_ready)
 
 
+def _warn(engine: Engine) -> None:
+    """Say what is not protected of a dialect that is not one of those that are known."""
+    dialect: Any = engine.dialect
+    name, kin = dialect.name, dialect._sa_readonly_family
+    if kin not in LOCKED:
+        raw = "the driver's connection itself" if dialect.driver in _ADAPTED else "a raw cursor"
+        cure = "Connect as a role that may only read."
+        if holds_file(engine):
+            cure = 'Give as read_only= an engine with connect_args={"read_only": True}.'
+        what = (
+            f"sa_readonly has no lock at the server for {name}. Statements are examined before "
+            f"they are sent; what a function writes, or {raw}, is not refused. {cure}"
+        )
+    elif name != kin:
+        what = (
+            f"sa_readonly does not know {name}. It is locked as {kin}, whose driver it has; where "
+            "its server does not do as that one does, what a function writes is not refused. "
+            "Connect as a role that may only read."
+        )
+    elif kin == "sqlite" and not can_authorize(dialect):
+        what = (
+            f"the driver {dialect.driver} has no set_authorizer(). Statements are examined before "
+            "they are sent; a raw cursor is not, which can switch `PRAGMA query_only` off. Give "
+            "the process a file that it may only read."
+        )
+    else:
+        return
+    url = engine.url.set(query={}).render_as_string(hide_password=True)
+    logger.warning("%s: %s", url, what)
+
+
 def read_only(engine: Engine) -> bool:
     """True if nothing can be written through this engine, in either mode."""
     return isinstance(engine.dialect, _ReadOnly)
+
+
+def serves(engine: Engine) -> bool:
+    """True if a read-only engine serves replicas while read-write."""
+    dialect: Any = engine.dialect
+    return dialect._sa_readonly_serves  # type: ignore[no-any-return]  # untyped
 
 
 def told(engine: Engine) -> tuple[Switch, ...]:
@@ -913,7 +983,6 @@ def gates(engine: Engine) -> tuple[Switch, ...]:
 
 # -- locks at the server ---------------------------------------------------------------------
 
-_LOCKED = frozenset(("postgresql", "sqlite", "mysql", "mariadb"))
 _READ_ONLY_SETTING = "default_transaction_read_only"
 _SET_DEFAULT = f"SET {_READ_ONLY_SETTING} = on"
 
@@ -922,8 +991,9 @@ def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
     """Add the first lock to a connection's start-up packet, where the driver has a way to."""
     if dialect.driver in ("pysqlite", "aiosqlite"):
         driver = getattr(dialect.loaded_dbapi, "sqlite", dialect.loaded_dbapi)  # aiosqlite has one
-        return {"factory": _keeping(driver.Connection), **cparams}
-    if dialect.name == "postgresql":
+        keeping: Any = _keeping(driver.Connection)
+        return {"factory": listeners.connecting(keeping, driver), **cparams}
+    if dialect._sa_readonly_family == "postgresql":
         if dialect.driver in ("psycopg2", "psycopg", "psycopg_async"):
             options = cparams.get("options") or ""
             return {**cparams, "options": f"{options} -c {_READ_ONLY_SETTING}=on".strip()}
@@ -935,25 +1005,25 @@ def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lock_now(dialect: Any, dbapi_connection: Any) -> None:
     """Put both locks on a new connection; the first one only if the start-up packet did not."""
-    if dialect.name == "postgresql":
+    if dialect._sa_readonly_family == "postgresql":
         if _reported(dialect, dbapi_connection) != "on":
             _run(dbapi_connection, _SET_DEFAULT)
             dbapi_connection.commit()
-    elif dialect.name in ("mysql", "mariadb"):
+    elif dialect._sa_readonly_family in ("mysql", "mariadb"):
         _run(dbapi_connection, "SET SESSION TRANSACTION READ ONLY")
     _lock_again(dialect, dbapi_connection)
 
 
 def _lock_again(dialect: Any, dbapi_connection: Any) -> None:
     """Put back the locks that code with the driver's connection in its hands can open."""
-    if dialect.name == "postgresql":
+    if dialect._sa_readonly_family == "postgresql":
         if _reported(dialect, dbapi_connection) == "off":
             _run(dbapi_connection, _SET_DEFAULT)
             dbapi_connection.commit()
         attribute = _ATTRIBUTES.get(dialect.driver, "readonly")
         if getattr(dbapi_connection, attribute, None) is not True:  # psycopg2: not in a transaction
             dialect.set_readonly(dbapi_connection, True)
-    elif dialect.name == "sqlite":
+    elif dialect._sa_readonly_family == "sqlite":
         _run(dbapi_connection, "PRAGMA query_only = ON")
 
 
@@ -984,6 +1054,15 @@ def _run(dbapi_connection: Any, statement: str) -> None:
     cursor = dbapi_connection.cursor()
     try:
         cursor.execute(statement)
+    finally:
+        cursor.close()
+
+
+def _value_of(dbapi_connection: Any, pragma: str) -> Any:
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute(pragma)
+        return cursor.fetchone()[0]
     finally:
         cursor.close()
 
@@ -1037,7 +1116,8 @@ _CURSOR_CLASSES = {
     "pymysql": ("cursorclass",),
     "mysqldb": ("cursorclass",),
 }
-_ADAPTED = frozenset(("asyncpg", "aiomysql", "asyncmy"))  # SQLAlchemy's adapters make their cursors
+# Adapters make their cursors: SQLAlchemy's, and duckdb_engine's.
+_ADAPTED = frozenset(("asyncpg", "aiomysql", "asyncmy", "duckdb_engine"))
 
 
 _DO_EXECUTE = DefaultDialect.do_execute  # before anybody patches it
@@ -1075,7 +1155,8 @@ class _Cursor:
         self._sa_readonly_look("COPY FROM STDIN", ())
 
     def callproc(self, name: Any, *args: Any, **kwargs: Any) -> Any:
-        verb = "SELECT" if self._sa_readonly.name == "postgresql" else "CALL"
+        postgresql = self._sa_readonly._sa_readonly_family == "postgresql"
+        verb = "SELECT" if postgresql else "CALL"
         self._sa_readonly_look(f"{verb} {name}()", ())
         return super().callproc(name, *args, **kwargs)  # type: ignore[misc]
 
@@ -1096,11 +1177,15 @@ class _Cursor:
         # Back to what the start-up packet said: in a listener that resets a connection.
         if text not in dialect._sa_readonly_passed and text not in _RESETS:
             dialect._sa_readonly_examine(text, parameters)
-            if hasattr(self, "mogrify") and hides_a_parameter(text, dialect.name):
+            if hasattr(self, "mogrify") and hides_a_parameter(text, dialect._sa_readonly_family):
                 args, kwargs = parameters or ((), {})
                 for values in (*args, *kwargs.values()):
                     for one in values if isinstance(values, list) and many else [values]:
                         dialect._sa_readonly_examine(_text_of(self.mogrify(text, one), self), ())
+
+
+class _Roomy:
+    """Comes first of the bases where cursors have a dict, so that theirs can be changed to it."""
 
 
 class _Streaming(_Cursor):
@@ -1163,10 +1248,13 @@ def _decoded(query: bytes, cursor: Any) -> str:
 
 def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
     """Have what is sent through a raw cursor examined too, where the driver has a way to."""
-    if dialect.name == "sqlite":
-        _authorize_by(dbapi_connection, _authorize)
+    if dialect._sa_readonly_family == "sqlite":
+        _authorize_by(dialect, dbapi_connection, _authorize)
         _lock_again(dialect, dbapi_connection)
         inner = getattr(dialect.get_driver_connection(dbapi_connection), "_conn", None)
+        for one in (dbapi_connection, inner):
+            if isinstance(one, listeners.Connecting):
+                one.__class__ = one._sa_readonly_later
         if inner.__class__ in _KEEPING:  # aiosqlite's own
             adapter: Any = type(dbapi_connection)
             dbapi_connection.__class__ = _keeping(adapter, adapted=True)
@@ -1179,7 +1267,9 @@ def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
             setattr(driver_connection, name, _examining(base, dialect))
 
 
-def _authorize_by(dbapi_connection: Any, answer: Callable[..., int]) -> None:
+def _authorize_by(dialect: Any, dbapi_connection: Any, answer: Callable[..., int]) -> None:
+    if not can_authorize(dialect):
+        return
     if hasattr(dbapi_connection, "run_async"):
         dbapi_connection.run_async(
             lambda connection: connection.set_authorizer(_answering(connection._conn, answer))
@@ -1190,26 +1280,10 @@ def _authorize_by(dbapi_connection: Any, answer: Callable[..., int]) -> None:
 
 def _answering(connection: Any, answer: Callable[..., int]) -> Callable[..., int] | None:
     """Return what to give to the set_authorizer() of a connection, so that it answers this."""
-    if connection.__class__ not in _KEEPING:
+    if not isinstance(connection, Keeping):
         return answer
     connection._sa_readonly_answer = answer
-    return connection._sa_readonly_theirs  # type: ignore[no-any-return]  # of a _Keeping
-
-
-class _Keeping:
-    """A connection of SQLite that keeps its lock, so that it is not put back at each check-in.
-
-    An authorizer of the user's is asked after ours, and can't take its place.
-    """
-
-    _sa_readonly_answer: Callable[..., int] = staticmethod(lambda *_: 0)
-    _sa_readonly_theirs: Callable[..., int] | None = None
-
-    def set_authorizer(self, authorizer_callback: Callable[..., int] | None) -> None:
-        ours, theirs = self._sa_readonly_answer, authorizer_callback
-        self._sa_readonly_theirs = theirs
-        both = ours if theirs is None else lambda *asked: ours(*asked) or theirs(*asked)
-        super().set_authorizer(both)  # type: ignore[misc]  # the driver's
+    return connection._sa_readonly_theirs
 
 
 _KEEPING: set[type[Any]] = set()  # classes of connections; the class is all a check-in looks at
@@ -1222,7 +1296,7 @@ def _keeping(base: type[Any], *, adapted: bool = False) -> type[Any]:
     body: dict[str, Any] = {"__module__": base.__module__}
     if adapted:
         body["__slots__"] = ()
-    made = type(base.__name__, (base,) if adapted else (_Keeping, base), body)
+    made = type(base.__name__, (base,) if adapted else (Keeping, base), body)
     _KEEPING.add(made)
     return made
 
@@ -1240,7 +1314,10 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
             else "connection",
         }
         kind = _Streaming if getattr(base, "server_side", False) else _Cursor
-        made = known[base] = type(base.__name__, (kind, base), body)
+        bases = (kind, base)
+        if dialect.driver in _ADAPTED and base.__dictoffset__:
+            bases = (_Roomy, *bases)  # type: ignore[assignment]  # one more
+        made = known[base] = type(base.__name__, bases, body)
         # A dialect with a do_execute() of its own goes on through it. It may be released by now.
         theirs = getattr(type(dialect), "_sa_readonly_base", type(dialect))
         if theirs.do_execute is _DO_EXECUTE:

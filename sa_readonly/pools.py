@@ -19,6 +19,7 @@ from sqlalchemy.util import queue
 from sqlalchemy.util.concurrency import in_greenlet
 
 from . import guard, loops
+from .dialects import holds_file
 from .errors import ReadOnlyError
 from .mode import Mode
 
@@ -52,9 +53,12 @@ class _Ledger:
         self._retired: dict[object, float] = {}
 
     def opened(
-        self, dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry
+        self, dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry | None
     ) -> None:
-        """Count a connection until it is closed, or collected, which closes what somebody lost."""
+        """Count a connection until it is closed, or collected, which closes what somebody lost.
+
+        :param record: None if it was asked for past the pool.
+        """
         key = id(connection)
         self._retired.pop(key, None)  # another one had it, which is closed
 
@@ -69,7 +73,8 @@ class _Ledger:
         try:
             self.held[key] = (loop, weakref.ref(lost, dropped))
         except TypeError:  # sqlite3's can't be referred to; unless it is detached, its record can
-            self.held[key] = (loop, weakref.ref(record, dropped))
+            # Without one it is never known to be closed, and so is counted to the end.
+            self.held[key] = (loop, record and weakref.ref(record, dropped))
 
     def detached(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         """Go on counting a connection whose record is used for another."""
@@ -388,17 +393,19 @@ class Door:
         self._older[pool] = time.time()
 
     def _count(self, pool: Pool) -> None:
-        create, ledger = pool._invoke_creator, self._ledger
+        create: Callable[[Any], DBAPIConnection] = pool._invoke_creator
+        ledger = self._ledger
         held, dialect = ledger.held, self.engine.dialect
 
-        def counted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
+        # Without a record where engine.pool._creator() is called, as SQLAlchemy's own may be.
+        def counted(connection_record: ConnectionPoolEntry | None = None) -> DBAPIConnection:
             try:
                 return connect(connection_record)
             except ReadOnlyError as error:
                 self.tell_refusal(error)
                 raise
 
-        def connect(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
+        def connect(connection_record: ConnectionPoolEntry | None) -> DBAPIConnection:
             if self._pid != os.getpid():  # where no hook ran at the fork
                 self._forget()
             self._prepare()
@@ -660,9 +667,10 @@ class TwinEngine(OptionEngine):
 
 def _note(pool: Pool, dialect: Dialect) -> None:
     """Note the loop of each connection, so that it can be closed from anywhere."""
-    create, ledger = pool._invoke_creator, _Ledger()
+    create: Callable[[Any], DBAPIConnection] = pool._invoke_creator
+    ledger = _Ledger()
 
-    def noted(connection_record: ConnectionPoolEntry) -> DBAPIConnection:
+    def noted(connection_record: ConnectionPoolEntry | None = None) -> DBAPIConnection:
         connection = create(connection_record)
         ledger.opened(dialect, connection, connection_record)
         return connection
@@ -681,6 +689,20 @@ class Reader:
         if not holds_database(engine) and not hasattr(engine, "_sa_readonly_reader"):
             engine._sa_readonly_reader = self  # type: ignore[attr-defined]  # ours
             _after_forks(self)
+            if holds_file(engine):
+                event.listen(engine.pool, "checkin", self._returned)
+
+    def _returned(self, _: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        engine = self._engine()
+        switches = () if engine is None or guard.serves(engine) else guard.told(engine)
+        if switches and not any(switch.known.read_only for switch in switches):
+            record.close()  # as let_go() did with those that were idle at the flip
+
+    def let_go(self) -> None:
+        """Close what is idle of an engine that keeps writers from its file."""
+        engine = self._engine()
+        if engine is not None and holds_file(engine) and not guard.serves(engine):
+            _close_idle(engine.pool)
 
     def leave_to_parent(self) -> None:
         """See :meth:`Door.leave_to_parent`."""

@@ -123,7 +123,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
             guard.gate(engine, self.switch)
         for engine in protected:
             guard.protect(engine, self.switch, serves=engine is replica)
-            Reader(engine)
+        readers = [Reader(engine) for engine in protected]
 
         # Twins are engines of the same database whose transactions are read-only: one in the place
         # of read_only, or one for sessions of the role "replica" where there is no replica.
@@ -157,7 +157,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
             for role in ROLES
             for name, mode in (("read_write", Mode.READ_WRITE), ("read_only", Mode.READ_ONLY))
         }
-        self._doors = doors = _Doors(taken_away, named, grace)
+        self._doors = doors = _Doors(taken_away, named, grace, readers)
         if worker is not None:
             worker.join(self.switch, doors, registry, watch=watch, required=required)
         unsubscribe = self.switch.subscribe(doors.turn, self._flipped)
@@ -385,8 +385,13 @@ class _Doors:
     """The doors of the engines that are taken away while read-only."""
 
     def __init__(
-        self, taken_away: list[Engine], engines: Mapping[str, Engine], grace: float | None
+        self,
+        taken_away: list[Engine],
+        engines: Mapping[str, Engine],
+        grace: float | None,
+        readers: list[Reader],
     ) -> None:
+        self._readers = readers
         self.doors = [Door.of(engine) for engine in taken_away]
         self.engines = engines
         self._grace = grace
@@ -403,6 +408,8 @@ class _Doors:
             guard.limit(door.engine, self, self._deadline)
 
     def open(self) -> None:
+        for reader in self._readers:
+            reader.let_go()
         for door in self.doors:
             if self._deadline is not None:
                 guard.limit(door.engine, self, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 from collections.abc import Iterator
 
@@ -40,7 +41,24 @@ def pytest_configure() -> None:
 
 def pytest_xdist_auto_num_workers() -> int:
     # Each worker starts servers of its own, so a large machine gets no more than it has use for.
-    return max(1, min(4, len(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else 2
+    # One more than there are processors: many tests wait for a process or a clock.
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return min(4, cores + 1)
+
+
+# What stands below the command and the web. `.ci/run` runs it on the pairs of Python and SQLAlchemy
+# between the oldest and the newest.
+CORE = re.compile(
+    "test_(async|calls|errors|grace|guard|mode|pools|reads|roads|selector|session|staleness|switch|told"
+    "|texts|watcher|workers?)(_|$)"
+)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if CORE.match(item.path.stem):
+        item.add_marker("core")
 
 
 def pytest_collection_finish() -> None:
@@ -68,23 +86,6 @@ def pg_server() -> Iterator[Server]:
 def pg_pair(pg_server: Server) -> Iterator[Pair]:
     """Two fresh databases: `pg_pair.read_write` and `pg_pair.read_only`."""
     with fresh_pair(pg_server) as pair:
-        yield pair
-
-
-@pytest.fixture(scope="session")
-def quiet_server() -> Iterator[Server]:
-    """A PostgreSQL in which nobody does anything by himself, so that all can be counted."""
-    settings = Server.DEFAULT_SETTINGS["postgres_args"] + " -c autovacuum=off"
-    server: Server = Server.launch(postgres_args=settings)
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture
-def quiet_pair(quiet_server: Server) -> Iterator[Pair]:
-    with fresh_pair(quiet_server) as pair:
         yield pair
 
 

@@ -267,6 +267,8 @@ class Server(Throwaway, Postgresql):  # type: ignore[misc]
         postgres_args=(
             "-h 127.0.0.1 -F -c unix_socket_directories= -c logging_collector=off"
             " -c wal_level=replica -c max_connections=200 -c max_prepared_transactions=20"
+            # nothing is done by itself, so that all that is done can be counted
+            " -c autovacuum=off"
             # a standby that falls behind on a busy machine must find what it has not replayed yet
             " -c wal_keep_size=512MB -c wal_sender_timeout=0 -c wal_receiver_timeout=0"
         ),

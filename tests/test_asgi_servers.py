@@ -52,7 +52,7 @@ def ask(port: int, method: str, **body: str) -> tuple[int, Any]:
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 def test_uvicorn_with_several_workers(
     site: Site,  # noqa: F811  # the fixture
-    quiet_server: Server,
+    pg_server: Server,
     driver: str,
 ) -> None:
     need("uvicorn", "fastapi")
@@ -70,7 +70,7 @@ def test_uvicorn_with_several_workers(
     wait_until(
         lambda: site.log.read_text().count("startup complete") == WORKERS, "the workers", PATIENCE
     )
-    night(site, quiet_server, JsonLoad)
+    night(site, pg_server, JsonLoad)
     log = site.log.read_text()
     assert "Traceback" not in log
     assert "ERROR" not in log

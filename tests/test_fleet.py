@@ -171,11 +171,11 @@ def check(fleet: Fleet, pair: Pair, watches: list[Watch]) -> dict[str, list[str]
     }
 
 
-def test_flips_under_load(quiet_server: Server, quiet_pair: Pair, place: Path) -> None:
+def test_flips_under_load(pg_server: Server, pg_pair: Pair, place: Path) -> None:
     operator = Operator(place / "read-only.txt", SIZE)
-    commander = Commander(place / "read-only.txt", SIZE, quiet_pair.read_write, process=False)
+    commander = Commander(place / "read-only.txt", SIZE, pg_pair.read_write, process=False)
     watches: list[Watch] = []
-    with fleet_of(operator.expect, place, quiet_pair, ttl=0.1) as fleet:
+    with fleet_of(operator.expect, place, pg_pair, ttl=0.1) as fleet:
         fleet.tell("start")
         for number in range(FLIPS // 2):
             fleet.tell("round")
@@ -184,22 +184,22 @@ def test_flips_under_load(quiet_server: Server, quiet_pair: Pair, place: Path) -
                 hold_over_the_flip(fleet, operator)
             else:
                 by.on()
-            with Watch(quiet_server, quiet_pair.read_write) as watch:
+            with Watch(pg_server, pg_pair.read_write) as watch:
                 watches.append(watch)
                 fleet.tell("round")
             by.off()
         fleet.tell("round")
         fleet.tell("stop")
-    logs = check(fleet, quiet_pair, watches)
+    logs = check(fleet, pg_pair, watches)
     assert {name: len(records) for name, records in logs.items()} == dict.fromkeys(logs, FLIPS)
     assert {name: flips_in(records) for name, records in logs.items()} == dict.fromkeys(
         logs, [TO_READ_ONLY, BACK] * (FLIPS // 2)
     )
 
 
-def test_flips_that_nobody_waits_for(quiet_server: Server, quiet_pair: Pair, place: Path) -> None:
+def test_flips_that_nobody_waits_for(pg_server: Server, pg_pair: Pair, place: Path) -> None:
     operator = Operator(place / "read-only.txt", 4)
-    with fleet_of(operator.expect, place, quiet_pair, ttl=0.02) as fleet:
+    with fleet_of(operator.expect, place, pg_pair, ttl=0.02) as fleet:
         fleet.tell("start")
         fleet.tell("round")
         for number in range(FLIPS):
@@ -212,10 +212,10 @@ def test_flips_that_nobody_waits_for(quiet_server: Server, quiet_pair: Pair, pla
             if number % 4 == 0:
                 fleet.tell("round")
         operator.on()
-        with Watch(quiet_server, quiet_pair.read_write) as watch:
+        with Watch(pg_server, pg_pair.read_write) as watch:
             fleet.tell("round")
         fleet.tell("stop")
-    for records in check(fleet, quiet_pair, [watch]).values():
+    for records in check(fleet, pg_pair, [watch]).values():
         flips = flips_in(records)
         assert 1 <= flips.count(TO_READ_ONLY) <= FLIPS + 1
         assert flips == ([TO_READ_ONLY, BACK] * FLIPS)[: len(flips)]

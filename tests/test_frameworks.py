@@ -105,13 +105,13 @@ def lite(place: Path) -> dict[str, str]:
 
 def test_flask_sqlalchemy_under_gunicorn_goes_read_only_and_back(
     site: Site,  # noqa: F811  # the fixture
-    quiet_server: Server,
+    pg_server: Server,
     place: Path,
 ) -> None:
     need("gunicorn", "flask_sqlalchemy")
     site.example = "flask_sqlalchemy_app"
     site.start(GUNICORN, LISTENING, GUESTBOOK_LOG=str(place / "guestbook.log"))
-    on_and_off(site, quiet_server)
+    on_and_off(site, pg_server)
     assert "Traceback" not in site.log.read_text() + (place / "guestbook.log").read_text()
 
 
@@ -299,12 +299,12 @@ def test_a_command_that_is_forced_to_read_write_migrates_meanwhile(lite: dict[st
 
 def test_pyramid_under_gunicorn_goes_read_only_and_back(
     site: Site,  # noqa: F811  # the fixture
-    quiet_server: Server,
+    pg_server: Server,
 ) -> None:
     need("gunicorn", "pyramid", "pyramid_tm", "pyramid_retry", "zope.sqlalchemy")
     site.example = "pyramid_app"
     site.start([*GUNICORN, "--workers", str(WORKERS), "--preload"], LISTENING)
-    on_and_off(site, quiet_server)
+    on_and_off(site, pg_server)
     assert "Traceback" not in site.log.read_text()
 
 

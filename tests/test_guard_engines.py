@@ -385,7 +385,7 @@ def test_a_dialect_that_has_no_lock_is_told_once(caplog: pytest.LogCaptureFixtur
     pytest.importorskip("sqlalchemy")
     read_write = create_engine("sqlite://", creator=lambda: sqlite3.connect(":memory:"))
     read_only = create_engine("sqlite://", creator=lambda: sqlite3.connect(":memory:"))
-    read_only.dialect.name = "frobnicate"  # type: ignore[misc]
+    read_only.dialect.name = read_only.dialect.driver = "frobnicate"  # type: ignore[misc]
     with caplog.at_level(logging.WARNING, "sa_readonly"):
         EngineSelector(
             FixedSwitch(Mode.READ_ONLY), read_write=read_write, read_only=read_only

@@ -163,18 +163,18 @@ class Site:
 
 
 @pytest.fixture
-def site(quiet_pair: Pair, place: Path) -> Iterator[Site]:
-    for url in quiet_pair:
+def site(pg_pair: Pair, place: Path) -> Iterator[Site]:
+    for url in pg_pair:
         execute(url, TABLE)
     made = Site(
-        quiet_pair,
+        pg_pair,
         Operator(place / "read-only.txt", WORKERS),
-        Commander(place / "read-only.txt", WORKERS, quiet_pair.read_write, process=True),
+        Commander(place / "read-only.txt", WORKERS, pg_pair.read_write, process=True),
         place / "server.log",
         {
             **os.environ,
-            "GUESTBOOK_RW_URL": quiet_pair.read_write.render_as_string(hide_password=False),
-            "GUESTBOOK_RO_URL": quiet_pair.read_only.render_as_string(hide_password=False),
+            "GUESTBOOK_RW_URL": pg_pair.read_write.render_as_string(hide_password=False),
+            "GUESTBOOK_RO_URL": pg_pair.read_only.render_as_string(hide_password=False),
             "GUESTBOOK_FILE": str(place / "read-only.txt"),
         },
     )
@@ -224,11 +224,11 @@ LISTENING = r"Listening at: http://127\.0\.0\.1:(\d+)"
 
 
 @pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
-def test_gunicorn_with_four_preloaded_workers(site: Site, quiet_server: Server, kind: str) -> None:
+def test_gunicorn_with_four_preloaded_workers(site: Site, pg_server: Server, kind: str) -> None:
     need("gunicorn", "flask", *(["gevent", "psycogreen"] if kind == "gevent" else []))
     threads = ["--threads", "4"] if kind == "gthread" else []
     site.start([*GUNICORN, "-k", kind, *threads], LISTENING)
-    night(site, quiet_server)
+    night(site, pg_server)
 
 
 @pytest.mark.parametrize("kind", ["sync", "gevent"])
@@ -328,14 +328,14 @@ def uwsgi(site: Site) -> Callable[..., None]:
     "options", [(), ("--py-call-osafterfork",), ("--lazy-apps",)], ids=" ".join
 )
 def test_uwsgi_with_threads(
-    site: Site, quiet_server: Server, uwsgi: Callable[..., None], options: tuple[str, ...]
+    site: Site, pg_server: Server, uwsgi: Callable[..., None], options: tuple[str, ...]
 ) -> None:
     uwsgi("--enable-threads", *options)
-    night(site, quiet_server)
+    night(site, pg_server)
 
 
 def test_uwsgi_without_threads_is_drained_by_its_traffic_alone(
-    site: Site, quiet_server: Server, uwsgi: Callable[..., None]
+    site: Site, pg_server: Server, uwsgi: Callable[..., None]
 ) -> None:
     uwsgi()
     wait_until(lambda: "spawned uWSGI worker 4" in site.log.read_text(), "the workers", PATIENCE)
@@ -349,7 +349,7 @@ def test_uwsgi_without_threads_is_drained_by_its_traffic_alone(
         assert [why.partition(",")[0] for why in whys] == ["has not noticed"] * WORKERS
     with Load(site.port) as load:
         site.operator.wait(Mode.READ_ONLY)
-        with Watch(quiet_server, site.pair.read_write):
+        with Watch(pg_server, site.pair.read_write):
             load.round()
         site.operator.off()
     assert load.failed == []
@@ -366,25 +366,25 @@ with Session() as session:
 
 
 def test_a_master_that_has_begun_a_transaction_is_a_worker_too(
-    site: Site, quiet_server: Server, place: Path
+    site: Site, pg_server: Server, place: Path
 ) -> None:
     need("gunicorn", "flask")
     warm(site, place)
     gunicorn = ["warm:app" if word == "app:app" else word for word in GUNICORN]
     site.start([*gunicorn, "--pythonpath", str(place)], LISTENING)
-    night(site, quiet_server)
+    night(site, pg_server)
     assert site.process.pid in site.registered()
 
 
 def test_a_master_under_uwsgi_that_has_begun_a_transaction_is_a_worker_too(
-    site: Site, quiet_server: Server, place: Path, uwsgi: Callable[..., None]
+    site: Site, pg_server: Server, place: Path, uwsgi: Callable[..., None]
 ) -> None:
     warm(site, place)
     # Without fork hooks uWSGI's own fork leaves the interpreter's lock to the master's thread at
     # times, and a worker then hangs.
     options = ("--enable-threads", "--py-call-osafterfork", "--pythonpath", str(place))
     uwsgi(*options, "--module", "warm:app")
-    night(site, quiet_server)
+    night(site, pg_server)
     assert site.process.pid in site.registered()
 
 
