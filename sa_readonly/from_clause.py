@@ -89,6 +89,8 @@ class FromClause:
 
 def _bound(tokens: Sequence[_Token], index: int) -> bool:
     """Return whether the word at an index ends a placeholder: %s, %(a)s."""
+    if tokens[index].text not in ("S", "B", "T"):
+        return False
     start = index - 1
     if _is(tokens, start, ")"):
         while start > 0 and (
@@ -96,11 +98,20 @@ def _bound(tokens: Sequence[_Token], index: int) -> bool:
         ):
             start -= 1
         start -= 1
-    return tokens[index].text in ("S", "B", "T") and start >= 0 and tokens[start].text == "%"
+    return start >= 0 and tokens[start].text == "%"
 
 
 def _is(tokens: Sequence[_Token], index: int, text: str) -> bool:
     return index < len(tokens) and tokens[index].text == text and tokens[index].kind == "other"
+
+
+def _compares(tokens: Sequence[_Token], index: int) -> bool:
+    """Return whether the FROM at an index is that of IS DISTINCT FROM; it may be a name as well."""
+    last = tokens[max(0, index - 4) : index]
+    words = [token.text if token.kind in ("word", "other") else "" for token in last]
+    if words[-2:] == ["NOT", "DISTINCT"]:
+        words.pop(-2)
+    return words[-2:] == ["IS", "DISTINCT"] and words[-3:-2] not in (["AS"], ["."])
 
 
 def _key(token: _Token) -> str:
@@ -147,9 +158,11 @@ def _sources(tokens: Sequence[_Token]) -> tuple[set[str], dict[str, set[str]]] |
         elif (
             (word == "TABLE" and (wanted or not clauses[-1]))
             or (word == "JOIN" and clauses[-1] == "FROM")
-            or (word == "FROM" and clauses[-1] == "SELECT" and before != "DISTINCT")
+            or (word == "FROM" and clauses[-1] == "SELECT" and not _compares(tokens, index))
         ):
             clauses[-1], wanted = "FROM", True
+        elif word == "GROUP" and before == "WITHIN":
+            continue
         elif word in _ENDS or (wanted and word in ("WITH", "VALUES")):
             clauses[-1], wanted = "", False
         elif wanted and token.kind in _NAMES and word not in ("LATERAL", "ONLY"):
@@ -161,6 +174,8 @@ def _sources(tokens: Sequence[_Token]) -> tuple[set[str], dict[str, set[str]]] |
                 opener = tokens[last]
             elif [one.text for one in tokens[index : index + 3]] == ["ROWS", "FROM", "("]:
                 opener = token
+            elif [one.text for one in tokens[index : index + 3]] == ["COLLATION", "FOR", "("]:
+                return None
             elif word in _WITHOUT_PARENTHESES:
                 if not _add(functions, token, tokens, index + 1):
                     return None

@@ -8,6 +8,7 @@ of its own class; :func:`release` turns it back.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import logging
 import math
@@ -272,10 +273,15 @@ class _Guarded(DefaultDialect):
     def _sa_readonly_look(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
 
-    def _sa_readonly_backslash(self) -> bool | None:
-        """Whether a backslash escapes in plain strings, as SQLAlchemy finds it out."""
-        known: bool | None = getattr(self, "_backslash_escapes", None)
-        return known
+    def _sa_readonly_would(self, statement: str, parameters: Any) -> str | None:
+        """Return what a text would do; SQLAlchemy finds out how the server reads its quotes."""
+        return examine(
+            statement,
+            self._sa_readonly_family,
+            parameters,
+            backslash=getattr(self, "_backslash_escapes", None),
+            ansi_quotes=getattr(self, "_server_ansiquotes", False),
+        )
 
 
 class _Gated(_Guarded):
@@ -320,9 +326,7 @@ class _Gated(_Guarded):
             return
         # A test keeps one transaction around what an application would begin after the flip. So it
         # lives on, whatever the grace, and reads.
-        what = examine(
-            statement, self._sa_readonly_family, parameters, backslash=self._sa_readonly_backslash()
-        )
+        what = self._sa_readonly_would(statement, parameters)
         if what is not None:
             raise self._sa_readonly_refusal(what, statement, kind="statement")
 
@@ -472,9 +476,7 @@ class _ReadOnly(_Guarded):
 
     def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
         """Return the text to send, which is the one given, or raise."""
-        what = examine(
-            statement, self._sa_readonly_family, parameters, backslash=self._sa_readonly_backslash()
-        )
+        what = self._sa_readonly_would(statement, parameters)
         if what is not None:
             role = _role(context)
             raise self._sa_readonly_refusal(what, statement, kind="statement", role=role)
@@ -1219,8 +1221,29 @@ def _text_of(query: Any, cursor: Any) -> str:
     if isinstance(query, str):
         return query
     if isinstance(query, (bytes, bytearray)):
-        return query.decode("utf-8", "replace")
+        return _decoded(bytes(query), cursor)
     return query.as_string(cursor)  # type: ignore[no-any-return]  # psycopg's sql.Composable
+
+
+# In these a character may end in the byte of a backslash, also one that Python does not know.
+_WITH_BACKSLASH = frozenset(
+    ("big5", "big5hkscs", "gbk", "gb18030", "shift_jis", "shift_jis_2004", "cp932", "johab")
+)
+
+
+def _decoded(query: bytes, cursor: Any) -> str:
+    """Return what the server reads, in the connection's encoding."""
+    dialect, connection = cursor._sa_readonly, cursor.connection
+    if dialect.driver == "psycopg2":
+        name = dialect.dbapi.extensions.encodings.get(connection.encoding)
+    else:
+        name = getattr(getattr(connection, "info", connection), "encoding", None)
+    codec = codecs.lookup(name or "utf-8")
+    try:
+        return codec.decode(query, "strict" if codec.name in _WITH_BACKSLASH else "replace")[0]
+    except UnicodeDecodeError as error:
+        what = f"A text that can't be read as {codec.name}"
+        raise dialect._sa_readonly_refusal(what, kind="statement") from error
 
 
 def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:

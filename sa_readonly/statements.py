@@ -49,6 +49,7 @@ _MYSQL_STRING = re.compile(
     r"""'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'?|"[^"\\]*(?:(?:\\.|"")[^"\\]*)*"?""", re.DOTALL
 )
 _MYSQL_EXECUTED = re.compile(r"/\*M?!\d*")
+_MYSQL_VERSIONED = re.compile(r"/\*(?:M!\d*|!\d+)")
 _MYSQL_LINE = re.compile(r"--(?=[\x00-\x20\x7f]|$)")
 _BALANCED = re.compile(
     r"""(?:(?!--|/\*|\*/)[^'"`\\#])*(?:(['"`])(?:(?!--|/\*)[^'"`\\#])*\1(?:(?!--|/\*)[^'"`\\#])*)*""",
@@ -135,11 +136,19 @@ _READ_ONLY_NAMES = frozenset(  # the last: off, a text is no more what Python re
         "standard_conforming_strings",
     )
 )
+# What set_config() does not set: a text may be no more what Python reads in it, either.
+_NOT_CONFIGURED = _READ_ONLY_NAMES | {"client_encoding"}
 _ON = frozenset(("ON", "1", "TRUE", "YES"))
 # What may stand in a value of sql_mode, which can change what a quote or a backslash means.
 _SQL_MODE_WORDS = frozenset(
     ("SQL_MODE", "SESSION", "GLOBAL", "DEFAULT", "SELECT", "CONCAT", "REPLACE")
 )
+# In these a character may end in the byte of a quote or a backslash. PostgreSQL reads letters and
+# digits alone.
+_CHARSETS_WITH_QUOTES = re.compile(
+    r"big5|gbk|gb18030|s(hift)?jis|mskanji|uhc|johab|(cp|win|windows)9\d\d", re.IGNORECASE
+)
+_CHARSET_SETTINGS = frozenset(("character_set_client", "client_encoding"))
 _SQL_MODES = frozenset(
     (
         "",
@@ -245,7 +254,12 @@ _NOTHING = _Token("other", "", 0)
 
 
 def examine(
-    statement: str, dialect: str, parameters: Any = (), *, backslash: bool | None = None
+    statement: str,
+    dialect: str,
+    parameters: Any = (),
+    *,
+    backslash: bool | None = None,
+    ansi_quotes: bool = False,
 ) -> str | None:
     """Return what a text would do that must be refused, in a few words, or None for a read.
 
@@ -254,13 +268,31 @@ def examine(
     :param parameters: what is bound; it is looked at only where the text leaves it open whether
         the protection is to be lifted.
     :param backslash: whether a backslash escapes in plain strings; None: as the database's default.
+    :param ansi_quotes: whether what MySQL has in double quotes is a name, not a string.
     """
     dialect = "mysql" if dialect == "mariadb" else dialect
     if backslash is None:
         backslash = dialect == "mysql"
+    versions = set(_MYSQL_VERSIONED.findall(statement)) if dialect == "mysql" else ()
+    if len(versions) > _VERSIONS:
+        return _UNCLEAR
+    # To a server of another version, or make, each of them is a comment, and changes what is not.
+    choices: list[tuple[str, ...]] = [()]
+    for version in versions:
+        choices += [(*skipped, version) for skipped in choices]
+    for skipped in choices:
+        read = _tokens(statement, dialect, backslash, skipped=skipped, ansi_quotes=ansi_quotes)
+        what = _examine_all(read, dialect, parameters)
+        if what is not None:
+            return what
+    return None
+
+
+def _examine_all(read: Iterator[_Token], dialect: str, parameters: Any) -> str | None:
+    """What the statements of one text do, which stand beside each other."""
     tokens: list[_Token] = []
     ended = ""  # the word by which the text has ended the transaction
-    for token in (*_tokens(statement, dialect, backslash), _Token("other", ";", 0)):
+    for token in (*read, _Token("other", ";", 0)):
         if token.kind == "unclear":
             return token.text
         if token.text != ";" or token.kind != "other":
@@ -283,15 +315,34 @@ def _ends(tokens: list[_Token]) -> str:
     return first if first in ("COMMIT", "END", "ROLLBACK", "ABORT") and "TO" not in rest else ""
 
 
-def _tokens(statement: str, dialect: str, backslash: bool) -> Iterator[_Token]:  # noqa: C901  # one case after the other
+def _tokens(  # noqa: C901  # one case after the other
+    statement: str,
+    dialect: str,
+    backslash: bool,
+    *,
+    skipped: tuple[str, ...] = (),
+    ansi_quotes: bool = False,
+) -> Iterator[_Token]:
+    """Return what a server reads.
+
+    :param skipped: by what begin those of MySQL's executed comments that are comments to it.
+    """
     position = depth = 0
+    executed_to = -1  # where such a comment ends
     after_escaped = False  # PostgreSQL's string goes on in the next, by the same rules
     while position < len(statement):
+        if position == executed_to:
+            position += len("*/")
+            continue
         rules = backslash or (after_escaped and dialect == "postgresql")
-        if special := _special(statement, position, dialect, rules):
+        if special := _special(statement, position, dialect, rules, "'" if ansi_quotes else "'\""):
             kind, text, position = special
-            if kind:
-                after_escaped = kind == "escaped" and text[-1:] != '"'
+            if kind == "executed":
+                executed_to = statement.find("*/", position)
+                if text in skipped:
+                    position = executed_to
+            elif kind:
+                after_escaped = kind == "escaped" and text[0] not in "uU"
                 yield _Token(kind, text, depth)
             continue
         found = _TOKEN.match(statement, position)
@@ -319,6 +370,8 @@ def _tokens(statement: str, dialect: str, backslash: bool) -> Iterator[_Token]: 
             depth += text == "("
 
 
+_VERSIONS = 3  # that may stand in one text, which is read in each way
+_UNCLEAR = "A comment that can't be read"
 _PLACEHOLDER = re.compile(r"%%|%s|%\(")
 
 
@@ -328,18 +381,35 @@ def hides_a_parameter(statement: str, dialect: str) -> bool:
     psycopg2 and PyMySQL put each value into the text, with quotes of its own.
     """
     there = sum(found != "%%" for found in _PLACEHOLDER.findall(statement))
-    if there:
-        tokens = [_NOTHING, *_tokens(statement, dialect, dialect in ("mysql", "mariadb"))]
-        for (zero, one), (_, two) in pairwise(pairwise(tokens)):
-            starts = two.text == "(" or two.text.startswith("S")
-            there -= one.text == "%" and zero.text != "%" and starts
-    return bool(there > 0)
+    if not there:
+        return False
+    readings = [_tokens(statement, dialect, backslash=False)]
+    if dialect in ("mysql", "mariadb"):  # however the server reads quotes and comments
+        skipped = tuple(_MYSQL_VERSIONED.findall(statement))
+        readings = [
+            _tokens(statement, "mysql", backslash, skipped=skipped, ansi_quotes=ansi_quotes)
+            for backslash in (False, True)
+            for ansi_quotes in (False, True)
+        ]
+    return any(_placeholders(tokens) < there for tokens in readings)
+
+
+def _placeholders(read: Iterator[_Token]) -> int:
+    """Return how many stand in no literal and no comment."""
+    found = 0
+    for (zero, one), (_, two) in pairwise(pairwise([_NOTHING, *read])):
+        starts = two.text == "(" or two.text.startswith("S")
+        found += one.text == "%" and zero.text != "%" and starts
+    return found
 
 
 def _special(  # noqa: C901  # one case after the other
-    statement: str, position: int, dialect: str, backslash: bool
+    statement: str, position: int, dialect: str, backslash: bool, quotes: str
 ) -> tuple[str, str, int] | None:
-    """Return what one database alone reads here: a kind ("" is nothing), the text and its end."""
+    """Return what one database alone reads here: a kind ("" is nothing), the text and its end.
+
+    :param quotes: those of MySQL's strings.
+    """
     character = statement[position]
     if dialect == "postgresql":
         if character in "eEuU" and (found := _ESCAPED.match(statement, position)):
@@ -352,10 +422,11 @@ def _special(  # noqa: C901  # one case after the other
         if character == "-" and (found := _LINE.match(statement, position)):
             return "", "", found.end()
     elif dialect == "mysql":
-        if backslash and character in "'\"" and (found := _MYSQL_STRING.match(statement, position)):
+        found = _MYSQL_STRING.match(statement, position) if backslash else None
+        if found and character in quotes:
             text = found.group()[1:-1]
             return "string", text.replace(character * 2, character), found.end()
-        if character == '"' and (found := _TOKEN.match(statement, position)):
+        if character == '"' in quotes and (found := _TOKEN.match(statement, position)):
             return "string", found.group()[1:-1].replace('""', '"'), found.end()
         if character == "#" or (character == "-" and _MYSQL_LINE.match(statement, position)):
             return "", "", _end_of(statement, "\n", position)
@@ -364,8 +435,8 @@ def _special(  # noqa: C901  # one case after the other
         if character == "/" and (found := _MYSQL_EXECUTED.match(statement, position)):
             # To another version of the server it is a comment: it must end at the same place.
             if _BALANCED.fullmatch(statement, found.end(), statement.find("*/", found.end())):
-                return "", "", found.end()
-            return "unclear", "A comment that can't be read", len(statement)
+                return "executed", found.group(), found.end()
+            return "unclear", _UNCLEAR, len(statement)
     elif character == "[" and dialect in ("sqlite", "mssql"):
         end = _end_of(statement, "]", position)
         return "quoted", statement[position + 1 : end - 1], end
@@ -388,9 +459,13 @@ def _end_of_block(statement: str, position: int, *, nested: bool) -> int:
     return len(statement) if open_blocks else position
 
 
+def _is_opening(token: _Token) -> bool:
+    return token.text == "(" and token.kind == "other"
+
+
 def _examine_one(tokens: list[_Token], dialect: str, parameters: Any) -> str | None:
-    while tokens and tokens[0].text == "(" and tokens[0].kind == "other":
-        tokens = tokens[1:]
+    opened = (index for index, token in enumerate(tokens) if not _is_opening(token))
+    tokens = tokens[next(opened, len(tokens)) :]
     if not tokens or tokens[0].kind != "word":
         return None  # no statement, which the server says
     first = tokens[0].text
@@ -510,7 +585,8 @@ def _examine_prepared(
         # Strings side by side are one string; what a backslash makes of it is not looked at.
         if not alone or (prepared and words[2] != "FROM") or "\\" in inner[0].text:
             return words[0]
-        return examine(inner[0].text, dialect, None)
+        text = inner[0].text
+        return examine(text, dialect, None) or examine(text, dialect, None, ansi_quotes=True)
     if words[0] == "EXECUTE":
         return None if dialect == "postgresql" else "EXECUTE"
     mark = "FOR" if words[0] == "DECLARE" else "AS"
@@ -540,8 +616,10 @@ def _examine_setting(  # noqa: C901  # one case after the other
     if first == "SET" and second in ("GLOBAL", "PERSIST", "PERSIST_ONLY", "PASSWORD"):
         return f"SET {second}"
     if first == "SET" and second == "STATEMENT":  # SET STATEMENT name = value FOR statement
-        rest = _from(tokens, lambda token: token.text == "FOR")
-        what = _examine_one(rest[1:], dialect, parameters)
+        rest = tokens
+        while [token.text for token in rest[:2]] == ["SET", "STATEMENT"]:
+            rest = _from(rest, lambda token: token.text == "FOR")[1:]
+        what = _examine_one(rest, dialect, parameters)
         if what is not None:
             return what
     if any(token.kind == "escaped" and token.text[-1:] == '"' for token in tokens):
@@ -549,8 +627,12 @@ def _examine_setting(  # noqa: C901  # one case after the other
     names = [token.name() for token in tokens]
     if "sql_mode" in names and second != "STATEMENT" and not _harmless_sql_mode(tokens):
         return f"{first} sql_mode"
-    if "global" in names and dialect == "mysql":
-        return "SET GLOBAL"
+    if dialect == "mysql":
+        for name in ("global", "persist", "persist_only"):
+            if name in names:
+                return f"SET {name.upper()}"
+    if first == "SET" and not all(map(_harmless_charset, _split(tokens[1:]))):
+        return "SET of a character set that can't be read"
     for name in names:
         if name in _READ_ONLY_NAMES and not (first == "SET" and _turned_on(tokens)):
             return f"{first} {name}"
@@ -581,11 +663,41 @@ def _harmless_sql_mode(tokens: list[_Token]) -> bool:
     return True
 
 
+def _split(tokens: list[_Token]) -> Iterator[list[_Token]]:
+    """Return what stands between commas."""
+    part: list[_Token] = []
+    for token in tokens:
+        if token.text == "," and token.kind == "other":
+            yield part
+            part = []
+        else:
+            part.append(token)
+    yield part
+
+
+def _harmless_charset(tokens: list[_Token]) -> bool:
+    """True if this sets no character set, or one in which no character ends as a quote does."""
+    words = [token.text if token.kind in ("word", "other") else "" for token in tokens]
+    start = int(words[:1] in (["SESSION"], ["LOCAL"]))
+    names = words[start : start + 1] in (["NAMES"], ["CHARACTER"], ["CHARSET"])
+    if not names and not any(token.name() in _CHARSET_SETTINGS for token in tokens):
+        return True
+    marks = [i for i, word in enumerate(words) if word in ("=", "TO", "NAMES", "SET", "CHARSET")]
+    value = tokens[marks[0] + 1 :] if marks else []
+    if not value:
+        return True
+    return (  # one token, for what is put together is not seen
+        (len(value) == 1 or (len(value) == 3 and value[1].text == "COLLATE"))
+        and value[0].kind in ("word", "quoted", "string")
+        and not _CHARSETS_WITH_QUOTES.match(re.sub(r"[^A-Za-z0-9]", "", value[0].text))
+    )
+
+
 def _examine_pragma(tokens: list[_Token]) -> str | None:
     rest = tokens[1:]
     if len(rest) > 2 and rest[1].text == ".":
         rest = rest[2:]
-    name = rest[0].name() if rest else ""
+    name = rest[0].text.lower() if rest else ""  # which may be a string, too
     value = rest[2].text if len(rest) > 2 else None
     return f"PRAGMA {name}" if writing_pragma(name, value) else None
 
@@ -622,7 +734,7 @@ def _examine_tokens(tokens: list[_Token], dialect: str, parameters: Any) -> str 
         # PostgreSQL calls by (value).name too; of $1.name the number has taken the point.
         point = before.text[-1:] == "." and before.kind in ("other", "number")
         if called or (point and dialect == "postgresql" and token.name() != SET_CONFIG):
-            what = _examine_call(token, tokens[index + 2 :], dialect, parameters)
+            what = _examine_call(token, tokens, index, dialect, parameters)
             if what is not None and (called or not sources.has_column(index)):
                 return what
         if token.kind != "word" or before_word in ("AS", "."):  # the latter are names
@@ -637,7 +749,7 @@ def _examine_tokens(tokens: list[_Token], dialect: str, parameters: Any) -> str 
                 withs.discard(token.depth)
         opener = openers[-1] if openers else ""
         nested = before.text == "(" and opener in ("AS", "MATERIALIZED", "COPY")
-        if nested and _is_dml(token, after, tokens[index:]):
+        if nested and _is_dml(token, tokens[index + 1 : index + 1 + _TABLE]):
             return token.text
         what = None
         if query or token.text == "NEXT":  # not SHOW GRANTS FOR share
@@ -647,17 +759,19 @@ def _examine_tokens(tokens: list[_Token], dialect: str, parameters: Any) -> str 
     return None
 
 
+_TABLE = 12  # tokens that may stand between UPDATE and SET: ONLY a.b.c * AS d
 _BEFORE_NAME = frozenset(("AS", "INTO", "WITH", "RECURSIVE", "PREPARE", "EXECUTE"))
 
 
-def _is_dml(token: _Token, after: _Token, rest: list[_Token]) -> bool:
+def _is_dml(token: _Token, rest: list[_Token]) -> bool:
     """True for a writing CTE; no column of that name, as in ``AS (update text)``."""
+    after = rest[0] if rest else _NOTHING
     if token.text in ("INSERT", "MERGE"):
         return after.text == "INTO"
     if token.text == "DELETE":
         return after.text == "FROM"
     if token.text == "UPDATE":
-        for later in rest[1:]:
+        for later in rest:
             if later.text in (",", ")"):
                 return False
             if later.text == "SET" and later.kind == "word":
@@ -684,13 +798,13 @@ def _examine_clause(token: _Token, after: _Token, second: _Token, dialect: str) 
 
 
 def _examine_call(
-    token: _Token, arguments: list[_Token], dialect: str, parameters: Any
+    token: _Token, tokens: list[_Token], index: int, dialect: str, parameters: Any
 ) -> str | None:
     name = token.name()
     if token.kind == "escaped":
         return "A call of what can't be read"
     if name == SET_CONFIG and dialect == "postgresql":
-        if _lifts(arguments, parameters):
+        if _lifts(tokens[index + 2 :], parameters):
             return "set_config() of what protects the transaction"
     elif name and _FUNCTIONS.fullmatch(name):
         return f"{name}()"
@@ -706,7 +820,7 @@ def _lifts(arguments: list[_Token], parameters: Any) -> bool:
         name.append(token)
     if name and name[0].kind == "string":
         if _CAST.fullmatch(_joined(name[1:])):
-            return name[0].text.strip().lower() in _READ_ONLY_NAMES
+            return name[0].text.strip().lower() in _NOT_CONFIGURED
         # The names that protect have no point.
         return "." not in name[0].text or not _AND_MORE.fullmatch(_joined(name[1:]))
     if _BOUND.fullmatch(_joined(name)):
@@ -729,7 +843,7 @@ def _joined(tokens: list[_Token]) -> str:
 
 def _mentions(parameters: Any) -> bool:
     if isinstance(parameters, str):
-        return parameters.strip().lower() in _READ_ONLY_NAMES
+        return parameters.strip().lower() in _NOT_CONFIGURED
     if isinstance(parameters, dict):
         parameters = parameters.values()
     elif not isinstance(parameters, (list, tuple)):

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import URL, create_engine
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from tests.postgres import MariaDB, Server
 from tests.roads import LITE, MY, PG
 
 NEWER = "newer sqlite"  # than the one of Python
@@ -23,7 +24,8 @@ LOCK = "pg_try_advisory_lock"
 X = "(7::bigint)"
 SERIES = "generate_series(1::bigint, 1)"
 P = "PREPARE p (bool) AS SELECT $1 AS a"
-GET_LOCK = "GET_LOCK('road', 0)"
+ROAD = "'road', 0"
+GET_LOCK = f"GET_LOCK({ROAD})"
 
 
 class Texts(NamedTuple):
@@ -102,6 +104,96 @@ TABLE = (
             "TABLE thing LIMIT (nextval('seq'))",
             "SELECT 1 FETCH FIRST (nextval('seq')) ROWS ONLY",
             "SELECT 1 FROM thing TABLESAMPLE system (nextval('seq'))",
+        ),
+    ),
+    # what a backslash means depends on where the string begins
+    Texts(
+        (PG,),
+        True,
+        (
+            f"SELECT U&'a'\n'b\\' UESCAPE '!', {LOCK}(7) --'",
+            f"SELECT E'a'\n'\\'', {LOCK}(7) --'",
+        ),
+    ),
+    Texts((PG,), False, (f"SELECT E'a'\n'b\\', {LOCK}(7) --'",)),
+    # an executed comment is a comment to a server of another version, and changes what is none
+    Texts(
+        (MY,),
+        True,
+        (
+            "/*!999999 EXPLAIN */ ANALYZE TABLE thing",
+            "/*M!999999 EXPLAIN */ ANALYZE TABLE thing",
+            "/*!50000 */ /*!999999 DESC */ ANALYZE TABLE thing",
+            f"SELECT /*!999999 '*/ {GET_LOCK} /*!999999 ' */",
+            f"SELECT 1 AS /*!50000 a, */ {GET_LOCK}",
+        ),
+    ),
+    Texts(
+        (MY,),
+        False,
+        (
+            "SELECT /*!40001 SQL_NO_CACHE */ id FROM thing",
+            "SELECT 1 /*!999999 , 4 */ /*M!100100 , 2 */ /*!50000 , 3 */",
+            "SELECT 1 /*! , 2 */ AS a",
+        ),
+    ),
+    # a character that ends as a quote or a backslash does
+    Texts(
+        (PG,),
+        True,
+        tuple(
+            (*settings, f"SELECT E'\x83\\', {LOCK}(7), '...'")
+            for settings in (
+                ("SET client_encoding = 'SJIS'",),
+                ("SET client_encoding TO sjis",),
+                ("SET LOCAL client_encoding TO 'Shift-JIS'",),
+                ('SET SESSION "client_encoding" = "win932"',),
+                ("SET NAMES 'mskanji'",),
+                ("SET LOCAL NAMES 'SJIS'",),
+                ("SELECT set_config('client_encoding', 'SJIS', false)",),
+            )
+        ),
+    ),
+    Texts(
+        (PG,),
+        False,
+        (
+            "SET NAMES 'UTF8'",
+            "SET NAMES",
+            "SET client_encoding TO DEFAULT",
+            "SET LOCAL client_encoding = 'LATIN1'",
+            "RESET client_encoding",
+            "SHOW client_encoding",
+        ),
+    ),
+    Texts(
+        (MY,),
+        True,
+        tuple(
+            (*settings, f"SELECT '\u20ac\\', {GET_LOCK}, '\\''")
+            for settings in (
+                ("SET NAMES gbk",),
+                ("SET NAMES 'GBK' COLLATE gbk_bin",),
+                ("SET @b = 1, character_set_client = gbk",),
+                ("SET @@session.character_set_client = `gbk`",),
+                ("SET SESSION character_set_client = 28",),
+                ("SET character_set_client = x'67626b'",),
+                ("SET character_set_client = 'g' 'bk'",),
+                ("SET @a = 'gbk'", "SET character_set_client = @a"),
+            )
+        ),
+    ),
+    Texts(
+        (MY,),
+        False,
+        (
+            "SET NAMES utf8mb4",
+            "SET NAMES DEFAULT",
+            "SET NAMES 'utf8mb4' COLLATE 'utf8mb4_bin'",
+            "SET NAMES utf8mb4, @b = 1",
+            "SET CHARACTER SET 'utf8mb4'",
+            "SET character_set_client = utf8mb4, @b := 'gbk'",
+            "SET @@session.character_set_client = 'utf8mb4'",
         ),
     ),
     Texts(
@@ -242,6 +334,11 @@ TABLE = (
             f"SELECT (SELECT int8.{LOCK} FROM CAST(7 AS bigint)) FROM thing int8",
             f"SELECT 1 AS from, int8, int8.{LOCK} FROM CAST(7 AS bigint)",
             f"SELECT extract(year FROM date '2000-01-01'), int8.{LOCK} FROM CAST(7 AS bigint)",
+            f"SELECT (SELECT x.{LOCK} AS distinct FROM {SERIES} x) FROM thing x",
+            f"SELECT (SELECT x.{LOCK} distinct FROM {SERIES} x) FROM thing x",
+            f"SELECT (SELECT x.{LOCK} FROM collation for (''::text) y, {SERIES} x) FROM thing x",
+            f"SELECT (SELECT x.{LOCK} FROM {SERIES} x GROUP BY 1 HAVING percentile_disc(0) WITHIN GROUP (ORDER BY 1) = 1) FROM thing x",
+            f"SELECT (SELECT percentile_disc(0) WITHIN GROUP (ORDER BY x.{LOCK}) FROM {SERIES} x) FROM thing x",
             (f"PREPARE p (bigint) AS SELECT $1.{LOCK}", "EXECUTE p (7)"),
             (f"PREPARE p (bigint) AS SELECT $1 . {LOCK}", "EXECUTE p (7)"),
             (f"PREPARE p (bigint[]) AS SELECT $1[1].{LOCK}", "EXECUTE p (ARRAY[7])"),
@@ -274,6 +371,9 @@ TABLE = (
             "SELECT a.nextval FROM current_user u, thing a",
             "SELECT x.nextval FROM thing x WHERE EXISTS (SELECT 1 FROM thing y WHERE y.nextval = x.nextval)",
             "SELECT x.nextval IS DISTINCT FROM 5, x.id FROM thing x",
+            "SELECT x.nextval IS NOT DISTINCT FROM 5, x.id FROM thing x",
+            "SELECT (x.id) IS DISTINCT FROM 5, x.nextval FROM thing x",
+            "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY t.nextval), t.setval FROM thing t GROUP BY t.setval",
             "SELECT DISTINCT ON (t.id) t.nextval FROM thing t",
             "SELECT max(x.nextval) OVER (PARTITION BY x.nextval) FROM thing x TABLESAMPLE system (50)",
             "TABLE thing ORDER BY thing.nextval",
@@ -403,6 +503,7 @@ def mysql(request: pytest.FixtureRequest) -> Place:
     def reset() -> None:
         place.control.rollback()
         place.run("DO RELEASE_ALL_LOCKS()")
+        place.run("SET NAMES utf8mb4")
         place.run("SET @a = NULL, @b = NULL, max_statement_time = 0")
         place.run("UPDATE mysql.innodb_table_stats SET n_rows = 0 WHERE table_name = 'thing'")
         place.run("DELETE FROM mysql.table_stats")
@@ -488,6 +589,85 @@ def test_a_text_is_refused_if_it_does_more_than_read(
     finally:
         place.guarded.rollback()
         place.reset()
+
+
+def test_what_a_value_would_end_is_seen_however_the_server_reads(mariadb: MariaDB) -> None:
+    value = ", GET_LOCK(0x726f6164, 0), "
+    for name in ("mysql", "mariadb"):
+        url = mariadb.new_database().set(drivername=f"{name}+pymysql")
+        for mode, held in (
+            ("", "SELECT 'a\\' %s b'"),
+            ("NO_BACKSLASH_ESCAPES", "SELECT '\\', ' %s b'"),
+            ("ANSI_QUOTES", 'SELECT 1 AS "\\", \' %s \', 1 AS "b"'),
+        ):
+            engine = create_engine(url, connect_args={"sql_mode": mode})
+            with (
+                closing(EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine)) as selector,
+                selector.engine().connect() as connection,
+            ):
+                cursor = connection.connection.cursor()
+                with pytest.raises(ReadOnlyError, match=r"^get_lock\(\) is refused"):
+                    cursor.execute(held, (value,))
+            engine.dispose()
+
+
+ENCODED = b"SELECT E'\x83\\', pg_try_advisory_lock(7), '...'"  # the first one ends in a backslash
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_bytes_are_read_in_the_encoding_of_the_connection(pg_server: Server, driver: str) -> None:
+    url = pg_server.new_database().set(drivername=f"postgresql+{driver}")
+    for encoding, codec in (("UTF8", "utf-8"), ("LATIN1", "latin-1"), ("SJIS", "cp932")):
+        engine = create_engine(url, connect_args={"client_encoding": encoding})
+        with (
+            closing(EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine)) as selector,
+            selector.engine().connect() as connection,
+        ):
+            cursor: Any = connection.connection.cursor()
+            for read in ("a", "\u00b6"):
+                cursor.execute(f"SELECT '{read}'".encode(codec))
+                assert cursor.fetchall() == [(read,)]
+            if encoding == "SJIS":
+                with pytest.raises(ReadOnlyError, match=r"^pg_try_advisory_lock\(\) is refused"):
+                    cursor.execute(ENCODED)
+        engine.dispose()
+
+
+def test_bytes_that_python_can_not_read_are_refused(mariadb: MariaDB) -> None:
+    url = mariadb.new_database().update_query_dict({"charset": "gbk"})
+    engine = create_engine(url)
+    with (
+        closing(EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine)) as selector,
+        selector.engine().connect() as connection,
+    ):
+        cursor: Any = connection.connection.cursor()
+        text = f"SELECT 'XX', {GET_LOCK}, '\\''".encode()
+        for character, what in (
+            (b"\xac\\", r"get_lock\(\)"),
+            (b"\xa2\\", "A text that can't be read as gbk"),  # to the server it is a character
+        ):
+            with pytest.raises(ReadOnlyError, match=f"^{what} is refused"):
+                cursor.execute(text.replace(b"XX", character))
+        cursor.execute("SELECT '\u7430'".encode("gbk"))
+        assert cursor.fetchall() == (("\u7430",),)
+    engine.dispose()
+
+
+def test_what_double_quotes_hold_is_read_as_the_server_reads_it(mariadb: MariaDB) -> None:
+    names = create_engine(mariadb.new_database(), connect_args={"sql_mode": "ANSI_QUOTES"})
+    with (
+        closing(EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=names)) as selector,
+        selector.engine().connect() as connection,
+    ):
+        for what in (f'SELECT "GET_LOCK"({ROAD})', f'SELECT 1 AS "a\\", {GET_LOCK}, 1 AS "b"'):
+            with pytest.raises(ReadOnlyError, match=r"^get_lock\(\) is refused"):
+                connection.exec_driver_sql(what)
+        prepared = f"PREPARE p FROM 'SELECT \"GET_LOCK\"({ROAD})'".replace("'road'", "''road''")
+        with pytest.raises(ReadOnlyError, match=r"^get_lock\(\) is refused"):
+            connection.exec_driver_sql(prepared)
+        read = connection.exec_driver_sql('SELECT 1 AS "a; GET_LOCK()\\"')
+        assert read.mappings().one() == {"a; GET_LOCK()\\": 1}
+    names.dispose()
 
 
 @pytest.mark.parametrize("server", [LITE, NEWER])
