@@ -9,7 +9,6 @@ of its own class; :func:`release` turns it back.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import math
 import os
@@ -975,16 +974,11 @@ def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
             dialect._sa_readonly_offered = True
             settings = cparams.get("server_settings") or {}
             return {**cparams, "server_settings": {**settings, _READ_ONLY_SETTING: "on"}}
-        if dialect.driver == "pg8000" and _takes_parameters(dialect.loaded_dbapi.connect):
+        if dialect.driver == "pg8000" and poolers.takes_parameters(dialect.loaded_dbapi):
             dialect._sa_readonly_offered = True
             given = cparams.get("startup_params") or {}
             return {**cparams, "startup_params": {**given, _READ_ONLY_SETTING: "on"}}
     return dict(cparams)
-
-
-@cache
-def _takes_parameters(connect: Callable[..., Any]) -> bool:
-    return "startup_params" in inspect.signature(connect).parameters  # from pg8000 1.31.3 on
 
 
 def _lock_now(dialect: Any, dbapi_connection: Any) -> None:

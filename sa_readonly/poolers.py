@@ -8,6 +8,7 @@ for a session there: the next client would get it.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,12 @@ def told_pid(driver: str, connection: Any) -> int | None:
     if driver == "asyncpg":
         return int(connection.get_server_pid())
     return None
+
+
+@cache
+def takes_parameters(dbapi: Any) -> bool:
+    """True for a pg8000 that sends start-up parameters, which is one from 1.31.3 on."""
+    return "startup_params" in inspect.signature(dbapi.connect).parameters
 
 
 def is_direct(dialect: Any, dbapi_connection: Any, pid: int) -> bool:
