@@ -26,7 +26,7 @@ from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, Stati
 from sqlalchemy.util.concurrency import in_greenlet
 
 from . import loops, poolers
-from .errors import ConfigurationError, ReadOnlyError
+from .errors import ReadOnlyError
 from .mode import Mode, State
 from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter, writing_pragma
 
@@ -430,16 +430,14 @@ class _ReadOnly(_Guarded):
         self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
     ) -> None:
         if isinstance(self, _ReadOnly):  # not when it was released
-            with _closing(record):
-                _lock_now(self, dbapi_connection)
+            _lock_now(self, dbapi_connection)  # SQLAlchemy closes it where this raises
 
     def _sa_readonly_ready(
         self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
     ) -> None:
         if isinstance(self, _ReadOnly):
             if self._sa_readonly_pooler == "transaction":
-                with _closing(record):
-                    poolers.refuse_autocommit(self, dbapi_connection)
+                poolers.refuse_autocommit(self, dbapi_connection)
             _guard_cursors(self, dbapi_connection)
 
     def _sa_readonly_given_out(
@@ -1035,16 +1033,6 @@ def _lock_transactions(dialect: Any, dbapi_connection: Any) -> None:
 def _set_default(dbapi_connection: Any) -> None:
     _run(dbapi_connection, _SET_DEFAULT)
     dbapi_connection.commit()
-
-
-@contextlib.contextmanager
-def _closing(record: ConnectionPoolEntry) -> Iterator[None]:
-    """Close a new connection that can't be used; SQLAlchemy does only from 2.1 on."""
-    try:
-        yield
-    except ConfigurationError:
-        record.close()
-        raise
 
 
 def _reported(dialect: Any, dbapi_connection: Any) -> str | None:

@@ -12,6 +12,8 @@ import inspect
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.engine.default import DefaultDialect
+
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -158,17 +160,19 @@ def refuse_autocommit(dialect: Any, dbapi_connection: Any) -> None:
 # -- transaction mode ------------------------------------------------------------------------
 
 
-class _ByTransaction:
+class _ByTransaction(DefaultDialect):
     """What a read-only dialect does otherwise where each transaction may have another session."""
 
-    def set_isolation_level(self: Any, dbapi_connection: Any, level: Any) -> None:
+    _sa_readonly_refusal: Any
+
+    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
         if level == "AUTOCOMMIT":
             raise self._sa_readonly_refusal(_UNPROTECTED, kind="transaction")
-        super().set_isolation_level(dbapi_connection, level)  # type: ignore[misc]  # the dialect's
+        super().set_isolation_level(dbapi_connection, level)
 
-    def do_ping(self: Any, dbapi_connection: Any) -> bool:
+    def do_ping(self, dbapi_connection: Any) -> bool:
         if self.driver == "asyncpg":  # which pings in a transaction
-            return super().do_ping(dbapi_connection)  # type: ignore[misc, no-any-return]
+            return super().do_ping(dbapi_connection)
         # SQLAlchemy goes through autocommit, and out of that psycopg2 with a SET for the session.
         cursor = dbapi_connection.cursor()
         try:
