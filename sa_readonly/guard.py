@@ -983,11 +983,9 @@ def _lock_now(dialect: Any, dbapi_connection: Any) -> None:
     """Put both locks on a new connection, the first one as far as the start-up packet did not."""
     if dialect.name == "postgresql":
         _lock_session(dialect, dbapi_connection)
-        _lock_transactions(dialect, dbapi_connection)
-        return
-    if dialect.name in ("mysql", "mariadb"):
+    elif dialect.name in ("mysql", "mariadb"):
         _run(dbapi_connection, "SET SESSION TRANSACTION READ ONLY")
-    _lock_again(dialect, dbapi_connection)
+    _lock_again(dialect, dbapi_connection, new=True)
 
 
 def _lock_session(dialect: Any, dbapi_connection: Any) -> None:
@@ -1009,25 +1007,21 @@ def _lock_session(dialect: Any, dbapi_connection: Any) -> None:
 _ASK = f"SELECT current_setting('{_READ_ONLY_SETTING}'), pg_backend_pid()"
 
 
-def _lock_again(dialect: Any, dbapi_connection: Any) -> None:
+def _lock_again(dialect: Any, dbapi_connection: Any, *, new: bool = False) -> None:
     """Put back the locks that code with the driver's connection in its hands can open."""
     if dialect.name == "postgresql":
         pooler = dialect._sa_readonly_pooler
-        if pooler is None and _reported(dialect, dbapi_connection) == "off":
+        if pooler is None and not new and _reported(dialect, dbapi_connection) == "off":
             if dialect._sa_readonly_offered:
                 raise poolers.dropped(dialect, offered=True)  # it is closed, and made anew
             _set_default(dbapi_connection)
         elif pooler == "transaction":
             poolers.refuse_autocommit(dialect, dbapi_connection)
-        _lock_transactions(dialect, dbapi_connection)
+        attribute = _ATTRIBUTES.get(dialect.driver, "readonly")
+        if getattr(dbapi_connection, attribute, None) is not True:  # psycopg2: not in a transaction
+            dialect.set_readonly(dbapi_connection, True)
     elif dialect.name == "sqlite":
         _run(dbapi_connection, "PRAGMA query_only = ON")
-
-
-def _lock_transactions(dialect: Any, dbapi_connection: Any) -> None:
-    attribute = _ATTRIBUTES.get(dialect.driver, "readonly")
-    if getattr(dbapi_connection, attribute, None) is not True:  # psycopg2: not in a transaction
-        dialect.set_readonly(dbapi_connection, True)
 
 
 def _set_default(dbapi_connection: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sa_readonly import (
     EngineSelector,
     FixedSwitch,
     Mode,
+    ReadOnlyError,
     selector_from_config,
 )
 from sa_readonly.statements import ends_transaction
@@ -107,6 +109,16 @@ def test_two_selectors_with_one_engine_must_agree() -> None:
             "'transaction'. Give both the same."
         )
     select(engine, "transaction").close()
+
+
+def test_a_text_that_had_passed_without_it_is_looked_at_again(pg_pair: Pair) -> None:
+    engine = create_engine(pg_pair.read_only)
+    for pooler in (None, "transaction"):
+        with select(engine, pooler) as selector, selector.engine().connect() as connection:
+            refused = pytest.raises(ReadOnlyError) if pooler else contextlib.nullcontext()
+            with refused:
+                connection.exec_driver_sql("COMMIT")
+    engine.dispose()
 
 
 def test_it_is_a_key_of_the_configuration(tmp_path: Path) -> None:
