@@ -451,7 +451,7 @@ class _ReadOnly(_Guarded):
     ) -> None:
         if dbapi_connection is None or not isinstance(self, _ReadOnly):
             return
-        put_back = _lock_again
+        put_back: Callable[[Any, Any], None] = _lock_again
         if dbapi_connection.__class__ in _KEEPING:
             # That of an adapter has no answer, and no pool keeps it when it is given back.
             if getattr(dbapi_connection, "_sa_readonly_answer", _authorize) is _authorize:
