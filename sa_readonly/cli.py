@@ -733,8 +733,10 @@ def _picture(progress: Progress, console: Console) -> Group:
 
 def _obstacles(progress: Progress) -> list[str]:
     answer = progress.answer
-    obstacles = () if answer is None else answer.obstacles
-    return [_printable(line) for one in obstacles for line in one.as_lines()]
+    if answer is None:
+        return []
+    lines = [line for one in answer.obstacles for line in one.as_lines()]
+    return [_printable(line) for line in (*lines, answer.caution) if line]
 
 
 def _documents(place: _Place, changed: bool, waiting: Waiting) -> Callable[[], dict[str, object]]:

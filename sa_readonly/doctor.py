@@ -28,6 +28,7 @@ from rich.text import Text
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from .poolers import POOLERS, takes_parameters, told_pid
 from .probe import (
     TIMEOUT,
     UnreachableError,
@@ -35,6 +36,7 @@ from .probe import (
     connect,
     dialect_of,
     fetch,
+    is_pgpool,
     make_engine,
     parse_url,
     read_only,
@@ -111,6 +113,7 @@ def examine(
     replica: str | None = None,
     workers: str | None = None,
     isolation: Mapping[str, str] | None = None,
+    pooler: str | None = None,
 ) -> list[Finding]:
     """Look at the databases and at the switch's file. Nothing is written.
 
@@ -120,6 +123,7 @@ def examine(
     :param replica: the URL of another database that is read while read-only.
     :param workers: the workers' directory, if it is not ``<file>.workers``.
     :param isolation: the ``isolation_level`` of each URL's engine, where it has one.
+    :param pooler: the selector's option, if it is known.
     :raises UnreachableError: if a database can't be looked at.
     """
     urls = [parse_url(read_write, "read-write")]
@@ -129,6 +133,7 @@ def examine(
     findings = run(
         urls, lambda: _examine_databases(*urls, read_only=bool(read_only), levels=levels)
     )
+    findings = [with_option(one, pooler) for one in findings]
     if file is not None:
         findings += examine_file(file, workers)
     return findings + examine_environment(os.environ)
@@ -723,17 +728,20 @@ def start_up_options(url: URL, name: str) -> Iterator[Finding]:
     elif driver in ("psycopg2", "psycopg", "psycopg_async"):
         given = url.query.get("options") or ""
         arguments = {"options": f"{given} -c {_READ_ONLY_SETTING}=on".strip()}
+    elif driver == "pg8000" and takes_parameters(dialect_of(url).import_dbapi()):
+        arguments = {"startup_params": {_READ_ONLY_SETTING: "on"}}
     else:
         yield Finding(
             "note",
             f"The driver {driver} has no way to begin read-only.",
-            "The library's first lock costs a round trip for each new connection.",
+            "The library's first lock is a SET for each new connection, and takes "
+            "EngineSelector(pooler=...) where a pooler may be in between.",
             "Use psycopg, psycopg2 or asyncpg.",
         )
         return
     engine = make_engine(url, **arguments)
     cure = (
-        f"In a PgBouncer from 1.20 on: track_extra_parameters = IntervalStyle, "
+        f"{_POOLER} In a PgBouncer from 1.20 on also track_extra_parameters = IntervalStyle, "
         f"{_READ_ONLY_SETTING}. Or connect to the server itself."
     )
     try:
@@ -743,7 +751,8 @@ def start_up_options(url: URL, name: str) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{_begin(name)} refuses start-up options: {reason_of(error, url)}.",
-            "The library's read-only engine can't connect there: reads fail while read-only.",
+            "Without the option pooler the library's read-only engine can't connect there: reads "
+            "fail while read-only.",
             cure,
         )
         return
@@ -759,8 +768,8 @@ def start_up_options(url: URL, name: str) -> Iterator[Finding]:
     yield Finding(
         "warning",
         f"{_begin(name)} ignores start-up options.",
-        "Something between here and the server drops the library's first lock, which then is a "
-        "SET on each new connection.",
+        "Something between here and the server drops the library's first lock. Without the option "
+        "pooler each connection of a read-only engine is an error: reads fail while read-only.",
         cure,
     )
 
@@ -771,8 +780,20 @@ def pooler(engine: Engine, name: str) -> Iterator[Finding]:
     A pooler gives its own process number in the start-up packet; behind one in transaction mode,
     two connections that are both open have been served by the same process, or one by two.
     """
+    with reading(engine) as connection:
+        pgpool = is_pgpool(connection)
+    if pgpool:
+        yield Finding(
+            "warning",
+            f"Pgpool-II is before {name}.",
+            "When it takes the primary for gone, it cuts all clients, readers of a standby too, "
+            "and serves none for search_primary_node_timeout (five minutes).",
+            "Have the read-only engine connect to the standby itself, and give the server itself "
+            "to sa-readonly wait --database.",
+        )
+        return
     with connect(engine) as one:
-        told = _told_pid(one)
+        told = told_pid(one.dialect.driver, one.connection.driver_connection)
         first = _pid(one)
         if told == first:
             yield Finding("ok", f"No pooler is before {name}.", "A session is a session.")
@@ -784,11 +805,10 @@ def pooler(engine: Engine, name: str) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"A pooler in transaction mode (PgBouncer, say) is before {name}.",
-            "A SET for the session, such as the library's when start-up options are dropped, "
-            "stays on a server connection that another client gets next: the lock may be "
-            "missing where it is wanted, and a writer may be refused.",
-            "Give the read-only engine a pool of its own there (another user or database), in "
-            "session mode, or connect to the server itself.",
+            "What is set for a session stays on a server connection that another client gets next. "
+            "So each transaction must be READ ONLY by itself, and AUTOCOMMIT has no lock.",
+            'Give EngineSelector(pooler="transaction"), and have psycopg (prepare_threshold=None) '
+            "or asyncpg (statement_cache_size=0) prepare nothing. Or connect to the server itself.",
         )
         return
     what = f"is before {name}" if told is not None else f"may be before {name}"
@@ -796,7 +816,7 @@ def pooler(engine: Engine, name: str) -> Iterator[Finding]:
         "note",
         f"A pooler {what}; its mode could not be told.",
         f"No sign of transaction mode was seen in {2 * len(pids)} transactions, which is no proof.",
-        "Ask its operator for pool_mode; session mode is right.",
+        f"Ask its operator for pool_mode. {_POOLER}",
     )
 
 
@@ -805,17 +825,16 @@ def _pid(connection: Connection) -> int:
         return int(fetch(connection, "SELECT pg_backend_pid()")[0][0])
 
 
-def _told_pid(connection: Connection) -> int | None:
-    """The server process as the start-up packet named it; None where the driver keeps it."""
-    driver: Any = connection.connection.driver_connection
-    name = connection.dialect.driver
-    if name == "psycopg2":
-        return int(driver.get_backend_pid())
-    if name in ("psycopg", "psycopg_async"):
-        return int(driver.info.backend_pid)
-    if name == "asyncpg":
-        return int(driver.get_server_pid())
-    return None
+_POOLER = 'Give EngineSelector(pooler="transaction"), or "session", as it pools.'
+
+
+def with_option(one: Finding, pooler: str | None) -> Finding:
+    """Return a finding about a pooler as it is with the option for it."""
+    if pooler in POOLERS and ("refuses start-up" in one.what or "ignores start-up" in one.what):
+        return Finding("ok", one.what, f'With EngineSelector(pooler="{pooler}") none is sent.')
+    if pooler == "transaction" and "A pooler in transaction mode" in one.what:
+        return Finding("ok", one.what, "EngineSelector(pooler) is set: each transaction is locked.")
+    return one
 
 
 def several_hosts(url: URL, seen: Seen) -> Iterator[Finding]:
@@ -1557,6 +1576,7 @@ def doctor(
                     )
                     if {f"{engine}.url", f"{engine}.isolation_level"} <= ours.keys()
                 },
+                pooler=ours.get("pooler"),
             )
         )
     except UnreachableError as error:

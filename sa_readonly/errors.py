@@ -13,7 +13,10 @@ __all__ = ["ConfigurationError", "ReadOnlyError"]
 
 
 class ConfigurationError(ArgumentError):
-    """A setting makes no sense. Raised where it is given, never at the first transaction."""
+    """A setting makes no sense. Raised where it is given, never at the first transaction.
+
+    Save what only a server can tell: whether a pooler is before it, at each connection.
+    """
 
 
 class ReadOnlyError(DontWrapMixin, InvalidRequestError):

@@ -26,12 +26,12 @@ from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.util.concurrency import in_greenlet
 
-from . import listeners, loops
+from . import listeners, loops, poolers
 from .dialects import LOCKED, can_authorize, family, holds_file
 from .errors import ReadOnlyError
 from .listeners import Keeping
 from .mode import Mode, State
-from .statements import SET_CONFIG, examine, hides_a_parameter, writing_pragma
+from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter, writing_pragma
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -239,6 +239,8 @@ class _Guarded(DefaultDialect):
     _sa_readonly_told: tuple[Switch, ...] = ()  # those that say why nothing is written
     _sa_readonly_family: str  # see family()
     _sa_readonly_serves = False  # whether a read-only engine serves replicas while read-write
+    _sa_readonly_pooler: str | None = None  # see behind()
+    _sa_readonly_offered = False  # whether the first lock goes into the start-up packet
 
     def _sa_readonly_says(self) -> tuple[Switch | None, State]:
         """The state to tell in an error, and whose it is: read-only if any switch says so."""
@@ -362,7 +364,8 @@ class _Gated(_Guarded):
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         if _for_twin.get():
-            cparams = _start_up(self, cparams)
+            with poolers.told(self):
+                return super().connect(*cargs, **_start_up(self, cparams))
         return super().connect(*cargs, **cparams)
 
 
@@ -375,7 +378,8 @@ class _ReadOnly(_Guarded):
     _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
-        return super().connect(*cargs, **_start_up(self, cparams))
+        with poolers.told(self):
+            return super().connect(*cargs, **_start_up(self, cparams))
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         if statement not in self._sa_readonly_passed:
@@ -385,7 +389,7 @@ class _ReadOnly(_Guarded):
             attribute = cursor._sa_readonly_attribute
             if attribute is not None:
                 connection = getattr(cursor, cursor._sa_readonly_holder)
-                locked = getattr(connection, attribute, None) is not False
+                locked = getattr(connection, attribute, None) is True
             if attribute is None or (locked and connection.autocommit is not True):
                 # Looked up each time, for what traces a driver by patching it.
                 base.execute(cursor, statement, parameters)
@@ -436,7 +440,7 @@ class _ReadOnly(_Guarded):
         self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
     ) -> None:
         if isinstance(self, _ReadOnly):  # not when it was released
-            _lock_now(self, dbapi_connection)
+            _lock_now(self, dbapi_connection)  # SQLAlchemy closes it where this raises
             if self._sa_readonly_family == "sqlite":
                 _authorize_by(self, dbapi_connection, listeners.watch(record))
 
@@ -444,6 +448,8 @@ class _ReadOnly(_Guarded):
         self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
     ) -> None:
         if isinstance(self, _ReadOnly):
+            if self._sa_readonly_pooler == "transaction":
+                poolers.refuse_autocommit(self, dbapi_connection)
             _guard_cursors(self, dbapi_connection)
             for what in listeners.skipped(record, partial(_value_of, dbapi_connection)):
                 if what not in self._sa_readonly_skipped:
@@ -454,12 +460,18 @@ class _ReadOnly(_Guarded):
                         what,
                     )
 
+    def _sa_readonly_given_out(
+        self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry, _: object
+    ) -> None:
+        if isinstance(self, _ReadOnly) and self._sa_readonly_pooler == "session":
+            _set_default(dbapi_connection)
+
     def _sa_readonly_returned(
         self, dbapi_connection: DBAPIConnection | None, record: ConnectionPoolEntry
     ) -> None:
         if dbapi_connection is None or not isinstance(self, _ReadOnly):
             return
-        put_back = _lock_again
+        put_back: Callable[[Any, Any], None] = _lock_again
         if dbapi_connection.__class__ in _KEEPING:
             # That of an adapter has no answer, and no pool keeps it when it is given back.
             if getattr(dbapi_connection, "_sa_readonly_answer", _authorize) is _authorize:
@@ -477,6 +489,9 @@ class _ReadOnly(_Guarded):
     def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
         """Return the text to send, which is the one given, or raise."""
         what = self._sa_readonly_would(statement, parameters)
+        if what is None and self._sa_readonly_pooler == "transaction":
+            # Of that psycopg2 and asyncpg know nothing: what follows would be in no transaction.
+            what = ends_transaction(statement, backslash=self._sa_readonly_backslash())
         if what is not None:
             role = _role(context)
             raise self._sa_readonly_refusal(what, statement, kind="statement", role=role)
@@ -681,6 +696,22 @@ def _guarded(kind: type[_Guarded], base: type[Dialect]) -> type[Any]:
 # -- engines ---------------------------------------------------------------------------------
 
 
+def behind(engine: Engine, pooler: str | None) -> None:
+    """Note which pooler is before an engine's server, before it is gated or protected.
+
+    :param pooler: one of :data:`.poolers.POOLERS`, or None.
+    """
+    dialect: Any = engine.dialect
+    if getattr(dialect, "_sa_readonly_pooler", None) != pooler:
+        dialect._sa_readonly_passed = {}  # a text may be refused by now
+    dialect._sa_readonly_pooler = pooler
+    dialect._sa_readonly_shown = _shown(engine)
+
+
+def _shown(engine: Engine) -> str:
+    return engine.url.set(query={}).render_as_string(hide_password=True)
+
+
 def gate(engine: Engine, switch: Switch) -> None:
     """Let no transaction begin on a read-write engine, nor on its clones, while read-only."""
     dialect: Any = engine.dialect
@@ -706,6 +737,9 @@ def protect(engine: Engine, switch: Switch, *, serves: bool = False) -> None:
     if not getattr(dialect, "_sa_readonly_listens", False):
         dialect._sa_readonly_listens = True  # for good: recreate() takes listeners along
         lock(engine.pool, dialect)
+    if dialect._sa_readonly_pooler == "session" and "_sa_readonly_sets" not in vars(dialect):
+        dialect._sa_readonly_sets = True  # for good, too
+        set_at_checkout(engine.pool, dialect)
     _warn(engine)
 
 
@@ -826,7 +860,7 @@ def _dress(dialect: Any, *, read_only: bool) -> None:
     for one, committing in ((dialect, commits), (_kin(dialect).get(dialect), not commits)):
         if one is not None and (gated or read_only):
             kind = _kind(gated=gated, read_only=read_only, limited=limited, commits=committing)
-            one.__class__ = _guarded(kind, base)
+            one.__class__ = _guarded(_pooled(dialect, kind), base)
         elif one is not None:
             one.__class__ = base
 
@@ -839,6 +873,11 @@ def _kind(*, gated: bool, read_only: bool, limited: bool, commits: bool) -> Any:
     if commits:
         return _CommittingReadOnly if read_only else _Committing
     return _GatedReadOnly if read_only else _Gated
+
+
+def _pooled(dialect: Any, kind: Any) -> Any:
+    by_transaction = dialect._sa_readonly_pooler == "transaction" and issubclass(kind, _ReadOnly)
+    return poolers.by_transaction(kind) if by_transaction else kind
 
 
 def twin(engine: Engine, *, gated: bool) -> Dialect:
@@ -855,7 +894,7 @@ def twin(engine: Engine, *, gated: bool) -> Dialect:
         _warn(engine)
     # For good: the twin has its engine's listeners also when the selector is closed.
     dialect.__dict__["_set_connection_characteristics"] = _apply_options
-    return _sharing(dialect, _guarded(kind, type(dialect)._sa_readonly_base))
+    return _sharing(dialect, _guarded(_pooled(dialect, kind), type(dialect)._sa_readonly_base))
 
 
 def _apply_options(connection: Connection, options: Mapping[str, Any]) -> None:
@@ -907,6 +946,12 @@ def lock(pool: Pool, dialect: Any) -> None:
     event.listen(pool, "checkin", dialect._sa_readonly_returned)
     # Last, so that what the user's listeners do to a new connection is the server's affair alone.
     event.listen(pool, "connect", dialect._sa_readonly_ready)
+
+
+def set_at_checkout(pool: Pool, dialect: Any) -> None:
+    """Have the first lock put on each connection of a pool that is given out, if it is to be."""
+    if dialect._sa_readonly_pooler == "session":
+        event.listen(pool, "checkout", dialect._sa_readonly_given_out, insert=True)
 
 
 def _warn(engine: Engine) -> None:
@@ -983,7 +1028,7 @@ def gates(engine: Engine) -> tuple[Switch, ...]:
 
 # -- locks at the server ---------------------------------------------------------------------
 
-_READ_ONLY_SETTING = "default_transaction_read_only"
+_READ_ONLY_SETTING = poolers.SETTING
 _SET_DEFAULT = f"SET {_READ_ONLY_SETTING} = on"
 
 
@@ -993,38 +1038,70 @@ def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
         driver = getattr(dialect.loaded_dbapi, "sqlite", dialect.loaded_dbapi)  # aiosqlite has one
         keeping: Any = _keeping(driver.Connection)
         return {"factory": listeners.connecting(keeping, driver), **cparams}
-    if dialect._sa_readonly_family == "postgresql":
+    if dialect._sa_readonly_family == "postgresql" and dialect._sa_readonly_pooler is None:
         if dialect.driver in ("psycopg2", "psycopg", "psycopg_async"):
+            dialect._sa_readonly_offered = True
             options = cparams.get("options") or ""
             return {**cparams, "options": f"{options} -c {_READ_ONLY_SETTING}=on".strip()}
         if dialect.driver == "asyncpg":
+            dialect._sa_readonly_offered = True
             settings = cparams.get("server_settings") or {}
             return {**cparams, "server_settings": {**settings, _READ_ONLY_SETTING: "on"}}
+        if dialect.driver == "pg8000" and poolers.takes_parameters(dialect.loaded_dbapi):
+            dialect._sa_readonly_offered = True
+            given = cparams.get("startup_params") or {}
+            return {**cparams, "startup_params": {**given, _READ_ONLY_SETTING: "on"}}
     return dict(cparams)
 
 
 def _lock_now(dialect: Any, dbapi_connection: Any) -> None:
-    """Put both locks on a new connection; the first one only if the start-up packet did not."""
+    """Put both locks on a new connection, the first one as far as the start-up packet did not."""
     if dialect._sa_readonly_family == "postgresql":
-        if _reported(dialect, dbapi_connection) != "on":
-            _run(dbapi_connection, _SET_DEFAULT)
-            dbapi_connection.commit()
+        _lock_session(dialect, dbapi_connection)
     elif dialect._sa_readonly_family in ("mysql", "mariadb"):
         _run(dbapi_connection, "SET SESSION TRANSACTION READ ONLY")
-    _lock_again(dialect, dbapi_connection)
+    _lock_again(dialect, dbapi_connection, new=True)
 
 
-def _lock_again(dialect: Any, dbapi_connection: Any) -> None:
+def _lock_session(dialect: Any, dbapi_connection: Any) -> None:
+    """See to the first lock of PostgreSQL's, by asking for it: a pooler's own word is no proof."""
+    if dialect._sa_readonly_pooler == "transaction":
+        poolers.refuse_autocommit(dialect, dbapi_connection)
+    elif dialect._sa_readonly_pooler == "session":
+        _set_default(dbapi_connection)
+    else:
+        value, pid = _row(dbapi_connection, _ASK)
+        if value != "on":
+            # A creator= gives no start-up packet of ours. Only what is no pooler's may be set.
+            offered = dialect._sa_readonly_offered
+            if offered or not poolers.is_direct(dialect, dbapi_connection, pid):
+                raise poolers.dropped(dialect, offered=offered)
+            _set_default(dbapi_connection)
+
+
+_ASK = f"SELECT current_setting('{_READ_ONLY_SETTING}'), pg_backend_pid()"
+
+
+def _lock_again(dialect: Any, dbapi_connection: Any, *, new: bool = False) -> None:
     """Put back the locks that code with the driver's connection in its hands can open."""
     if dialect._sa_readonly_family == "postgresql":
-        if _reported(dialect, dbapi_connection) == "off":
-            _run(dbapi_connection, _SET_DEFAULT)
-            dbapi_connection.commit()
+        pooler = dialect._sa_readonly_pooler
+        if pooler is None and not new and _reported(dialect, dbapi_connection) == "off":
+            if dialect._sa_readonly_offered:
+                raise poolers.dropped(dialect, offered=True)  # it is closed, and made anew
+            _set_default(dbapi_connection)
+        elif pooler == "transaction":
+            poolers.refuse_autocommit(dialect, dbapi_connection)
         attribute = _ATTRIBUTES.get(dialect.driver, "readonly")
         if getattr(dbapi_connection, attribute, None) is not True:  # psycopg2: not in a transaction
             dialect.set_readonly(dbapi_connection, True)
     elif dialect._sa_readonly_family == "sqlite":
         _run(dbapi_connection, "PRAGMA query_only = ON")
+
+
+def _set_default(dbapi_connection: Any) -> None:
+    _run(dbapi_connection, _SET_DEFAULT)
+    dbapi_connection.commit()
 
 
 def _reported(dialect: Any, dbapi_connection: Any) -> str | None:
@@ -1065,6 +1142,16 @@ def _value_of(dbapi_connection: Any, pragma: str) -> Any:
         return cursor.fetchone()[0]
     finally:
         cursor.close()
+
+
+def _row(dbapi_connection: Any, statement: str) -> Any:
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute(statement)
+        return cursor.fetchone()
+    finally:
+        cursor.close()
+        dbapi_connection.commit()
 
 
 def is_refusal(error: BaseException, connection: Any = None) -> bool:
@@ -1169,6 +1256,10 @@ class _Cursor:
             if getattr(connection, attribute, None) is False:
                 what = "A transaction set to READ WRITE"
                 raise dialect._sa_readonly_refusal(what, text, kind="statement")
+            if dialect._sa_readonly_pooler == "transaction" and (
+                why := poolers.unlocked(connection, attribute)
+            ):
+                raise dialect._sa_readonly_refusal(why, text, kind="statement")
             # Where the driver begins no transaction the session decides; a function may set it.
             free = connection.autocommit is True and text != _SET_DEFAULT
             if free and _reported(dialect, connection) == "off":

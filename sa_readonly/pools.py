@@ -646,6 +646,7 @@ class TwinEngine(OptionEngine):
         create = getattr(pool._creator, "uncounted", pool._invoke_creator)
         pool._creator = guard.creator_for_twin(create)  # type: ignore[assignment]  # the parameter's name
         guard.lock(pool, self.dialect)
+        guard.set_at_checkout(pool, self.dialect)
         if not gated:  # or its door counts
             _note(pool, self.dialect)
         self._own_pool = pool

@@ -121,6 +121,24 @@ def attempt(connection: Connection, statement: str, **parameters: object) -> lis
         return None
 
 
+def is_pgpool(connection: Connection) -> bool:
+    """True if Pgpool-II answers, which may give its clients the numbers of the server's processes.
+
+    A server of its own logs the question as an error.
+    """
+    ask = "SHOW pool_version"
+    try:
+        with connection.begin_nested():
+            if connection.dialect.driver == "asyncpg":  # what it prepares, pgpool passes on
+                adapted: Any = connection.connection.dbapi_connection
+                adapted.run_async(lambda driver: driver.execute(ask))
+            else:
+                fetch(connection, ask)
+    except Exception:  # noqa: BLE001  # asyncpg's own, there
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A connection in a read-only transaction that waits for nobody for long."""

@@ -11,13 +11,13 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn, Union
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union
 
 from sqlalchemy import Engine, engine_from_config
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 
-from . import guard, loops
+from . import guard, loops, poolers
 from .directory import DirectoryRegistry, myself
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch
@@ -27,7 +27,7 @@ from .watcher import Worker, counted, worker_of
 from .workers import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import FrameType, TracebackType
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -92,6 +92,10 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         directory ``<file>.workers`` beside the file, a path is another one, False none. A process
         that can't register says so at ERROR and goes on; with ``"required"``, which is True
         otherwise, it begins no read-write transaction. Any :class:`.workers.Registry` will do.
+    :param pooler: which pooler is before a PostgreSQL of these: ``"transaction"``, as PgBouncer in
+        that mode, sets nothing for a session, begins each transaction of a read-only engine READ
+        ONLY and refuses AUTOCOMMIT there; ``"session"`` locks the session by a SET at each
+        checkout. None locks it by the start-up packet, which poolers refuse or drop.
     :raises ConfigurationError: if a setting makes no sense; the message names it.
     """
 
@@ -104,11 +108,13 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         grace: float | None = None,
         watch: bool = True,
         workers: bool | str | os.PathLike[str] | Registry = True,
+        pooler: Literal["transaction", "session"] | None = None,
     ) -> None:
         rw = _engines(read_write, "read_write")
         ro = None if read_only is None else _engines(read_only, "read_only")
         _check(rw, ro)
         _check_options(grace, watch)
+        behind = _check_pooler(pooler, rw, ro)
         self.switch: Switch = _switch(switch)
         registry, required = _registry(workers, self.switch), workers == "required"
         self._registry = registry
@@ -119,6 +125,8 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         primary = _sync(rw.primary)
         replica = None if rw.replica is None else _sync(rw.replica)
         taken_away, protected = _sorted(primary, replica, ro)
+        for engine in behind:
+            guard.behind(engine, pooler)
         for engine in taken_away:
             guard.gate(engine, self.switch)
         for engine in protected:
@@ -441,10 +449,10 @@ def selector_from_config(
 ) -> EngineSelector:
     """Make a selector of configuration keys, as :func:`sqlalchemy.engine_from_config` does.
 
-    ``file`` (required) and ``ttl`` (seconds); then for each of ``read_write.primary`` (required),
-    ``read_write.replica``, ``read_only.primary`` and ``read_only.replica`` a ``url`` and the other
-    options of :func:`sqlalchemy.engine_from_config`: ``read_write.primary.pool_size``. An URL of an
-    asyncio driver makes an AsyncEngine.
+    ``file`` (required), ``ttl`` (seconds) and ``pooler``; then for each of ``read_write.primary``
+    (required), ``read_write.replica``, ``read_only.primary`` and ``read_only.replica`` a ``url``
+    and the other options of :func:`sqlalchemy.engine_from_config`:
+    ``read_write.primary.pool_size``. An URL of an asyncio driver makes an AsyncEngine.
 
     :param mapping: keys and values, which may be strings; keys without the prefix are left alone.
     :param prefix: what the keys begin with.
@@ -460,13 +468,15 @@ def selector_from_config(
     unknown = [
         prefix + key
         for key in ours
-        if key not in ("file", "ttl") and not key.startswith(tuple(f"{name}." for name in names))
+        if key not in ("file", "ttl", "pooler")
+        and not key.startswith(tuple(f"{name}." for name in names))
     ]
     if unknown:
         raise ConfigurationError(
             f"Unknown configuration: {', '.join(sorted(unknown))}. Known are {prefix}file, "
-            f"{prefix}ttl and, below each of {', '.join(prefix + name for name in names)}, url and "
-            "the options of engine_from_config()."
+            f"{prefix}ttl, {prefix}pooler and, below each of "
+            f"{', '.join(prefix + name for name in names)}, url and the options of "
+            "engine_from_config()."
         )
     for key in ("file", "read_write.primary.url"):
         if not ours.get(key):
@@ -484,6 +494,8 @@ def selector_from_config(
             raise ConfigurationError(
                 f"{prefix}ttl takes a number of seconds, not {ours['ttl']!r}."
             ) from None
+    if "pooler" in ours:
+        kwargs.setdefault("pooler", ours["pooler"])
     read_only = engines["read_only.primary"]
     return EngineSelector(
         FileSwitch(ours["file"], **options),
@@ -627,13 +639,7 @@ def _registry(workers: object, switch: Switch) -> Registry | None:
 
 def _check(rw: Engines, ro: Engines | None) -> None:
     """Refuse engines that make no sense together, before anything is done to one of them."""
-    named: dict[str, AnyEngine] = {"read_write.primary": rw.primary}
-    if rw.replica is not None:
-        named["read_write.replica"] = rw.replica
-    if ro is not None:
-        named["read_only.primary"] = ro.primary
-        if ro.replica is not None:
-            named["read_only.replica"] = ro.replica
+    named = _named(rw, ro)
     sync = [name for name, engine in named.items() if isinstance(engine, Engine)]
     if sync and len(sync) < len(named):
         mixed = ", ".join(name for name in named if name not in sync)
@@ -647,6 +653,25 @@ def _check(rw: Engines, ro: Engines | None) -> None:
             "read_write.primary holds its database in its own pool (SQLite in memory, StaticPool), "
             "of which no second, read-only engine can be made. Give read_only= as well."
         )
+
+
+def _check_pooler(pooler: object, rw: Engines, ro: Engines | None) -> Iterable[Engine]:
+    """Refuse a pooler that can't be, and return all engines."""
+    named = {name: _sync(engine) for name, engine in _named(rw, ro).items()}
+    made = ro is None or rw.replica is None  # a read-only engine, of the primary
+    poolers.check(pooler, named, {name for name in named if made or name != "read_write.primary"})
+    return named.values()
+
+
+def _named(rw: Engines, ro: Engines | None) -> dict[str, AnyEngine]:
+    named: dict[str, AnyEngine] = {"read_write.primary": rw.primary}
+    if rw.replica is not None:
+        named["read_write.replica"] = rw.replica
+    if ro is not None:
+        named["read_only.primary"] = ro.primary
+        if ro.replica is not None:
+            named["read_only.replica"] = ro.replica
+    return named
 
 
 def _check_kinds(named: Mapping[str, Engine]) -> None:

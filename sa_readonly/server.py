@@ -24,12 +24,14 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from .page import printable
+from .poolers import told_pid
 from .probe import (
     UnreachableError,
     attempt,
     connect,
     dialect_of,
     fetch,
+    is_pgpool,
     make_engine,
     parse_url,
     reading,
@@ -111,6 +113,12 @@ class Answer:
         return not self.obstacles
 
     @property
+    def caution(self) -> str | None:
+        """What is to be known before what is told to end sessions is done, in one line."""
+        ends = any(one.ends.startswith(_TERMINATE) for one in self.obstacles)
+        return _CAUTION if ends else None
+
+    @property
     def sums(self) -> str:
         """What is in the way, as one line."""
         counts = Counter(one.kind for one in self.obstacles)
@@ -130,6 +138,7 @@ class Answer:
             "agrees": self.agrees,
             "obstacles": [one.as_json() for one in self.obstacles],
             "notes": list(self.notes),
+            "caution": self.caution,
             "replayed": self.replayed,
         }
 
@@ -161,6 +170,7 @@ class Server:
             )
         self._ask = _ASKS[kind]
         self._target = _Target()
+        self._known = False  # that what answers is no pgpool
 
     def check(self) -> None:
         """Ask once, before anything depends on the answer.
@@ -185,6 +195,10 @@ class Server:
     def _answer(self) -> Answer:
         position = None
         with _asking(self._url, "read-write database") as connection:
+            if not self._known and connection.dialect.name == "postgresql":
+                if is_pgpool(connection):
+                    return Answer((_pooled("Pgpool-II"),))
+                self._known = True
             answer = self._ask(connection)
             if self._replica is not None:
                 # After the sessions: what they have committed lies before it.
@@ -225,6 +239,12 @@ def _asking(url: URL, name: str) -> Iterator[Connection]:
 
 # -- PostgreSQL ------------------------------------------------------------------------------
 
+_TERMINATE = "SELECT pg_terminate_backend"
+# Which session is pgpool's the server can't tell: it has the client's role and application_name.
+_CAUTION = (
+    "Pgpool-II in front? Send that through pgpool itself, not to the server: it would take the "
+    "server for shut down, detach it and cut all clients (failover_on_backend_shutdown)."
+)
 _SESSIONS = """
     SELECT a.pid, a.usename::text AS role, a.application_name AS application,
         host(a.client_addr) AS address, a.backend_type AS type, a.state, a.query,
@@ -242,7 +262,11 @@ _PREPARED = """
 
 
 def _ask_postgresql(connection: Connection) -> Answer:
-    if fetch(connection, "SELECT pg_is_in_recovery()")[0][0]:
+    ((standby, pid),) = fetch(connection, "SELECT pg_is_in_recovery(), pg_backend_pid()")
+    told = told_pid(connection.dialect.driver, connection.connection.driver_connection)
+    if told not in (None, pid):
+        return Answer((_pooled("a pooler"),))
+    if standby:
         what = "The database of --database is a standby, into which nobody writes"
         return Answer((Obstacle("question", what, "Give the URL of the read-write database."),))
     obstacles, others = [], Counter[str]()
@@ -256,8 +280,16 @@ def _ask_postgresql(connection: Connection) -> Answer:
     return Answer(tuple(obstacles), tuple(f"{n} {printable(kind)}" for kind, n in others.items()))
 
 
+def _pooled(name: str) -> Obstacle:
+    what = (
+        f"The database of --database is asked through {name}, behind which the server's list of "
+        "sessions does not tell who may still write, and may name those that ask"
+    )
+    return Obstacle("question", what, "Give the URL of the server itself.")
+
+
 def _session(row: Any) -> Obstacle:
-    ends = f"SELECT pg_terminate_backend({row.pid})"
+    ends = f"{_TERMINATE}({row.pid})"
     state = row.state or "its state is hidden: GRANT pg_read_all_stats to your role"
     if row.subscription is not None:
         ends = f"ALTER SUBSCRIPTION {_quoted(row.subscription)} DISABLE"

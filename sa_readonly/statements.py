@@ -16,7 +16,7 @@ from .from_clause import FromClause
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["SET_CONFIG", "examine", "hides_a_parameter", "writing_pragma"]
+__all__ = ["SET_CONFIG", "ends_transaction", "examine", "hides_a_parameter", "writing_pragma"]
 
 SET_CONFIG = "set_config"
 
@@ -306,6 +306,19 @@ def _examine_all(read: Iterator[_Token], dialect: str, parameters: Any) -> str |
         if dialect == "postgresql":
             ended = _ends(tokens)
         tokens = []
+    return None
+
+
+def ends_transaction(statement: str, *, backslash: bool | None = None) -> str | None:
+    """Return what of a text for PostgreSQL ends the transaction, in a few words, or None."""
+    tokens: list[_Token] = []
+    for token in (*_tokens(statement, "postgresql", bool(backslash)), _Token("other", ";", 0)):
+        if token.kind != "other" or token.text != ";":
+            tokens.append(token)
+        elif word := _ends(tokens):
+            return f"{word} in a text"
+        else:
+            tokens = []
     return None
 
 

@@ -135,6 +135,7 @@ def test_it_waits_until_the_last_session_has_gone(file: Path, pg_pair: Pair) -> 
         assert process.stdout is not None
         assert process.stdout.readline().startswith(f"session {other.get_backend_pid()} of ")
         assert "pg_terminate_backend" in process.stdout.readline()
+        assert "failover_on_backend_shutdown" in process.stdout.readline()
         assert ", but the server disagrees after" in process.stdout.readline()
         other.close()
         stdout, stderr = process.communicate()

@@ -1,0 +1,196 @@
+"""A pooler between a read-only engine and its server: what is done otherwise, and how it is told.
+
+A pooler may refuse the start-up parameter that locks each session of PostgreSQL, or drop it. One in
+transaction mode gives each transaction another of its sessions at the server, so nothing may be set
+for a session there: the next client would get it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.engine.default import DefaultDialect
+
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sqlalchemy.engine import Engine
+
+__all__ = ["POOLERS", "SETTING", "told_pid"]
+
+POOLERS = ("transaction", "session")
+SETTING = "default_transaction_read_only"
+CURE = (
+    'Give EngineSelector(pooler="transaction"), or "session" if it pools by session; or connect '
+    "the read-only engine to the server itself."
+)
+_BETWEEN = f"A pooler stands in between. {CURE}"
+
+# Their attribute is a word in each BEGIN that they send; others set it for the session.
+_BEGINNING = ("psycopg2", "psycopg", "psycopg_async", "asyncpg")
+_UNPROTECTED = "AUTOCOMMIT, which nothing protects behind a pooler in transaction mode,"
+
+
+def told_pid(driver: str, connection: Any) -> int | None:
+    """Return the server process as the server, or a pooler in its place, named it at the start.
+
+    :param driver: the name of SQLAlchemy's dialect for it.
+    :param connection: the driver's own.
+    :return: None where the driver keeps it to itself.
+    """
+    if driver in ("psycopg2", "psycopg2cffi"):
+        return int(connection.get_backend_pid())
+    if driver in ("psycopg", "psycopg_async"):
+        return int(connection.info.backend_pid)
+    if driver == "asyncpg":
+        return int(connection.get_server_pid())
+    return None
+
+
+@cache
+def takes_parameters(dbapi: Any) -> bool:
+    """True for a pg8000 that sends start-up parameters, which is one from 1.31.3 on."""
+    return "startup_params" in inspect.signature(dbapi.connect).parameters
+
+
+def is_direct(dialect: Any, dbapi_connection: Any, pid: int) -> bool:
+    """True if a connection surely is a session of its own: no pooler knows the server's numbers.
+
+    :param pid: what the server says.
+    """
+    return told_pid(dialect.driver, dialect.get_driver_connection(dbapi_connection)) == pid
+
+
+# -- errors ----------------------------------------------------------------------------------
+
+
+def check(pooler: object, engines: Mapping[str, Engine], readers: set[str]) -> None:
+    """Refuse a setting that makes no sense for these engines, by their names.
+
+    :param readers: the names of those that a read-only engine is, or is made of.
+    """
+    if pooler is not None and pooler not in POOLERS:
+        raise ConfigurationError(
+            f'EngineSelector(pooler) takes None, "transaction" or "session", not {pooler!r}.'
+        )
+    for name, engine in engines.items():
+        dialect: Any = engine.dialect
+        others = getattr(dialect, "_sa_readonly_pooler", pooler)
+        in_use = getattr(dialect, "_sa_readonly_gates", ()) or getattr(
+            dialect, "_sa_readonly_told", ()
+        )
+        if in_use and others != pooler:
+            raise ConfigurationError(
+                f"{name} stands in another EngineSelector with pooler={others!r}, here with "
+                f"{pooler!r}. Give both the same."
+            )
+        if pooler is None or name not in readers:
+            continue
+        if dialect.name != "postgresql":
+            raise ConfigurationError(
+                f"EngineSelector(pooler) is about PostgreSQL, and {name} is {dialect.name}. Leave "
+                "it out."
+            )
+        if pooler == "session":
+            continue
+        if dialect.driver not in _BEGINNING:
+            raise ConfigurationError(
+                f'EngineSelector(pooler="transaction") needs a driver that begins each transaction '
+                f"READ ONLY by itself, which {dialect.driver} of {name} does not. Use psycopg2, "
+                "psycopg or asyncpg."
+            )
+        level = getattr(dialect, "_on_connect_isolation_level", None)
+        if "AUTOCOMMIT" in (level, engine.get_execution_options().get("isolation_level")):
+            raise ConfigurationError(
+                f'{name} has isolation_level="AUTOCOMMIT", which EngineSelector(pooler='
+                '"transaction") can\'t protect: no transaction is there to be READ ONLY. Give a '
+                "read-only engine without it, or one that goes past the pooler."
+            )
+
+
+@contextlib.contextmanager
+def told(dialect: Any) -> Iterator[None]:
+    """Tell the cure where a server refuses the start-up parameter."""
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split())
+        if "unsupported startup parameter" not in said:
+            raise
+        said = said[said.index("unsupported startup parameter") :]
+        raise _error(dialect, f"is refused there: {said}. {_BETWEEN}") from error
+
+
+def dropped(dialect: Any, *, offered: bool) -> ConfigurationError:
+    """Return the error for a connection whose session is not read-only by default.
+
+    :param offered: whether the start-up parameter was sent.
+    """
+    if offered:
+        return _error(dialect, f"has no effect there. {_BETWEEN}")
+    return _error(
+        dialect,
+        "is not given by its creator= or driver, and a SET is sent to no session that may be a "
+        f"pooler's. Have it given, or {CURE[0].lower()}{CURE[1:]}",
+    )
+
+
+def _error(dialect: Any, what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{dialect._sa_readonly_shown}: the start-up parameter {SETTING}, which locks each "
+        f"session of a read-only engine, {what}"
+    )
+
+
+def refuse_autocommit(dialect: Any, dbapi_connection: Any) -> None:
+    """Refuse a new connection that the driver has in autocommit, in transaction mode."""
+    if dbapi_connection.autocommit is True:
+        raise ConfigurationError(
+            f"{dialect._sa_readonly_shown}: the driver has this connection in autocommit (by "
+            'connect_args=, creator= or a listener), which EngineSelector(pooler="transaction") '
+            "can't protect: no transaction is there to be READ ONLY. Leave it out."
+        )
+
+
+# -- transaction mode ------------------------------------------------------------------------
+
+
+class _ByTransaction(DefaultDialect):
+    """What a read-only dialect does otherwise where each transaction may have another session."""
+
+    _sa_readonly_refusal: Any
+
+    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
+        if level == "AUTOCOMMIT":
+            raise self._sa_readonly_refusal(_UNPROTECTED, kind="transaction")
+        super().set_isolation_level(dbapi_connection, level)
+
+    def do_ping(self, dbapi_connection: Any) -> bool:
+        if self.driver == "asyncpg":  # which pings in a transaction
+            return super().do_ping(dbapi_connection)
+        # SQLAlchemy goes through autocommit, and out of that psycopg2 with a SET for the session.
+        cursor = dbapi_connection.cursor()
+        try:
+            cursor.execute(self._dialect_specific_select_one)
+        finally:
+            cursor.close()
+        dbapi_connection.rollback()
+        return True
+
+
+@cache
+def by_transaction(kind: type[Any]) -> type[Any]:
+    """Return a class of read-only dialects for transaction mode."""
+    return type(kind.__name__, (_ByTransaction, kind), {})
+
+
+def unlocked(connection: Any, attribute: str) -> str | None:
+    """Return why a statement on this connection would have no lock in transaction mode, or None."""
+    if connection.autocommit is True:
+        return _UNPROTECTED
+    return None if getattr(connection, attribute) is True else "A transaction that is not READ ONLY"
