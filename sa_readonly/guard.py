@@ -26,7 +26,7 @@ from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.util.concurrency import in_greenlet
 
-from . import listeners, loops, poolers
+from . import listeners, loops, poolers, shared
 from .dialects import LOCKED, can_authorize, family, holds_file
 from .errors import ReadOnlyError
 from .listeners import Keeping
@@ -365,8 +365,10 @@ class _Gated(_Guarded):
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         if _for_twin.get():
             with poolers.told(self):
-                return super().connect(*cargs, **_start_up(self, cparams))
-        return super().connect(*cargs, **cparams)
+                connection = super().connect(*cargs, **_start_up(self, cparams))
+        else:
+            connection = super().connect(*cargs, **cparams)
+        return shared.made(self, connection)  # type: ignore[no-any-return]  # what it is given
 
 
 class _ReadOnly(_Guarded):
@@ -379,7 +381,8 @@ class _ReadOnly(_Guarded):
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         with poolers.told(self):
-            return super().connect(*cargs, **_start_up(self, cparams))
+            connection = super().connect(*cargs, **_start_up(self, cparams))
+        return shared.made(self, connection)  # type: ignore[no-any-return]  # what it is given
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         if statement not in self._sa_readonly_passed:
@@ -440,6 +443,8 @@ class _ReadOnly(_Guarded):
         self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry
     ) -> None:
         if isinstance(self, _ReadOnly):  # not when it was released
+            shared.take_off(self, dbapi_connection)
+            shared.borrow(self, dbapi_connection, partial(_before, self, dbapi_connection))
             _lock_now(self, dbapi_connection)  # SQLAlchemy closes it where this raises
             if self._sa_readonly_family == "sqlite":
                 _authorize_by(self, dbapi_connection, listeners.watch(record))
@@ -485,6 +490,16 @@ class _ReadOnly(_Guarded):
             record.invalidate(error)
             record._ConnectionRecord__pool._return_conn(record)  # type: ignore[attr-defined]
             raise
+
+    def _sa_readonly_left(
+        self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry | None = None
+    ) -> None:
+        # Also when it was released: another pool may take the connection back.
+        if self._sa_readonly_family != "sqlite":
+            shared.take_off_leaving(self, dbapi_connection)
+        elif dbapi_connection.__class__ not in _KEEPING and (not self.is_async or in_greenlet()):
+            with contextlib.suppress(Exception):  # it may be another thread's
+                _unlock_kept(self, dbapi_connection)
 
     def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
         """Return the text to send, which is the one given, or raise."""
@@ -944,6 +959,8 @@ def lock(pool: Pool, dialect: Any) -> None:
     # attribute can't be set.
     event.listen(pool, "connect", dialect._sa_readonly_connected, insert=True)
     event.listen(pool, "checkin", dialect._sa_readonly_returned)
+    event.listen(pool, "close", dialect._sa_readonly_left)
+    event.listen(pool, "close_detached", dialect._sa_readonly_left)
     # Last, so that what the user's listeners do to a new connection is the server's affair alone.
     event.listen(pool, "connect", dialect._sa_readonly_ready)
 
@@ -1030,6 +1047,8 @@ def gates(engine: Engine) -> tuple[Switch, ...]:
 
 _READ_ONLY_SETTING = poolers.SETTING
 _SET_DEFAULT = f"SET {_READ_ONLY_SETTING} = on"
+# A function can open this lock, in a SELECT that is like any other, and no server tells of it.
+_SET_SESSION = "SET SESSION TRANSACTION READ ONLY"
 
 
 def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
@@ -1039,7 +1058,7 @@ def _start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
         keeping: Any = _keeping(driver.Connection)
         return {"factory": listeners.connecting(keeping, driver), **cparams}
     if dialect._sa_readonly_family == "postgresql" and dialect._sa_readonly_pooler is None:
-        if dialect.driver in ("psycopg2", "psycopg", "psycopg_async"):
+        if dialect.driver in ("psycopg2", "psycopg2cffi", "psycopg", "psycopg_async"):
             dialect._sa_readonly_offered = True
             options = cparams.get("options") or ""
             return {**cparams, "options": f"{options} -c {_READ_ONLY_SETTING}=on".strip()}
@@ -1058,8 +1077,6 @@ def _lock_now(dialect: Any, dbapi_connection: Any) -> None:
     """Put both locks on a new connection, the first one as far as the start-up packet did not."""
     if dialect._sa_readonly_family == "postgresql":
         _lock_session(dialect, dbapi_connection)
-    elif dialect._sa_readonly_family in ("mysql", "mariadb"):
-        _run(dbapi_connection, "SET SESSION TRANSACTION READ ONLY")
     _lock_again(dialect, dbapi_connection, new=True)
 
 
@@ -1086,7 +1103,7 @@ def _lock_again(dialect: Any, dbapi_connection: Any, *, new: bool = False) -> No
     """Put back the locks that code with the driver's connection in its hands can open."""
     if dialect._sa_readonly_family == "postgresql":
         pooler = dialect._sa_readonly_pooler
-        if pooler is None and not new and _reported(dialect, dbapi_connection) == "off":
+        if pooler is None and not new and _opened(dialect, dbapi_connection):
             if dialect._sa_readonly_offered:
                 raise poolers.dropped(dialect, offered=True)  # it is closed, and made anew
             _set_default(dbapi_connection)
@@ -1097,6 +1114,52 @@ def _lock_again(dialect: Any, dbapi_connection: Any, *, new: bool = False) -> No
             dialect.set_readonly(dbapi_connection, True)
     elif dialect._sa_readonly_family == "sqlite":
         _run(dbapi_connection, "PRAGMA query_only = ON")
+    elif dialect.driver in ("pymysql", "mysqldb"):  # in fewer calls, at each check-in
+        dbapi_connection.query(_SET_SESSION)
+    elif dialect._sa_readonly_family in ("mysql", "mariadb"):
+        _run(dbapi_connection, _SET_SESSION)
+
+
+def _opened(dialect: Any, dbapi_connection: Any) -> bool:
+    """True if the session's default is off; a driver that is told nothing has the server asked."""
+    reported = _reported(dialect, dbapi_connection)
+    if reported is None and dialect.driver not in _ATTRIBUTES:
+        return bool(_row(dbapi_connection, _ASK)[0] != "on")
+    return reported == "off"
+
+
+def _before(dialect: Any, dbapi_connection: Any) -> Callable[[Any], None]:
+    """Return what takes both locks off a connection again, as far as they are not its own."""
+    base = getattr(type(dialect), "_sa_readonly_base", type(dialect))
+    if dialect._sa_readonly_family == "postgresql":
+        attribute = _ATTRIBUTES.get(dialect.driver, "readonly")
+        theirs = getattr(dbapi_connection, attribute, None)
+        locked = _reported(dialect, dbapi_connection) == "on"
+    elif dialect._sa_readonly_family in ("mysql", "mariadb"):
+        locked = _mysql_reads(dbapi_connection)
+
+    def undo(dbapi_connection: Any) -> None:
+        plain = getattr(type(dbapi_connection), "_sa_readonly_adapted", None)
+        if plain is not None:
+            dbapi_connection.__class__ = plain
+        if dialect._sa_readonly_family == "postgresql":
+            base.set_readonly(dialect, dbapi_connection, theirs)
+            if not locked and dialect._sa_readonly_pooler != "transaction":
+                _run(dbapi_connection, f"RESET {_READ_ONLY_SETTING}")
+                dbapi_connection.commit()
+        elif dialect._sa_readonly_family in ("mysql", "mariadb") and not locked:
+            _run(dbapi_connection, "SET SESSION TRANSACTION READ WRITE")
+
+    return undo
+
+
+def _mysql_reads(dbapi_connection: Any) -> bool:
+    cursor = dbapi_connection.cursor()
+    try:  # each server knows one of the two names, or both
+        cursor.execute("SHOW SESSION VARIABLES LIKE 't%_read_only'")
+        return any(value == "ON" for _, value in cursor.fetchall())
+    finally:
+        cursor.close()
 
 
 def _set_default(dbapi_connection: Any) -> None:
@@ -1107,7 +1170,7 @@ def _set_default(dbapi_connection: Any) -> None:
 def _reported(dialect: Any, dbapi_connection: Any) -> str | None:
     """Return the setting as the server told it by itself, which PostgreSQL does from 14 on."""
     driver_connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
-    if dialect.driver == "psycopg2":
+    if dialect.driver in ("psycopg2", "psycopg2cffi"):
         value = driver_connection.get_parameter_status(_READ_ONLY_SETTING)
     elif dialect.driver in ("psycopg", "psycopg_async"):
         value = driver_connection.info.parameter_status(_READ_ONLY_SETTING)
@@ -1198,14 +1261,18 @@ def _can_be_read(connection: Any) -> bool:
 
 _CURSOR_CLASSES = {
     "psycopg2": ("cursor_factory",),
+    "psycopg2cffi": ("cursor_factory",),
     "psycopg": ("cursor_factory", "server_cursor_factory"),
     "psycopg_async": ("cursor_factory", "server_cursor_factory"),
     "pymysql": ("cursorclass",),
     "mysqldb": ("cursorclass",),
+    "aiomysql": ("cursorclass",),
+    "asyncmy": ("_cursor_cls",),
 }
 # Adapters make their cursors: SQLAlchemy's, and duckdb_engine's.
 _ADAPTED = frozenset(("asyncpg", "aiomysql", "asyncmy", "duckdb_engine"))
-
+_MAKING = frozenset(("mysqlconnector", "mariadbconnector"))  # have no such attribute
+_BY_SESSION = frozenset(("psycopg2cffi",))  # begin no transaction as READ ONLY
 
 _DO_EXECUTE = DefaultDialect.do_execute  # before anybody patches it
 
@@ -1262,9 +1329,12 @@ class _Cursor:
                 raise dialect._sa_readonly_refusal(why, text, kind="statement")
             # Where the driver begins no transaction the session decides; a function may set it.
             free = connection.autocommit is True and text != _SET_DEFAULT
-            if free and _reported(dialect, connection) == "off":
-                what = "A session set to READ WRITE"
-                raise dialect._sa_readonly_refusal(what, text, kind="statement")
+        else:
+            free = dialect.driver in _BY_SESSION and text != _SET_DEFAULT
+            connection = self.connection if free else None  # type: ignore[attr-defined]  # the driver's
+        if free and _reported(dialect, connection) == "off":
+            what = "A session set to READ WRITE"
+            raise dialect._sa_readonly_refusal(what, text, kind="statement")
         # Back to what the start-up packet said: in a listener that resets a connection.
         if text not in dialect._sa_readonly_passed and text not in _RESETS:
             dialect._sa_readonly_examine(text, parameters)
@@ -1349,13 +1419,16 @@ def _guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
         if inner.__class__ in _KEEPING:  # aiosqlite's own
             adapter: Any = type(dbapi_connection)
             dbapi_connection.__class__ = _keeping(adapter, adapted=True)
-    elif dialect.driver in _ADAPTED:
+        return
+    driver_connection = dialect.get_driver_connection(dbapi_connection)
+    if dialect.driver in _ADAPTED:
         dbapi_connection.__class__ = _adapter(type(dbapi_connection), dialect)
-    elif names := _CURSOR_CLASSES.get(dialect.driver, ()):
-        driver_connection = dialect.get_driver_connection(dbapi_connection)
-        for name in names:
-            base = getattr(driver_connection, name) or dialect.dbapi.extensions.cursor  # psycopg2's
-            setattr(driver_connection, name, _examining(base, dialect))
+    if dialect.driver in _MAKING:
+        made = _adapter(type(driver_connection), dialect)
+        shared.put_on(driver_connection, "__class__", made)
+    for name in _CURSOR_CLASSES.get(dialect.driver, ()):
+        base = getattr(driver_connection, name) or dialect.dbapi.extensions.cursor  # psycopg2's
+        shared.put_on(driver_connection, name, _examining(base, dialect))
 
 
 def _authorize_by(dialect: Any, dbapi_connection: Any, answer: Callable[..., int]) -> None:
@@ -1411,22 +1484,29 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
         made = known[base] = type(base.__name__, bases, body)
         # A dialect with a do_execute() of its own goes on through it. It may be released by now.
         theirs = getattr(type(dialect), "_sa_readonly_base", type(dialect))
-        if theirs.do_execute is _DO_EXECUTE:
+        if theirs.do_execute is _DO_EXECUTE and dialect.driver not in _BY_SESSION:
             dialect.__dict__.setdefault("_sa_readonly_straight", {})[made] = base
     return known[base]  # type: ignore[no-any-return]  # made by type()
 
 
 def _adapter(base: type[Any], dialect: Any) -> type[Any]:
-    """Return a class of SQLAlchemy's adapted connections, of which the cursors examine."""
+    """Return a class of connections, or of SQLAlchemy's adapters, of which the cursors examine."""
+    # One that MySQL's driver lends from its pool has the method of the connection behind it.
+    theirs = getattr(base, "cursor", None) or (
+        lambda self, *args, **kwargs: self.__getattr__("cursor")(*args, **kwargs)
+    )
 
     def cursor(self: Any, *args: Any, **kwargs: Any) -> Any:
-        made = base.cursor(self, *args, **kwargs)
+        made = theirs(self, *args, **kwargs)
+        if dialect.driver == "mysqlconnector":  # its cursors can't change their class
+            return theirs(self, cursor_class=_examining(type(made), dialect))
         made.__class__ = _examining(type(made), dialect)
         return made
 
     known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
     if base not in known:
-        known[base] = type(base.__name__, (base,), {"__slots__": (), "cursor": cursor})
+        body = {"__slots__": (), "cursor": cursor, "_sa_readonly_adapted": base}
+        known[base] = type(base.__name__, (base,), body)
     return known[base]  # type: ignore[no-any-return]  # made by type()
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
+from . import shared
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable
@@ -142,7 +144,13 @@ def hang_up(dialect: Dialect, connection: Any, loop: asyncio.AbstractEventLoop |
     driver: Any = dialect.get_driver_connection(connection)
     abandoned = loop is None or not loop.is_running()
     end = _ENDS.get(dialect.driver)
-    if end is not None and abandoned:
+    if not abandoned and shared.comes_back(dialect, driver):
+        # Ended here it would be lost to its pool, which would wait for it for ever.
+        if in_greenlet():
+            dialect.do_close(connection)
+        else:
+            _close_in_task(dialect, connection, loop)
+    elif end is not None and abandoned:
         shut = _shut_socket(driver)
         with contextlib.suppress(RuntimeError):  # it is closed: the socket is shut all the same
             if shut and loop is not None and not loop.is_closed():
@@ -193,7 +201,12 @@ def _close_in_task(
 ) -> None:
     if loop is None or loop is not running():
         raise RuntimeError(f"The driver {dialect.driver} can close a connection in its loop only.")
-    task = loop.create_task(greenlet_spawn(dialect.do_close, connection))
+
+    def close() -> None:
+        shared.take_off_leaving(dialect, connection)
+        dialect.do_close(connection)
+
+    task = loop.create_task(greenlet_spawn(close))
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
 

@@ -18,7 +18,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import queue
 from sqlalchemy.util.concurrency import in_greenlet
 
-from . import guard, loops
+from . import guard, loops, shared
 from .dialects import holds_file
 from .errors import ReadOnlyError
 from .mode import Mode
@@ -420,6 +420,7 @@ class Door:
                 ledger.opened(dialect, connection, connection_record)
                 try:
                     guard.ask(self.engine, *_A_CONNECTION)
+                    shared.take_off(dialect, connection)
                 except BaseException:
                     close = partial(dialect.do_close, connection)
                     # Not the first pool, which this would keep.

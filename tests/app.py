@@ -27,11 +27,19 @@ LONG = os.environ.get("SA_READONLY_LONG") == "1"
 SECONDS = 60.0  # for a thread to end; none takes that long unless it hangs
 
 
+# Of modules that are called otherwise.
+PACKAGES = {
+    "xdist": "pytest-xdist",
+    "mysql": "mysql-connector-python",
+    "MySQLdb": "mysqlclient",
+}
+
+
 def need(*modules: str) -> None:
     """Skip a test out loud where one of the modules is not installed."""
     for module in modules:
         if find_spec(module) is None:
-            package = {"xdist": "pytest-xdist"}.get(module, module)
+            package = PACKAGES.get(module, module)
             pytest.skip(f"NOT TESTED: {module} is not installed. Cure: pip install {package}.")
 
 

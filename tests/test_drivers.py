@@ -1,0 +1,205 @@
+"""The drivers: what is examined on their own cursors, and which locks are put back."""
+
+# ruff: noqa: E501  # SQL is easier to read in one line; drivers where they are needed
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlalchemy.util import await_only
+
+from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from tests.app import need
+
+POSTGRESQL = {
+    "psycopg2": "psycopg2",
+    "psycopg": "psycopg",
+    "psycopg_async": "psycopg",
+    "asyncpg": "asyncpg",
+    "psycopg2cffi": "psycopg2cffi",
+}
+MYSQL = {
+    "pymysql": "pymysql",
+    "mysqldb": "MySQLdb",
+    "mysqlconnector": "mysql",
+    "mariadbconnector": "mariadb",
+    "aiomysql": "aiomysql",
+    "asyncmy": "asyncmy",
+}
+ASYNC = {"psycopg_async", "asyncpg", "aiomysql", "asyncmy"}
+
+DRIVERS = {**POSTGRESQL, **MYSQL}
+
+# lift() opens the session's lock from within the server, where no text tells of it.
+SCHEMA = {
+    "postgresql": [
+        "CREATE TABLE t (i int)",
+        "CREATE FUNCTION lift() RETURNS text LANGUAGE sql AS $$ SELECT set_config('default_transaction_read_only', 'off', false) $$",
+        "CREATE FUNCTION w() RETURNS int LANGUAGE sql AS 'INSERT INTO t VALUES (1) RETURNING 1'",
+    ],
+    "mysql": [
+        "CREATE TABLE t (i int)",
+        "CREATE FUNCTION lift() RETURNS int BEGIN SET SESSION TRANSACTION READ WRITE; RETURN 1; END",
+        "CREATE FUNCTION w() RETURNS int BEGIN INSERT INTO t VALUES (1); RETURN 1; END",
+    ],
+}
+LIFTS = {
+    "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+    "mysql": "SET SESSION TRANSACTION READ WRITE",
+}
+
+
+class Database:
+    """A database with a function that opens its session's lock and one that writes."""
+
+    def __init__(self, request: pytest.FixtureRequest, driver: str, kind: str = "") -> None:
+        self.kind = kind or ("mysql" if driver in MYSQL else "postgresql")
+        need(DRIVERS.get(driver, "psycopg2"))
+        pair = request.getfixturevalue("pg_pair" if self.kind == "postgresql" else "mariadb_pair")
+        self.driver, self.plain = driver, pair.read_write
+        with self.connect_plainly() as connection:
+            for statement in SCHEMA[self.kind]:
+                connection.execute(text(statement))
+            connection.commit()
+
+    def connect_plainly(self) -> Connection:
+        return create_engine(self.plain, poolclass=NullPool).connect()
+
+    def rows(self) -> Any:
+        with self.connect_plainly() as connection:
+            return connection.scalar(text("SELECT count(*) FROM t"))
+
+    def try_it(self, *steps: Any) -> None:
+        """Call each with a connection that the pool has given out anew, which is always the same."""
+        url = self.plain.set(drivername=f"{self.kind}+{self.driver}")
+        options = {"pool_size": 1, "max_overflow": 0}
+        if self.driver not in ASYNC:
+            engine = create_engine(url, **options)
+            with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+                for step in steps:
+                    with selector.engine().connect() as connection:
+                        step(connection)
+                selector.engine().dispose()
+            return
+
+        async def main() -> None:
+            engine = create_async_engine(url, **options)
+            async with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+                for step in steps:
+                    async with selector.engine().connect() as connection:
+                        await connection.run_sync(step)
+                await selector.engine().dispose()
+
+        asyncio.run(main())
+
+
+@pytest.fixture(params=list(DRIVERS))
+def database(request: pytest.FixtureRequest) -> Database:
+    return Database(request, request.param)
+
+
+def test_what_a_function_opens_at_the_server_is_shut_before_the_next_one_has_the_connection(
+    database: Database,
+) -> None:
+    def lift(connection: Connection) -> None:
+        assert connection.scalar(text("SELECT 1")) == 1
+        connection.execute(text("SELECT lift()"))
+        connection.commit()
+
+    def write(connection: Connection) -> None:
+        with pytest.raises(ReadOnlyError) as caught:
+            connection.execute(text("SELECT w()"))
+        assert caught.value._kind == "server"
+        connection.rollback()
+
+    database.try_it(write, lift, write, write)
+    assert database.rows() == 0
+
+
+def done(value: Any) -> Any:
+    return await_only(value) if hasattr(value, "__await__") else value
+
+
+@pytest.mark.parametrize("driver", [one for one in DRIVERS if one != "asyncpg"])  # it has none
+def test_what_opens_the_lock_is_refused_on_the_drivers_own_cursor(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    database = Database(request, driver)
+    lifts = LIFTS[database.kind]
+
+    def use_raw(connection: Connection) -> None:
+        opened: Any = connection.connection.driver_connection
+        cursor = opened.cursor()
+        if not hasattr(cursor, "execute"):  # aiomysql's is awaited
+            cursor = done(cursor)
+        with pytest.raises(ReadOnlyError, match="SET"):
+            done(cursor.execute(lifts))
+        with pytest.raises(ReadOnlyError, match="SET"):
+            done(cursor.executemany(lifts, [()]))
+        done(cursor.execute("SELECT 1"))
+        assert tuple(done(cursor.fetchall())) == ((1,),)
+        done(cursor.close())
+        connection.rollback()
+
+    database.try_it(use_raw, use_raw)
+
+
+def test_a_driver_without_a_read_only_transaction_is_asked_for_its_session_at_each_statement(
+    request: pytest.FixtureRequest,
+) -> None:
+    database = Database(request, "psycopg2cffi")
+
+    def lift(connection: Connection) -> None:
+        assert connection.scalar(text("SHOW default_transaction_read_only")) == "on"
+        assert connection.scalar(text("SELECT 2")) == 2
+        connection.execute(text("SELECT lift()"))
+        connection.commit()
+        for statement in ("SELECT 2", "SELECT w()"):
+            with pytest.raises(ReadOnlyError, match="A session set to READ WRITE"):
+                connection.execute(text(statement))
+        connection.rollback()
+
+    database.try_it(lift, lift)
+    assert database.rows() == 0
+
+
+class UnknownPostgreSQL(PGDialect_psycopg2):
+    driver = "unknown"
+    supports_statement_cache = True
+
+
+class UnknownMySQL(MySQLDialect_pymysql):
+    driver = "unknown"
+    supports_statement_cache = True
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+def test_a_lock_is_put_back_with_a_driver_that_is_not_known(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    registry.register("postgresql.unknown", __name__, "UnknownPostgreSQL")
+    registry.register("mysql.unknown", __name__, "UnknownMySQL")
+    database = Database(request, "unknown", kind)
+
+    def lift(connection: Connection) -> None:
+        # Its cursors are not examined.
+        with connection.connection.cursor() as cursor:
+            cursor.execute(LIFTS[kind])
+        connection.connection.commit()
+
+    def look(connection: Connection) -> None:
+        with pytest.raises(ReadOnlyError):
+            connection.execute(text("SELECT w()"))
+        connection.rollback()
+        if kind == "postgresql":  # which has another lock beside this one
+            assert connection.scalar(text("SHOW default_transaction_read_only")) == "on"
+
+    database.try_it(look, lift, look)
+    assert database.rows() == 0
