@@ -506,7 +506,7 @@ class _ReadOnly(_Guarded):
         what = self._sa_readonly_would(statement, parameters)
         if what is None and self._sa_readonly_pooler == "transaction":
             # Of that psycopg2 and asyncpg know nothing: what follows would be in no transaction.
-            what = ends_transaction(statement, backslash=self._sa_readonly_backslash())
+            what = ends_transaction(statement, backslash=getattr(self, "_backslash_escapes", None))
         if what is not None:
             role = _role(context)
             raise self._sa_readonly_refusal(what, statement, kind="statement", role=role)

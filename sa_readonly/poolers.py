@@ -49,6 +49,8 @@ def told_pid(driver: str, connection: Any) -> int | None:
         return int(connection.info.backend_pid)
     if driver == "asyncpg":
         return int(connection.get_server_pid())
+    if driver == "pg8000" and (key := getattr(connection, "_backend_key_data", None)):
+        return int.from_bytes(key[:4], "big")  # it has no method for what the server has sent
     return None
 
 

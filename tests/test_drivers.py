@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_only
 
-from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
 from tests.app import need
 
 POSTGRESQL = {
@@ -76,13 +76,17 @@ class Database:
         with self.connect_plainly() as connection:
             return connection.scalar(text("SELECT count(*) FROM t"))
 
-    def try_it(self, *steps: Any) -> None:
-        """Call each with a connection that the pool has given out anew, which is always the same."""
+    def try_it(self, *steps: Any, **more: Any) -> None:
+        """Call each with a connection that the pool has given out anew, which is always the same.
+
+        :param more: for the selector.
+        """
         url = self.plain.set(drivername=f"{self.kind}+{self.driver}")
         options = {"pool_size": 1, "max_overflow": 0}
         if self.driver not in ASYNC:
             engine = create_engine(url, **options)
-            with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+            switch = FixedSwitch(Mode.READ_ONLY)
+            with EngineSelector(switch, read_write=engine, **more) as selector:
                 for step in steps:
                     with selector.engine().connect() as connection:
                         step(connection)
@@ -201,5 +205,11 @@ def test_a_lock_is_put_back_with_a_driver_that_is_not_known(
         if kind == "postgresql":  # which has another lock beside this one
             assert connection.scalar(text("SHOW default_transaction_read_only")) == "on"
 
-    database.try_it(look, lift, look)
+    if kind == "mysql":
+        database.try_it(look, lift, look)
+    else:
+        # It is given no start-up parameter, and does not tell which process serves it.
+        with pytest.raises(ConfigurationError, match='or "session" if it pools by session'):
+            database.try_it(look)
+        database.try_it(look, lift, look, pooler="session")
     assert database.rows() == 0
