@@ -129,7 +129,8 @@ class Database:
             connection = psycopg2.connect(dbname=self.url.database, options=options, **arguments)
         else:
             connection = pymysql.connect(database=self.url.database, **arguments)
-        connection.autocommit = True if self.dialect == PG else connection.autocommit
+        if self.dialect == PG:
+            connection.autocommit = True
         if self.dialect == MY:
             connection.autocommit(True)
         return connection
@@ -175,6 +176,7 @@ class Database:
             ):
                 self.run(f"SELECT pg_replication_origin_drop('{name}')")
             self.run(SETUP[PG])
+            self.run(f"DEALLOCATE ALL; PREPARE snapshot AS {PG_SNAPSHOT}")
             self.run(
                 f"BEGIN; INSERT INTO waiting VALUES (1); PREPARE TRANSACTION 'waiting_{self.url.database}'"
             )
@@ -196,7 +198,7 @@ class Database:
             pragmas = [self.run(f"PRAGMA {name}") for name in ("user_version", "journal_mode")]
             return files, list(self.connection.iterdump()), pragmas
         if self.dialect == PG:
-            rows = self.run(PG_SNAPSHOT)
+            rows = self.run("EXECUTE snapshot")  # to plan it takes longer than to run it
             there = any(row[:2] == ("class", "part") for row in rows)
             return files, rows, self.run("SELECT * FROM part ORDER BY id") if there else None
         tables = self.run(
