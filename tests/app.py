@@ -176,7 +176,7 @@ def fill(url: URL, name: str) -> None:
 
 EMPTIED = """
     delete from book; delete from author; delete from which;
-    alter sequence book_id_seq restart; alter sequence author_id_seq restart
+    select setval('book_id_seq', 1, false), setval('author_id_seq', 1, false)
 """
 _made: set[URL] = set()
 
