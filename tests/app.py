@@ -24,6 +24,7 @@ from tests.postgres import Server, fresh_pair
 
 # .ci/run asks for more of the same, once: longer loads, more flips.
 LONG = os.environ.get("SA_READONLY_LONG") == "1"
+once = pytest.mark.skipif(not LONG, reason="NOT RUN: .ci/run runs it once, by SA_READONLY_LONG=1")
 SECONDS = 60.0  # for a thread to end; none takes that long unless it hangs
 
 

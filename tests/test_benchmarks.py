@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.app import once
+
 TRANSACTIONS = [
     "A transaction of 1",
     "A transaction of 10",
@@ -15,6 +17,7 @@ TRANSACTIONS = [
 ]
 
 
+@once
 def test_all_benchmarks_run_with_one_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--rounds", "2", "--json"],

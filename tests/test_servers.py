@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import URL, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
+from tests.app import once
 from tests.postgres import (
     MariaDB,
     Pair,
@@ -28,6 +29,7 @@ from tests.postgres import (
 )
 
 ROOT = Path(__file__).parent.parent
+pytestmark = once  # it fails where the other tests can't begin, so it is not asked each time
 
 
 @contextlib.contextmanager

@@ -151,11 +151,11 @@ def each_line(
 ) -> dict[object, int]:
     """Let the operator act before each line of ``work``; return how often what was said.
 
-    A stride of 3 spares time where most lines are those of another test; without LONG each second
-    line is left out as well.
+    A stride of 3 spares time where most lines are those of another test; without LONG two lines of
+    three are left out.
     """
     said: dict[object, int] = {}
-    for number in itertools.count(1, stride if LONG else 2 * stride):
+    for number in itertools.count(1, stride if LONG else 3 * stride):
         night = prepare()
         try:
             with at_line(number, partial(act, night)):
@@ -172,8 +172,8 @@ def each_line(
 def test_drained_holds_from_each_line_of_a_first_transaction_on(two: App) -> None:
     said = each_line(lambda: Night(two, ttl=3600), Night.write)
     # True before it has registered, False from then on.
-    assert said[True] > 5
-    assert said[False] > 100
+    assert said[True] > 3
+    assert said[False] > 60
 
 
 def test_drained_holds_from_each_line_of_a_later_transaction_on(two: App) -> None:
@@ -214,7 +214,7 @@ def test_drained_holds_from_each_line_of_a_look_at_a_file_edited_meanwhile_on(
         night.write()
 
     said = each_line(prepare, notice, stride=3)
-    assert said[False] > 50
+    assert said[False] > 20
 
 
 def test_drained_holds_from_each_line_of_a_close_on(two: App) -> None:
@@ -254,8 +254,8 @@ def test_drained_is_said_only_when_every_door_is_shut(two: App) -> None:
         night.selector.check()
 
     said = each_line(prepare, notice, Night.watch)
-    assert said[True] > 25
-    assert said[False] > 5
+    assert said[True] > 15
+    assert said[False] > 3
 
 
 def test_drained_is_said_only_when_every_door_is_shut_again(two: App) -> None:
@@ -271,5 +271,5 @@ def test_drained_is_said_only_when_every_door_is_shut_again(two: App) -> None:
         night.selector.check()
 
     said = each_line(prepare, come_back, Night.look)
-    assert said[True] > 5
-    assert said[False] > 5
+    assert said[True] > 3
+    assert said[False] > 3
