@@ -18,6 +18,7 @@ from tests import (
     test_session_guard,
     test_session_mode,
 )
+from tests.app import LONG
 from tests.async_app import AsyncApp
 
 # What makes no sense here, and why.
@@ -47,8 +48,12 @@ def app(async_app: AsyncApp) -> Iterator[AsyncApp]:
 @pytest.fixture(autouse=True)
 def _fitting_pools(request: pytest.FixtureRequest) -> None:
     callspec = getattr(request.node, "callspec", None)
-    if callspec is not None and callspec.params.get("poolclass") is SingletonThreadPool:
+    params = {} if callspec is None else callspec.params
+    if params.get("poolclass") is SingletonThreadPool:
         pytest.skip("an async engine has no SingletonThreadPool")
+    if params.get("async_app") == "psycopg" and not LONG:
+        # Below its connections it is the psycopg of the sync tests; test_async asks it the rest.
+        pytest.skip("NOT RUN with psycopg: .ci/run runs it once, by SA_READONLY_LONG=1")
 
 
 def alike(module: ModuleType) -> dict[str, Any]:
