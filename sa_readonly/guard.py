@@ -456,7 +456,7 @@ class _ReadOnly(_Guarded):
             if self._sa_readonly_pooler == "transaction":
                 poolers.refuse_autocommit(self, dbapi_connection)
             _guard_cursors(self, dbapi_connection)
-            for what in listeners.skipped(record, partial(_value_of, dbapi_connection)):
+            for what in listeners.skipped(record, lambda ask: _row(dbapi_connection, ask)[0]):
                 if what not in self._sa_readonly_skipped:
                     self._sa_readonly_skipped = (*self._sa_readonly_skipped, what)
                     logger.warning(
@@ -998,8 +998,7 @@ def _warn(engine: Engine) -> None:
         )
     else:
         return
-    url = engine.url.set(query={}).render_as_string(hide_password=True)
-    logger.warning("%s: %s", url, what)
+    logger.warning("%s: %s", _shown(engine), what)
 
 
 def read_only(engine: Engine) -> bool:
@@ -1082,12 +1081,10 @@ def _lock_now(dialect: Any, dbapi_connection: Any) -> None:
 
 def _lock_session(dialect: Any, dbapi_connection: Any) -> None:
     """See to the first lock of PostgreSQL's, by asking for it: a pooler's own word is no proof."""
-    if dialect._sa_readonly_pooler == "transaction":
-        poolers.refuse_autocommit(dialect, dbapi_connection)
-    elif dialect._sa_readonly_pooler == "session":
+    if dialect._sa_readonly_pooler == "session":
         _set_default(dbapi_connection)
-    else:
-        value, pid = _row(dbapi_connection, _ASK)
+    elif dialect._sa_readonly_pooler is None:
+        value, pid = _asked(dbapi_connection)
         if value != "on":
             # A creator= gives no start-up packet of ours. Only what is no pooler's may be set.
             offered = dialect._sa_readonly_offered
@@ -1096,7 +1093,15 @@ def _lock_session(dialect: Any, dbapi_connection: Any) -> None:
             _set_default(dbapi_connection)
 
 
-_ASK = f"SELECT current_setting('{_READ_ONLY_SETTING}'), pg_backend_pid()"
+def _asked(dbapi_connection: Any) -> Any:
+    """Ask the server for the session's default, and by which process it is served."""
+    try:
+        return _row(
+            dbapi_connection,
+            f"SELECT current_setting('{_READ_ONLY_SETTING}'), pg_backend_pid()",
+        )
+    finally:
+        dbapi_connection.commit()
 
 
 def _lock_again(dialect: Any, dbapi_connection: Any, *, new: bool = False) -> None:
@@ -1124,7 +1129,7 @@ def _opened(dialect: Any, dbapi_connection: Any) -> bool:
     """True if the session's default is off; a driver that is told nothing has the server asked."""
     reported = _reported(dialect, dbapi_connection)
     if reported is None and dialect.driver not in _ATTRIBUTES:
-        return bool(_row(dbapi_connection, _ASK)[0] != "on")
+        return bool(_asked(dbapi_connection)[0] != "on")
     return reported == "off"
 
 
@@ -1198,15 +1203,6 @@ def _run(dbapi_connection: Any, statement: str) -> None:
         cursor.close()
 
 
-def _value_of(dbapi_connection: Any, pragma: str) -> Any:
-    cursor = dbapi_connection.cursor()
-    try:
-        cursor.execute(pragma)
-        return cursor.fetchone()[0]
-    finally:
-        cursor.close()
-
-
 def _row(dbapi_connection: Any, statement: str) -> Any:
     cursor = dbapi_connection.cursor()
     try:
@@ -1214,7 +1210,6 @@ def _row(dbapi_connection: Any, statement: str) -> Any:
         return cursor.fetchone()
     finally:
         cursor.close()
-        dbapi_connection.commit()
 
 
 def is_refusal(error: BaseException, connection: Any = None) -> bool:

@@ -76,10 +76,7 @@ def put_on(driver: Any, name: str, value: Any) -> None:
 
 def take_off(dialect: Dialect, dbapi_connection: Any) -> None:
     """Put back all that a connection had, if it wears anything: it has come back meanwhile."""
-    if not _worn:
-        return
-    driver = dialect.get_driver_connection(dbapi_connection)
-    worn = _find(driver)
+    driver, worn = _found(dialect, dbapi_connection)
     if worn is None:
         return
     # That it does is first seen here, unless it is of a pool that is known. From now on the locks
@@ -90,10 +87,7 @@ def take_off(dialect: Dialect, dbapi_connection: Any) -> None:
 
 def take_off_leaving(dialect: Dialect, dbapi_connection: Any) -> None:
     """Put back what a connection had that is about to be closed, or given to another pool."""
-    if not _worn:
-        return
-    driver = dialect.get_driver_connection(dbapi_connection)
-    worn = _find(driver)
+    driver, worn = _found(dialect, dbapi_connection)
     if worn is None:
         return
     _take_off_here(driver, worn)
@@ -104,6 +98,13 @@ def take_off_leaving(dialect: Dialect, dbapi_connection: Any) -> None:
         _finish(driver, worn, dbapi_connection)
     except Exception as error:  # noqa: BLE001  # it is broken, or seen to when it comes back
         logger.debug("%r is given back with its locks: %s", driver, error)
+
+
+def _found(dialect: Dialect, dbapi_connection: Any) -> tuple[Any, _Worn | None]:
+    if not _worn:  # nearly always: no connection is anybody else's
+        return None, None
+    driver = dialect.get_driver_connection(dbapi_connection)
+    return driver, _find(driver)
 
 
 def _find(driver: Any) -> _Worn | None:
