@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -212,6 +213,24 @@ def make_app(directory: Path, urls: dict[str, URL]) -> Iterator[App]:
 
 def sqlite_urls(directory: Path, *names: str) -> dict[str, URL]:
     return {name: make_url(f"sqlite:///{directory}/{name}.db") for name in names}
+
+
+class Clock:
+    """time.monotonic(), moved on by hand."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        self._real = time.monotonic
+
+    def __call__(self) -> float:
+        return self._real() + self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "monotonic", made)
+    return made
 
 
 @pytest.fixture

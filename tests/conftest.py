@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.app import app, lite, pg_urls, place  # noqa: F401  # fixtures
+from tests.app import app, clock, lite, pg_urls, place  # noqa: F401  # fixtures
 from tests.async_app import async_app, own_loop, run_inside_a_greenlet  # noqa: F401  # fixtures
 from tests.postgres import (
     MariaDB,

@@ -37,8 +37,6 @@ LEFT_OUT = {
     "test_after_the_flip_no_connection_is_left_at_the_server": "it makes its own app",
 }
 
-clock = test_grace.clock
-
 
 @pytest.fixture
 def app(async_app: AsyncApp) -> Iterator[AsyncApp]:

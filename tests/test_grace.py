@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,8 @@ from sqlalchemy.pool import NullPool
 
 from sa_readonly import ConfigurationError, ReadOnlyError
 from sa_readonly.pools import Door
-from tests.app import WHICH, App, Author, Book, make_app
+from tests.app import WHICH, App, Author, Book, Clock, make_app
 from tests.postgres import Server, wait_until
-
-
-class Clock:
-    """time.monotonic(), moved on by hand."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-        self._real = time.monotonic
-
-    def __call__(self) -> float:
-        return self._real() + self.ahead
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(time, "monotonic", made)
-    return made
 
 
 def flip(app: App) -> None:

@@ -5,7 +5,6 @@ Where a test looks each time (``ttl=0``) the file appears, and the very next ste
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +25,7 @@ from sqlalchemy.pool import (
 from sa_readonly import Engines, EngineSelector, FileSwitch, ReadOnlyError
 from sa_readonly.pools import Door
 from sa_readonly.workers import look
-from tests.app import SECONDS, WHICH, App, Book, in_thread, make_app, sqlite_urls
+from tests.app import SECONDS, WHICH, App, Book, Clock, in_thread, make_app, sqlite_urls
 from tests.async_app import DRIVERS, AsyncApp, make_async_app
 from tests.postgres import Pair
 from tests.test_calls import calls
@@ -50,25 +49,6 @@ def each(request: pytest.FixtureRequest, place: Path) -> Iterator[App]:
         make = make_async_app(place, urls, request.param)
     with make as made:
         yield made
-
-
-class Clock:
-    """time.monotonic(), moved on by hand."""
-
-    ahead = 0.0
-
-    def __init__(self) -> None:
-        self._real = time.monotonic
-
-    def __call__(self) -> float:
-        return self._real() + self.ahead
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(time, "monotonic", made)
-    return made
 
 
 def begin(engine: Engine) -> None:
