@@ -18,10 +18,11 @@ from sqlalchemy.orm import sessionmaker
 
 from benchmarks.measure import Rows, Tables, Work, compare, main
 from benchmarks.transaction import STATEMENT, Database, Plain, reading, sqlite
-from sa_readonly import FileSwitch, Mode, RoutingSession, status
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.waiting import Waiting
-from sa_readonly.workers import Report
+from sa_readonly import FileSwitch, Mode, RoutingSession
+from sa_readonly.command.waiting import Waiting
+from sa_readonly.workers import status
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import Report
 
 TRANSACTIONS = 1_000_000
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ReadOnlyError
-from .web import (
+from .web.answers import (
     AFTERWARDS,
     DRAINED_BODY,
     TOO_LATE,

@@ -36,20 +36,20 @@ except ModuleNotFoundError as missing:
     )
     raise SystemExit(2) from None
 
-from . import demo as demonstration
-from .demo import PHASES, READ_ONLY, READ_WRITE, DemoError, Report
-from .demo import Progress as DemoProgress
-from .directory import DirectoryRegistry
+from .command import demo as demonstration
+from .command.demo import PHASES, READ_ONLY, READ_WRITE, DemoError, Report
+from .command.demo import Progress as DemoProgress
+from .command.fleet import Fleet, FleetProgress, FleetWaiting, Host, read_hosts
+from .command.waiting import HOLDS, BaseWaiting, Progress, Waiting
 from .errors import ConfigurationError
-from .fleet import Fleet, FleetProgress, FleetWaiting, Host, read_hosts
 from .mode import Mode, State, now
-from .status import Snapshot, Worker, take
 from .switch import FORCE, FileSwitch, parse_time
-from .waiting import HOLDS, BaseWaiting, Progress, Waiting
-from .workers import Verdict
+from .workers.directory import DirectoryRegistry
+from .workers.protocol import Verdict
+from .workers.status import Snapshot, Worker, take
 
 if TYPE_CHECKING:
-    from .server import Server
+    from .command.server import Server
 
 __all__ = ["main"]
 
@@ -69,7 +69,7 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "doctor":
-            from .doctor import doctor  # noqa: PLC0415  # see above
+            from .command.doctor import doctor  # noqa: PLC0415  # see above
 
             return doctor
         return super().get_command(ctx, cmd_name)
@@ -455,7 +455,7 @@ def _server(database: str | None, replica: str | None) -> Server | None:
     if not database:
         return None
     # It imports much.
-    from .server import Server, ServerError  # noqa: PLC0415
+    from .command.server import Server, ServerError  # noqa: PLC0415
 
     try:
         server = Server(database, replica or None)

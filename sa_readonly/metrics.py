@@ -16,12 +16,12 @@ from prometheus_client import Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
+from .engines.guard import KINDS
 from .errors import ConfigurationError
-from .guard import KINDS
 from .mode import Mode
-from .page import printable
-from .status import Snapshot, Worker, take
-from .workers import Liveness
+from .web.page import printable
+from .workers.protocol import Liveness
+from .workers.status import Snapshot, Worker, take
 
 if TYPE_CHECKING:
     from .selector import EngineSelector

@@ -17,14 +17,14 @@ from sqlalchemy import Engine, engine_from_config
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 
-from . import guard, loops, poolers
-from .directory import DirectoryRegistry, myself
+from .engines import guard, loops, poolers
+from .engines.pools import Door, Reader, TwinEngine, holds_database
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch
-from .pools import Door, Reader, TwinEngine, holds_database
 from .switch import FileSwitch, FixedSwitch, seconds
-from .watcher import Worker, counted, worker_of
-from .workers import Report
+from .workers.directory import DirectoryRegistry, myself
+from .workers.protocol import Report
+from .workers.watcher import Worker, counted, worker_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from typing_extensions import Self
 
-    from .workers import Registry, Seen
+    from .workers.protocol import Registry, Seen
 
     # Whatever takes a bind must take a selector, and SQLAlchemy's annotations name its own
     # classes, of which it is neither an Engine nor an AsyncEngine.

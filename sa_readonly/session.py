@@ -10,7 +10,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.session import SessionTransactionState
 
-from . import guard
+from .engines import guard
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode
 from .selector import EngineSelector, check_role

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import guard
+from .engines import guard
 from .errors import ConfigurationError
 from .mode import Mode, State, now
 

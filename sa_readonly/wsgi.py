@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, ReadOnlyError
-from .web import (
+from .web.answers import (
     AFTERWARDS,
     DRAINED_BODY,
     TOO_LATE,

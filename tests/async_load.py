@@ -20,8 +20,8 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from sa_readonly import EngineSelector, FileSwitch, Mode, ReadOnlyError, RoutingSession
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.workers import look
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import look
 from tests.app import LONG, WHICH, Book
 
 TASKS, FLIPS = 200, 20 if LONG else 6

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from psycopg import pq
 
-from sa_readonly.statements import examine
+from sa_readonly.engines.statements import examine
 
 # -- cutting ---------------------------------------------------------------------------------
 

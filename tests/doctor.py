@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import URL, make_url
 
-from sa_readonly.doctor import Finding, doctor, examine
+from sa_readonly.command.doctor import Finding, doctor, examine
 from tests.postgres import Server
 
 ROOT = Path(__file__).parent.parent

@@ -19,8 +19,8 @@ from typing_extensions import Self
 
 from sa_readonly import FileSwitch, Mode
 from sa_readonly.cli import main
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.workers import Verdict, look
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import Verdict, look
 from tests.postgres import Server, wait_until
 
 PATIENCE = 60.0  # seconds: a machine that runs other tests too may be slow

@@ -24,11 +24,11 @@ from sa_readonly import (
     Mode,
     ReadOnlyError,
     RoutingSession,
-    loops,
 )
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.pools import Door
-from sa_readonly.workers import look
+from sa_readonly.engines import loops
+from sa_readonly.engines.pools import Door
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import look
 from tests.app import WHICH, Author, Book, in_thread
 from tests.async_app import AsyncApp
 from tests.postgres import Server, wait_until
@@ -548,7 +548,7 @@ def who(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[int]]:
 
         monkeypatch.setattr(cls, name, noted)
 
-    from sa_readonly import directory  # noqa: PLC0415
+    from sa_readonly.workers import directory  # noqa: PLC0415
 
     entry = next(
         cls

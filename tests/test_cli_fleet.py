@@ -28,7 +28,7 @@ from sqlalchemy.pool import QueuePool
 
 from sa_readonly import ConfigurationError, EngineSelector, FileSwitch, Mode
 from sa_readonly.cli import main
-from sa_readonly.fleet import Fleet, FleetWaiting, read_hosts
+from sa_readonly.command.fleet import Fleet, FleetWaiting, read_hosts
 from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.forked import Forked
 from tests.postgres import wait_until
@@ -416,7 +416,7 @@ def test_what_happens_while_the_server_is_asked_is_seen(fleet: Fleets) -> None:
 def test_a_host_that_hangs_keeps_no_other_from_being_asked(
     fleet: Fleets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sa_readonly.fleet.ROUND", 0.1)
+    monkeypatch.setattr("sa_readonly.command.fleet.ROUND", 0.1)
     over = threading.Event()
     host = fleet.host()
 
@@ -438,7 +438,7 @@ def test_a_host_that_hangs_keeps_no_other_from_being_asked(
 def test_an_answer_that_does_not_come_in_time_is_none(
     fleet: Fleets, monkeypatch: pytest.MonkeyPatch, every: float | None
 ) -> None:
-    monkeypatch.setattr("sa_readonly.fleet.REQUEST", 0.3)
+    monkeypatch.setattr("sa_readonly.command.fleet.REQUEST", 0.3)
     over, hung_up = threading.Event(), threading.Event()
 
     def drip(handler: BaseHTTPRequestHandler) -> None:
@@ -463,7 +463,7 @@ def test_an_answer_that_does_not_come_in_time_is_none(
 def test_one_that_takes_longer_than_a_look_is_drained_all_the_same(
     fleet: Fleets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sa_readonly.fleet.ROUND", 0.05)
+    monkeypatch.setattr("sa_readonly.command.fleet.ROUND", 0.05)
     fleet.host().on()
 
     def slowly(handler: BaseHTTPRequestHandler) -> None:

@@ -17,10 +17,10 @@ from click.testing import Result
 from sqlalchemy import URL
 
 from sa_readonly import FileSwitch, Mode
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.server import Answer, ServerError, _busy, _query
-from sa_readonly.server import Server as Asked
-from sa_readonly.workers import Report
+from sa_readonly.command.server import Answer, ServerError, _busy, _query
+from sa_readonly.command.server import Server as Asked
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import Report
 from tests.postgres import MariaDB, Pair, Server, Standby, wait_until
 from tests.test_cli_switch import command, refused, running
 

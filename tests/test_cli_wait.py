@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from sa_readonly import FileSwitch, Mode
-from sa_readonly.directory import DirectoryRegistry, _program
-from sa_readonly.server import Answer
-from sa_readonly.waiting import Progress, Waiting
-from sa_readonly.workers import Report
+from sa_readonly.command.server import Answer
+from sa_readonly.command.waiting import Progress, Waiting
+from sa_readonly.workers.directory import DirectoryRegistry, _program
+from sa_readonly.workers.protocol import Report
 from tests.forked import Forked
 from tests.test_cli_switch import ROOT, command, nobody, refused, running
 from tests.worker_process import identity, obey

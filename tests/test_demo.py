@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import URL, create_engine, inspect, text
 
 from sa_readonly.cli import main
-from sa_readonly.demo import DemoError, Progress, Report, run
+from sa_readonly.command.demo import DemoError, Progress, Report, run
 from tests.postgres import Pair, Server
 
 ROOT = Path(__file__).parent.parent

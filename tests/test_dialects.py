@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
-from sa_readonly.dialects import family
+from sa_readonly.engines.dialects import family
 from tests.app import need
 from tests.postgres import Pair
 

@@ -95,7 +95,7 @@ def test_on_a_terminal_there_is_a_table(tmp_path: Path) -> None:
     parent, child = pty.openpty()
     with subprocess.Popen(
         [
-            *(sys.executable, "-c", "from sa_readonly.doctor import doctor; doctor()"),
+            *(sys.executable, "-c", "from sa_readonly.command.doctor import doctor; doctor()"),
             *("--read-write", shown(url)),
         ],
         cwd=ROOT,

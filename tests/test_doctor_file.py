@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from sa_readonly.doctor import Mount, examine_environment, examine_file, examine_mount, mounts
+from sa_readonly.command.doctor import (
+    Mount,
+    examine_environment,
+    examine_file,
+    examine_mount,
+    mounts,
+)
 from tests.doctor import ROOT, dangers, has, nobody, place, the
 
 __all__ = ["place"]  # a fixture
@@ -103,7 +109,7 @@ def test_a_bind_mounted_file_is_a_warning(place: Path) -> None:
     for name in ("source", "read-only.txt"):
         (place / name).touch()
     code = (
-        "from sa_readonly.doctor import examine_file;"
+        "from sa_readonly.command.doctor import examine_file;"
         f"print([one.what for one in examine_file('{place}/read-only.txt')])"
     )
     done = subprocess.run(

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import URL, create_engine
 from sqlalchemy.exc import DBAPIError
 
-from sa_readonly.probe import make_engine as probe
-from sa_readonly.probe import reading
+from sa_readonly.command.probe import make_engine as probe
+from sa_readonly.command.probe import reading
 from tests.doctor import as_role, dangers, has, look, place, reader, shown, the
 from tests.postgres import Pair, Server, Standby, fresh_pair, server_user, wait_until
 

@@ -10,7 +10,7 @@ from sqlalchemy import URL, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from sa_readonly.doctor import examine
+from sa_readonly.command.doctor import examine
 from tests.doctor import as_role, has, look, reader, run, shown, the
 from tests.postgres import Pair, Server, Standby, wait_until
 

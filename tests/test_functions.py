@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import URL
 
 from sa_readonly import ReadOnlyError
-from sa_readonly.statements import examine
+from sa_readonly.engines.statements import examine
 from tests.app import App
 from tests.postgres import Server
 

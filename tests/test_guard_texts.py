@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sa_readonly.guard import is_refusal
-from sa_readonly.statements import examine
+from sa_readonly.engines.guard import is_refusal
+from sa_readonly.engines.statements import examine
 
 
 @pytest.mark.parametrize(

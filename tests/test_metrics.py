@@ -29,8 +29,8 @@ from sa_readonly import (
     Mode,
     ReadOnlyError,
 )
-from sa_readonly.guard import KINDS
-from sa_readonly.workers import Liveness, RegistryError, Seen
+from sa_readonly.engines.guard import KINDS
+from sa_readonly.workers.protocol import Liveness, RegistryError, Seen
 from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.app import WHICH, App, need
 from tests.postgres import wait_until

@@ -16,8 +16,8 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
 from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
-from sa_readonly.server import Server as Asked
-from sa_readonly.server import ServerError
+from sa_readonly.command.server import Server as Asked
+from sa_readonly.command.server import ServerError
 from tests.app import need
 from tests.doctor import look, shown, the
 from tests.poolers import PgBouncer, bouncer

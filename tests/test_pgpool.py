@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import URL, create_engine, text
 
 from sa_readonly import EngineSelector, FileSwitch, ReadOnlyError
-from sa_readonly.server import Server as Asked
-from sa_readonly.server import ServerError
+from sa_readonly.command.server import Server as Asked
+from sa_readonly.command.server import ServerError
 from tests.app import need
 from tests.doctor import look, shown, the
 from tests.poolers import Pgpool, pgpool

@@ -21,7 +21,7 @@ from sa_readonly import (
     ReadOnlyError,
     selector_from_config,
 )
-from sa_readonly.statements import ends_transaction
+from sa_readonly.engines.statements import ends_transaction
 from tests.app import need
 from tests.postgres import Pair, Server
 

@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadPool
 
 from sa_readonly import ReadOnlyError
-from sa_readonly.pools import Door
+from sa_readonly.engines.pools import Door
 from tests.app import WHICH, App, make_app
 from tests.postgres import Server, wait_until
 

@@ -9,15 +9,8 @@ from sqlalchemy import create_engine, delete, event, exc, func, insert, select, 
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool, QueuePool
 
-from sa_readonly import (
-    EngineSelector,
-    FileSwitch,
-    FixedSwitch,
-    Mode,
-    ReadOnlyError,
-    RoutingSession,
-    guard,
-)
+from sa_readonly import EngineSelector, FileSwitch, FixedSwitch, Mode, ReadOnlyError, RoutingSession
+from sa_readonly.engines import guard
 from tests.app import WHICH, App, Author, Base, Book, Which
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, delete
 from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import EngineSelector, RoutingSession
-from sa_readonly.directory import DirectoryRegistry
+from sa_readonly.workers.directory import DirectoryRegistry
 from tests.app import LONG, WHICH, Book, fill, sqlite_urls
 
 TRANSACTIONS = 100_000 if LONG else 10_000

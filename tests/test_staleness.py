@@ -23,8 +23,8 @@ from sqlalchemy.pool import (
 )
 
 from sa_readonly import Engines, EngineSelector, FileSwitch, ReadOnlyError
-from sa_readonly.pools import Door
-from sa_readonly.workers import look
+from sa_readonly.engines.pools import Door
+from sa_readonly.workers.protocol import look
 from tests.app import SECONDS, WHICH, App, Book, Clock, in_thread, make_app, sqlite_urls
 from tests.async_app import DRIVERS, AsyncApp, make_async_app
 from tests.postgres import Pair

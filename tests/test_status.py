@@ -15,8 +15,8 @@ import pytest
 import sa_readonly
 from sa_readonly import FixedSwitch, Mode
 from sa_readonly.mode import State
-from sa_readonly.status import UNTOLD, Snapshot, snapshot, take
-from sa_readonly.workers import Liveness, Report, Seen
+from sa_readonly.workers.protocol import Liveness, Report, Seen
+from sa_readonly.workers.status import UNTOLD, Snapshot, snapshot, take
 
 ALIVE, DEAD, UNKNOWN = Liveness.ALIVE, Liveness.DEAD, Liveness.UNKNOWN
 NOW = 1_900_000_000.0
@@ -309,7 +309,7 @@ def test_it_needs_neither_the_command_nor_a_file_nor_a_directory() -> None:
         "import sys, types\n"
         "package = types.ModuleType('sa_readonly'); package.__path__ = sys.argv[1:]\n"
         "sys.modules['sa_readonly'] = package\n"  # which would import the rest
-        "import sa_readonly.status\n"
+        "import sa_readonly.workers.status\n"
         "print(*sorted(n for n in sys.modules if n.startswith(('sa_readonly.', 'click', 'rich'))))"
     )
     done = subprocess.run(

@@ -23,8 +23,8 @@ from sqlalchemy.orm import sessionmaker
 
 import sa_readonly
 from sa_readonly import EngineSelector, FileSwitch, Mode, ReadOnlyError, RoutingSession
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.workers import Report, look
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import Report, look
 from tests.app import LONG, App, Book
 
 if not hasattr(os, "fork"):

@@ -30,7 +30,7 @@ from sa_readonly import (
     ReadOnlyError,
     RoutingSession,
 )
-from sa_readonly.pools import Door
+from sa_readonly.engines.pools import Door
 from sa_readonly.testing import read_only, read_write, writes_nothing
 from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.app import WHICH, App, Base, Book, in_thread, need

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import event, text
 
 from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
-from sa_readonly.watcher import worker_of
+from sa_readonly.workers.watcher import worker_of
 from tests.app import WHICH, App, make_app
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.pool import AssertionPool, SingletonThreadPool, StaticPool
 
 from sa_readonly import EngineSelector
-from sa_readonly.workers import Connections, look
+from sa_readonly.workers.protocol import Connections, look
 from tests.app import WHICH, App
 from tests.worker_app import lite, one, read, registry, unusable, verdict, whys
 

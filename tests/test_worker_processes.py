@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sa_readonly import FileSwitch
-from sa_readonly.workers import Liveness, look
+from sa_readonly.workers.protocol import Liveness, look
 from tests.app import WHICH, App
 from tests.postgres import wait_until
 from tests.test_watcher import in_child

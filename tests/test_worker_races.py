@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import event
 
 from sa_readonly import ReadOnlyError
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.workers import Liveness
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import Liveness
 from tests.app import App
 from tests.postgres import wait_until
 from tests.worker_app import lite, one, read, registry, verdict, whys

@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import create_engine, insert, text
 from sqlalchemy.pool import NullPool
 
-from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError, guard
-from sa_readonly.workers import Connections
+from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly.engines import guard
+from sa_readonly.workers.protocol import Connections
 from tests.app import WHICH, App, Book, make_app
 from tests.postgres import wait_until
 from tests.test_watcher import in_child
@@ -34,7 +35,7 @@ def test_a_refusal_inside_a_refusal_is_counted(lite: App) -> None:
             lite.selector.require_read_write()
 
     try:
-        guard = sys.modules["sa_readonly.guard"]
+        guard = sys.modules["sa_readonly.engines.guard"]
         lock = guard._counting.setdefault(os.getpid(), threading.RLock())
         with lock:
             signal.raise_signal(signal.SIGUSR1)

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import text
 
 from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.workers import Liveness, Seen
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import Liveness, Seen
 from tests.app import WHICH, App
 from tests.test_watcher import in_child
 from tests.worker_app import lite, one, read, registry, verdict, whys

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode
-from sa_readonly.workers import RegistryError
+from sa_readonly.workers.protocol import RegistryError
 from tests.app import App, Book
 from tests.postgres import wait_until
 from tests.worker_app import lite, one, read, registry, verdict, whys

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from sa_readonly import directory
-from sa_readonly.workers import RegistryError, Report
+from sa_readonly.workers import directory
+from sa_readonly.workers.protocol import RegistryError, Report
 from tests.forked import Forked
 from tests.postgres import wait_until
 from tests.workers import ALIVE, BOUND, DEAD, READ_WRITE, UNKNOWN, Place, die, in_child, place
@@ -320,7 +320,7 @@ def test_without_flock_the_module_imports_and_registering_says_what_to_do(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    spec = importlib.util.spec_from_file_location("sa_readonly._no_flock", directory.__file__)
+    spec = importlib.util.spec_from_file_location("sa_readonly.workers._no_flock", directory.__file__)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)

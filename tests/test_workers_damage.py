@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sa_readonly import Mode, directory
-from sa_readonly.guard import KINDS
-from sa_readonly.workers import Connections, Report, Seen
+from sa_readonly import Mode
+from sa_readonly.engines.guard import KINDS
+from sa_readonly.workers import directory
+from sa_readonly.workers.protocol import Connections, Report, Seen
 from tests.workers import ALIVE, READ_WRITE, Place, place
 
 __all__ = ["place"]  # a fixture

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sa_readonly import directory
-from sa_readonly.workers import Connections, Liveness, Report, Seen, drained, returned
+from sa_readonly.workers import directory
+from sa_readonly.workers.protocol import Connections, Liveness, Report, Seen, drained, returned
 from tests.workers import ALIVE, READ_ONLY, READ_WRITE, UNKNOWN, Place, die, place
 
 __all__ = ["place"]  # a fixture

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from sa_readonly import directory
-from sa_readonly.workers import RegistryError, Report
+from sa_readonly.workers import directory
+from sa_readonly.workers.protocol import RegistryError, Report
 from tests.workers import READ_ONLY, READ_WRITE, Place, fail, place
 
 __all__ = ["place"]  # a fixture

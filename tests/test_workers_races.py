@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sa_readonly import directory
-from sa_readonly.workers import Seen, drained, look
+from sa_readonly.workers import directory
+from sa_readonly.workers.protocol import Seen, drained, look
 from tests.workers import READ_ONLY, Place, place
 
 __all__ = ["place"]  # a fixture

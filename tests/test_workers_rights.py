@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sa_readonly import ConfigurationError
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.workers import RegistryError
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import RegistryError
 from tests.workers import Place, in_child, place
 
 __all__ = ["place"]  # a fixture

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sa_readonly import directory
-from sa_readonly.workers import Report
+from sa_readonly.workers import directory
+from sa_readonly.workers.protocol import Report
 from tests.workers import ALIVE, BOUND, DEAD, READ_ONLY, READ_WRITE, Place, die, place
 
 __all__ = ["place"]  # a fixture

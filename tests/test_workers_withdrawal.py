@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.workers import RegistryError, Report
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import RegistryError, Report
 from tests.workers import BOUND, READ_ONLY, Place, fail, place
 
 __all__ = ["place"]  # a fixture

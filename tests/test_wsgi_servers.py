@@ -22,7 +22,7 @@ from sqlalchemy import URL, create_engine, text
 from sqlalchemy.pool import NullPool
 
 from sa_readonly import Mode
-from sa_readonly.workers import Liveness
+from sa_readonly.workers.protocol import Liveness
 from tests.app import make_app, need
 from tests.night import PATIENCE, Commander, Operator, Watch
 from tests.postgres import Pair, Server, wait_until

@@ -23,9 +23,9 @@ from sa_readonly import (
     Switch,
     selector_from_config,
 )
-from sa_readonly.directory import DirectoryRegistry
 from sa_readonly.metrics import ReadOnlyCollector
 from sa_readonly.testing import read_only, read_write, writes_nothing
+from sa_readonly.workers.directory import DirectoryRegistry
 
 
 class Base(DeclarativeBase):

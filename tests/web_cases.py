@@ -26,8 +26,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from sa_readonly import ConfigurationError
-from sa_readonly.web import Request
-from sa_readonly.workers import RegistryError, Seen
+from sa_readonly.web.answers import Request
+from sa_readonly.workers.protocol import RegistryError, Seen
 from tests.app import App, Book, fill, sqlite_urls
 from tests.postgres import wait_until
 
@@ -294,7 +294,7 @@ class Settings:
         lite.start(workers=registry)
         site = self.middleware(None, lite.selector)._site
         clock = [time.monotonic()]
-        monkeypatch.setattr("sa_readonly.web.time", Clock(clock))
+        monkeypatch.setattr("sa_readonly.web.answers.time", Clock(clock))
 
         def told() -> str:
             return site.page(Request("GET", PAGE, "", ""), details=False).body.decode()

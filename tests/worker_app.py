@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sa_readonly import Mode
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.workers import Seen, Verdict, look
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import Seen, Verdict, look
 from tests.app import WHICH, App
 
 if not hasattr(os, "fork"):

@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 
-from sa_readonly import directory
-from sa_readonly.directory import DirectoryRegistry
 from sa_readonly.mode import Mode
 from sa_readonly.switch import _key
-from sa_readonly.workers import Entry, RegistryError, Report
+from sa_readonly.workers import directory
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import Entry, RegistryError, Report
 
 
 def identity(path: str) -> str | None:

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from sa_readonly import Mode, directory, workers
-from sa_readonly.directory import DirectoryRegistry
-from sa_readonly.workers import Liveness, Report, Seen, look
+from sa_readonly import Mode
+from sa_readonly.workers import directory
+from sa_readonly.workers import protocol as workers
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import Liveness, Report, Seen, look
 from tests.worker_process import identity
 
 if not hasattr(os, "fork"):

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from .page import printable
-from .poolers import told_pid
+from ..engines.poolers import told_pid
+from ..web.page import printable
 from .probe import (
     UnreachableError,
     attempt,

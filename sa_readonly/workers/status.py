@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from .mode import Mode, State
-from .page import document, escaped, printable
-from .workers import Liveness, Registry, Seen, Verdict, acknowledges, drained, process, returned
+from ..mode import Mode, State
+from ..web.page import document, escaped, printable
+from .protocol import Liveness, Registry, Seen, Verdict, acknowledges, drained, process, returned
 
 if TYPE_CHECKING:
-    from .mode import Switch
-    from .workers import Connections
+    from ..mode import Switch
+    from .protocol import Connections
 
 __all__ = ["Snapshot", "Worker", "snapshot", "take"]
 

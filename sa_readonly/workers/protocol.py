@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from .mode import Mode
+from ..mode import Mode
 
 __all__ = [
     "Connections",

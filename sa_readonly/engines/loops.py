@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Dialect
 
-    from .mode import State, Switch
+    from ..mode import State, Switch
 
 __all__ = ["aside", "call", "hang_up", "in_thread", "refresh", "running", "wait_for"]
 

@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
-from .errors import ConfigurationError
-from .mode import Mode
-from .page import printable
-from .status import called, lasting
+from ..errors import ConfigurationError
+from ..mode import Mode
+from ..web.page import printable
+from ..workers.status import called, lasting
 from .waiting import HOLDS, NOBODY, NOT_YET, BaseWaiting, Progress, shortened
 
 __all__ = ["Fleet", "FleetProgress", "FleetWaiting", "Host", "Page", "Target", "read_hosts"]

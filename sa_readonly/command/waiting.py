@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
-from .mode import Mode
-from .status import Worker, judged
-from .workers import (
+from ..mode import Mode
+from ..workers.protocol import (
     FILE_THERE,
     NO_FILE,
     Identify,
@@ -25,6 +24,7 @@ from .workers import (
     look,
     process,
 )
+from ..workers.status import Worker, judged
 
 if TYPE_CHECKING:
     from .server import Answer, Server

@@ -13,17 +13,17 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import parse_qs
 
-from . import guard
-from .errors import ConfigurationError, ReadOnlyError
-from .mode import Mode, State, now
+from ..engines import guard
+from ..errors import ConfigurationError, ReadOnlyError
+from ..mode import Mode, State, now
+from ..workers.status import Snapshot, snapshot
 from .page import POLICY, document, escaped, printable
-from .status import Snapshot, snapshot
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from .selector import EngineSelector
-    from .workers import Seen
+    from ..selector import EngineSelector
+    from ..workers.protocol import Seen
 
 __all__ = ["Answer", "Request", "Site", "choose", "not_saved"]
 

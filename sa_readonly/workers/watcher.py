@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.util.concurrency import in_greenlet
 
-from . import guard, loops
-from .errors import ConfigurationError, ReadOnlyError
-from .mode import Mode, State, now
-from .pools import count, leave_to_parent
-from .workers import Connections, RegistryError, Report, may_be_acknowledged
+from ..engines import guard, loops
+from ..engines.pools import count, leave_to_parent
+from ..errors import ConfigurationError, ReadOnlyError
+from ..mode import Mode, State, now
+from .protocol import Connections, RegistryError, Report, may_be_acknowledged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy import Engine
 
-    from .mode import Switch
-    from .pools import Door
-    from .workers import Entry, Registry, Seen
+    from ..engines.pools import Door
+    from ..mode import Switch
+    from .protocol import Entry, Registry, Seen
 
     _Hook = Callable[[], None]
 

@@ -28,7 +28,7 @@ from rich.text import Text
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from .poolers import POOLERS, takes_parameters, told_pid
+from ..engines.poolers import POOLERS, takes_parameters, told_pid
 from .probe import (
     TIMEOUT,
     UnreachableError,

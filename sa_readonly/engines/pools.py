@@ -18,10 +18,10 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import queue
 from sqlalchemy.util.concurrency import in_greenlet
 
+from ..errors import ReadOnlyError
+from ..mode import Mode
 from . import guard, loops, shared
 from .dialects import holds_file
-from .errors import ReadOnlyError
-from .mode import Mode
 
 if TYPE_CHECKING:
     import asyncio

@@ -26,11 +26,11 @@ from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.util.concurrency import in_greenlet
 
+from ..errors import ReadOnlyError
+from ..mode import Mode, State
 from . import listeners, loops, poolers, shared
 from .dialects import LOCKED, can_authorize, family, holds_file
-from .errors import ReadOnlyError
 from .listeners import Keeping
-from .mode import Mode, State
 from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter, writing_pragma
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
-    from .mode import Switch
+    from ..mode import Switch
 
 __all__ = ["gate", "protect", "read_only", "refusal", "release", "twin"]
 

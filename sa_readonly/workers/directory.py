@@ -26,9 +26,9 @@ from dataclasses import asdict, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import ConfigurationError
-from .mode import Mode
-from .workers import (
+from ..errors import ConfigurationError
+from ..mode import Mode
+from .protocol import (
     SILENT,
     Connections,
     Liveness,
@@ -42,7 +42,7 @@ from .workers import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .workers import Identify
+    from .protocol import Identify
 
 try:
     import fcntl

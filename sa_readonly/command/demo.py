@@ -31,18 +31,18 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.orm import registry, sessionmaker
 from sqlalchemy.pool import NullPool, QueuePool
 
-from .errors import ReadOnlyError
-from .pools import holds_database
-from .selector import EngineSelector
-from .session import RoutingSession
-from .switch import FORCE, FileSwitch
+from ..engines.pools import holds_database
+from ..errors import ReadOnlyError
+from ..selector import EngineSelector
+from ..session import RoutingSession
+from ..switch import FORCE, FileSwitch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sqlalchemy.engine import Engine
 
-    from .mode import State
+    from ..mode import State
 
 __all__ = ["Check", "DemoError", "Outcome", "Progress", "Report", "run"]
 

@@ -1,0 +1,1 @@
+"""The command ``sa-readonly``: a room for each of its commands."""

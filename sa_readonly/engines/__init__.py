@@ -1,0 +1,1 @@
+"""The engines: what guards them, reads their statements and retires their pools."""

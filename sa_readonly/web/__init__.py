@@ -1,0 +1,1 @@
+"""What a web application shows and answers while read-only."""

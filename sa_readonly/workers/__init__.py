@@ -1,0 +1,1 @@
+"""The workers: what each process reports, where, and whether all are drained."""
