@@ -157,7 +157,15 @@ class Site:
 
     def all_registered(self, load: Load) -> set[int]:
         """Wait until each worker has served somebody, and return them."""
-        wait_until(lambda: len(self.registered()) == self.operator.expect, "all workers", PATIENCE)
+        try:
+            wait_until(
+                lambda: len(self.registered()) == self.operator.expect, "all workers", PATIENCE
+            )
+        except TimeoutError as error:
+            lines = self.log.read_text().splitlines(keepends=True)
+            log = "".join(line for line in lines if "HTTP/1." not in line)  # no requests
+            told = f"Registered: {self.registered()}; failed: {load.failed}"
+            raise TimeoutError(f"{error} {told}\n{log}") from None
         load.round()
         return self.registered()
 
@@ -380,9 +388,10 @@ def test_a_master_under_uwsgi_that_has_begun_a_transaction_is_a_worker_too(
     site: Site, pg_server: Server, place: Path, uwsgi: Callable[..., None]
 ) -> None:
     warm(site, place)
-    # Without fork hooks uWSGI's own fork leaves the interpreter's lock to the master's thread at
-    # times, and a worker then hangs.
-    options = ("--enable-threads", "--py-call-osafterfork", "--pythonpath", str(place))
+    # uWSGI forks while the master's thread may hold the interpreter's lock. No thread gives it back
+    # in the worker, which then hangs at once (unbit/uwsgi#2387). `--py-call-osafterfork` comes too
+    # late for that; with the fork hooks uWSGI takes the lock before it forks.
+    options = ("--enable-threads", "--py-call-uwsgi-fork-hooks", "--pythonpath", str(place))
     uwsgi(*options, "--module", "warm:app")
     night(site, pg_server)
     assert site.process.pid in site.registered()
