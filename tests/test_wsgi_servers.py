@@ -333,7 +333,9 @@ def uwsgi(site: Site) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("--py-call-osafterfork",), ("--lazy-apps",)], ids=" ".join
+    "options",
+    [(), ("--py-call-osafterfork",), ("--lazy-apps", "--py-call-uwsgi-fork-hooks")],
+    ids=" ".join,
 )
 def test_uwsgi_with_threads(
     site: Site, pg_server: Server, uwsgi: Callable[..., None], options: tuple[str, ...]
