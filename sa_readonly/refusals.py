@@ -7,13 +7,13 @@ an application counts and words a refusal here as the engines do.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import ReadOnlyError
+from .forks import PerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,9 +132,8 @@ def last_read_only(switch: Switch) -> State | None:
 # -- counting --------------------------------------------------------------------------------
 
 _counts: weakref.WeakKeyDictionary[Switch, dict[str, int]] = weakref.WeakKeyDictionary()
-# A lock for each process: in a forked child, that of the parent may be held by a thread that is not
-# there. Reentrant, as a signal handler may be refused while the thread it interrupts is counting.
-_counting: dict[int, Any] = {}
+# Reentrant: a signal handler may be refused while the thread that it interrupts is counting.
+_counting = PerProcess(threading.RLock)
 
 
 def record(error: ReadOnlyError, what: str, *, kind: str, switch: Switch | None) -> None:
@@ -149,7 +148,7 @@ def record(error: ReadOnlyError, what: str, *, kind: str, switch: Switch | None)
 def count(switch: Switch | None, kind: str, number: int = 1) -> None:
     """Add to how often something of this kind was refused for a switch."""
     if switch is not None:
-        with _counting.setdefault(os.getpid(), threading.RLock()):
+        with _counting():
             counts = _counts.setdefault(switch, {})
             counts[kind] = counts.get(kind, 0) + number
 
