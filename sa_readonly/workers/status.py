@@ -14,7 +14,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from ..mode import Mode, State
-from ..web.page import document, escaped, printable
+from ..text import printable
+from ..web.page import document, escaped
 from .protocol import Liveness, Registry, Seen, Verdict, acknowledges, drained, process, returned
 
 if TYPE_CHECKING:
