@@ -19,7 +19,7 @@ __all__ = ["SET_CONFIG", "examine_tokens"]
 
 SET_CONFIG = "set_config"
 
-# Words before a name that is followed by a parenthesis, and is no function.
+# After one of these a name is no function, though a parenthesis may follow it.
 _BEFORE_NAME = frozenset(("AS", "INTO", "WITH", "RECURSIVE", "PREPARE", "EXECUTE"))
 _KEY_LOCKS = frozenset((("NO", "KEY"), ("KEY", "SHARE")))
 _TABLE = 12  # tokens that may stand between UPDATE and SET: ONLY a.b.c * AS d
@@ -124,10 +124,10 @@ def _examine_call(tokens: list[Token], index: int, dialect: str, parameters: Any
     return None
 
 
-# What set_config() must not name: the last would have the server read a text otherwise than Python.
+# What set_config() must not set. By the last the server would read a text otherwise than Python.
 _NOT_CONFIGURED = PROTECTING | {"client_encoding"}
-# The first argument is known only where it is one literal or one parameter. What is put together is
-# not, save that it has a point, which no name of a protecting setting has.
+# A name is known if it is one literal or one parameter. One that is put together is not known, but
+# it is harmless if it begins with a literal that has a point, as no protecting setting has.
 _PARAMETER = r"(%S|%\(\w+\)S|:\w+|\?|\$\d+)"
 _CAST = re.compile(r"(::\w+)?")
 _BOUND = re.compile(rf"{_PARAMETER}(::\w+)?")

@@ -33,7 +33,7 @@ _CHARSET_SETTINGS = frozenset(("character_set_client", "client_encoding"))
 def examine_setting(tokens: list[Token], words: list[str], dialect: str) -> str | None:
     """Examine SET, RESET, and what begins or ends a transaction."""
     first, second = [*words, ""][:2]
-    what = _of_transaction(first, second, words, dialect) or _of_other_settings(
+    what = _examine_transaction(first, second, words, dialect) or _examine_lasting(
         tokens, first, second, dialect
     )
     if what is not None:
@@ -50,7 +50,7 @@ def ends(tokens: list[Token]) -> str:
     return first if first in ("COMMIT", "END", "ROLLBACK", "ABORT") and "TO" not in rest else ""
 
 
-def _of_transaction(first: str, second: str, words: list[str], dialect: str) -> str | None:
+def _examine_transaction(first: str, second: str, words: list[str], dialect: str) -> str | None:
     if ("READ", "WRITE") in pairwise(words):
         return f"{first} ... READ WRITE"
     if second == "PREPARED":  # it ends another transaction, which wrote
@@ -64,8 +64,8 @@ def _of_transaction(first: str, second: str, words: list[str], dialect: str) -> 
     return None
 
 
-def _of_other_settings(tokens: list[Token], first: str, second: str, dialect: str) -> str | None:
-    """Examine what more than the protecting settings must stay as it is."""
+def _examine_lasting(tokens: list[Token], first: str, second: str, dialect: str) -> str | None:
+    """Examine settings that outlive the transaction, or decide how the server reads a text."""
     if first == "RESET" and (second == "ALL" or dialect == "mysql"):
         return f"RESET {second}"
     if first == "SET" and second in ("GLOBAL", "PERSIST", "PERSIST_ONLY", "PASSWORD"):

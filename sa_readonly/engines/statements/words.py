@@ -24,7 +24,7 @@ READS = (
         DECLARE FETCH MOVE CLOSE COPY PREPARE EXECUTE DEALLOCATE
     """)
 )
-"""What a statement that reads begins with. Some of them are looked at more closely."""
+"""The first words of statements that may read. Most of these are examined further."""
 
 # -- what follows it -------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ PROTECTING = _words("""
     transaction_read_only default_transaction_read_only tx_read_only query_only
     standard_conforming_strings
 """)
-"""The settings that protect while on. Without the last, Python and the server read a text apart."""
+"""The settings that protect while on. While the last is off, the server reads strings otherwise."""
 
 SQL_MODES = {""} | _words("""
     ALLOW_INVALID_DATES ERROR_FOR_DIVISION_BY_ZERO HIGH_NOT_PRECEDENCE NO_AUTO_CREATE_USER
@@ -57,8 +57,8 @@ SQL_MODE_WORDS = _words("SQL_MODE SESSION GLOBAL DEFAULT SELECT CONCAT REPLACE")
 CHARSETS_WITH_QUOTES = re.compile(
     r"big5|gbk|gb18030|s(hift)?jis|mskanji|uhc|johab|(cp|win|windows)9\d\d", re.IGNORECASE
 )
-"""The beginnings of character sets in which the last byte of a character may be that of a quote or
-a backslash. PostgreSQL reads letters and digits of such a name alone, so nothing else is here."""
+"""The beginnings of character sets in which a character's last byte may be that of a quote or a
+backslash. It is compared with the letters and digits of a name, as PostgreSQL does."""
 
 # PRAGMAs of SQLite that may be given an argument or a value: they tell, or set what lasts as long
 # as the connection.
@@ -75,7 +75,8 @@ PRAGMAS_THAT_WRITE = _words("incremental_vacuum optimize wal_checkpoint")
 
 # -- functions -------------------------------------------------------------------------------
 
-# These act, and a server runs them in a read-only transaction, or its refusal says less than ours.
+# Functions that act. A server runs most of them in a read-only transaction; of the others its
+# refusal comes late or says less.
 FUNCTIONS = re.compile(
     r"""
     # sequences, large objects
