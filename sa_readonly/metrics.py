@@ -61,7 +61,7 @@ class ReadOnlyCollector(Collector):
         if known.switch is not switch:
             raise ConfigurationError(
                 f"ReadOnlyCollector() was given two selectors whose switches are both {name}. Make "
-                "one switch and give it to both selectors."
+                "one switch and give it to both selectors, or give each switch a name of its own."
             )
 
     def describe(self) -> Iterable[Metric]:
