@@ -7,16 +7,18 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import parse_qs
 
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode, State
 from ..refusals import record
 from ..selector import EngineSelector
-from ..workers.status import Snapshot, snapshot
+from ..workers.protocol import read_between
+from ..workers.status import Snapshot, same_file, snapshot
 from .accept import HTML, JSON, TEXT, choose
 from .answers import Answer, Request, answer, not_saved
+from .status import as_html
 
 if TYPE_CHECKING:
     from ..workers.protocol import Seen
@@ -27,7 +29,19 @@ Pattern = Union[str, "re.Pattern[str]"]
 """A path: as a glob, or as a regular expression that matches the whole of it."""
 
 _CACHED = 1.0  # seconds for which the entries of workers may be used again
-_TRIES = 3  # readings of the registry while the switch flips
+
+
+class _Reading(NamedTuple):
+    """What the registry held.
+
+    :param until: the :func:`time.monotonic` time until which it may be used again.
+    :param file: the mode, and the file, that were there before and after the reading.
+    :param entries: every entry.
+    """
+
+    until: float
+    file: tuple[Mode, str | None]
+    entries: tuple[Seen, ...]
 
 
 class Site:
@@ -54,9 +68,7 @@ class Site:
         self._check_path = None if self._page is None else self._page.rstrip("/") + "/check"
         self._refuse = frozenset(_methods(refuse))
         self._allow = tuple(_patterns(allow))
-        # The last reading of the registry: its time, the answer of the switch all the while, and
-        # the entries. It is replaced as a whole, so it needs no lock.
-        self._read: tuple[float, tuple[Mode, str | None], tuple[Seen, ...]] | None = None
+        self._last: _Reading | None = None  # replaced as a whole, so it needs no lock
 
     # -- the status page -----------------------------------------------------------------
 
@@ -75,7 +87,7 @@ class Site:
         seen = self._snapshot()
         kind = choose(request.accept, (TEXT, JSON, HTML))
         if kind == HTML:
-            body = seen.as_html(details=details)
+            body = as_html(seen, details=details)
         elif kind == JSON:
             told = {**seen.as_json(details=details), **self._whence(request)}
             body = json.dumps(told, indent=2) + "\n"
@@ -86,9 +98,9 @@ class Site:
     def _whence(self, request: Request) -> dict[str, object]:
         """Return what shows a machine that the answer is no cached one, and for which registry."""
         asked = parse_qs(request.query).get("asked", [""])[0]
-        scope = getattr(self.selector.registry, "scope", None)
+        registry = self.selector.registry
         return {
-            "registry": None if scope is None else scope(),
+            "registry": None if registry is None else registry.scope(),
             "asked": asked if re.fullmatch(r"[A-Za-z0-9]{1,64}", asked) else None,
         }
 
@@ -108,22 +120,16 @@ class Site:
         Entries may be used again for a second if the same file was there when they were read: a
         worker that has registered since then looks after it registers, and so saw that file.
         """
-        selector = self.selector
+        selector, last = self.selector, self._last
         state = selector.check()
-        registry = selector.registry
-        if registry is None:
-            return snapshot(state, (), time.time(), here=selector.report())
-        read = self._read
-        for _ in range(_TRIES):
-            if read is not None and time.monotonic() < read[0] + _CACHED and read[1] == _key(state):
-                break
-            read = (time.monotonic(), _key(state), tuple(registry.read()))
-            state = selector.check()
-            if read[1] == _key(state):
-                self._read = read
-                break
-        seen = () if read is None else read[2]
-        return snapshot(state, seen, time.time(), here=selector.report())
+        if last is not None and time.monotonic() < last.until and last.file == same_file(state):
+            entries = last.entries
+        else:
+            until = time.monotonic() + _CACHED
+            state, entries, same = read_between(selector.check, selector.registry, same_file)
+            if same:
+                self._last = _Reading(until, same_file(state), entries)
+        return snapshot(state, entries, time.time(), here=selector.report())
 
     # -- refusing beforehand -------------------------------------------------------------
 
@@ -144,10 +150,6 @@ class Site:
         what = f"{request.method} {request.path}"
         record(error, what, kind="beforehand", switch=self.selector.switch)
         return not_saved(error, request.accept, self.status)
-
-
-def _key(state: State) -> tuple[Mode, str | None]:
-    return state.mode, state.generation
 
 
 # -- settings --------------------------------------------------------------------------------
