@@ -96,8 +96,8 @@ class _Families:
         )
         self.registered = _gauge(
             "registered",
-            "0 if the process that answers can't register or report, so that no wait counts it; "
-            "else 1.",
+            "0 if the process that answers can't register or report, so that `sa-readonly wait` "
+            "does not see it; else 1.",
             switch,
         )
         self.workers = _gauge(

@@ -33,7 +33,7 @@ __all__ = ["read_only", "read_write", "writes_nothing"]
 
 
 class _Block:
-    """A block in which the mode is dictated."""
+    """A block in which the selector's switch is overridden."""
 
     def __init__(self, selector: EngineSelector, state: State) -> None:
         self._switch = selector.switch

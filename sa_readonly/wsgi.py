@@ -159,6 +159,7 @@ class _Exchange:
             if self._iterator is None:
                 self._iterator = iter(self._iterable)
             piece = next(self._iterator)
+            # An empty piece would begin a response that may still be refused.
             while not piece and self._write is None and self._read_only:
                 piece = next(self._iterator)
         except ReadOnlyError as error:
