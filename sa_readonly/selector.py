@@ -17,14 +17,16 @@ from sqlalchemy import Engine, engine_from_config
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 
+from . import refusals
 from .engines import guard, loops, poolers
 from .engines.pools import Door, Reader, TwinEngine, holds_database
-from .errors import ConfigurationError
+from .errors import ConfigurationError, seconds
 from .mode import Mode, State, Switch
-from .switch import FileSwitch, FixedSwitch, seconds
-from .workers.directory import DirectoryRegistry, myself
-from .workers.protocol import Report
-from .workers.watcher import Worker, counted, worker_of
+from .switch import FileSwitch, FixedSwitch
+from .workers.directory import DirectoryRegistry
+from .workers.process import myself
+from .workers.protocol import Report, missing
+from .workers.worker import Worker, counted, worker_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -215,7 +217,9 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         """
         state = self.state
         if state.read_only:
-            raise guard.refusal("What needs to write", state, kind="beforehand", switch=self.switch)
+            raise refusals.refusal(
+                "What needs to write", state, kind="beforehand", switch=self.switch
+            )
 
     def on_flip(
         self, callback: Callable[[State, State], object]
@@ -246,7 +250,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         if worker is not None:
             here = worker.tell(here, self.switch)
         else:
-            refused = guard.refusals(self.switch)
+            refused = refusals.refusals(self.switch)
             engines, retired = counted([self._doors.engines])
             report = Report(
                 self.switch.known.mode,
@@ -268,7 +272,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         :return: True if the mode is there, False if time is up.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        pause = max(getattr(self.switch, "ttl", 0.1), 0.01)
+        pause = min(max(self.switch.ttl, 0.01), 1.0)
         while self.check().mode is not mode:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -371,7 +375,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         return f"<EngineSelector of {self.switch!r}, {self.switch.known.mode}>"
 
     def _flipped(self, old: State, new: State) -> None:
-        guard.remember(self.switch, new if new.read_only else old)
+        refusals.remember(self.switch, new if new.read_only else old)
         if self._worker is None:  # which closes what lies idle in the retired pools
             for door in self._doors.doors:
                 door.sweep()
@@ -599,8 +603,7 @@ def _switch(value: object) -> Any:
 
 def _worker(switch: Switch, registry: Registry | None, required: bool) -> Worker | None:
     # What never flips has nothing to watch and, without a file, nobody to tell.
-    held = getattr(switch, "held", False)  # for as long as a test runs
-    if switch.fresh_until == math.inf and registry is None and not held:
+    if switch.fresh_until == math.inf and registry is None and not switch.overridden:
         return None
     worker = worker_of(switch)
     worker.agree(registry, required)
@@ -629,7 +632,7 @@ def _registry(workers: object, switch: Switch) -> Registry | None:
         return None
     if isinstance(workers, (str, os.PathLike)) and workers:
         return DirectoryRegistry(workers)
-    if all(hasattr(workers, name) for name in ("register", "sweep", "read")):
+    if not missing(workers):
         return workers  # type: ignore[return-value]  # it has its members
     raise ConfigurationError(
         'EngineSelector(workers) takes True, False, "required", the path of a directory or a '

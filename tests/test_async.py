@@ -24,11 +24,12 @@ from sa_readonly import (
     Mode,
     ReadOnlyError,
     RoutingSession,
+    Switch,
 )
 from sa_readonly.engines import loops
 from sa_readonly.engines.pools import Door
 from sa_readonly.workers.directory import DirectoryRegistry
-from sa_readonly.workers.protocol import look
+from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, Author, Book, in_thread
 from tests.async_app import AsyncApp
 from tests.postgres import Server, wait_until
@@ -259,7 +260,7 @@ async def test_an_idle_process_closes_its_connections_on_their_loop(app: AsyncAp
     assert closed == [threading.get_ident()]
     assert not door(app)._retired
     registry = DirectoryRegistry(f"{app.path}.workers")
-    await until(lambda: look(app.selector.switch.identify, registry).holds, "drained")
+    await until(lambda: judge(app.selector.switch.identify, registry).holds, "drained")
     app.off()
     await until(lambda: app.selector.mode is Mode.READ_WRITE, "read-write again")
     assert await read(app) == "rw"
@@ -548,6 +549,7 @@ def who(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[int]]:
 
         monkeypatch.setattr(cls, name, noted)
 
+    from sa_readonly import switch  # noqa: PLC0415
     from sa_readonly.workers import directory  # noqa: PLC0415
 
     entry = next(
@@ -555,7 +557,7 @@ def who(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[int]]:
         for cls in vars(directory).values()
         if isinstance(cls, type) and hasattr(cls, "withdraw")
     )
-    note(FileSwitch, "_read")
+    note(switch, "read")
     note(DirectoryRegistry, "register")
     for name in ("ensure", "report", "withdraw"):
         note(entry, name)
@@ -582,7 +584,7 @@ async def test_nothing_but_a_stat_is_done_on_the_loop(
                 await session.commit()
         app.off()
         await until(lambda: not app.selector.read_only, "read-write")
-    assert set(who) == {"_read", "register", "ensure", "report", "withdraw"}
+    assert set(who) == {"read", "register", "ensure", "report", "withdraw"}
     assert not any(threading.get_ident() in threads for threads in who.values())
 
 
@@ -606,17 +608,22 @@ async def test_a_flip_that_is_not_read_yet_is_told_as_read_only(app: AsyncApp) -
 
 
 async def test_a_switch_that_can_only_block_is_asked_in_a_thread(app: AsyncApp) -> None:
-    class Slow:
+    class Slow(Switch):
         """A switch held elsewhere."""
 
         def __init__(self, inner: FileSwitch) -> None:
-            self.inner, self.fresh_until = inner, -1.0
-            self.subscribe, self.check = inner.subscribe, inner.check
+            self.inner = inner
             self.asked: set[int] = set()
 
         @property
         def known(self) -> Any:
             return self.inner.known
+
+        def check(self) -> Any:
+            return self.inner.check()
+
+        def subscribe(self, gate: Any, flipped: Any) -> Any:
+            return self.inner.subscribe(gate, flipped)
 
         def refresh(self) -> Any:
             self.asked.add(threading.get_ident())

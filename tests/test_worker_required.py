@@ -6,7 +6,14 @@ import logging
 
 import pytest
 
-from sa_readonly import ConfigurationError, EngineSelector, FileSwitch, ReadOnlyError
+from sa_readonly import (
+    ConfigurationError,
+    EngineSelector,
+    Mode,
+    ReadOnlyError,
+    State,
+    Switch,
+)
 from tests.app import WHICH, App, Book
 from tests.worker_app import lite, read, unusable, verdict
 
@@ -27,9 +34,9 @@ def test_who_cant_register_says_so_once_and_goes_on(
         assert read(lite) == "rw"
         (error,) = [record for record in caplog.records if record.levelno == logging.ERROR]
         assert "can't register in" in error.getMessage()
-        assert lite.selector._worker.problem == error.getMessage()
+        assert lite.selector._worker.reporting.problem == error.getMessage()
     assert read(lite) == "rw"
-    assert lite.selector._worker.problem is None
+    assert lite.selector._worker.reporting.problem is None
     assert caplog.records[-1].getMessage() == "This process is registered, and reports again."
     lite.on()
     read(lite)
@@ -70,12 +77,15 @@ def test_who_must_be_registered_and_is_no_more_begins_nothing_on_a_held_connecti
 
 
 def test_what_is_required_needs_a_place(lite: App) -> None:
-    class Switch:
-        def __init__(self, inner: FileSwitch) -> None:
-            self.refresh, self.check, self.subscribe = inner.refresh, inner.check, inner.subscribe
-            self.known, self.fresh_until = inner.known, inner.fresh_until
+    class Other(Switch):
+        known = State(Mode.READ_WRITE)
+
+        def check(self) -> State:
+            return self.known
+
+        def subscribe(self, gate, flipped):
+            gate(self.known)
+            return lambda: None
 
     with pytest.raises(ConfigurationError, match=r'workers="required"\) needs the path of a file'):
-        EngineSelector(
-            Switch(FileSwitch(lite.path)), read_write=lite.engine("rw"), workers="required"
-        )
+        EngineSelector(Other(), read_write=lite.engine("rw"), workers="required")

@@ -27,7 +27,7 @@ from sqlalchemy.pool import NullPool
 
 from sa_readonly import ConfigurationError
 from sa_readonly.web.answers import Request
-from sa_readonly.workers.protocol import RegistryError, Seen
+from sa_readonly.workers.protocol import Registry, RegistryError, Seen
 from tests.app import App, Book, fill, sqlite_urls
 from tests.postgres import wait_until
 
@@ -216,7 +216,7 @@ class Page(HTMLParser):
         return [tag for tag, _ in self.tags]
 
 
-class Counting:
+class Counting(Registry):
     """A registry that counts how often it is read."""
 
     def __init__(self) -> None:
@@ -294,7 +294,7 @@ class Settings:
         lite.start(workers=registry)
         site = self.middleware(None, lite.selector)._site
         clock = [time.monotonic()]
-        monkeypatch.setattr("sa_readonly.web.answers.time", Clock(clock))
+        monkeypatch.setattr("sa_readonly.web.site.time", Clock(clock))
 
         def told() -> str:
             return site.page(Request("GET", PAGE, "", ""), details=False).body.decode()
@@ -498,7 +498,7 @@ class Cases:
         fresh.on()
         with contextlib.suppress(http.client.IncompleteRead):
             assert fresh.ask("/closing").text == "whole"
-        assert fresh.logged("after the response was complete: whoever asked was not told")
+        assert fresh.logged("after the response was complete: the client was not told")
         assert fresh.ask().status == 200
 
     def test_a_client_that_goes_away_ends_the_response(self, fresh: Site) -> None:

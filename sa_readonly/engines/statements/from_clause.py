@@ -1,66 +1,36 @@
 """Whether a name after a point is a column, or PostgreSQL calls a function by it.
 
-To PostgreSQL `x.name` is `name(x)` where x has no such column, and is no row but a value: that of a
-function in FROM. What is no column for sure is taken for a call.
+To PostgreSQL `x.name` is the call `name(x)` where x is a value and no row, as that of a function in
+FROM may be, or where x has no such column. A name is taken for a call unless it is a column for
+sure.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from .words import FROM_ENDS, FROM_GOES_ON, FUNCTIONS_WITHOUT_PARENTHESES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .statements import _Token
+    from .tokens import Token
 
 __all__ = ["FromClause"]
 
 _NAMES = ("word", "quoted", "escaped")
-_ENDS = frozenset(  # words that end FROM, and are no column's without AS
-    [
-        "WHERE",
-        "GROUP",
-        "HAVING",
-        "WINDOW",
-        "ORDER",
-        "LIMIT",
-        "OFFSET",
-        "FETCH",
-        "FOR",
-        "UNION",
-        "INTERSECT",
-        "EXCEPT",
-    ]
-)
-_NO_ALIAS = _ENDS | frozenset(
-    ["JOIN", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL", "ON", "USING", "TABLESAMPLE"]
-)
-_WITHOUT_PARENTHESES = frozenset(
-    [
-        "CURRENT_DATE",
-        "CURRENT_TIME",
-        "CURRENT_TIMESTAMP",
-        "LOCALTIME",
-        "LOCALTIMESTAMP",
-        "CURRENT_ROLE",
-        "CURRENT_USER",
-        "SESSION_USER",
-        "SYSTEM_USER",
-        "USER",
-        "CURRENT_CATALOG",
-        "CURRENT_SCHEMA",
-    ]
-)
-# Without an alias these have another name than their own: CAST that of its type.
-_NAMED_OTHERWISE = frozenset(["CAST", "TREAT", "TRIM", "EXTRACT", "ROWS"])
-_COMPARED = 15  # characters: of a longer name the server reads 63 bytes
+_NO_ALIAS = FROM_ENDS | FROM_GOES_ON
+# Without an alias these functions have another name than their own: CAST that of its type.
+_NAMED_OTHERWISE = frozenset(("CAST", "TREAT", "TRIM", "EXTRACT", "ROWS"))
+_COMPARED = 15  # characters, at most 60 bytes: the server cuts a name at 63
 
 
 class FromClause:
-    """What stands in FROM, anywhere in a statement; it is looked for when it is first asked for."""
+    """The tables and functions in FROM, anywhere in a statement; they are read on first use."""
 
-    def __init__(self, tokens: Sequence[_Token]) -> None:
+    def __init__(self, tokens: Sequence[Token]) -> None:
         self.tokens = tokens
 
     @cached_property
@@ -73,10 +43,10 @@ class FromClause:
         root = index
         while root > 1 and _is(tokens, root - 1, ".") and tokens[root - 2].kind in _NAMES:
             root -= 2
-        # Of an expression, or of $1, of which the number has the point.
+        # The name of an expression's field, or of $1, where the point belongs to the number's token
         if root == index or (root and tokens[root - 1].text[-1:] == ".") or _bound(tokens, root):
             return False
-        if root < index - 2:  # of a table with its schema
+        if root < index - 2:  # schema.table.column
             return True
         if self.sources is None or tokens[root].kind == "escaped":
             return False
@@ -87,7 +57,7 @@ class FromClause:
         return name in tables
 
 
-def _bound(tokens: Sequence[_Token], index: int) -> bool:
+def _bound(tokens: Sequence[Token], index: int) -> bool:
     """Return whether the word at an index ends a placeholder: %s, %(a)s."""
     if tokens[index].text not in ("S", "B", "T"):
         return False
@@ -101,12 +71,12 @@ def _bound(tokens: Sequence[_Token], index: int) -> bool:
     return start >= 0 and tokens[start].text == "%"
 
 
-def _is(tokens: Sequence[_Token], index: int, text: str) -> bool:
-    return index < len(tokens) and tokens[index].text == text and tokens[index].kind == "other"
+def _is(tokens: Sequence[Token], index: int, text: str) -> bool:
+    return index < len(tokens) and tokens[index].is_other(text)
 
 
-def _compares(tokens: Sequence[_Token], index: int) -> bool:
-    """Return whether the FROM at an index is that of IS DISTINCT FROM; it may be a name as well."""
+def _compares(tokens: Sequence[Token], index: int) -> bool:
+    """Return whether the FROM at an index is that of IS DISTINCT FROM; DISTINCT may be a name."""
     last = tokens[max(0, index - 4) : index]
     words = [token.text if token.kind in ("word", "other") else "" for token in last]
     if words[-2:] == ["NOT", "DISTINCT"]:
@@ -114,21 +84,21 @@ def _compares(tokens: Sequence[_Token], index: int) -> bool:
     return words[-2:] == ["IS", "DISTINCT"] and words[-3:-2] not in (["AS"], ["."])
 
 
-def _key(token: _Token) -> str:
+def _key(token: Token) -> str:
     return token.name()[:_COMPARED]
 
 
-def _sources(tokens: Sequence[_Token]) -> tuple[set[str], dict[str, set[str]]] | None:  # noqa: C901  # one case after the other
+def _sources(tokens: Sequence[Token]) -> tuple[set[str], dict[str, set[str]]] | None:  # noqa: C901  # one case after the other
     """Return the names of what stands in any FROM, or None if they can't be told.
 
-    They are those of tables and subqueries, and those of functions with the columns that are named
-    there. A name that is taken for one too many is no harm to a table.
+    :return: the names of tables and subqueries, and those of functions with the columns that are
+        named there. Where a name stands for a table and a function, the function counts.
     """
     tables: set[str] = set()
     functions: dict[str, set[str]] = {}
-    clauses = [""]  # of each open parenthesis: SELECT, FROM or another
-    openers: list[_Token | None] = []  # the function or subquery in FROM that each belongs to
-    opener: _Token | None = None  # the same of the next parenthesis
+    clauses = [""]  # of each open parenthesis: "SELECT", "FROM", or "" for another
+    openers: list[Token | None] = []  # the function or subquery in FROM to which each belongs
+    opener: Token | None = None  # the function to which the next parenthesis belongs
     wanted = False  # whether the next name is that of a table or function
     for index, token in enumerate(tokens):
         before = tokens[index - 1].text if index else ""
@@ -163,20 +133,21 @@ def _sources(tokens: Sequence[_Token]) -> tuple[set[str], dict[str, set[str]]] |
             clauses[-1], wanted = "FROM", True
         elif word == "GROUP" and before == "WITHIN":
             continue
-        elif word in _ENDS or (wanted and word in ("WITH", "VALUES")):
+        elif word in FROM_ENDS or (wanted and word in ("WITH", "VALUES")):
             clauses[-1], wanted = "", False
         elif wanted and token.kind in _NAMES and word not in ("LATERAL", "ONLY"):
             wanted = False
             last = index
             while _is(tokens, last + 1, ".") and last + 2 < len(tokens):
                 last += 2
+            texts = [following.text for following in tokens[index : index + 3]]
             if _is(tokens, last + 1, "("):
                 opener = tokens[last]
-            elif [one.text for one in tokens[index : index + 3]] == ["ROWS", "FROM", "("]:
+            elif texts == ["ROWS", "FROM", "("]:
                 opener = token
-            elif [one.text for one in tokens[index : index + 3]] == ["COLLATION", "FOR", "("]:
+            elif texts == ["COLLATION", "FOR", "("]:
                 return None
-            elif word in _WITHOUT_PARENTHESES:
+            elif word in FUNCTIONS_WITHOUT_PARENTHESES:
                 if not _add(functions, token, tokens, index + 1):
                     return None
             else:
@@ -185,21 +156,24 @@ def _sources(tokens: Sequence[_Token]) -> tuple[set[str], dict[str, set[str]]] |
 
 
 def _add(
-    functions: dict[str, set[str]], function: _Token, tokens: Sequence[_Token], end: int
+    functions: dict[str, set[str]], function: Token, tokens: Sequence[Token], end: int
 ) -> bool:
-    """Note a function by its names, which stand from an index on; False if one can't be told."""
+    """Add a function in FROM, the alias and columns of which stand at an index.
+
+    :return: False if its name can't be told.
+    """
     alias, *columns = _alias(tokens, end) or [""]
     own = _key(function)
     if not own or not (alias or function.text not in _NAMED_OTHERWISE) or alias == "?":
         return False
-    for name in (own, alias):  # a column of a value has the name of the value
+    for name in (own, alias):  # the column of a value has the name of the value
         known = {*columns} or {name}
         functions[name] = functions.get(name, known) & known
     return True
 
 
-def _alias(tokens: Sequence[_Token], index: int) -> list[str]:
-    """Return the alias that stands at an index ("?" if it can't be read), and its columns."""
+def _alias(tokens: Sequence[Token], index: int) -> list[str]:
+    """Return the alias at an index ("?" if it can't be read, "" if none), and its columns."""
     texts = [token.text for token in tokens[index : index + 3]]
     index += 2 if texts[:2] == ["WITH", "ORDINALITY"] else 0
     explicit = tokens[index : index + 1] and tokens[index].text == "AS"
@@ -215,12 +189,10 @@ def _alias(tokens: Sequence[_Token], index: int) -> list[str]:
     index += bool(alias)
     columns = []
     if (alias or explicit) and _is(tokens, index, "("):
-        for later in range(index + 1, len(tokens)):
-            if tokens[later].depth <= tokens[index].depth:
+        depth = tokens[index].depth
+        for before, token in pairwise(tokens[index:]):
+            if token.depth <= depth:
                 break
-            if tokens[later].depth == tokens[index].depth + 1 and tokens[later - 1].text in (
-                "(",
-                ",",
-            ):
-                columns.append(tokens[later].name())
+            if token.depth == depth + 1 and before.text in ("(", ","):
+                columns.append(token.name())
     return [alias, *columns]
