@@ -97,9 +97,8 @@ class Seen:
     abilities: list[str] = field(default_factory=list)
     lift: str = ""
     cure: str = ""
-    tables: dict[str, list[str]] | None = None
+    tables: set[str] | None = None
     unreadable: list[str] = field(default_factory=list)
-    alembic: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)  # whatever it is used for
     read_findings: list[Finding] = field(default_factory=list)  # if it is read while read-only
     write_findings: list[Finding] = field(default_factory=list)  # if it is the read-write database
@@ -164,7 +163,7 @@ def _examine_databases(
         reader = replace(rw, name=name) if url == read_write else look(url, name)
         if url != read_write:
             findings += reader.findings
-        for compare in (identity, protection, versions, schemas):
+        for compare in (identity, protection, versions, tables):
             findings += compare(rw, reader)
         findings += serializable(reader, levels.get(url, ""))
     return findings
@@ -274,36 +273,26 @@ def versions(rw: Seen, reader: Seen) -> Iterator[Finding]:
     )
 
 
-def schemas(rw: Seen, reader: Seen) -> Iterator[Finding]:
-    """Whether the tables, their columns and the migration are the same, and can be read."""
+def tables(rw: Seen, reader: Seen) -> Iterator[Finding]:
+    """Whether each table of the read-write database is there, and can be read."""
     name = _begin(reader.name)
+    if rw.kind != reader.kind:
+        return  # their names are of other forms
     if rw.tables is None or reader.tables is None:
         what = f"Whether {reader.name} has the same tables can't be told."
         yield Finding("note", what, "Not both could be looked into.")
         return
-    differing = [
-        f"{table} ({_difference(rw.tables.get(table), reader.tables.get(table))})"
-        for table in sorted({*rw.tables, *reader.tables})
-        if rw.tables.get(table) != reader.tables.get(table)
-    ]
-    if differing:
+    missing = sorted(rw.tables - reader.tables)
+    if missing:
         yield Finding(
             "warning",
-            f"{name} has other tables: {_some(differing)}.",
-            "Queries fail there while the application is read-only.",
+            f"{name} lacks tables of the read-write database: {_some(missing)}.",
+            "Queries of them fail while the application is read-only.",
             "Migrate both, or wait until the copy has caught up.",
         )
     else:
-        meaning = "Every query finds its columns."
-        yield Finding("ok", f"{name} has the same {len(rw.tables)} tables.", meaning)
-    if rw.alembic != reader.alembic:
-        told = [f"{one.name}: {_migration(one)}" for one in (rw, reader)]
-        yield Finding(
-            "warning",
-            f"The migrations differ. {_begin('; '.join(told))}.",
-            "The copy is behind, or was migrated by itself.",
-            "Bring both to the same migration.",
-        )
+        what = f"{name} has the {len(rw.tables)} tables of the read-write database."
+        yield Finding("ok", what, "Every query finds its tables.")
     if reader.unreadable:
         yield Finding(
             "warning",
@@ -311,16 +300,6 @@ def schemas(rw: Seen, reader: Seen) -> Iterator[Finding]:
             "Queries fail there while the application is read-only.",
             "GRANT SELECT on them, and USAGE on their schemas.",
         )
-
-
-def _difference(here: list[str] | None, there: list[str] | None) -> str:
-    if here is None or there is None:
-        return "can't be seen in the read-write one" if here is None else "can't be seen there"
-    return ", ".join(sorted(set(here) ^ set(there))) or "the order of the columns"
-
-
-def _migration(seen: Seen) -> str:
-    return ", ".join(f"{table} {version}" for table, version in seen.alembic.items()) or "none"
 
 
 # -- one database ----------------------------------------------------------------------------
@@ -430,14 +409,10 @@ _OUTSIDE = """
         AND has_function_privilege(r.oid, p.oid, 'EXECUTE')
 """
 
-_COLUMNS = """
+_TABLES = """
     SELECT n.nspname || '.' || c.relname,
-        array_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) ORDER BY a.attname),
-        bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
-    FROM pg_class c JOIN n ON n.oid = c.relnamespace
-        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
-    GROUP BY 1
+        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+    FROM pg_class c JOIN n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
 """
 
 _UNLOGGED = """
@@ -493,7 +468,9 @@ def _ask_postgresql(connection: Connection, url: URL, name: str) -> Seen:
         for statement in _ABILITIES:
             seen.abilities += _names(connection, f"{given} {statement}")
         seen.read_findings += _by_function(_names(connection, f"{given} {_DEFINERS}"), seen)
-    _ask_schema(connection, seen, f"{given} {_COLUMNS}")
+    readable: dict[str, bool] = dict(fetch(connection, f"{given} {_TABLES}"))
+    seen.tables = set(readable)
+    seen.unreadable = sorted(table for table, may in readable.items() if not may)
     seen.read_findings += _server_side(connection, seen)
     seen.read_findings += _outside(_names(connection, f"{given} {_OUTSIDE}"), seen)
     _defaults(connection, seen)
@@ -511,27 +488,6 @@ def _ask_postgresql(connection: Connection, url: URL, name: str) -> Seen:
             )
         )
     return seen
-
-
-def _ask_schema(connection: Connection, seen: Seen, statement: str) -> None:
-    seen.tables = {}
-    for table, columns, readable in fetch(connection, statement):
-        seen.tables[table] = list(columns)
-        if not readable:
-            seen.unreadable.append(table)
-    for table in seen.tables:
-        schema, _, relation = table.rpartition(".")
-        if relation == "alembic_version":
-            quoted = ".".join(f'"{part}"' for part in (schema.replace('"', '""'), relation))
-            query = f"SELECT version_num FROM {quoted} ORDER BY 1"  # noqa: S608 - quoted above
-            rows = attempt(connection, query)
-            seen.alembic[table] = _heads(rows)
-
-
-def _heads(rows: list[Any] | None) -> str:
-    if rows is None:
-        return "can't be read"
-    return " and ".join(version for (version,) in rows) or "empty"
 
 
 def _by_function(functions: list[str], seen: Seen) -> Iterator[Finding]:
@@ -959,7 +915,12 @@ def _ask_mysql(connection: Connection, url: URL, name: str) -> Seen:
     if any(one.privilege == "EXECUTE" for one in privileges) and not seen.refuses:
         seen.read_findings += _by_function(["EXECUTE is granted"], seen)
     _replication(connection, seen)
-    _ask_mysql_schema(connection, seen)
+    seen.tables = set(
+        _names(
+            connection,
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()",
+        )
+    )
     seen.write_findings += _xa(connection)
     return seen
 
@@ -1017,19 +978,6 @@ def _replication(connection: Connection, seen: Seen) -> None:
             "GRANT REPLICATION CLIENT (MariaDB: REPLICA MONITOR) to it, or ask as another account.",
         )
     )
-
-
-def _ask_mysql_schema(connection: Connection, seen: Seen) -> None:
-    seen.tables = {}
-    for table, column, kind in fetch(
-        connection,
-        "SELECT table_name, column_name, column_type FROM information_schema.columns"
-        " WHERE table_schema = DATABASE() ORDER BY table_name, column_name",
-    ):
-        seen.tables.setdefault(str(table), []).append(f"{column} {kind}")
-    if "alembic_version" in seen.tables:
-        rows = attempt(connection, "SELECT version_num FROM alembic_version ORDER BY 1")
-        seen.alembic["alembic_version"] = _heads(rows)
 
 
 def _xa(connection: Connection) -> Iterator[Finding]:
@@ -1142,17 +1090,10 @@ def _ask_sqlite(path: str, seen: Seen) -> Seen:
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=TIMEOUT)) as connection:
         connection.execute("PRAGMA query_only = ON")
         rows = connection.execute(
-            "SELECT m.name, c.name || ' ' || c.type"
-            " FROM sqlite_master m, pragma_table_info(m.name) c"
-            " WHERE m.type IN ('table', 'view') AND m.name NOT LIKE 'sqlite~_%' ESCAPE '~'"
-            " ORDER BY 1, 2"
+            "SELECT name FROM sqlite_master"
+            " WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
         )
-        seen.tables = {}
-        for table, column in rows:
-            seen.tables.setdefault(table, []).append(column)
-        if "alembic_version" in seen.tables:
-            heads = connection.execute("SELECT version_num FROM alembic_version ORDER BY 1")
-            seen.alembic["alembic_version"] = _heads(heads.fetchall())
+        seen.tables = {name for (name,) in rows}
     return seen
 
 
