@@ -194,8 +194,8 @@ def test_without_a_read_only_database_the_read_write_one_is_examined(pg_pair: Pa
 
 
 def test_a_replica_is_examined_too(pg_pair: Pair) -> None:
-    findings = look(pg_pair.read_write, replica=shown(pg_pair.read_only))
-    assert the(findings, "The replica is writable").severity == "danger"
+    findings = look(pg_pair.read_write, read_only_replica=shown(pg_pair.read_only))
+    assert the(findings, "The read-only replica is writable").severity == "danger"
 
 
 # -- settings, schema, prepared transactions --------------------------------------------------

@@ -6,7 +6,6 @@ a pooler the next client would get it.
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import importlib
 import json
@@ -29,6 +28,16 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..engines.poolers import POOLERS, takes_parameters, told_pid
+from .options import (
+    Command,
+    json_too,
+    options,
+    read_only_replica_url,
+    read_only_url,
+    read_write_url,
+    the_file,
+    the_workers,
+)
 from .probe import (
     TIMEOUT,
     UnreachableError,
@@ -49,6 +58,7 @@ from .probe import (
 __all__ = ["Finding", "doctor", "examine"]
 
 Severity = Literal["ok", "note", "warning", "danger"]
+LEVELS = ("AUTOCOMMIT", "READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 SEVERITIES: tuple[Severity, ...] = ("danger", "warning", "note", "ok")
 
 
@@ -109,29 +119,27 @@ def examine(
     read_only: str | None,
     file: str | None,
     *,
-    replica: str | None = None,
+    read_only_replica: str | None = None,
     workers: str | None = None,
-    isolation: Mapping[str, str] | None = None,
     pooler: str | None = None,
+    isolation_level: str | None = None,
 ) -> list[Finding]:
     """Look at the databases and at the switch's file. Nothing is written.
 
     :param read_write: the URL of the read-write database.
     :param read_only: that of the read-only database; None if none is given to the selector either.
     :param file: the path of the switch's file.
-    :param replica: the URL of another database that is read while read-only.
+    :param read_only_replica: the URL of another database that is read while read-only.
     :param workers: the workers' directory, if it is not ``<file>.workers``.
-    :param isolation: the ``isolation_level`` of each URL's engine, where it has one.
     :param pooler: the selector's option, if it is known.
+    :param isolation_level: that of the engines that are read while read-only, if they have one.
     :raises UnreachableError: if a database can't be looked at.
     """
     urls = [parse_url(read_write, "read-write")]
     urls += [parse_url(read_only, "read-only")] if read_only else []
-    urls += [parse_url(replica, "replica")] if replica else []
-    levels = {parse_url(url, "given"): level for url, level in (isolation or {}).items()}
-    findings = run(
-        urls, lambda: _examine_databases(*urls, read_only=bool(read_only), levels=levels)
-    )
+    urls += [parse_url(read_only_replica, "read-only replica")] if read_only_replica else []
+    level = isolation_level or ""
+    findings = run(urls, lambda: _examine_databases(*urls, read_only=bool(read_only), level=level))
     findings = [with_option(one, pooler) for one in findings]
     if file is not None:
         findings += examine_file(file, workers)
@@ -142,9 +150,9 @@ def examine(
 
 
 def _examine_databases(
-    read_write: URL, *readers: URL, read_only: bool, levels: Mapping[URL, str]
+    read_write: URL, *readers: URL, read_only: bool, level: str
 ) -> list[Finding]:
-    names = [*["the read-only database"] * read_only, "the replica"][: len(readers)]
+    names = [*["the read-only database"] * read_only, "the read-only replica"][: len(readers)]
     rw = look(read_write, "the read-write database")
     findings = [*rw.findings, *rw.write_findings]
     if not read_only:
@@ -158,14 +166,14 @@ def _examine_databases(
             )
         )
         findings += protection(rw, rw)
-        findings += serializable(rw, levels.get(read_write, ""))
+        findings += serializable(rw, level)
     for url, name in zip(readers, names, strict=True):
         reader = replace(rw, name=name) if url == read_write else look(url, name)
         if url != read_write:
             findings += reader.findings
         for compare in (identity, protection, versions, tables):
             findings += compare(rw, reader)
-        findings += serializable(reader, levels.get(url, ""))
+        findings += serializable(reader, level)
     return findings
 
 
@@ -629,7 +637,6 @@ def serializable(seen: Seen, level: str) -> Iterator[Finding]:
     """
     if not seen.standby:
         return
-    level = level.upper().replace("_", " ")
     value, source = seen.isolation
     # psycopg2: see the cure
     overruled = level not in ("", "AUTOCOMMIT") and dialect_of(seen.url).driver != "psycopg2"
@@ -745,7 +752,7 @@ def pooler(engine: Engine, name: str) -> Iterator[Finding]:
             "When it takes the primary for gone, it cuts all clients, readers of a standby too, "
             "and serves none for search_primary_node_timeout (five minutes).",
             "Have the read-only engine connect to the standby itself, and give the server itself "
-            "to sa-readonly wait --database.",
+            "to sa-readonly wait --read-write.",
         )
         return
     with connect(engine) as one:
@@ -1357,67 +1364,6 @@ def _some(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-# -- the configuration -----------------------------------------------------------------------
-
-
-def read_config(path: str) -> dict[str, str]:
-    """Return the keys of ``selector_from_config()`` in a file, without their prefix.
-
-    :param path: an ini, toml (Python 3.11 and later) or json file; in an ini file the section that
-        has them is taken.
-    :raises click.UsageError: if it can't be read, or has none of them.
-    """
-    prefix = "sa_readonly."
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = file.read()
-        if path.endswith(".json"):
-            found = _flat(json.loads(content))
-        elif path.endswith(".toml"):
-            found = _flat(_toml(content))
-        else:
-            found = _ini(content, path, prefix)
-    except (OSError, ValueError, configparser.Error) as error:
-        # a parser's message may quote the line with the password
-        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}"
-        raise click.UsageError(f"The configuration {path} can't be read: {why}.") from None
-    ours = {key[len(prefix) :]: value for key, value in found.items() if key.startswith(prefix)}
-    if not ours:
-        raise click.UsageError(f"The configuration {path} has no key that begins with {prefix}")
-    return ours
-
-
-def _toml(content: str) -> Any:
-    try:
-        tomllib = importlib.import_module("tomllib")
-    except ImportError:
-        raise click.UsageError(
-            "This Python has no tomllib. Use Python 3.11, or an ini or json file."
-        ) from None
-    return tomllib.loads(content)
-
-
-def _flat(value: object, prefix: str = "") -> dict[str, str]:
-    if not isinstance(value, dict):
-        return {prefix: str(value)}
-    flat: dict[str, str] = {}
-    for key, inner in value.items():
-        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
-def _ini(content: str, path: str, prefix: str) -> dict[str, str]:
-    # %(here)s is what Paste and Pyramid know; any other % belongs to an URL
-    parser = configparser.RawConfigParser()
-    parser.read_string(content)
-    here = os.path.dirname(os.path.abspath(path))
-    sections = [dict(parser[name]) for name in parser.sections()]
-    having = [one for one in sections if any(key.startswith(prefix) for key in one)]
-    if len(having) > 1:
-        raise click.UsageError(f"More than one section of {path} has keys that begin with {prefix}")
-    return {key: value.replace("%(here)s", here) for one in having for key, value in one.items()}
-
-
 # -- the command -----------------------------------------------------------------------------
 
 _STYLES = {"danger": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
@@ -1460,32 +1406,29 @@ def summary(findings: list[Finding]) -> str:
     return f"No way was found for a write to reach a database while read-only ({told})."
 
 
-@click.command()
-@click.option("--read-write", metavar="URL", help="The read-write database.")
+@click.command(cls=Command)
+@options(read_write_url, read_only_url, read_only_replica_url, the_file, the_workers)
 @click.option(
-    "--read-only", metavar="URL", help="The read-only one; leave it out if there is none."
-)
-@click.option("--replica", metavar="URL", help="Another database that is read while read-only.")
-@click.option("--file", metavar="PATH", envvar="SA_READONLY_FILE", help="The switch's file.")
-@click.option(
-    "--workers", metavar="DIR", envvar="SA_READONLY_WORKERS", help="The workers' directory."
+    "--pooler",
+    type=click.Choice(POOLERS),
+    help="What EngineSelector(pooler=) is given, where a pooler is in between.",
 )
 @click.option(
-    "--config",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False),
-    help="An ini, toml or json file with the keys of selector_from_config(). "
-    "It keeps passwords out of the list of processes.",
+    "--isolation-level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    metavar="LEVEL",
+    help="The isolation_level of the engines that are read while read-only, if they have one.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Tell the findings as JSON.")
+@json_too
 def doctor(
     *,
     read_write: str | None,
     read_only: str | None,
-    replica: str | None,
+    read_only_replica: str | None,
     file: str | None,
     workers: str | None,
-    config: str | None,
+    pooler: str | None,
+    isolation_level: str | None,
     as_json: bool,
 ) -> None:
     """Look, and write nothing, at what protects this installation.
@@ -1493,31 +1436,18 @@ def doctor(
     Exits 1 where a write could reach a database while read-only, 0 otherwise, and 2 where a
     database can't be reached.
     """
-    ours = read_config(config) if config else {}
-    read_write = read_write or ours.get("read_write.primary.url")
-    read_only = read_only or ours.get("read_only.primary.url")
-    # without a read-only database the replica beside the read-write one goes on serving
-    beside = "read_only.replica.url" if read_only else "read_write.replica.url"
     if not read_write:
-        raise click.UsageError("Give --read-write URL, or --config FILE that has it.")
+        raise click.UsageError("Give --read-write URL, or set SA_READONLY_READ_WRITE_URL.")
     try:
         findings = ordered(
             examine(
                 read_write,
                 read_only,
-                file or ours.get("file"),
-                replica=replica or ours.get(beside),
+                file,
+                read_only_replica=read_only_replica,
                 workers=workers,
-                isolation={
-                    ours[f"{engine}.url"]: ours[f"{engine}.isolation_level"]
-                    for engine in (
-                        "read_write.primary",
-                        "read_only.primary",
-                        beside[: -len(".url")],
-                    )
-                    if {f"{engine}.url", f"{engine}.isolation_level"} <= ours.keys()
-                },
-                pooler=ours.get("pooler"),
+                pooler=pooler,
+                isolation_level=isolation_level,
             )
         )
     except UnreachableError as error:
