@@ -39,7 +39,7 @@ def test_a_database_that_can_not_be_reached_is_one_sentence_and_exit_code_2() ->
     assert done.exit_code == 2
     assert done.stdout == ""
     assert done.stderr.startswith(
-        "The read-write database postgresql+psycopg2://me@127.0.0.1:1/shop can't be looked at: "
+        "The read-write database postgresql+psycopg2://me@127.0.0.1:1/shop can't be examined: "
     )
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.output
@@ -88,7 +88,9 @@ def test_json_has_the_worst_severity_and_every_finding(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert set(told) == {"severity", "findings"}
     assert told["severity"] == "danger"
-    assert all(set(one) == {"severity", "what", "meaning", "cure"} for one in told["findings"])
+    assert all(
+        set(one) == {"severity", "code", "what", "meaning", "cure"} for one in told["findings"]
+    )
     severities = [one["severity"] for one in told["findings"]]
     assert severities == sorted(severities, key=["danger", "warning", "note", "ok"].index)
 

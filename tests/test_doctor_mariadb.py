@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import URL
 
-from sa_readonly.command.doctor import grants
+from sa_readonly.command.doctor.mysql import grants
 from tests.doctor import dangers, has, look, the
 from tests.postgres import MariaDB, Pair
 

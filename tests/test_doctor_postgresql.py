@@ -250,7 +250,8 @@ def test_prepared_transactions_are_named(pg_server: Server, pg_pair: Pair) -> No
         transaction.rollback()
     engine.dispose()
     assert finding.severity == "warning"
-    assert "left behind of postgres" in finding.what
+    assert "'left behind' of role postgres" in finding.what
+    assert "ROLLBACK PREPARED 'left behind'" in finding.cure
 
 
 def test_an_url_of_several_hosts_is_a_warning(pg_pair: Pair) -> None:

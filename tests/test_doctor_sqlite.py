@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, create_engine, make_url
 
-from sa_readonly.command.doctor import sqlite_file
+from sa_readonly.command.doctor.sqlite import sqlite_file
 from sa_readonly.command.probe import UnreachableError
 from tests.doctor import dangers, has, look, nobody, place, sqlite_database, the
 from tests.postgres import Pair
