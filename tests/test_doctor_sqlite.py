@@ -83,7 +83,7 @@ def test_the_tables_of_two_kinds_of_databases_are_not_compared(
     assert not has(findings, "lacks tables")
 
 
-def test_sqlite_in_memory_can_be_looked_at() -> None:
+def test_sqlite_in_memory_can_be_examined() -> None:
     findings = look(make_url("sqlite://"), make_url("sqlite:///:memory:"))
     assert "in this process's memory" in dangers(findings)[0]
     assert dangers(look(make_url("sqlite://"))) == dangers(look(make_url("sqlite:///:memory:")))
@@ -101,7 +101,7 @@ def test_nothing_is_written_beside_a_sqlite_file(tmp_path: Path, mode: str) -> N
     assert snapshot() == before
 
 
-def test_a_sqlite_file_in_use_is_looked_into(tmp_path: Path) -> None:
+def test_a_sqlite_file_in_use_is_read(tmp_path: Path) -> None:
     url = sqlite_database(tmp_path / "one")
     with contextlib.closing(sqlite3.connect(tmp_path / "one")) as connection:
         connection.execute("PRAGMA journal_mode = wal")

@@ -162,7 +162,7 @@ def test_the_isolation_level_of_the_read_only_engines_is_an_option(both: Pair) -
     assert "has the isolation_level SERIALIZABLE" in done.stdout
 
 
-def test_the_replica_is_looked_at_as_the_read_only_database_is(both: Pair) -> None:
+def test_the_replica_is_examined_as_the_read_only_database_is(both: Pair) -> None:
     url = both.read_only.update_query_dict({"options": f"-c {SETTING}=serializable"})
     findings = look(both.read_write, read_only_replica=shown(url))
     assert the(findings, f"{SETTING} is serializable").what.count(

@@ -109,8 +109,7 @@ def _examine_all(
             note(
                 "no-read-only-database",
                 "No read-only database is given.",
-                "While read-only the application reads from the read-write database, in read-only "
-                "transactions. That database can't be taken away.",
+                "The application goes on reading from the read-write database, which must stay up.",
                 "Give --read-only, and read_only= to the selector: a standby is the best.",
             )
         )

@@ -58,7 +58,7 @@ class Database:
         return self.version.rpartition(".")[0]
 
     @property
-    def identity(self) -> tuple[object, ...]:
+    def key(self) -> tuple[object, ...]:
         """What no two databases have in common, as far as it can be told."""
         return (self.server, self.own_name) if self.server else (self.url,)
 
@@ -114,46 +114,45 @@ def prepared(connection: Connection) -> Iterator[Finding]:
 
 def compare(read_write: Database, reader: Database) -> Iterator[Finding]:
     """Compare the read-write database with one that is read while read-only."""
-    yield from identity(read_write, reader)
+    yield identity(read_write, reader)
     yield from protection(read_write, reader)
     if read_write.kind == reader.kind:
         yield from versions(read_write, reader)
         yield from tables(read_write, reader)
 
 
-def identity(read_write: Database, reader: Database) -> Iterator[Finding]:
+def identity(read_write: Database, reader: Database) -> Finding:
     """Tell whether there are two databases, and whether the server can be taken away."""
     name = capital(reader.name)
     if read_write.kind != reader.kind:
-        yield note(
+        return note(
             "other-kind",
             f"{name} is {reader.kind}, the read-write database {read_write.kind}.",
             "They are two databases; whether their data agrees can't be told.",
         )
-    elif read_write.server is None or reader.server is None:
-        yield note(
+    if read_write.server is None or reader.server is None:
+        return note(
             "identity-unknown",
             f"Whether {reader.name} and the read-write database are one can't be told.",
             f"This {read_write.kind} does not identify itself.",
             "Compare the addresses yourself.",
         )
-    elif read_write.server != reader.server:
+    if read_write.server != reader.server:
         what = f"{name} is another one: {reader.where}."
-        yield ok("another-server", what, _relation(read_write, reader))
-    elif read_write.identity == reader.identity:
-        yield warning(
+        return ok("another-server", what, _relation(read_write, reader))
+    if read_write.key == reader.key:
+        return warning(
             "same-database",
             f"{name} is the read-write database itself: {read_write.where}.",
             "It can't be taken away while the application reads from it.",
             "Give a standby or a copy as the read-only database.",
         )
-    else:
-        yield warning(
-            "same-server",
-            f"{name} and the read-write database are on one server: {read_write.where}.",
-            "Stopping the server takes both away.",
-            "If the server itself is to be stopped, put the read-only database on another.",
-        )
+    return warning(
+        "same-server",
+        f"{name} and the read-write database are on one server: {read_write.where}.",
+        "Stopping the server takes both away.",
+        "If the server itself is to be stopped, put the read-only database on another.",
+    )
 
 
 def _relation(read_write: Database, reader: Database) -> str:
@@ -182,7 +181,7 @@ def protection(read_write: Database, reader: Database) -> Iterator[Finding]:
                 reader.cure,
             )
     elif reader.abilities:
-        if read_write.identity == reader.identity:
+        if read_write.key == reader.key:
             target = "in the very database that is to be left alone"
         else:
             target = "in this database, and is lost or in conflict later"
@@ -222,7 +221,7 @@ def tables(read_write: Database, reader: Database) -> Iterator[Finding]:
     name, failing = capital(reader.name), "Queries of them fail while the application is read-only."
     if read_write.tables is None or reader.tables is None:
         what = f"Whether {reader.name} has the same tables can't be told."
-        yield note("tables-unknown", what, "Not both could be looked into.")
+        yield note("tables-unknown", what, "The tables of one of the two could not be read.")
     elif missing := sorted(read_write.tables - reader.tables):
         what = f"{name} lacks tables of the read-write database: {listed(missing)}."
         cure = "Migrate both, or wait until the copy has caught up."

@@ -40,7 +40,7 @@ def examine_file(file: str, workers: str | None = None) -> Iterator[Finding]:
 
 def _now(path: str) -> Finding:
     try:
-        status = os.lstat(path)
+        os.lstat(path)
     except FileNotFoundError:
         meaning = "The application is read-write now."
         return ok("file-absent", f"{path} is not there.", meaning)
@@ -52,7 +52,7 @@ def _now(path: str) -> Finding:
             "Let the application's user search each directory of the path (chmod a+x).",
         )
     meaning = "The application is read-only now."
-    if stat.S_ISREG(status.st_mode):
+    if os.path.isfile(path):  # a ConfigMap has a symlink to one
         return note("file-present", f"{path} is there.", meaning)
     what = f"{path} is there, and is no regular file."
     return warning("file-not-regular", what, meaning, "Make it a file.")
@@ -72,8 +72,7 @@ def _directory(directory: str) -> Finding:
             return danger(
                 "directory-writable-by-all",
                 f"Every user of this host may write in {above}.",
-                "Each can take the file away, or its directory, and so have the application write "
-                "while it is to be read-only.",
+                "Each can take away the file, or its directory, and the application writes again.",
                 f"chmod o-w {above}",
             )
         if above == real:
@@ -116,7 +115,7 @@ def _workers(workers: str, directory: str) -> Finding:
         return _no_reports(f"{what} is not there, and {user} can't make it.", workers)
     if not stat.S_ISDIR(status.st_mode):  # of a symlink, too, which is not followed
         return warning(
-            "workers-directory-is-none",
+            "workers-not-a-directory",
             f"{what} is {'a symlink' if stat.S_ISLNK(status.st_mode) else 'no directory'}.",
             "Its owner chooses what `sa-readonly wait` believes.",
             f"Make {workers} a directory, owned by root or by the application's user.",
@@ -135,17 +134,13 @@ def _workers(workers: str, directory: str) -> Finding:
     if not os.access(workers, os.W_OK | os.X_OK):
         return _no_reports(f"{what} can't be written by {user}.", workers)
     meaning = "Processes of the application can report there, and no others."
-    return ok("workers-directory-fine", f"{what} is in order.", meaning)
+    return ok("workers-directory-in-order", f"{what} is in order.", meaning)
 
 
 def _no_reports(what: str, workers: str) -> Finding:
-    return warning(
-        "workers-directory-not-writable",
-        what,
-        "If that is the application's user, no process can report, and `sa-readonly wait` knows "
-        "of none.",
-        f"install -d -o root -g <the application's group> -m 2770 {workers}",
-    )
+    meaning = "If that is the application's user, no process can report: `wait` knows of none."
+    cure = f"install -d -o root -g <the application's group> -m 2770 {workers}"
+    return warning("workers-directory-not-writable", what, meaning, cure)
 
 
 def _user(uid: int) -> str:
@@ -167,8 +162,7 @@ _REMOTE = warning(
 _IN_MEMORY = warning(
     "file-system-in-memory",
     "",
-    "It is empty after a restart of the host: the application is read-write again, also in the "
-    "middle of an upgrade.",
+    "It is empty after a restart of the host: read-write again, also in the middle of an upgrade.",
     "Use a directory on a disk, /var/lib/<application>, say.",
 )
 _OF_CONTAINER = warning(
@@ -222,8 +216,7 @@ def examine_mount(path: str, all_mounts: list[Mount]) -> Iterator[Finding]:
         yield warning(
             "file-is-a-mount",
             f"{path} is itself a mount: a bind-mounted file, or a subPath.",
-            "It can never go away in here, whatever happens outside: the application is "
-            "read-only for ever.",
+            "It can never go away in here, whatever happens outside: read-only for ever.",
             "Mount its directory, as a whole and without subPath.",
         )
         return
@@ -253,6 +246,6 @@ def examine_environment(environment: Mapping[str, str]) -> Iterator[Finding]:
             "danger" if value == "read-write" else "warning",
             "mode-forced",
             f"SA_READONLY_FORCE={value} is set in this environment.",
-            "A process that has it never asks for the file, whatever is there.",
+            "A process that has it keeps that mode, whatever the file says.",
             "Unset it for the application.",
         )

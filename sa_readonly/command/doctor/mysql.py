@@ -174,8 +174,7 @@ def _replication(connection: Connection, found: Database) -> None:
                 "replica-unknown",
                 f"Whether {found.name} is a replica could not be told.",
                 f"{capital(found.account)} may not see the replication status.",
-                "GRANT REPLICATION CLIENT (MariaDB: REPLICA MONITOR) to it, or run the doctor "
-                "with another account.",
+                "GRANT REPLICATION CLIENT (MariaDB: REPLICA MONITOR), or use another account.",
             )
         )
         return

@@ -26,23 +26,21 @@ from .findings import Finding, capital, listed, note, ok, warning
 _OPTION = 'Give EngineSelector(pooler="transaction"), or "session", as it pools.'
 
 
-def start_up_options(url: URL, name: str, pooler: str | None) -> Iterator[Finding]:
+def start_up_options(url: URL, name: str, pooler: str | None) -> Finding:
     """Tell whether the library's first lock, in the start-up packet, arrives at the server."""
-    arguments = _arguments(url)
     if pooler is not None:
         what = f"No start-up options are sent to {name}."
         meaning = f'EngineSelector(pooler="{pooler}") locks each session or transaction otherwise.'
-        yield ok("start-up-options-not-sent", what, meaning)
-        return
+        return ok("start-up-options-not-sent", what, meaning)
+    arguments = _arguments(url)
     if arguments is None:
-        yield note(
+        return note(
             "driver-without-start-up-options",
             f"The driver {dialect_of(url).driver} has no way to begin read-only.",
             "The library's first lock is a SET for each new connection, and takes "
             "EngineSelector(pooler=...) where a pooler may be in between.",
             "Use psycopg, psycopg2 or asyncpg.",
         )
-        return
     engine = make_engine(url, **arguments)
     try:
         with connect(engine) as connection:
@@ -55,9 +53,8 @@ def start_up_options(url: URL, name: str, pooler: str | None) -> Iterator[Findin
     if fault is None:
         what = f"{capital(name)} honours start-up options."
         meaning = "The library's first lock holds for the whole session."
-        yield ok("start-up-options-honoured", what, meaning)
-        return
-    yield warning(
+        return ok("start-up-options-honoured", what, meaning)
+    return warning(
         "start-up-options-lost",
         f"{capital(name)} {fault}.",
         "The library's first lock does not arrive at the server. Without the option pooler each "
@@ -80,7 +77,7 @@ def _arguments(url: URL) -> dict[str, Any] | None:
     return None
 
 
-def pooler_before(engine: Engine, name: str, pooler: str | None) -> Iterator[Finding]:
+def pooler_before(engine: Engine, name: str, pooler: str | None) -> Finding:
     """Tell whether a pooler is in between, and whether it changes the session under a connection.
 
     A pooler gives its own process number in the start-up packet. Behind one in transaction mode two
@@ -89,7 +86,7 @@ def pooler_before(engine: Engine, name: str, pooler: str | None) -> Iterator[Fin
     with reading(engine) as connection:
         pgpool = is_pgpool(connection)
     if pgpool:
-        yield warning(
+        return warning(
             "pgpool",
             f"Pgpool-II is before {name}.",
             "When it takes the primary for gone, it cuts all clients, readers of a standby too, "
@@ -97,32 +94,27 @@ def pooler_before(engine: Engine, name: str, pooler: str | None) -> Iterator[Fin
             "Have the read-only engine connect to the standby itself, and give the server itself "
             "to sa-readonly wait --read-write.",
         )
-        return
     with connect(engine) as one:
         told, first = told_pid_of(one), _pid(one)
         if told == first:
             what = f"No pooler is before {name}."
-            yield ok("no-pooler", what, "Each connection has a session of its own.")
-            return
+            return ok("no-pooler", what, "Each connection has a session of its own.")
         with connect(engine) as two:
             pids = [(first, _pid(two)), *((_pid(one), _pid(two)) for _ in range(3))]
     ones, twos = (set(column) for column in zip(*pids, strict=True))
     if len(ones) == len(twos) == 1 and ones != twos:
-        yield note(
+        present = "may be" if told is None else "is"
+        return note(
             "pooler-mode-unknown",
-            f"A pooler {'may be' if told is None else 'is'} before {name}; its mode could not be "
-            "told.",
-            f"No sign of transaction mode was seen in {2 * len(pids)} transactions, which is no "
-            "proof.",
+            f"A pooler {present} before {name}; its mode could not be told.",
+            f"{2 * len(pids)} transactions showed no sign of transaction mode, which is no proof.",
             f"Ask its operator for pool_mode. {_OPTION}",
         )
-        return
     what = f"A pooler in transaction mode (PgBouncer, say) is before {name}."
     if pooler == "transaction":
         meaning = "EngineSelector(pooler) is set: each transaction is locked."
-        yield ok("pooler-as-given", what, meaning)
-        return
-    yield warning(
+        return ok("pooler-as-given", what, meaning)
+    return warning(
         "pooler-in-transaction-mode",
         what,
         "What is set for a session stays on a server connection that another client gets next. "

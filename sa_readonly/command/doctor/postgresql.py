@@ -104,10 +104,10 @@ def examine_postgresql(
             found = _ask(connection, url, name)
             _settings(connection, found, isolation_level)
             found.write_findings += prepared(connection)
-        found.findings += pooler_before(engine, name, pooler)
+        found.findings.append(pooler_before(engine, name, pooler))
     finally:
         engine.dispose()
-    found.read_findings += start_up_options(url, name, pooler)
+    found.read_findings.append(start_up_options(url, name, pooler))
     found.read_findings += several_hosts(url, name)
     return found
 
@@ -180,18 +180,15 @@ def _of_standby(found: Database, unlogged: list[str]) -> Iterator[Finding]:
         yield warning(
             "powers-on-standby",
             f"{capital(found.account)} {listed(powers)} on {found.name}, a standby.",
-            "It writes no row there, but over a raw connection it could promote the standby, "
-            "or write files and run programs on its host (COPY TO).",
+            "It writes no row there, but could promote it, write files and run programs (COPY TO).",
             "Make a role that may only SELECT for the read-only URL.",
         )
     if unlogged:
         yield warning(
             "unlogged-tables",
             f"{capital(found.name)}, a standby, has UNLOGGED tables: {listed(unlogged)}.",
-            "A standby has no rows of them, and each read of one is an error there (SQLSTATE "
-            "0A000).",
-            "On the primary: ALTER TABLE ... SET LOGGED, or have the application do without them "
-            "while it is read-only.",
+            "A standby has no rows of them: each read of one is an error there (SQLSTATE 0A000).",
+            "On the primary: ALTER TABLE ... SET LOGGED; or do without them while read-only.",
         )
 
 
@@ -232,8 +229,7 @@ def _read_only_default(found: Database, value: str, source: str) -> None:
             note(
                 "default-is-read-write",
                 f"{setting}.",
-                "A transaction that the library did not begin can write there: that of psql, of a "
-                "script with the same URL.",
+                "psql, or a script with the same URL, begins transactions that can write there.",
                 f'For a role that only reads: ALTER ROLE "{role}" SET {SETTING} = on.',
             )
         )
