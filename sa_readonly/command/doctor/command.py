@@ -16,6 +16,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...engines.poolers import POOLERS
+from .. import probe
 from ..options import (
     Command,
     json_too,
@@ -25,16 +26,6 @@ from ..options import (
     read_write_url,
     the_file,
     the_workers,
-)
-from ..probe import (
-    UnreachableError,
-    connect,
-    dialect_of,
-    make_engine,
-    parse_url,
-    reason_of,
-    run,
-    shown_url,
 )
 from .databases import Database, compare, protection
 from .file import examine_environment, examine_file
@@ -68,12 +59,12 @@ def examine(
     :param isolation_level: that of the engines that are read while read-only, if they have one.
     :raises UnreachableError: if a database can't be examined.
     """
-    rw = parse_url(read_write, "read-write")
+    rw = probe.parse_url(read_write, "read-write")
     readers: dict[str, URL] = {}
     if read_only:
-        readers["the read-only database"] = parse_url(read_only, "read-only")
+        readers["the read-only database"] = probe.parse_url(read_only, "read-only")
     if read_only_replica:
-        readers["the read-only replica"] = parse_url(read_only_replica, "read-only replica")
+        readers["the read-only replica"] = probe.parse_url(read_only_replica, "read-only replica")
     examiners: dict[str, _Examine] = {
         "postgresql": partial(examine_postgresql, pooler=pooler, isolation_level=isolation_level),
         "mysql": examine_mysql,
@@ -83,14 +74,14 @@ def examine(
 
     def examine_one(url: URL, name: str) -> Database:
         try:
-            return examiners.get(dialect_of(url).name, _examine_other)(url, name)
+            return examiners.get(probe.dialect_of(url).name, _examine_other)(url, name)
         except (SQLAlchemyError, OSError, sqlite3.Error) as error:
-            raise UnreachableError(
-                f"{capital(name)} {shown_url(url)} can't be examined: {reason_of(error, url)}. "
-                "Check its address and password, and that it runs."
-            ) from error
+            what = f"{capital(name)} {probe.shown_url(url)} can't be examined"
+            cure = "Check its address and password, and that it runs."
+            reason = probe.reason_of(error, url)
+            raise probe.UnreachableError(f"{what}: {reason}. {cure}") from error
 
-    findings = run(
+    findings = probe.run(
         [rw, *readers.values()],
         lambda: _examine_all(examine_one, rw, readers, read_only=bool(read_only)),
     )
@@ -125,17 +116,17 @@ def _examine_all(
 
 
 def _examine_other(url: URL, name: str) -> Database:
-    engine = make_engine(url)
+    engine = probe.make_engine(url)
     try:
-        connect(engine).close()
+        probe.connect(engine).close()
     finally:
         engine.dispose()
-    kind = dialect_of(url).name
+    kind = probe.dialect_of(url).name
     return Database(
         url,
         name,
         kind,
-        shown_url(url),
+        probe.shown_url(url),
         account="the account of its URL",
         abilities=["what it may write can't be told"],
         bypass=f"It has no lock at the server for {kind}: what a function writes, or a raw cursor, "
@@ -168,7 +159,7 @@ def doctor(*, read_write: str | None, as_json: bool, **given: str | None) -> Non
         raise click.UsageError("Give --read-write URL, or set SA_READONLY_READ_WRITE_URL.")
     try:
         findings = ordered(examine(read_write, **given))
-    except UnreachableError as error:
+    except probe.UnreachableError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
     worst = findings[0].severity if findings else "ok"

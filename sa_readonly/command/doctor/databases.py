@@ -20,8 +20,8 @@ class Database:
     :param where: its address, for people.
     :param account: what the server takes the doctor for: "role shop".
     :param own_name: its name at its server.
-    :param server: differs between any two running servers; None if that can't be told.
-    :param cluster: a primary and its standbys have it in common; None if that can't be told.
+    :param server: equal only at one running server; None if that can't be told.
+    :param cluster: equal at a primary and its standbys; None if that can't be told.
     :param unwritable: why nothing can be written into it, whatever the account may do; or None.
     :param abilities: what the account may write.
     :param bypass: how code could get past the library's locks.
@@ -59,7 +59,7 @@ class Database:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What no two databases have in common, as far as it can be told."""
+        """Equal if two of these are one database, as far as that can be told."""
         return (self.server, self.own_name) if self.server else (self.url,)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import URL, Connection
 
-from ..probe import attempt, connect, fetch, make_engine
+from .. import probe
 from .databases import Database, can_not_be_written, owners_rights, prepared
 from .findings import capital, listed, note, ok
 
@@ -35,9 +35,9 @@ _PAST_READ_ONLY = frozenset(
 
 def examine_mysql(url: URL, name: str) -> Database:
     """Examine a database of MariaDB or MySQL in one read-only transaction."""
-    engine = make_engine(url)
+    engine = probe.make_engine(url)
     try:
-        with connect(engine) as connection:
+        with probe.connect(engine) as connection:
             connection.exec_driver_sql("START TRANSACTION READ ONLY")
             return _ask(connection, url, name)
     finally:
@@ -45,10 +45,10 @@ def examine_mysql(url: URL, name: str) -> Database:
 
 
 def _ask(connection: Connection, url: URL, name: str) -> Database:
-    ((version, database, account),) = fetch(
+    ((version, database, account),) = probe.fetch(
         connection, "SELECT VERSION(), DATABASE(), CURRENT_USER()"
     )
-    rows = fetch(
+    rows = probe.fetch(
         connection,
         "SHOW GLOBAL VARIABLES WHERE Variable_name IN"
         " ('server_uuid', 'hostname', 'port', 'datadir', 'read_only', 'super_read_only')",
@@ -75,7 +75,7 @@ def _ask(connection: Connection, url: URL, name: str) -> Database:
         found.read_findings += owners_rights(found, ["EXECUTE is granted"])
     _replication(connection, found)
     names = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
-    found.tables = {str(table) for (table,) in fetch(connection, names)}
+    found.tables = {str(table) for (table,) in probe.fetch(connection, names)}
     found.write_findings += prepared(connection)
     return found
 
@@ -111,7 +111,7 @@ def grants(lines: Iterable[str]) -> tuple[list[Grant], list[str]]:
 
 def _all_grants(connection: Connection, found: Database) -> list[Grant]:
     """Return what the account is granted, and what the roles are that it may set."""
-    lines = [one for (one,) in fetch(connection, "SHOW GRANTS FOR CURRENT_USER")]
+    lines = [one for (one,) in probe.fetch(connection, "SHOW GRANTS FOR CURRENT_USER")]
     privileges, roles = grants(lines)
     for role in roles:  # a role that is granted further roles makes this list longer meanwhile
         if any(line.endswith(f" TO {role}") for line in lines):
@@ -128,7 +128,7 @@ def _all_grants(connection: Connection, found: Database) -> list[Grant]:
 
 def _role_grants(connection: Connection, kind: str, role: str) -> list[Any] | None:
     clause = f"FOR {role}" if kind == "MariaDB" else f"FOR CURRENT_USER() USING {role}"
-    return attempt(connection, f"SHOW GRANTS {clause}".replace(":", "\\:"))
+    return probe.attempt(connection, f"SHOW GRANTS {clause}".replace(":", "\\:"))
 
 
 # -- the server --------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def _server_read_only(
 
 def _replication(connection: Connection, found: Database) -> None:
     for statement in ("SHOW REPLICA STATUS", "SHOW SLAVE STATUS"):
-        rows = attempt(connection, statement)
+        rows = probe.attempt(connection, statement)
         if rows is not None:
             break
     else:

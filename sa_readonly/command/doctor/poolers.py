@@ -9,18 +9,7 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...engines.poolers import SETTING, takes_parameters
-from ..probe import (
-    backend_pid,
-    connect,
-    dialect_of,
-    fetch,
-    is_pgpool,
-    make_engine,
-    read_only,
-    reading,
-    reason_of,
-    told_pid_of,
-)
+from .. import probe
 from .findings import Finding, capital, listed, note, ok, warning
 
 _OPTION = 'Give EngineSelector(pooler="transaction"), or "session", as it pools.'
@@ -36,18 +25,18 @@ def start_up_options(url: URL, name: str, pooler: str | None) -> Finding:
     if arguments is None:
         return note(
             "driver-without-start-up-options",
-            f"The driver {dialect_of(url).driver} has no way to begin read-only.",
+            f"The driver {probe.dialect_of(url).driver} has no way to begin read-only.",
             "The library's first lock is a SET for each new connection, and takes "
             "EngineSelector(pooler=...) where a pooler may be in between.",
             "Use psycopg, psycopg2 or asyncpg.",
         )
-    engine = make_engine(url, **arguments)
+    engine = probe.make_engine(url, **arguments)
     try:
-        with connect(engine) as connection:
-            value = fetch(connection, f"SHOW {SETTING}")[0][0]
+        with probe.connect(engine) as connection:
+            value = probe.fetch(connection, f"SHOW {SETTING}")[0][0]
         fault = None if value == "on" else "ignores start-up options"
     except (SQLAlchemyError, OSError) as error:
-        fault = f"refuses start-up options: {reason_of(error, url)}"
+        fault = f"refuses start-up options: {probe.reason_of(error, url)}"
     finally:
         engine.dispose()
     if fault is None:
@@ -66,7 +55,7 @@ def start_up_options(url: URL, name: str, pooler: str | None) -> Finding:
 
 def _arguments(url: URL) -> dict[str, Any] | None:
     """Return the driver's arguments that have a session begin read-only, or None without any."""
-    dialect = dialect_of(url)
+    dialect = probe.dialect_of(url)
     if dialect.driver == "asyncpg":
         return {"server_settings": {SETTING: "on"}}
     if dialect.driver in ("psycopg2", "psycopg", "psycopg_async"):
@@ -80,11 +69,11 @@ def _arguments(url: URL) -> dict[str, Any] | None:
 def pooler_before(engine: Engine, name: str, pooler: str | None) -> Finding:
     """Tell whether a pooler is in between, and whether it changes the session under a connection.
 
-    A pooler gives its own process number in the start-up packet. Behind one in transaction mode two
-    connections that are both open have been served by the same process, or one of them by two.
+    A pooler gives its own process number in the start-up packet. In transaction mode it serves two
+    connections that are open at the same time by one process, or one connection by two.
     """
-    with reading(engine) as connection:
-        pgpool = is_pgpool(connection)
+    with probe.reading(engine) as connection:
+        pgpool = probe.is_pgpool(connection)
     if pgpool:
         return warning(
             "pgpool",
@@ -94,12 +83,12 @@ def pooler_before(engine: Engine, name: str, pooler: str | None) -> Finding:
             "Have the read-only engine connect to the standby itself, and give the server itself "
             "to sa-readonly wait --read-write.",
         )
-    with connect(engine) as one:
-        told, first = told_pid_of(one), _pid(one)
+    with probe.connect(engine) as one:
+        told, first = probe.told_pid_of(one), _pid(one)
         if told == first:
             what = f"No pooler is before {name}."
             return ok("no-pooler", what, "Each connection has a session of its own.")
-        with connect(engine) as two:
+        with probe.connect(engine) as two:
             pids = [(first, _pid(two)), *((_pid(one), _pid(two)) for _ in range(3))]
     ones, twos = (set(column) for column in zip(*pids, strict=True))
     if len(ones) == len(twos) == 1 and ones != twos:
@@ -125,8 +114,8 @@ def pooler_before(engine: Engine, name: str, pooler: str | None) -> Finding:
 
 
 def _pid(connection: Connection) -> int:
-    with read_only(connection):
-        return backend_pid(connection)
+    with probe.read_only(connection):
+        return probe.backend_pid(connection)
 
 
 def several_hosts(url: URL, name: str) -> Iterator[Finding]:

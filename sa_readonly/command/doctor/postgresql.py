@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import URL, Connection
 
 from ...engines.poolers import SETTING
-from ..probe import cluster_of, dialect_of, fetch, make_engine, reading
+from .. import probe
 from .databases import Database, can_not_be_written, owners_rights, prepared
 from .findings import Finding, capital, listed, note, ok, warning
 from .poolers import pooler_before, several_hosts, start_up_options
@@ -98,9 +98,9 @@ def examine_postgresql(
     :param pooler: what ``EngineSelector(pooler=)`` is given.
     :param isolation_level: that of the engine that reads it.
     """
-    engine = make_engine(url)
+    engine = probe.make_engine(url)
     try:
-        with reading(engine) as connection:
+        with probe.reading(engine) as connection:
             found = _ask(connection, url, name)
             _settings(connection, found, isolation_level)
             found.write_findings += prepared(connection)
@@ -113,13 +113,13 @@ def examine_postgresql(
 
 
 def _ask(connection: Connection, url: URL, name: str) -> Database:
-    (row,) = fetch(connection, _SERVER)
+    (row,) = probe.fetch(connection, _SERVER)
     given = _WITH.format(member="SET" if row.number >= 160000 else "MEMBER")
 
     def names(statement: str) -> list[str]:
-        return sorted(str(one) for (one,) in fetch(connection, f"{given} {statement}"))
+        return sorted(str(one) for (one,) in probe.fetch(connection, f"{given} {statement}"))
 
-    readable: dict[str, bool] = dict(fetch(connection, f"{given} {_TABLES}"))
+    readable: dict[str, bool] = dict(probe.fetch(connection, f"{given} {_TABLES}"))
     found = Database(
         url,
         name,
@@ -128,7 +128,7 @@ def _ask(connection: Connection, url: URL, name: str) -> Database:
         account=f"role {row.role}",
         own_name=row.database,
         server=(row.started, row.port),
-        cluster=cluster_of(connection),
+        cluster=probe.cluster_of(connection),
         version=f"{row.number // 10000}.{row.number % 10000}",
         standby=row.standby,
         unwritable="it is a standby" if row.standby else None,
@@ -208,10 +208,10 @@ _UNSET = {
 
 def _settings(connection: Connection, found: Database, isolation_level: str | None) -> None:
     """Examine what a transaction gets that asks for nothing."""
-    (read_only,) = fetch(connection, _DEFAULTS, name=SETTING)
+    (read_only,) = probe.fetch(connection, _DEFAULTS, name=SETTING)
     _read_only_default(found, *read_only)
     if found.standby:
-        (isolation,) = fetch(connection, _DEFAULTS, name=_ISOLATION)
+        (isolation,) = probe.fetch(connection, _DEFAULTS, name=_ISOLATION)
         found.read_findings += _serializable(found, isolation_level, *isolation)
 
 
@@ -241,11 +241,12 @@ def _serializable(
     """Tell whether transactions would begin with an isolation that a hot standby does not have."""
     # AUTOCOMMIT leaves the default as it is. So does psycopg2 when it connects: it asks for hstore
     # before the engine's level is set.
-    overruled = isolation_level not in (None, "AUTOCOMMIT")
+    driver = probe.dialect_of(found.url).driver
+    overruled = isolation_level not in (None, "AUTOCOMMIT") and driver != "psycopg2"
     if isolation_level == "SERIALIZABLE":
         what = f"The engine of {found.name}, a standby, has the isolation_level SERIALIZABLE."
         cure = 'Give that engine isolation_level="REPEATABLE READ".'
-    elif value == "serializable" and not (overruled and dialect_of(found.url).driver != "psycopg2"):
+    elif value == "serializable" and not overruled:
         what = (
             f"{_ISOLATION} is {value} for {found.account} in {found.name}, a standby (source: "
             f"{source})."
