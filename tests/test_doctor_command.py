@@ -1,4 +1,4 @@
-"""``sa-readonly doctor`` as a command: exit codes, forms of output, configuration."""
+"""``sa-readonly doctor`` as a command: exit codes, forms of output, environment."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import make_url
 
+from sa_readonly.command.doctor import doctor
 from tests.doctor import ROOT, SECRET, as_role, reader, run, shown, sqlite_database
 from tests.postgres import Pair, Server, Standby
 
@@ -37,7 +39,7 @@ def test_a_database_that_can_not_be_reached_is_one_sentence_and_exit_code_2() ->
     assert done.exit_code == 2
     assert done.stdout == ""
     assert done.stderr.startswith(
-        "The read-write database postgresql+psycopg2://me@127.0.0.1:1/shop can't be looked at: "
+        "The read-write database postgresql+psycopg2://me@127.0.0.1:1/shop can't be examined: "
     )
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.output
@@ -67,7 +69,8 @@ def test_no_driver_shows_a_traceback(pg_server: Server, driver: str) -> None:
         ("--read-write", "no url"),
         ("--read-write", "nosuch://me:hush@host/shop"),
         ("--read-write", "sqlite:///no/such/file"),
-        ("--config", "/no/such/file"),
+        ("--read-write", "sqlite://", "--isolation-level", "SERIALISABLE"),
+        ("--read-write", "sqlite://", "--pooler", "statement"),
     ],
 )
 def test_what_can_not_be_done_is_exit_code_2(arguments: tuple[str, ...]) -> None:
@@ -85,7 +88,9 @@ def test_json_has_the_worst_severity_and_every_finding(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert set(told) == {"severity", "findings"}
     assert told["severity"] == "danger"
-    assert all(set(one) == {"severity", "what", "meaning", "cure"} for one in told["findings"])
+    assert all(
+        set(one) == {"severity", "code", "what", "meaning", "cure"} for one in told["findings"]
+    )
     severities = [one["severity"] for one in told["findings"]]
     assert severities == sorted(severities, key=["danger", "warning", "note", "ok"].index)
 
@@ -131,43 +136,26 @@ def test_no_password_is_ever_printed(pg_server: Server, pg_pair: Pair, reader: s
                 assert form not in done.output
 
 
-def configuration(kind: str, url: str, directory: Path) -> str:
-    if kind == "json":
-        return json.dumps(
-            {"sa_readonly": {"file": f"{directory}/flag", "read_write": {"primary": {"url": url}}}}
-        )
-    if kind == "toml":
-        return f'[sa_readonly]\nfile = "{directory}/flag"\nread_write.primary.url = "{url}"\n'
-    return (
-        "[loggers]\nkeys = root\n[app:main]\nsa_readonly.file = %(here)s/flag\n"
-        f"sa_readonly.read_write.primary.url = {url}\n"
-    )
-
-
-@pytest.mark.parametrize("kind", ["ini", "json", "toml"])
-def test_a_configuration_file_gives_urls_and_the_file(tmp_path: Path, kind: str) -> None:
-    if kind == "toml" and sys.version_info < (3, 11):
-        pytest.skip("tomllib came with Python 3.11")
+def test_urls_and_paths_may_stand_in_the_environment(tmp_path: Path) -> None:
     url = shown(sqlite_database(tmp_path / "one"))
-    config = tmp_path / f"app.{kind}"
-    config.write_text(configuration(kind, f"{url}?timeout=%35", tmp_path))
-    done = run("--config", str(config))
-    assert done.exit_code == 1, done.output
-    assert f"{tmp_path}/flag is not there" in done.stdout
-
-
-def test_a_configuration_that_can_not_be_read_shows_no_line_of_it(tmp_path: Path) -> None:
-    for name in ("app.ini", "app.json"):
-        config = tmp_path / name
-        config.write_text("sa_readonly.read_write.primary.url postgresql://me:hush@host/shop")
-        done = run("--config", str(config))
-        assert done.exit_code == 2
-        assert name in done.stderr
-        assert "hush" not in done.output
-
-
-def test_a_configuration_without_the_keys_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "app.ini").write_text("[app]\nkey = value\n")
-    assert (
-        "no key that begins with sa_readonly." in run("--config", str(tmp_path / "app.ini")).stderr
+    done = CliRunner().invoke(
+        doctor,
+        env={
+            "SA_READONLY_READ_WRITE_URL": url,
+            "SA_READONLY_READ_ONLY_URL": url,
+            "SA_READONLY_READ_ONLY_REPLICA_URL": url,
+            "SA_READONLY_FILE": str(tmp_path / "flag"),
+            "SA_READONLY_WORKERS": str(tmp_path / "reports"),
+        },
     )
+    assert done.exit_code == 1, done.output
+    assert "The read-only database is the read-write database itself" in done.stdout
+    assert "The read-only replica is the read-write database itself" in done.stdout
+    assert f"{tmp_path}/flag is not there" in done.stdout
+    assert f"{tmp_path}/reports is not there yet" in done.stdout
+
+
+def test_a_plain_argument_is_an_error_that_names_the_option_for_the_file() -> None:
+    done = run("/var/lib/shop/read-only.txt")
+    assert done.exit_code == 2
+    assert "The file is given by --file /var/lib/shop/read-only.txt." in done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sa_readonly.command.doctor import (
+from sa_readonly.command.doctor.file import (
     Mount,
     examine_environment,
     examine_file,
@@ -74,6 +74,13 @@ def test_the_mode_now_is_told(tmp_path: Path) -> None:
     assert the(examine_file(str(path)), "is no regular file").severity == "warning"
 
 
+def test_a_symlink_to_a_regular_file_is_in_order_as_in_a_config_map(tmp_path: Path) -> None:
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / "read-only.txt").touch()
+    (tmp_path / "read-only.txt").symlink_to("..data/read-only.txt")
+    assert the(examine_file(str(tmp_path / "read-only.txt")), "is there.").severity == "note"
+
+
 def test_a_symlink_as_workers_directory_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "read-only.txt.workers").symlink_to("elsewhere")
@@ -92,7 +99,7 @@ def test_a_workers_directory_of_somebody_elses_is_a_warning(place: Path) -> None
     assert the(findings, "can be written by").severity == "warning"
 
 
-def test_a_workers_directory_elsewhere_is_looked_at(tmp_path: Path) -> None:
+def test_a_workers_directory_elsewhere_is_examined(tmp_path: Path) -> None:
     (tmp_path / "reports").mkdir(mode=0o700)
     findings = [*examine_file(str(tmp_path / "read-only.txt"), str(tmp_path / "reports"))]
     assert the(findings, f"{tmp_path}/reports").severity == "ok"
@@ -109,7 +116,7 @@ def test_a_bind_mounted_file_is_a_warning(place: Path) -> None:
     for name in ("source", "read-only.txt"):
         (place / name).touch()
     code = (
-        "from sa_readonly.command.doctor import examine_file;"
+        "from sa_readonly.command.doctor.file import examine_file;"
         f"print([one.what for one in examine_file('{place}/read-only.txt')])"
     )
     done = subprocess.run(
@@ -150,4 +157,4 @@ def test_file_systems_that_cache_forget_or_are_not_shared_are_a_warning(kind: st
 def test_a_forced_mode_is_found() -> None:
     (danger,) = examine_environment({"SA_READONLY_FORCE": "read-write"})
     assert danger.severity == "danger"
-    assert examine_environment({}) == []
+    assert [*examine_environment({})] == []

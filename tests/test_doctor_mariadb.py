@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, create_engine
 
-from sa_readonly.command.doctor import grants
+from sa_readonly.command.doctor.mysql import grants
 from tests.doctor import dangers, has, look, the
 from tests.postgres import MariaDB, Pair
 
@@ -117,3 +117,18 @@ def test_grants_of_every_form_are_understood() -> None:
         "EXECUTE on `shop`.`tidy`",
     ]
     assert roles == ["`one`@`%`", "`two`@`%`"]
+
+
+def test_prepared_xa_transactions_of_the_server_are_named(mariadb_pair: Pair) -> None:
+    engine = create_engine(mariadb_pair.read_write, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE thing (n integer)")
+        for step in ("XA START 'left'", "INSERT INTO thing VALUES (1)", "XA END 'left'"):
+            connection.exec_driver_sql(step)
+        connection.exec_driver_sql("XA PREPARE 'left'")
+        finding = the(look(*mariadb_pair), "The read-write server has prepared transactions")
+        connection.exec_driver_sql("XA ROLLBACK 'left'")
+    engine.dispose()
+    assert finding.severity == "warning"
+    assert "'left'" in finding.what
+    assert "XA ROLLBACK 'left'" in finding.cure

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, create_engine, make_url
 
-from sa_readonly.command.doctor import sqlite_file
+from sa_readonly.command.doctor.sqlite import sqlite_file
 from sa_readonly.command.probe import UnreachableError
 from tests.doctor import dangers, has, look, nobody, place, sqlite_database, the
+from tests.postgres import Pair
 
 __all__ = ["place"]  # a fixture
 
@@ -67,15 +68,22 @@ def test_a_symlink_to_the_same_sqlite_file_is_recognised(tmp_path: Path) -> None
     assert has(look(url, make_url(f"sqlite:///{tmp_path}/two")), "the read-write database itself")
 
 
-def test_sqlite_tables_that_differ_are_named(tmp_path: Path) -> None:
-    one = sqlite_database(tmp_path / "one", "CREATE TABLE alembic_version (version_num text)")
+def test_missing_sqlite_tables_are_named(tmp_path: Path) -> None:
+    one = sqlite_database(tmp_path / "one", "CREATE TABLE newer (n integer)")
     two = sqlite_database(tmp_path / "two")
-    findings = look(one, two)
-    assert "alembic_version" in the(findings, "has other tables").what
-    assert has(findings, "The migrations differ")
+    assert the(look(one, two), "lacks tables").what.endswith("of the read-write database: newer.")
+    assert the(look(two, one), "has the 1 tables").severity == "ok"
 
 
-def test_sqlite_in_memory_can_be_looked_at() -> None:
+def test_the_tables_of_two_kinds_of_databases_are_not_compared(
+    pg_pair: Pair, tmp_path: Path
+) -> None:
+    findings = look(pg_pair.read_write, sqlite_database(tmp_path / "one"))
+    assert has(findings, "The read-only database is SQLite, the read-write database PostgreSQL")
+    assert not has(findings, "lacks tables")
+
+
+def test_sqlite_in_memory_can_be_examined() -> None:
     findings = look(make_url("sqlite://"), make_url("sqlite:///:memory:"))
     assert "in this process's memory" in dangers(findings)[0]
     assert dangers(look(make_url("sqlite://"))) == dangers(look(make_url("sqlite:///:memory:")))
@@ -93,13 +101,13 @@ def test_nothing_is_written_beside_a_sqlite_file(tmp_path: Path, mode: str) -> N
     assert snapshot() == before
 
 
-def test_a_sqlite_file_in_use_is_looked_into(tmp_path: Path) -> None:
+def test_a_sqlite_file_in_use_is_read(tmp_path: Path) -> None:
     url = sqlite_database(tmp_path / "one")
     with contextlib.closing(sqlite3.connect(tmp_path / "one")) as connection:
         connection.execute("PRAGMA journal_mode = wal")
         connection.execute("CREATE TABLE newer (n integer)")
         connection.commit()
-        assert has(look(url, read_only_sqlite(url)), "the same 2 tables")
+        assert has(look(url, read_only_sqlite(url)), "has the 2 tables")
 
 
 def test_a_sqlite_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from sqlalchemy import URL, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from sa_readonly.command.doctor import examine
 from tests.doctor import as_role, has, look, reader, run, shown, the
 from tests.postgres import Pair, Server, Standby, wait_until
 
@@ -146,7 +145,7 @@ def test_an_engines_isolation_level_counts_before_the_default(
         {"options": f"-c {SETTING}=serializable"}
     )
     assert (refused(url, isolation_level=level) == "0A000") == bool(words)
-    findings = examine(shown(both.read_write), shown(url), None, isolation={shown(url): level})
+    findings = look(both.read_write, url, isolation_level=level)
     found = [one.what for one in findings if "SERIALIZABLE" in one.meaning]
     assert len(found) == bool(words)
     assert words in "".join(found)
@@ -157,20 +156,15 @@ def test_the_cure_for_psycopg2_is_one(both: Pair) -> None:
     assert refused(url, isolation_level="REPEATABLE READ", use_native_hstore=False) == ""
 
 
-def test_the_isolation_level_in_the_configuration_is_that_of_the_engine(
-    both: Pair, tmp_path: Path
-) -> None:
-    config = tmp_path / "shop.ini"
-    config.write_text(
-        "[shop]\n"
-        f"sa_readonly.read_write.primary.url = {shown(both.read_write)}\n"
-        f"sa_readonly.read_only.primary.url = {shown(both.read_only)}\n"
-        "sa_readonly.read_only.primary.isolation_level = serializable\n"
-    )
-    assert "has the isolation_level SERIALIZABLE" in run("--config", str(config)).stdout
+def test_the_isolation_level_of_the_read_only_engines_is_an_option(both: Pair) -> None:
+    urls = ("--read-write", both.read_write, "--read-only", both.read_only)
+    done = run(*urls, "--isolation-level", "serializable")
+    assert "has the isolation_level SERIALIZABLE" in done.stdout
 
 
-def test_the_replica_is_looked_at_as_the_read_only_database_is(both: Pair) -> None:
+def test_the_replica_is_examined_as_the_read_only_database_is(both: Pair) -> None:
     url = both.read_only.update_query_dict({"options": f"-c {SETTING}=serializable"})
-    findings = look(both.read_write, replica=shown(url))
-    assert the(findings, f"{SETTING} is serializable").what.count("in the replica, a standby")
+    findings = look(both.read_write, read_only_replica=shown(url))
+    assert the(findings, f"{SETTING} is serializable").what.count(
+        "in the read-only replica, a standby"
+    )
