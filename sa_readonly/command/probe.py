@@ -1,7 +1,7 @@
-"""Talking to a database only to look at it.
+"""Asking a database server, for `wait` and the doctor: connections, and questions that both have.
 
-Whatever is asked runs in a read-only transaction, and sets nothing for the session: behind a pooler
-the next client would get it. No message has a password in it.
+Every question runs in a read-only transaction and leaves no setting in the session: behind a pooler
+the next client would get that session. No message contains a password.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
+
+from ..engines.poolers import told_pid
 
 TIMEOUT = 10  # seconds, for a connection and for a statement
 
@@ -121,24 +123,6 @@ def attempt(connection: Connection, statement: str, **parameters: object) -> lis
         return None
 
 
-def is_pgpool(connection: Connection) -> bool:
-    """True if Pgpool-II answers, which may give its clients the numbers of the server's processes.
-
-    A server of its own logs the question as an error.
-    """
-    ask = "SHOW pool_version"
-    try:
-        with connection.begin_nested():
-            if connection.dialect.driver == "asyncpg":  # what it prepares, pgpool passes on
-                adapted: Any = connection.connection.dbapi_connection
-                adapted.run_async(lambda driver: driver.execute(ask))
-            else:
-                fetch(connection, ask)
-    except Exception:  # noqa: BLE001  # asyncpg's own, there
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A connection in a read-only transaction that waits for nobody for long."""
@@ -176,3 +160,101 @@ def reason_of(error: BaseException, url: URL) -> str:
 def _said(error: BaseException) -> str:
     error = getattr(error, "orig", None) or error
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+# -- what both ask ---------------------------------------------------------------------------
+
+
+class Prepared(NamedTuple):
+    """A prepared transaction. No connection holds it, so that it outlives every session.
+
+    :param name: its name, quoted as the server takes it.
+    :param ends: the statement that rolls it back.
+    :param role: the role that prepared it, or None where the server does not tell.
+    :param age: seconds since then, or None where the server does not tell.
+    """
+
+    name: str
+    ends: str
+    role: str | None = None
+    age: float | None = None
+
+    def __str__(self) -> str:
+        """Return it in one line."""
+        role = "" if self.role is None else f" of role {self.role}"
+        return f"{self.name}{role}" + ("" if self.age is None else f", {self.age:.0f} s old")
+
+
+_PREPARED = """
+    SELECT quote_literal(gid) AS name, owner::text AS role,
+        extract(epoch FROM now() - prepared)::float8 AS age
+    FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
+"""
+
+
+def prepared_transactions(connection: Connection) -> list[Prepared] | None:
+    """Return the prepared transactions, or None where the account may not ask for them.
+
+    PostgreSQL tells those of the database. MariaDB and MySQL tell those of the whole server, and
+    not of which database each is.
+    """
+    if connection.dialect.name == "postgresql":
+        return [
+            Prepared(row.name, f"ROLLBACK PREPARED {row.name}", row.role, row.age)
+            for row in fetch(connection, _PREPARED)
+        ]
+    rows = attempt(connection, "XA RECOVER FORMAT='SQL'")  # which only MariaDB knows
+    if rows is not None:
+        names = [str(row[-1]) for row in rows]
+    elif (rows := attempt(connection, "XA RECOVER")) is not None:
+        names = [f"'{data[:length]}','{data[length:]}',{form}" for form, length, _, data in rows]
+    else:
+        return None
+    return [Prepared(name, f"XA ROLLBACK {name}") for name in names]
+
+
+def is_standby(connection: Connection) -> bool:
+    """True if a PostgreSQL server only replays what another one writes."""
+    return bool(fetch(connection, "SELECT pg_is_in_recovery()")[0][0])
+
+
+def cluster_of(connection: Connection) -> str | None:
+    """Return what a PostgreSQL server has in common with its standbys alone.
+
+    :return: None where the role may not ask for it.
+    """
+    rows = attempt(connection, "SELECT system_identifier::text FROM pg_control_system()")
+    return None if rows is None else str(rows[0][0])
+
+
+def backend_pid(connection: Connection) -> int:
+    """Return the number of the PostgreSQL server process that answers."""
+    return int(fetch(connection, "SELECT pg_backend_pid()")[0][0])
+
+
+def told_pid_of(connection: Connection) -> int | None:
+    """Return the number that the driver was given when it connected.
+
+    A pooler gives another one than :func:`backend_pid`.
+
+    :return: None where the driver keeps it to itself.
+    """
+    return told_pid(connection.dialect.driver, connection.connection.driver_connection)
+
+
+def is_pgpool(connection: Connection) -> bool:
+    """True if Pgpool-II answers, which may give its clients the numbers of the server's processes.
+
+    A server of its own logs the question as an error.
+    """
+    ask = "SHOW pool_version"
+    try:
+        with connection.begin_nested():
+            if connection.dialect.driver == "asyncpg":  # what it prepares, pgpool passes on
+                adapted: Any = connection.connection.dbapi_connection
+                adapted.run_async(lambda driver: driver.execute(ask))
+            else:
+                fetch(connection, ask)
+    except Exception:  # noqa: BLE001  # asyncpg's own, there
+        return False
+    return True

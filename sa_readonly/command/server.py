@@ -23,21 +23,26 @@ from typing import Any, NamedTuple
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..engines.poolers import told_pid
 from ..web.page import printable
 from .probe import (
+    Prepared,
     UnreachableError,
     attempt,
+    backend_pid,
+    cluster_of,
     connect,
     dialect_of,
     fetch,
     is_pgpool,
+    is_standby,
     make_engine,
     parse_url,
+    prepared_transactions,
     reading,
     reason_of,
     run,
     shown_url,
+    told_pid_of,
 )
 
 __all__ = ["Answer", "Obstacle", "Server", "ServerError"]
@@ -255,18 +260,12 @@ _SESSIONS = """
     WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
     ORDER BY a.backend_start NULLS FIRST, a.pid
 """
-_PREPARED = """
-    SELECT gid, owner::text AS role, extract(epoch FROM now() - prepared)::float8 AS age
-    FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
-"""
 
 
 def _ask_postgresql(connection: Connection) -> Answer:
-    ((standby, pid),) = fetch(connection, "SELECT pg_is_in_recovery(), pg_backend_pid()")
-    told = told_pid(connection.dialect.driver, connection.connection.driver_connection)
-    if told not in (None, pid):
+    if told_pid_of(connection) not in (None, backend_pid(connection)):
         return Answer((_pooled("a pooler"),))
-    if standby:
+    if is_standby(connection):
         what = "The database of --database is a standby, into which nobody writes"
         return Answer((Obstacle("question", what, "Give the URL of the read-write database."),))
     obstacles, others = [], Counter[str]()
@@ -276,7 +275,7 @@ def _ask_postgresql(connection: Connection) -> Answer:
             obstacles.append(_session(row))
         else:
             others[row.type] += 1
-    obstacles += [_prepared(row) for row in fetch(connection, _PREPARED)]
+    obstacles += [_prepared(one) for one in prepared_transactions(connection) or ()]
     return Answer(tuple(obstacles), tuple(f"{n} {printable(kind)}" for kind, n in others.items()))
 
 
@@ -315,15 +314,13 @@ def _session(row: Any) -> Obstacle:
     )
 
 
-def _prepared(row: Any) -> Obstacle:
-    gid = "'" + row.gid.replace("'", "''") + "'"
-    what = f"prepared transaction {gid} of role {row.role}, {row.age:.0f} s old"
+def _prepared(one: Prepared, note: str = "") -> Obstacle:
     return Obstacle(
         "prepared transaction",
-        printable(what),
-        printable(f"ROLLBACK PREPARED {gid}"),
-        user=printable(row.role or "") or None,
-        age=row.age,
+        printable(f"prepared transaction {one}{note}"),
+        printable(one.ends),
+        user=printable(one.role or "") or None,
+        age=one.age,
     )
 
 
@@ -365,7 +362,7 @@ class _Target:
 
 def _position(connection: Connection) -> _Position | None:
     """Return how far a primary has got, or None if it is none."""
-    if fetch(connection, "SELECT pg_is_in_recovery()")[0][0]:
+    if is_standby(connection):
         return None
     ((written, inserted, delay),) = fetch(
         connection,
@@ -373,15 +370,15 @@ def _position(connection: Connection) -> _Position | None:
         " FROM pg_settings WHERE name = 'wal_writer_delay'",
     )
     # "The maximum delay is three times wal_writer_delay", says the manual.
-    return _Position(_cluster(connection), _lsn(written), _lsn(inserted), 3 * delay / 1000)
+    return _Position(cluster_of(connection), _lsn(written), _lsn(inserted), 3 * delay / 1000)
 
 
 def _behind(connection: Connection, cluster: str | None, target: int | None) -> Obstacle | None:
     """Return what is wrong with a replica, or None."""
-    if not fetch(connection, "SELECT pg_is_in_recovery()")[0][0]:
+    if not is_standby(connection):
         what = "The database of --replica is no standby, and replays nothing"
         return Obstacle("question", what, "Give the URL of a standby, or leave out --replica.")
-    own = _cluster(connection)
+    own = cluster_of(connection)
     if None not in (own, cluster) and own != cluster:
         what = "The database of --replica is a standby of another server"
         return Obstacle("question", what, "Give the URL of a standby of --database.")
@@ -397,11 +394,6 @@ def _behind(connection: Connection, cluster: str | None, target: int | None) -> 
     return Obstacle(
         "replica", what, "Wait; or look why it doesn't come: pg_stat_wal_receiver there."
     )
-
-
-def _cluster(connection: Connection) -> str | None:
-    rows = attempt(connection, "SELECT system_identifier::text FROM pg_control_system()")
-    return None if rows is None else str(rows[0][0])
 
 
 def _lsn(position: str) -> int:
@@ -440,12 +432,12 @@ def _ask_mysql(connection: Connection) -> Answer:
             obstacles.append(_thread(row))
         elif row.user in ("system user", "event_scheduler") or row.command.startswith("Binlog"):
             others[f"{row.user} ({row.command})"] += 1
-    prepared = _xa(connection)
+    prepared = prepared_transactions(connection)
     if prepared is None:
         what = f"Account {printable(account)} can't see prepared transactions"
         obstacles.append(Obstacle("question", what, "GRANT XA_RECOVER_ADMIN ON *.* to it."))
     return Answer(
-        (*obstacles, *(prepared or ())),
+        (*obstacles, *(_prepared(one, ", of this database or another") for one in prepared or ())),
         tuple(f"{n} {printable(kind)}" for kind, n in others.items()),
     )
 
@@ -483,25 +475,6 @@ def _thread(row: Any) -> Obstacle:
 def _replication(row: Any) -> Obstacle:
     what = f"session {row.id}: writes what this server replicates from another one"
     return Obstacle("session", what, "STOP REPLICA", pid=row.id, state=printable(row.command))
-
-
-def _xa(connection: Connection) -> list[Obstacle] | None:
-    rows = attempt(connection, "XA RECOVER FORMAT='SQL'")  # MariaDB
-    if rows is not None:
-        names = [str(row[-1]) for row in rows]
-    else:
-        rows = attempt(connection, "XA RECOVER")
-        if rows is None:
-            return None
-        names = [f"'{data[:length]}','{data[length:]}',{form}" for form, length, _, data in rows]
-    return [
-        Obstacle(
-            "prepared transaction",
-            printable(f"prepared transaction {name}, of this database or another"),
-            printable(f"XA ROLLBACK {name}"),
-        )
-        for name in names
-    ]
 
 
 # -- words -----------------------------------------------------------------------------------
