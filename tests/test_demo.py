@@ -1,4 +1,4 @@
-"""`sa-readonly demo`, on SQLite files and on real PostgreSQL databases."""
+"""`sa-readonly demo`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import URL, create_engine, inspect, text
 
 from sa_readonly.cli import main
-from sa_readonly.command.demo import DemoError, Progress, Report, run
-from tests.postgres import Pair, Server
+from sa_readonly.command.demo_application import Moment, run
+from sa_readonly.command.demo_outcome import Outcome
 
 ROOT = Path(__file__).parent.parent
 # ResourceWarning too: what is not closed is told at the end, on stderr.
@@ -63,38 +63,34 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["demo", *arguments], prog_name="sa-readonly")
 
 
-def on(read_write: str | URL, read_only: str | URL, *, seconds: float = SECONDS) -> list[str]:
-    """The arguments for two databases of one's own."""
-    shown = [
-        url if isinstance(url, str) else url.render_as_string(hide_password=False)
-        for url in (read_write, read_only)
-    ]
-    return ["--read-write", shown[0], "--read-only", shown[1], "--seconds", str(seconds)]
-
-
-@contextmanager
-def connection(url: str | URL) -> Iterator[Any]:
-    engine = create_engine(url)
-    try:
-        with engine.begin() as made:
-            yield made
-    finally:
-        engine.dispose()
-
-
-def tables(url: str | URL) -> list[str]:
-    with connection(url) as made:
-        return inspect(made).get_table_names()
-
-
 @pytest.fixture
-def files(tmp_path: Path) -> Pair:
-    """Two SQLite files of the user's, as they come."""
-    return Pair(*(URL.create("sqlite", database=str(tmp_path / name)) for name in "ab"))
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the demo of this process makes its files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def meddling(place: Path, statement: str) -> Callable[..., Outcome]:
+    """Return the demo with a stranger who sends a statement to its read-only database."""
+
+    def meddled(*, watch: Callable[[Moment], object], **how: Any) -> Outcome:
+        sent: list[str] = []
+
+        def meddle(moment: Moment) -> None:
+            watch(moment)
+            if moment.phase == 1 and not sent:
+                (file,) = place.glob("sa-readonly-demo-*/read-only.db")
+                with closing(sqlite3.connect(file)) as connection, connection:
+                    connection.execute(statement)
+                sent.append(statement)
+
+        return run(watch=meddle, **how)
+
+    return meddled
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def outcome() -> Outcome:
     return run(seconds=SECONDS)
 
 
@@ -108,24 +104,6 @@ def test_the_demo_exits_with_0_and_shows_each_check(tmp_path: Path) -> None:
     assert held == CHECKS
     assert done.stdout.endswith("\nAll 10 hold.\n")
     assert list(tmp_path.iterdir()) == []  # its files are gone
-
-
-def test_the_demo_runs_on_two_postgresql_databases_and_leaves_no_table(pg_pair: Pair) -> None:
-    done = demo(*on(*pg_pair))
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert "All 10 hold." in done.stdout
-    assert [tables(url) for url in pg_pair] == [[], []]
-
-
-def test_the_demo_runs_on_the_users_sqlite_files_and_leaves_their_tables_alone(
-    files: Pair,
-) -> None:
-    for url in files:
-        with connection(url) as made:
-            made.execute(text("CREATE TABLE mine (id INTEGER)"))
-    done = demo(*on(*files))
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert [tables(url) for url in files] == [["mine"], ["mine"]]
 
 
 def test_the_output_is_plain_when_it_is_not_a_terminal() -> None:
@@ -183,62 +161,34 @@ def test_a_terminal_that_wants_it_plain_gets_it_plain(setting: dict[str, str]) -
 
 
 def test_a_write_that_reaches_the_read_only_database_makes_it_exit_with_1(
-    pg_server: Server, pg_pair: Pair
+    place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # somebody else's trigger writes into each new table there
-    pg_server.query(
-        """
-        CREATE FUNCTION meddle() RETURNS event_trigger LANGUAGE plpgsql AS $$
-        DECLARE made record;
-        BEGIN
-            FOR made IN SELECT * FROM pg_event_trigger_ddl_commands()
-                WHERE command_tag = 'CREATE TABLE'
-            LOOP
-                EXECUTE format('INSERT INTO %s VALUES (7, ''foreign'')', made.object_identity);
-            END LOOP;
-        END $$;
-        CREATE EVENT TRIGGER meddle ON ddl_command_end EXECUTE FUNCTION meddle();
-        """,
-        database=str(pg_pair.read_only.database),
-    )
-    done = demo(*on(*pg_pair))
-    assert done.returncode == 1, done.stdout + done.stderr
+    insert = "INSERT INTO entry VALUES (7, 'foreign')"
+    monkeypatch.setattr("sa_readonly.command.demo.run", meddling(place, insert))
+    done = invoke("--seconds", str(SECONDS))
+    assert done.exit_code == 1, done.output
     wrong = re.findall(r"^DOES NOT HOLD +(.+)$", done.stdout, re.MULTILINE)
     assert wrong == ["No write is in the read-only database. 1 found"]
     assert done.stdout.endswith("\n1 of 10 do not hold.\n")
-    assert tables(pg_pair.read_only) == []
 
 
-def test_a_table_that_is_lost_half_way_makes_it_exit_with_1_and_no_traceback(
-    tmp_path: Path,
-) -> None:
-    urls = [f"sqlite:///{tmp_path}/{name}" for name in "ab"]
-    lost: list[str] = []
-
-    def lose(progress: Progress) -> None:
-        if progress.phase == 1 and not lost:
-            lost.extend(tables(urls[1]))
-            with connection(urls[1]) as made:
-                made.execute(text(f"DELETE FROM {lost[0]}"))
-
-    report = run(*urls, seconds=SECONDS, watch=lose)
-    assert len(lost) == 1
-    assert not report.holds
-    wrong = [check.name for check in report.checks if not check.holds]
-    # the row that says which database it is, is gone: what is not known is not right
+def test_where_the_row_that_names_a_database_is_lost_it_does_not_hold(place: Path) -> None:
+    outcome = meddling(place, "DELETE FROM entry")(seconds=SECONDS, watch=lambda _: None)
+    assert not outcome.holds
+    wrong = [check.name for check in outcome.checks if not check.holds]
+    # what is not known is not right
     assert "From ttl after it appeared until it went, every transaction was read-only." in wrong
 
 
-def test_all_holds_in_the_report_of_an_ordinary_run(report: Report) -> None:
-    assert [check for check in report.checks if not check.holds] == []
-    assert report.holds
-    assert report.outcome.under_way > 0  # some transactions were caught half-way
-    assert report.outcome.committed == report.outcome.in_read_write
+def test_all_holds_in_the_outcome_of_an_ordinary_run(outcome: Outcome) -> None:
+    assert [check for check in outcome.checks if not check.holds] == []
+    assert outcome.holds
+    assert outcome.under_way > 0  # some transactions were caught half-way
+    assert outcome.committed == outcome.in_read_write
 
 
-def broken(report: Report) -> dict[str, tuple[dict[str, Any], set[int]]]:
+def broken(outcome: Outcome) -> dict[str, tuple[dict[str, Any], set[int]]]:
     """For each way to break an outcome: what is changed, and the checks that then fail."""
-    outcome = report.outcome
     one, refused = min(outcome.committed), min(outcome.refused)
     settled = dict(outcome.settled)
     thin = {key: 1 if key[0] == 1 else number for key, number in settled.items()}
@@ -248,9 +198,9 @@ def broken(report: Report) -> dict[str, tuple[dict[str, Any], set[int]]]:
             {"in_read_write": outcome.in_read_write | {-1}},
             {0},
         ),
-        "a write is in the read-only database": ({"in_read_only": frozenset({one})}, {1}),
-        "a read failed": ({"failed_reads": ("OperationalError: no",)}, {2}),
-        "a write failed in another way": ({"failed_writes": ("OperationalError: no",)}, {3}),
+        "a write is in the read-only database": ({"in_read_only": {one}}, {1}),
+        "a read failed": ({"failed_reads": ["OperationalError: no"]}, {2}),
+        "a write failed in another way": ({"failed_writes": ["OperationalError: no"]}, {3}),
         "a refused write was written": (
             {"in_read_write": outcome.in_read_write | {refused}},
             {0, 3},
@@ -283,23 +233,15 @@ def broken(report: Report) -> dict[str, tuple[dict[str, Any], set[int]]]:
     }
 
 
-def test_each_broken_outcome_is_found_by_its_check(report: Report) -> None:
-    for what, (changes, failing) in broken(report).items():
-        checks = Report(replace(report.outcome, **changes)).checks
-        wrong = {number for number, check in enumerate(checks) if not check.holds}
+def test_each_broken_outcome_is_found_by_its_check(outcome: Outcome) -> None:
+    for what, (changes, failing) in broken(outcome).items():
+        changed = replace(outcome, **changes)
+        wrong = {number for number, check in enumerate(changed.checks) if not check.holds}
         assert wrong == failing, what
-        assert not Report(replace(report.outcome, **changes)).holds
+        assert not changed.holds
 
 
 # -- what can't be run -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("option", ["--read-write", "--read-only"])
-def test_one_url_alone_is_a_usage_error(option: str) -> None:
-    done = invoke(option, "sqlite:///never.db")
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert "Give both --read-write and --read-only, or neither of them." in done.stderr
-    assert not Path("never.db").exists()
 
 
 @pytest.mark.parametrize(
@@ -310,66 +252,6 @@ def test_numbers_that_make_no_sense_are_usage_errors(arguments: tuple[str, str])
     done = invoke(*arguments)
     assert done.exit_code == 2
     assert "Error: " in done.stderr
-
-
-def test_one_database_given_twice_is_refused_and_left_clean(pg_pair: Pair) -> None:
-    other_name = pg_pair.read_write.update_query_dict({"application_name": "another"})
-    done = invoke(*on(pg_pair.read_write, other_name))
-    assert done.exit_code == 2
-    assert "Both URLs lead to the same database" in done.stderr
-    assert tables(pg_pair.read_write) == []
-
-
-def test_a_standby_is_refused_with_the_reason(pg_standby: Any) -> None:
-    url = pg_standby.primary.new_database()
-    pg_standby.catch_up()
-    copy = pg_standby.url(url.database)
-    done = invoke(*on(url, copy))
-    assert done.exit_code == 2
-    # it has the table already, or can't be given one: that depends on how fast it follows
-    assert re.search(r"same database|cannot execute CREATE TABLE", done.stderr), done.stderr
-    assert tables(url) == []
-
-
-def test_a_database_in_memory_is_refused(files: Pair) -> None:
-    done = invoke(*on("sqlite://", files.read_only))
-    assert done.exit_code == 2
-    assert "The read-write database is in memory" in done.stderr
-
-
-SECRET = "s3cr3t-pa/ss"
-QUOTED = "s3cr3t-pa%2Fss"
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        (f"postgresql+psycopg2://me:{QUOTED}@127.0.0.1:1/thing", "can't be prepared"),
-        (f"postgresql+psycopg2://me@127.0.0.1:1/thing?password={QUOTED}", "can't be prepared"),
-        (f"postgresql+asyncpg://me:{QUOTED}@127.0.0.1:1/thing", "asyncio driver asyncpg"),
-        (f"postgresql+nosuch://me:{QUOTED}@127.0.0.1:1/thing", "knows no postgresql+nosuch"),
-        (f"postgresql//me:{QUOTED}@127.0.0.1:1/thing", "is no URL of SQLAlchemy"),
-        (f"postgresql+psycopg2://me:{QUOTED}@127.0.0.1:port/thing", "is no URL of SQLAlchemy"),
-        (f"oracle+cx_oracle://me:{QUOTED}@127.0.0.1:1/thing", "is not installed"),
-    ],
-)
-def test_a_url_that_leads_nowhere_is_told_in_one_sentence_without_its_password(
-    url: str, said: str, files: Pair
-) -> None:
-    for arguments in (on(url, files.read_only), on(files.read_write, url)):
-        done = invoke(*arguments)
-        assert done.exit_code == 2, done.output
-        assert said in done.stderr
-        assert done.stderr.startswith("Error: ")
-        assert done.stderr.count("\n") == 1
-        assert "s3cr3t" not in done.output
-        assert tables(files.read_write) == []
-
-
-def test_a_password_that_opens_the_databases_is_not_shown(pg_pair: Pair) -> None:
-    done = invoke(*on(*(url.set(password=SECRET) for url in pg_pair)))
-    assert "All 10 hold." in done.stdout
-    assert "s3cr3t" not in done.output
 
 
 def test_the_demo_refuses_to_run_in_a_forced_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,13 +267,13 @@ def test_the_demo_refuses_to_run_in_a_forced_process(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_an_interrupted_demo_leaves_no_table(
-    number: signal.Signals, code: int, pg_pair: Pair
+def test_an_interrupted_demo_leaves_no_file(
+    number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     with subprocess.Popen(
-        [*COMMAND, *on(*pg_pair, seconds=60)],
+        [*COMMAND, "--seconds", "60"],
         cwd=ROOT,
-        env=environment(PYTHONUNBUFFERED="1"),
+        env=environment(PYTHONUNBUFFERED="1", TMPDIR=str(tmp_path)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -401,28 +283,28 @@ def test_an_interrupted_demo_leaves_no_table(
         for line in process.stdout:
             if "read-only.txt is not there" in line:  # the threads are at work
                 break
-        assert [len(tables(url)) for url in pg_pair] == [1, 1]
+        assert len(list(tmp_path.iterdir())) == 1
         process.send_signal(number)
         assert process.wait(60) == code
         assert "Traceback" not in process.stderr.read()
-    assert [tables(url) for url in pg_pair] == [[], []]
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_in_the_middle_leaves_no_table(files: Pair) -> None:
-    def fail(progress: Progress) -> None:
-        if progress.phase == 1:
+def test_an_error_in_the_middle_leaves_no_file(place: Path) -> None:
+    def fail(moment: Moment) -> None:
+        if moment.phase == 1:
             raise RuntimeError("the screen is gone")
 
     with pytest.raises(RuntimeError, match="the screen is gone"):
-        run(*files, seconds=SECONDS, watch=fail)
-    assert [tables(url) for url in files] == [[], []]
+        run(seconds=SECONDS, watch=fail)
+    assert list(place.iterdir()) == []
 
 
-def test_a_closed_pipe_leaves_no_table_and_no_traceback(files: Pair) -> None:
+def test_a_closed_pipe_leaves_no_file_and_no_traceback(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [*COMMAND, *on(*files, seconds=30)],
+        [*COMMAND, "--seconds", "30"],
         cwd=ROOT,
-        env=environment(PYTHONUNBUFFERED="1"),
+        env=environment(PYTHONUNBUFFERED="1", TMPDIR=str(tmp_path)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -433,38 +315,14 @@ def test_a_closed_pipe_leaves_no_table_and_no_traceback(files: Pair) -> None:
         process.stdout.close()
         assert process.wait(60) == 1
         assert process.stderr.read() == ""
-    assert [tables(url) for url in files] == [[], []]
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_database_that_goes_away_half_way_is_told_in_one_sentence(
-    pg_server: Server, pg_pair: Pair
-) -> None:
-    def take_away(progress: Progress) -> None:
-        if progress.phase == 1:
-            pg_server.drop_database(pg_pair.read_only)
-
-    with pytest.raises(DemoError, match=r"^The demo's table \w+ is left in the read-only database"):
-        run(*pg_pair, seconds=1, watch=take_away)
-    assert tables(pg_pair.read_write) == []
-
-
-def test_a_table_that_can_not_be_dropped_is_named(files: Pair) -> None:
-    with closing(sqlite3.connect(str(files.read_only.database))) as other:
-
-        def lock(progress: Progress) -> None:
-            if progress.phase == 2 and not other.in_transaction:
-                other.execute("BEGIN IMMEDIATE")
-
-        quick = [url.update_query_dict({"timeout": "0.1"}) for url in files]
-        with pytest.raises(DemoError, match=r"table sa_readonly_demo_\w+ is left .* Drop it"):
-            run(*quick, seconds=SECONDS, watch=lock)
-
-
-def test_run_tells_where_it_stands() -> None:
-    seen: list[Progress] = []
-    report = run(seconds=1, threads=2, watch=seen.append)
+def test_run_tells_how_far_it_is() -> None:
+    seen: list[Moment] = []
+    outcome = run(seconds=1, threads=2, watch=seen.append)
     assert [one.phase for one in seen] == sorted(one.phase for one in seen)
     assert seen[0].elapsed < 0.3
-    assert seen[-1].elapsed == seen[-1].seconds == 1
-    assert seen[-1].committed == len(report.outcome.committed)
-    assert seen[-1].transactions == report.outcome.transactions
+    assert seen[-1].elapsed == 1
+    assert seen[-1].committed == len(outcome.committed)
+    assert seen[-1].transactions == outcome.transactions
