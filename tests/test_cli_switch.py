@@ -258,6 +258,16 @@ def test_without_a_path_the_command_exits_with_2_and_says_how_to_give_it(name: s
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_a_path_that_is_given_as_an_argument_is_answered_with_the_option(
+    file: Path, name: str
+) -> None:
+    for arguments in ([file], ["--file", "another", file], [file, "--json"]):
+        said = refused(command(name, *arguments), 2)
+        assert said == f"Unexpected argument '{file}'. The file is given by --file {file}."
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_directory_that_does_not_exist_is_a_usage_error(file: Path, name: str) -> None:
     said = refused(command(name, "--file", file.parent / "nope" / "read-only.txt"), 2)
     assert said.startswith(f"The directory {file.parent}/nope of the file ")
@@ -298,7 +308,8 @@ def test_a_directory_at_the_path_is_read_only_and_neither_replaced_nor_removed(f
 def test_without_permission_on_and_off_exit_with_1_and_say_so() -> None:
     # Not in tmp_path, into which only its owner may look.
     code = (
-        "import os, sys; from sa_readonly.cli import main;os.geteuid() or os.setuid(65534); main()"
+        "import os, sys; from sa_readonly.cli import main; import sa_readonly.command.on_off;"
+        "os.geteuid() or os.setuid(65534); main()"
     )
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "read-only.txt")

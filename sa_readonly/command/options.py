@@ -11,6 +11,7 @@ import click
 
 __all__ = [
     "Command",
+    "given",
     "json_too",
     "option_name",
     "options",
@@ -52,6 +53,12 @@ def options(*several: Callable[[_Function], _Function]) -> Callable[[_Function],
         return function
 
     return add
+
+
+def given(parameter: str) -> bool:
+    """True if an option was given on the command line, not by the environment."""
+    source = click.get_current_context().get_parameter_source(parameter)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def option_name(parameter: str) -> str:
