@@ -17,7 +17,7 @@ from click.testing import Result
 from sqlalchemy import URL
 
 from sa_readonly import FileSwitch, Mode
-from sa_readonly.command.obstacles import Reply, _one_line
+from sa_readonly.command.obstacles import Obstacle, Reply, one_line
 from sa_readonly.command.server import Server as Asked
 from sa_readonly.command.server import ServerError
 from sa_readonly.command.server_mysql import _in_transaction
@@ -198,7 +198,7 @@ def test_it_asks_over_each_driver_and_by_a_name_of_its_own(
     pg_server: Server, pg_pair: Pair, driver: str
 ) -> None:
     url = pg_pair.read_write.set(drivername=f"postgresql+{driver}")
-    assert settled(Asked(shown(url))).notes == ()
+    assert settled(Asked(shown(url))).notes == []
     # It is not itself among those that it sees: it looked several times.
     assert ask(url).agrees
 
@@ -380,14 +380,15 @@ def test_urls_come_from_the_environment_too_which_keeps_passwords_out_of_ps(
 
 
 def test_a_query_is_told_in_one_line_cut_short_and_without_a_password() -> None:
-    assert _one_line("SELECT 1\n  FROM x") == "SELECT 1 FROM x"
-    assert _one_line("ALTER ROLE a LOGIN PASSWORD 's3''cr3t'") == "ALTER ROLE a LOGIN PASSWORD ***"
-    assert _one_line("create user a identified by $$s3cr3t$$") == "create user a identified ***"
-    assert _one_line("SET PASSWORD FOR u = 's3cr3t'") == "SET PASSWORD ***"
-    assert _one_line("CONNECTION 'host=x password=s3cr3t'") == "CONNECTION 'host=x password ***"
-    assert _one_line("x" * 300) == "x" * 200 + "..."
-    assert _one_line("SELECT '\x1b[31m'") == "SELECT '\\x1b[31m'"
-    assert _one_line(None) is None
+    assert one_line("SELECT 1\n  FROM x") == "SELECT 1 FROM x"
+    assert one_line("ALTER ROLE a LOGIN PASSWORD 's3''cr3t'") == "ALTER ROLE a LOGIN PASSWORD ***"
+    assert one_line("create user a identified by $$s3cr3t$$") == "create user a identified ***"
+    assert one_line("SET PASSWORD FOR u = 's3cr3t'") == "SET PASSWORD ***"
+    assert one_line("CONNECTION 'host=x password=s3cr3t'") == "CONNECTION 'host=x password ***"
+    assert one_line("x" * 300) == "x" * 200 + "..."
+    told = Obstacle("session", "session\n1", query=one_line("SELECT '\x1b[31m'")).as_lines()
+    assert told == ["session\\n1", "  its query: SELECT '\\x1b[31m'"]
+    assert one_line(None) is None
 
 
 def test_the_server_is_not_asked_before_the_workers_are_drained(

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -20,8 +21,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sa_readonly.cli import main
-from sa_readonly.command.demo_application import Moment, run
-from sa_readonly.command.demo_outcome import Outcome
+from sa_readonly.command.demo_application import Watch, run
+from sa_readonly.command.demo_outcome import HALF_WAY, Kind, Outcome
 
 ROOT = Path(__file__).parent.parent
 # ResourceWarning too: what is not closed is told at the end, on stderr.
@@ -73,12 +74,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def meddling(place: Path, statement: str) -> Callable[..., Outcome]:
     """Return the demo with a stranger who sends a statement to its read-only database."""
 
-    def meddled(*, watch: Callable[[Moment], object], **how: Any) -> Outcome:
+    def meddled(*, watch: Watch, **how: Any) -> Outcome:
         sent: list[str] = []
 
-        def meddle(moment: Moment) -> None:
-            watch(moment)
-            if moment.phase == 1 and not sent:
+        def meddle(elapsed: float, phase: int, told: str) -> None:
+            watch(elapsed, phase, told)
+            if phase == 1 and not sent:
                 (file,) = place.glob("sa-readonly-demo-*/read-only.db")
                 with closing(sqlite3.connect(file)) as connection, connection:
                     connection.execute(statement)
@@ -173,7 +174,7 @@ def test_a_write_that_reaches_the_read_only_database_makes_it_exit_with_1(
 
 
 def test_where_the_row_that_names_a_database_is_lost_it_does_not_hold(place: Path) -> None:
-    outcome = meddling(place, "DELETE FROM entry")(seconds=SECONDS, watch=lambda _: None)
+    outcome = meddling(place, "DELETE FROM entry")(seconds=SECONDS, watch=lambda *_: None)
     assert not outcome.holds
     wrong = [check.name for check in outcome.checks if not check.holds]
     # what is not known is not right
@@ -183,15 +184,21 @@ def test_where_the_row_that_names_a_database_is_lost_it_does_not_hold(place: Pat
 def test_all_holds_in_the_outcome_of_an_ordinary_run(outcome: Outcome) -> None:
     assert [check for check in outcome.checks if not check.holds] == []
     assert outcome.holds
-    assert outcome.under_way > 0  # some transactions were caught half-way
+    assert any(
+        kind.phase == HALF_WAY for kind in outcome.transactions
+    )  # some transactions were caught half-way
     assert outcome.committed == outcome.in_read_write
 
 
 def broken(outcome: Outcome) -> dict[str, tuple[dict[str, Any], set[int]]]:
     """For each way to break an outcome: what is changed, and the checks that then fail."""
     one, refused = min(outcome.committed), min(outcome.refused)
-    settled = dict(outcome.settled)
-    thin = {key: 1 if key[0] == 1 else number for key, number in settled.items()}
+    seen = outcome.transactions
+    thin = Counter({kind: 1 if kind.phase == 1 else n for kind, n in seen.items()})
+
+    def more(phase: int, result: str, *databases: str) -> dict[str, Any]:
+        return {"transactions": seen + Counter([Kind(phase, result, frozenset(databases))])}
+
     return {
         "a committed write is lost": ({"in_read_write": outcome.in_read_write - {one}}, {0}),
         "a write is there that nobody committed": (
@@ -205,29 +212,32 @@ def broken(outcome: Outcome) -> dict[str, tuple[dict[str, Any], set[int]]]:
             {"in_read_write": outcome.in_read_write | {refused}},
             {0, 3},
         ),
-        "a transaction used two databases": ({"mixed": 1}, {4}),
+        "a transaction used two databases": (
+            more(HALF_WAY, "read", "read-write", "read-only"),
+            {4},
+        ),
         "a read came too early from the copy": (
-            {"settled": {**settled, (0, "read", "read-only"): 1}},
+            more(0, "read", "read-only"),
             {5},
         ),
         "a write was refused too early": (
-            {"settled": {**settled, (0, "refused", "read-write"): 1}},
+            more(0, "refused", "read-write"),
             {5},
         ),
         "a read came too late from the main database": (
-            {"settled": {**settled, (1, "read", "read-write"): 1}},
+            more(1, "read", "read-write"),
             {6},
         ),
         "a write was committed while read-only": (
-            {"settled": {**settled, (1, "committed", "read-only"): 1}},
+            more(1, "committed", "read-only"),
             {6},
         ),
         "a write was refused too late": (
-            {"settled": {**settled, (2, "refused", ""): 1}},
+            more(2, "refused"),
             {7},
         ),
-        "too little happened to tell": ({"settled": thin}, {6}),
-        "nothing happened": ({"settled": {}}, {5, 6, 7}),
+        "too little happened to tell": ({"transactions": thin}, {6}),
+        "nothing happened": ({"transactions": Counter()}, {5, 6, 7}),
         "the flips were not noticed": ({"noticed": (None, None)}, {8, 9}),
         "the first flip was noticed late": ({"noticed": (1.2, 0.1)}, {8}),
     }
@@ -291,8 +301,8 @@ def test_an_interrupted_demo_leaves_no_file(
 
 
 def test_an_error_in_the_middle_leaves_no_file(place: Path) -> None:
-    def fail(moment: Moment) -> None:
-        if moment.phase == 1:
+    def fail(_elapsed: float, phase: int, _told: str) -> None:
+        if phase == 1:
             raise RuntimeError("the screen is gone")
 
     with pytest.raises(RuntimeError, match="the screen is gone"):
@@ -319,10 +329,9 @@ def test_a_closed_pipe_leaves_no_file_and_no_traceback(tmp_path: Path) -> None:
 
 
 def test_run_tells_how_far_it_is() -> None:
-    seen: list[Moment] = []
-    outcome = run(seconds=1, threads=2, watch=seen.append)
-    assert [one.phase for one in seen] == sorted(one.phase for one in seen)
-    assert seen[0].elapsed < 0.3
-    assert seen[-1].elapsed == 1
-    assert seen[-1].committed == len(outcome.committed)
-    assert seen[-1].transactions == outcome.transactions
+    seen: list[tuple[float, int, str]] = []
+    outcome = run(seconds=1, threads=2, watch=lambda *how: seen.append(how))
+    assert [phase for _, phase, _ in seen] == sorted(phase for _, phase, _ in seen)
+    assert seen[0][0] < 0.3
+    assert seen[-1] == (1, 2, str(outcome))
+    assert f" {len(outcome.committed)} committed, {len(outcome.refused)} refused" in str(outcome)

@@ -15,12 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..switch import FORCE
-from .demo_application import Moment, run
-from .demo_outcome import PHASES, READ_ONLY, READ_WRITE, Outcome
+from .demo_application import run
+from .demo_outcome import PHASES, READ_ONLY, Outcome
 from .options import Command
 from .terminal import CannotRun, application_log, is_terminal, note, terminable
-
-__all__ = ["demo"]
 
 _FILE = ("read-only.txt is not there", "read-only.txt is there", "read-only.txt is gone")
 
@@ -84,10 +82,10 @@ class _Plain:
     def log(self, line: str) -> None:
         self.say(f"log: {line}")
 
-    def watch(self, moment: Moment) -> None:
-        if moment.phase != self._phase or moment.elapsed == self.seconds:
-            self._phase = moment.phase
-            self.say(f"{moment.elapsed:.1f} s: {_FILE[moment.phase]}; {_counts(moment)}")
+    def watch(self, elapsed: float, phase: int, told: str) -> None:
+        if phase != self._phase or elapsed == self.seconds:
+            self._phase = phase
+            self.say(f"{elapsed:.1f} s: {_FILE[phase]}; {told}")
 
     def show(self, outcome: Outcome) -> None:
         for check in outcome.checks:
@@ -110,15 +108,15 @@ class _Terminal(_Plain):
     def log(self, line: str) -> None:
         self._console.print(Text(f"log: {line}", style="dim"))
 
-    def watch(self, moment: Moment) -> None:
-        colour = "yellow" if PHASES[moment.phase] == READ_ONLY else "green"
+    def watch(self, elapsed: float, phase: int, told: str) -> None:
+        colour = "yellow" if PHASES[phase] == READ_ONLY else "green"
         grid = Table.grid(padding=(0, 1))
         grid.add_row(
-            ProgressBar(self.seconds, moment.elapsed, width=40, complete_style=colour),
-            Text(f"{moment.elapsed:.1f} of {self.seconds:g} s"),
-            Text(_FILE[moment.phase], style=f"bold {colour}"),
+            ProgressBar(self.seconds, elapsed, width=40, complete_style=colour),
+            Text(f"{elapsed:.1f} of {self.seconds:g} s"),
+            Text(_FILE[phase], style=f"bold {colour}"),
         )
-        self.live.update(Group(grid, Text(_counts(moment))), refresh=True)
+        self.live.update(Group(grid, Text(told)), refresh=True)
 
     def show(self, outcome: Outcome) -> None:
         table = Table("", "What must hold", "Numbers", box=SIMPLE_HEAD, pad_edge=False)
@@ -127,15 +125,6 @@ class _Terminal(_Plain):
             table.add_row(mark, Text(check.name), Text(check.numbers))
         self._console.print(table)
         self._console.print(Text(_verdict(outcome), "green" if outcome.holds else "bold red"))
-
-
-def _counts(moment: Moment) -> str:
-    reached = moment.transactions
-    failed = f", {moment.failed} failed" if moment.failed else ""
-    return (
-        f"transactions: {reached[READ_WRITE]} read-write, {reached[READ_ONLY]} read-only; "
-        f"writes: {moment.committed} committed, {moment.refused} refused{failed}"
-    )
 
 
 def _verdict(outcome: Outcome) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import count
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any
 
 from sqlalchemy import Engine, create_engine, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
@@ -21,12 +20,12 @@ from ..mode import State
 from ..selector import EngineSelector
 from ..session import RoutingSession
 from ..switch import FileSwitch
-from .demo_outcome import PHASES, READ_ONLY, READ_WRITE, Outcome
+from .demo_outcome import HALF_WAY, PHASES, READ_ONLY, READ_WRITE, UNSETTLED, Kind, Outcome
 
-__all__ = ["Moment", "run"]
+Watch = Callable[[float, int, str], object]
 
 _PAUSE = 0.005  # seconds in each transaction, so that a flip finds some of them under way
-_TICK = 0.1  # seconds between two moments that are shown
+_TICK = 0.1  # seconds between two calls of watch()
 _PATIENCE = 30.0  # seconds within which a thread must end
 _LOCK_TIMEOUT = 30  # seconds for which SQLite waits for the lock of a file
 _MARKER = 0  # the id of the row whose note is the name of its database
@@ -47,25 +46,13 @@ _WHICH = select(_Entry.note).where(_Entry.id == _MARKER)
 _NEWEST = select(_Entry).order_by(_Entry.id.desc()).limit(10)
 
 
-class Moment(NamedTuple):
-    """How far the demo is, for the screen; what is counted is explained in :class:`.Outcome`."""
-
-    elapsed: float
-    phase: int
-    transactions: Counter[str]
-    committed: int
-    refused: int
-    failed: int
-
-
-def run(
-    *, seconds: float = 6.0, threads: int = 4, watch: Callable[[Moment], object] = lambda _: None
-) -> Outcome:
+def run(*, seconds: float = 6.0, threads: int = 4, watch: Watch = lambda *_: None) -> Outcome:
     """Have threads read and write, create the file after a third of the time, remove it after two.
 
     :param seconds: how long the threads are at work.
     :param threads: how many; half of them write.
-    :param watch: called some ten times a second.
+    :param watch: called some ten times a second, with the seconds that have passed, the index of
+        the phase and what happened so far, in one line.
     """
     with TemporaryDirectory(prefix="sa-readonly-demo-") as directory:
         urls = [f"sqlite:///{directory}/{name}.db" for name in (READ_WRITE, READ_ONLY)]
@@ -73,26 +60,29 @@ def run(
             _create(url, name)
         switch = FileSwitch(f"{directory}/read-only.txt")
         operator = _Operator(switch, seconds, watch)
-        _work(switch, urls, operator, threads)
+        outcome = operator.outcome
+        outcome.noticed = _work(switch, urls, operator, threads)
         operator.show()
         # The application has gone. Engines that it never had tell what is there now.
-        outcome = operator.outcome
         outcome.in_read_write, outcome.in_read_only = map(_ids, urls)
         return outcome
 
 
-def _work(switch: FileSwitch, urls: list[str], operator: _Operator, threads: int) -> None:
+def _work(
+    switch: FileSwitch, urls: list[str], operator: _Operator, threads: int
+) -> list[float] | tuple[None, None]:
+    """Have the threads work; return the seconds from each act of the operator to its flip."""
+    flips: list[tuple[str, float]] = []
+
+    def notice(_old: State, new: State) -> None:
+        flips.append((str(new.mode), time.monotonic()))
+
     with ExitStack() as stack:
         engines = [_engine(url, poolclass=QueuePool, pool_size=threads) for url in urls]
         for engine in engines:
             stack.callback(engine.dispose)
         selector = EngineSelector(switch, read_write=engines[0], read_only=engines[1])
         stack.enter_context(selector)
-        flips: list[tuple[str, float]] = []
-
-        def notice(_old: State, new: State) -> None:
-            flips.append((str(new.mode), time.monotonic()))
-
         selector.on_flip(notice)
         sessions = sessionmaker(selector, class_=RoutingSession)
         clients = [_Client(number, sessions, operator) for number in range(1, threads + 1)]
@@ -100,22 +90,21 @@ def _work(switch: FileSwitch, urls: list[str], operator: _Operator, threads: int
         for client in clients:
             client.start()
         operator.work()
-    if [mode for mode, _ in flips] == list(PHASES[1:]):
-        # A flip may be noticed while the operator still waits for the disk.
-        moments = zip(operator.acts, flips, strict=True)
-        operator.outcome.noticed = [max(0.0, when - act) for act, (_, when) in moments]
+    if [mode for mode, _ in flips] != list(PHASES[1:]):
+        return (None, None)
+    # A flip may be noticed while the operator still waits for the disk.
+    return [max(0.0, when - act) for act, (_, when) in zip(operator.acts, flips, strict=True)]
 
 
 # -- the databases ---------------------------------------------------------------------------
 
 
-def _engine(url: str, **options: object) -> Engine:
+def _engine(url: str, **options: Any) -> Engine:
     return create_engine(url, connect_args={"timeout": _LOCK_TIMEOUT}, **options)
 
 
 def _create(url: str, name: str) -> None:
-    engine = _engine(url, poolclass=NullPool)
-    with engine.connect() as connection:
+    with _engine(url, poolclass=NullPool).connect() as connection:
         connection.execute(text("PRAGMA journal_mode = WAL"))  # readers and a writer get along
         _Base.metadata.create_all(connection)
         connection.execute(insert(_Entry).values(id=_MARKER, note=name))
@@ -123,8 +112,7 @@ def _create(url: str, name: str) -> None:
 
 
 def _ids(url: str) -> set[int]:
-    engine = _engine(url, poolclass=NullPool)
-    with engine.connect() as connection:
+    with _engine(url, poolclass=NullPool).connect() as connection:
         return set(connection.scalars(select(_Entry.id).where(_Entry.id != _MARKER)))
 
 
@@ -134,9 +122,7 @@ def _ids(url: str) -> set[int]:
 class _Operator:
     """Creates the file and removes it, with a switch that the application does not know."""
 
-    def __init__(
-        self, switch: FileSwitch, seconds: float, watch: Callable[[Moment], object]
-    ) -> None:
+    def __init__(self, switch: FileSwitch, seconds: float, watch: Watch) -> None:
         self.outcome = Outcome(switch.ttl)
         self.lock = threading.Lock()  # for what the threads add to the outcome
         self.stop = threading.Event()
@@ -160,17 +146,10 @@ class _Operator:
 
     def show(self) -> None:
         """Tell how far the demo is."""
-        outcome = self.outcome
         with self.lock:
-            moment = Moment(
-                min(time.monotonic() - self._started, self._seconds),
-                self.stage[0],
-                Counter(outcome.transactions),
-                len(outcome.committed),
-                len(outcome.refused),
-                len(outcome.failed_reads) + len(outcome.failed_writes),
-            )
-        self._watch(moment)
+            told = str(self.outcome)
+        elapsed = min(time.monotonic() - self._started, self._seconds)
+        self._watch(elapsed, self.stage[0], told)
 
     def _act(self, act: Callable[[], object]) -> None:
         phase = self.stage[0] + 1
@@ -198,43 +177,50 @@ class _Client(threading.Thread):
         self.writes = number % 2 == 0
         kind = "writer" if self.writes else "reader"
         super().__init__(name=f"sa-readonly-demo-{kind}-{number}", daemon=True)
+        outcome = operator.outcome
+        self.failures = outcome.failed_writes if self.writes else outcome.failed_reads
         self._sessions = sessions
         self._operator = operator
-        self._outcome = operator.outcome
         self._ids = count(number * _PER_THREAD)
-        self._reached: list[str] = []  # the database that each statement of a transaction reached
+        self._reached: set[str] = (
+            set()
+        )  # the databases that the statements of a transaction reached
 
     def run(self) -> None:
-        while not self._operator.stop.is_set():
-            began = self._operator.stage
-            settled = time.monotonic() >= began[1]
-            self._reached = []
-            kind = self._write() if self.writes else self._read()
-            ended = self._operator.stage
-            databases = set(self._reached)
-            with self._operator.lock:
-                self._outcome.transactions.update(databases)
-                self._outcome.mixed += len(databases) > 1
-                self._outcome.under_way += ended[0] != began[0]
-                if settled and ended is began:
-                    for database in databases or {""}:
-                        self._outcome.settled[began[0], kind, database] += 1
+        operator, outcome = self._operator, self._operator.outcome
+        while not operator.stop.is_set():
+            began = operator.stage
+            phase = began[0] if time.monotonic() >= began[1] else UNSETTLED
+            self._reached = set()
+            number = next(self._ids)
+            try:
+                result = self._write(number) if self.writes else self._read()
+            except Exception as error:  # noqa: BLE001  # the outcome tells each error
+                result, failed = "failed", error
+            ended = operator.stage
+            if ended is not began:
+                phase = UNSETTLED if ended[0] == began[0] else HALF_WAY
+            with operator.lock:
+                outcome.transactions[Kind(phase, result, frozenset(self._reached))] += 1
+                if result == "failed":
+                    # The first line of SQLAlchemy's text; the others have parameters and a link.
+                    line = next(iter(str(failed).strip().splitlines()), "")
+                    self.failures.append(f"{type(failed).__name__}: {line}")
+                elif self.writes:
+                    ids = outcome.refused if result == "refused" else outcome.committed
+                    ids.add(number)
+            if result == "failed":
+                self._pause()
 
     def _read(self) -> str:
-        try:
-            with self._sessions.begin() as session:
-                self._ask(session)
-                self._pause()
-                session.scalars(_NEWEST).all()
-                self._ask(session)
-        except Exception as error:  # noqa: BLE001  # the outcome tells each error
-            return self._failed(self._outcome.failed_reads, error)
-        with self._operator.lock:
-            self._outcome.reads += 1
+        with self._sessions.begin() as session:
+            self._ask(session)
+            self._pause()
+            session.scalars(_NEWEST).all()
+            self._ask(session)
         return "read"
 
-    def _write(self) -> str:
-        number = next(self._ids)
+    def _write(self, number: int) -> str:
         read_first = number % 2 == 0
         if not read_first:
             self._pause()
@@ -249,28 +235,14 @@ class _Client(threading.Thread):
                     self._ask(session)
                 self._ask(session)
         except ReadOnlyError:
-            kind, ids = "refused", self._outcome.refused
-        except Exception as error:  # noqa: BLE001  # the outcome tells each error
-            return self._failed(self._outcome.failed_writes, error)
-        else:
-            kind, ids = "committed", self._outcome.committed
-        with self._operator.lock:
-            ids.add(number)
-        return kind
+            return "refused"
+        return "committed"
 
     def _ask(self, session: RoutingSession) -> None:
-        self._reached.append(str(session.scalar(_WHICH)))
+        self._reached.add(str(session.scalar(_WHICH)))
 
     def _pause(self) -> None:
         self._operator.stop.wait(_PAUSE)
-
-    def _failed(self, failures: list[str], error: Exception) -> str:
-        # The first line of SQLAlchemy's text; the others have the parameters and a link.
-        line = next(iter(str(error).strip().splitlines()), "")
-        with self._operator.lock:
-            failures.append(f"{type(error).__name__}: {line}")
-        self._pause()
-        return "failed"
 
 
 def _end(clients: list[_Client], operator: _Operator) -> None:
@@ -281,6 +253,4 @@ def _end(clients: list[_Client], operator: _Operator) -> None:
             continue
         client.join(max(0.0, end - time.monotonic()))
         if client.is_alive():
-            outcome = operator.outcome
-            failures = outcome.failed_writes if client.writes else outcome.failed_reads
-            failures.append(f"{client.name} did not end within {_PATIENCE:.0f} s")
+            client.failures.append(f"{client.name} did not end within {_PATIENCE:.0f} s")

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["PHASES", "READ_ONLY", "READ_WRITE", "Check", "Outcome"]
-
 READ_WRITE, READ_ONLY = "read-write", "read-only"
 PHASES = (READ_WRITE, READ_ONLY, READ_WRITE)  # the mode in each third of the time
+HALF_WAY, UNSETTLED = -1, -2  # instead of the phase of a transaction
 
 _ENOUGH = 5  # reads, and writes, that each phase must have had for the rest to tell anything
 _SLACK = 1.0  # seconds beyond ttl after which a flip counts as missed; a busy machine needs some
-_UNDER_PHASES = (
+_OF_PHASES = (
     "Until the file appeared, every transaction was read-write.",
     "From ttl after it appeared until it went, every transaction was read-only.",
     "From ttl after it was gone, every transaction was read-write.",
@@ -29,40 +28,58 @@ class Check(NamedTuple):
     numbers: str
 
 
+class Kind(NamedTuple):
+    """A kind of transactions.
+
+    :param phase: the phase in which they began and ended, more than ``ttl`` after the file had
+        appeared or gone. If it appeared or went meanwhile, ``HALF_WAY``; if it just had,
+        ``UNSETTLED``.
+    :param result: ``"read"``, ``"committed"``, ``"refused"`` (by ReadOnlyError) or ``"failed"``.
+    :param databases: those that their statements reached.
+    """
+
+    phase: int
+    result: str
+    databases: frozenset[str]
+
+
 @dataclass
 class Outcome:
     """What happened so far, and, once the threads have ended, what is in the databases.
 
     :param ttl: the switch's.
-    :param reads: transactions that read and ended well.
+    :param transactions: how many there were of each kind.
     :param committed: the ids of the rows whose commit came back.
-    :param refused: the ids of the rows for which ReadOnlyError was raised.
+    :param refused: the ids of the rows that were refused.
     :param failed_reads: the errors of transactions that read.
     :param failed_writes: the errors but ReadOnlyError of transactions that wrote.
-    :param transactions: how many reached each database.
-    :param mixed: how many had statements that reached two databases.
-    :param under_way: how many had begun when the file appeared or went.
-    :param settled: by phase, what came of it and the database reached, those that began and ended
-        in one phase, and began more than ``ttl`` after the file had appeared or gone.
     :param in_read_write: the ids of the rows that are in the read-write database at the end.
     :param in_read_only: the ids of the rows that are in the read-only database at the end.
     :param noticed: the seconds after which the application noticed that the file had appeared, and
-        had gone; None where it did not, once each.
+        had gone; None unless it noticed each once.
     """
 
     ttl: float
-    reads: int = 0
+    transactions: Counter[Kind] = field(default_factory=Counter)
     committed: set[int] = field(default_factory=set)
     refused: set[int] = field(default_factory=set)
     failed_reads: list[str] = field(default_factory=list)
     failed_writes: list[str] = field(default_factory=list)
-    transactions: Counter[str] = field(default_factory=Counter)
-    mixed: int = 0
-    under_way: int = 0
-    settled: Counter[tuple[int, str, str]] = field(default_factory=Counter)
     in_read_write: set[int] = field(default_factory=set)
     in_read_only: set[int] = field(default_factory=set)
     noticed: Sequence[float | None] = (None, None)
+
+    def __str__(self) -> str:
+        """Tell in one line what happened so far."""
+        reached: Counter[str] = Counter()
+        for kind, number in self.transactions.items():
+            reached.update(dict.fromkeys(kind.databases, number))
+        failed = len(self.failed_reads) + len(self.failed_writes)
+        return (
+            f"transactions: {reached[READ_WRITE]} read-write, {reached[READ_ONLY]} read-only; "
+            f"writes: {len(self.committed)} committed, {len(self.refused)} refused"
+            + (f", {failed} failed" if failed else "")
+        )
 
     @property
     def holds(self) -> bool:
@@ -75,8 +92,9 @@ class Outcome:
         written = self.in_read_write & self.committed
         strange = self.in_read_write - self.committed
         written_all_the_same = self.refused & (self.in_read_write | self.in_read_only)
-        reads = self.reads + len(self.failed_reads)
+        reads = self._count(result="read") + len(self.failed_reads)
         not_committed = len(self.refused) + len(self.failed_writes)
+        mixed = sum(n for kind, n in self.transactions.items() if len(kind.databases) > 1)
         return [
             Check(
                 "Every committed write is in the read-write database, and nothing else.",
@@ -102,34 +120,35 @@ class Outcome:
             ),
             Check(
                 "No transaction used two databases.",
-                not self.mixed,
-                f"{self.mixed} of {self.transactions.total()}; a flip caught {self.under_way} "
-                "half-way",
+                not mixed,
+                f"{mixed} of {self.transactions.total()}; a flip caught "
+                f"{self._count(phase=HALF_WAY)} half-way",
             ),
             *(self._check_phase(phase) for phase in range(len(PHASES))),
             self._check_notice("appear", self.noticed[0]),
             self._check_notice("go", self.noticed[1]),
         ]
 
+    def _count(self, **of: object) -> int:
+        found = self.transactions.items()
+        return sum(n for kind, n in found if of.items() <= kind._asdict().items())
+
     def _check_phase(self, phase: int) -> Check:
         """Judge what the transactions of a phase reached, and whether there were enough of them."""
-        mode = PHASES[phase]
-        write = "refused" if mode == READ_ONLY else "committed"
-        counts: Counter[str] = Counter()
-        total = right = 0
-        for (of, kind, database), number in self.settled.items():
-            if of == phase:
-                counts[kind] += number
-                total += number
-                # A write that was refused before any statement was sent has reached no database.
-                unsent = kind == "refused" and not database
-                if kind in ("read", write) and (database == mode or unsent):
-                    right += number
-        numbers = f"{right} of {total}: {counts['read']} reads, {counts[write]} writes {write}"
-        enough = min(counts["read"], counts[write]) >= _ENOUGH
+        write = "refused" if PHASES[phase] == READ_ONLY else "committed"
+        # A write that was refused before any statement was sent has reached no database.
+        right = self._count(phase=phase, result="refused", databases=frozenset())
+        right *= write == "refused"
+        for result in ("read", write):
+            databases = frozenset({PHASES[phase]})
+            right += self._count(phase=phase, result=result, databases=databases)
+        reads, writes = (self._count(phase=phase, result=one) for one in ("read", write))
+        total = self._count(phase=phase)
+        numbers = f"{right} of {total}: {reads} reads, {writes} writes {write}"
+        enough = min(reads, writes) >= _ENOUGH
         if not enough:
             numbers += f"; each must be at least {_ENOUGH} to tell"
-        return Check(_UNDER_PHASES[phase], enough and right == total, numbers)
+        return Check(_OF_PHASES[phase], enough and right == total, numbers)
 
     def _check_notice(self, what: str, seconds: float | None) -> Check:
         name = f"The file was seen to {what}."

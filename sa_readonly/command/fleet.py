@@ -18,8 +18,6 @@ from urllib.parse import urlsplit
 from .hosts import Target, addresses, targets_of
 from .status_page import NoPageError, StatusPage, printable_text, read_page
 
-__all__ = ["Fleet"]
-
 _AT_ONCE = 64  # requests under way
 _SIZE = 4 << 20  # bytes of a page
 

@@ -20,8 +20,6 @@ from .hosts import Target
 from .status_page import NOBODY_THERE, StatusPage
 from .waiting import HOLDS, NOBODY, NOT_YET, Progress, Wait, shortened
 
-__all__ = ["FleetProgress", "FleetWait", "Host"]
-
 _BY_TURNS = (
     "several hosts answer there by turns, as behind a load balancer. Ask each by its own name or "
     "address"

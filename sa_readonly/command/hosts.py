@@ -14,8 +14,6 @@ from urllib.parse import SplitResult, urlsplit
 from ..errors import ConfigurationError
 from ..web.page import printable
 
-__all__ = ["Target", "addresses", "check_url", "read_hosts", "targets_of"]
-
 _PLACE = "{host}"
 _TEXT = 300  # letters of a line that are told
 _PORTS = {"http": 80, "https": 443}

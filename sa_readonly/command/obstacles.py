@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from ..web.page import printable
 from .probe import Prepared
-
-__all__ = ["TERMINATE", "Obstacle", "Reply", "prepared", "question", "session", "since"]
 
 TERMINATE = "SELECT pg_terminate_backend"
 # The server can't tell which session is pgpool's: it has the client's role and application_name.
@@ -30,7 +28,7 @@ _SECRET = re.compile(r"(password|identified).*", re.IGNORECASE | re.DOTALL)
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Something at the server that is in the way. All text in it is printable.
+    """Something at the server that is in the way, in the words of the server.
 
     :param kind: ``"session"``, ``"prepared transaction"``, ``"standby"`` if that is behind, or
         ``"question"`` if the server did not reply, or not to this role.
@@ -66,7 +64,7 @@ class Obstacle:
             lines.append(f"  its query: {self.query}")
         if self.ends:
             lines.append(f"  to end it: {self.ends}")
-        return lines
+        return [printable(line) for line in lines]
 
 
 @dataclass(frozen=True)
@@ -74,18 +72,23 @@ class Reply:
     """What a server replied.
 
     :param obstacles: what is in the way; if there is nothing, it agrees.
-    :param notes: what is there and does not count, each in a few words.
+    :param others: how many there are of each kind of session that does not count.
     :param replayed: whether a standby was asked, too, and has everything.
     """
 
     obstacles: tuple[Obstacle, ...] = ()
-    notes: tuple[str, ...] = ()
+    others: Counter[str] = field(default_factory=Counter)
     replayed: bool = False
 
     @property
     def agrees(self) -> bool:
         """True if nothing is in the way."""
         return not self.obstacles
+
+    @property
+    def notes(self) -> list[str]:
+        """What is there and does not count, each in a few words."""
+        return [printable(f"{number} {kind}") for kind, number in self.others.items()]
 
     @property
     def caution(self) -> str | None:
@@ -104,7 +107,7 @@ class Reply:
         ]
         told += [one.what for one in self.obstacles if one.kind in ("standby", "question")]
         if told:
-            return ", ".join(told)
+            return printable(", ".join(told))
         return "no session, no prepared transaction" + ", everything replayed" * self.replayed
 
     def as_json(self) -> dict[str, object]:
@@ -112,7 +115,7 @@ class Reply:
         return {
             "agrees": self.agrees,
             "obstacles": [asdict(one) for one in self.obstacles],
-            "notes": list(self.notes),
+            "notes": self.notes,
             "caution": self.caution,
             "replayed": self.replayed,
         }
@@ -120,43 +123,13 @@ class Reply:
 
 def question(what: str, cure: str = "") -> Obstacle:
     """Return the obstacle that a server can't be asked, and how it can."""
-    return Obstacle("question", printable(what), printable(cure))
-
-
-def session(
-    what: str,
-    ends: str,
-    *,
-    pid: int,
-    state: str,
-    application: str | None = None,
-    user: str | None = None,
-    age: float | None = None,
-    query: str | None = None,
-) -> Obstacle:
-    """Return the obstacle that a session is, of texts as the server gives them."""
-    return Obstacle(
-        "session",
-        printable(what),
-        printable(ends),
-        pid=pid,
-        application_name=printable(application or "") or None,
-        user=printable(user or "") or None,
-        age=age,
-        state=printable(state),
-        query=_one_line(query),
-    )
+    return Obstacle("question", what, cure)
 
 
 def prepared(one: Prepared, note: str = "") -> Obstacle:
     """Return the obstacle that a prepared transaction is."""
-    return Obstacle(
-        "prepared transaction",
-        printable(f"prepared transaction {one}{note}"),
-        printable(one.ends),
-        user=printable(one.role or "") or None,
-        age=one.age,
-    )
+    what = f"prepared transaction {one}{note}"
+    return Obstacle("prepared transaction", what, one.ends, user=one.role, age=one.age)
 
 
 def since(seconds: float | None) -> str:
@@ -164,7 +137,7 @@ def since(seconds: float | None) -> str:
     return "" if seconds is None else f" since {max(0, int(seconds))} s"
 
 
-def _one_line(query: str | None) -> str | None:
+def one_line(query: str | None) -> str | None:
     """Return a query in one line, cut short, and where a password may follow, cut there."""
-    shown = printable(" ".join(_SECRET.sub(r"\1 ***", query or "").split()))
+    shown = " ".join(_SECRET.sub(r"\1 ***", query or "").split())
     return (shown[:_QUERY] + "..." if len(shown) > _QUERY else shown) or None

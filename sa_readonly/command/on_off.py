@@ -16,8 +16,6 @@ from .place import Place, operate, show
 from .terminal import Failed, local, note, shown
 from .wait import finish, ignore_dead, limits, only_with_wait, the_server, wait_here
 
-__all__ = ["off", "on"]
-
 _NEXT = (
     "Processes notice within their ttl; each logs it once. "
     "`sa-readonly wait` tells when all have, and who has not."

@@ -9,22 +9,6 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = [
-    "Command",
-    "given",
-    "json_too",
-    "option_name",
-    "options",
-    "read_only_replica_url",
-    "read_only_url",
-    "read_write_url",
-    "seconds",
-    "span",
-    "standby_url",
-    "the_file",
-    "the_workers",
-]
-
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _UNITS = {"": "seconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

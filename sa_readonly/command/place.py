@@ -22,8 +22,6 @@ from ..workers.protocol import Registry
 from ..workers.status import Snapshot, Worker, take
 from .terminal import CannotRun, Failed, application_log, local, note, say, shown
 
-__all__ = ["Place", "Row", "block", "document", "operate", "rows", "show", "table", "worker_table"]
-
 _MARGIN = 12  # lines of a terminal that are not the table's
 
 

@@ -17,8 +17,6 @@ from .options import seconds, the_file
 from .place import operate
 from .terminal import Failed, note
 
-__all__ = ["run"]
-
 _PAUSE = 0.2  # seconds between two looks
 _TRY_AGAIN_LATER = 75  # EX_TEMPFAIL of sysexits.h
 

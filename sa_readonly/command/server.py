@@ -29,8 +29,6 @@ from .probe import (
 from .server_mysql import ask_mysql
 from .server_postgresql import ReplayTarget, ask_postgresql, behind, pooled, position_of
 
-__all__ = ["Reply", "Server", "ServerError"]
-
 
 class ServerError(Exception):
     """The databases that are given can't be asked as they are; the message tells the cure."""

@@ -8,11 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from ..web.page import printable
-from .obstacles import Obstacle, Reply, prepared, question, session, since
+from .obstacles import Obstacle, Reply, one_line, prepared, question, since
 from .probe import attempt, fetch, prepared_transactions
-
-__all__ = ["ask_mysql"]
 
 _THREADS = """
     SELECT id AS id, user AS user, host AS host, db AS db, command AS command, time AS time,
@@ -51,7 +48,7 @@ def ask_mysql(connection: Connection) -> Reply:
         what = f"Account {account} can't see prepared transactions"
         obstacles.append(question(what, "GRANT XA_RECOVER_ADMIN ON *.* to it."))
     obstacles += [prepared(one, ", of this database or another") for one in found or ()]
-    return Reply(tuple(obstacles), tuple(f"{n} {printable(kind)}" for kind, n in others.items()))
+    return Reply(tuple(obstacles), others)
 
 
 def _in_transaction(status: str) -> set[int] | None:
@@ -72,17 +69,18 @@ def _thread(row: Any) -> Obstacle:
     if row.db is None:
         state += _NO_DATABASE
     user = f"{row.user}@{row.host}"
-    return session(
+    return Obstacle(
+        "session",
         f"session {row.id} of {user}: {state}{since(row.time)}",
         f"KILL {row.id}",
         pid=row.id,
-        state=state,
         user=user,
         age=None if row.time is None else float(row.time),
-        query=row.info,
+        state=state,
+        query=one_line(row.info),
     )
 
 
 def _replication(row: Any) -> Obstacle:
     what = f"session {row.id}: writes what this server replicates from another one"
-    return session(what, "STOP REPLICA", pid=row.id, state=row.command)
+    return Obstacle("session", what, "STOP REPLICA", pid=row.id, state=row.command)

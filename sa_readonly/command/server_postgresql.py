@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from ..web.page import printable
-from .obstacles import TERMINATE, Obstacle, Reply, prepared, question, session, since
+from .obstacles import TERMINATE, Obstacle, Reply, one_line, prepared, question, since
 from .probe import (
     backend_pid,
     cluster_of,
@@ -18,8 +17,6 @@ from .probe import (
     prepared_transactions,
     told_pid_of,
 )
-
-__all__ = ["Position", "ReplayTarget", "ask_postgresql", "behind", "pooled", "position_of"]
 
 _SESSIONS = """
     SELECT a.pid, a.usename::text AS role, a.application_name AS application,
@@ -48,7 +45,7 @@ def ask_postgresql(connection: Connection) -> Reply:
         else:
             others[row.type] += 1
     obstacles += [prepared(one) for one in prepared_transactions(connection) or ()]
-    return Reply(tuple(obstacles), tuple(f"{n} {printable(kind)}" for kind, n in others.items()))
+    return Reply(tuple(obstacles), others)
 
 
 def pooled(name: str) -> Reply:
@@ -75,15 +72,16 @@ def _session(row: Any) -> Obstacle:
     what += f": {state}{since(row.state_age)}"
     if row.age is not None:
         what += f", connected {row.age:.0f} s ago"
-    return session(
+    return Obstacle(
+        "session",
         what,
         ends,
         pid=row.pid,
-        state=state,
-        application=row.application,
+        application_name=row.application or None,
         user=row.role,
         age=row.age,
-        query=row.query if row.state else None,
+        state=state,
+        query=one_line(row.query if row.state else None),
     )
 
 

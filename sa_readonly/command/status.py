@@ -16,8 +16,6 @@ from .options import Command, json_too, the_file, the_workers
 from .place import Place, block, operate, rows, show, worker_table
 from .terminal import is_terminal, local, say, terminable
 
-__all__ = ["status"]
-
 _PAUSE = 0.2  # seconds between two snapshots of --watch
 
 

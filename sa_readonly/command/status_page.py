@@ -11,8 +11,6 @@ from ..web.page import printable
 from ..workers.status import called
 from .waiting import shortened
 
-__all__ = ["NOBODY_THERE", "NoPageError", "StatusPage", "printable_text", "read_page"]
-
 NOBODY_THERE = "nobody is registered there"
 _UNREGISTERED = "the process that answers is not registered: nobody can wait for it"
 _FORCED = "it is read-only by no file, so that nothing is known of its workers"

@@ -14,18 +14,6 @@ from typing import NoReturn
 
 import click
 
-__all__ = [
-    "CannotRun",
-    "Failed",
-    "application_log",
-    "is_terminal",
-    "local",
-    "note",
-    "say",
-    "shown",
-    "terminable",
-]
-
 
 class Failed(click.ClickException):
     """The command could not do its work. Exit code 1."""

@@ -34,8 +34,6 @@ from .waiting import HOLDS, Wait, WorkersWait
 if TYPE_CHECKING:
     from .server import Server
 
-__all__ = ["finish", "ignore_dead", "limits", "only_with_wait", "the_server", "wait", "wait_here"]
-
 limits = options(
     click.option(
         "--timeout",

@@ -16,8 +16,6 @@ from .place import Row, table, worker_table
 from .terminal import is_terminal, local, say, shown
 from .waiting import Progress
 
-__all__ = ["screen"]
-
 
 def screen(as_json: bool) -> AbstractContextManager[Callable[[Progress], None]]:
     """Return what shows each progress: a table for people, lines for pipes, nothing beside JSON."""

@@ -27,18 +27,8 @@ from ..workers.protocol import (
 from ..workers.status import Worker, judged
 
 if TYPE_CHECKING:
-    from .server import Reply, Server
-
-__all__ = [
-    "HOLDS",
-    "NOBODY",
-    "NOT_YET",
-    "SERVER_DISAGREES",
-    "Progress",
-    "Wait",
-    "WorkersWait",
-    "shortened",
-]
+    from .obstacles import Reply
+    from .server import Server
 
 HOLDS, NOT_YET, NOBODY, SERVER_DISAGREES = 0, 1, 3, 4  # the exit codes; 2 is for usage
 
