@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from ..switch import FORCE
-from .demo_application import run
+from .demo_application import Watch, run
 from .demo_outcome import PHASES, READ_ONLY, Outcome
 from .options import Command
-from .terminal import CannotRun, application_log, is_terminal, note, terminable
+from .terminal import CannotRun, Screen, application_log, note, terminable
 
 _FILE = ("read-only.txt is not there", "read-only.txt is there", "read-only.txt is gone")
 
@@ -50,84 +48,70 @@ def demo(seconds: float, threads: int) -> None:
         raise click.BadParameter("nan is no time.", param_hint="--seconds")
     if os.environ.get(FORCE) is not None:
         raise CannotRun(f"{FORCE} forces the mode, so that no file could. Unset it for the demo.")
-    screen = _Terminal(seconds) if is_terminal() else _Plain(seconds)
-    screen.say(
+    screen = Screen()
+    third = f"{seconds / 3:.3g} s"
+    screen.line(
         f"In two SQLite files {threads - threads // 2} threads read and {threads // 2} write. "
-        f"After {seconds / 3:.3g} s an operator creates read-only.txt, and removes it "
-        f"{seconds / 3:.3g} s later."
+        f"After {third} an operator creates read-only.txt, and removes it {third} later."
     )
+    log = partial(_log, screen)
+    watch = _drawing(screen, seconds) if screen.draws else _printing(screen, seconds)
     try:
-        with terminable(), application_log(screen.log), screen.live:
-            outcome = run(seconds=seconds, threads=threads, watch=screen.watch)
+        with terminable(), application_log(log), screen:
+            outcome = run(seconds=seconds, threads=threads, watch=watch)
     except KeyboardInterrupt:
         note("Interrupted. What the demo had made is removed again.")
         raise SystemExit(130) from None
-    screen.show(outcome)
+    _show(screen, outcome)
     if not outcome.holds:
         raise SystemExit(1)
 
 
-class _Plain:
-    """For pipes, files and terminals that want it so: whole lines only."""
-
-    live: AbstractContextManager[object] = nullcontext()
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._phase = -1
-
-    def say(self, line: str) -> None:
-        click.echo(line)
-
-    def log(self, line: str) -> None:
-        self.say(f"log: {line}")
-
-    def watch(self, elapsed: float, phase: int, told: str) -> None:
-        if phase != self._phase or elapsed == self.seconds:
-            self._phase = phase
-            self.say(f"{elapsed:.1f} s: {_FILE[phase]}; {told}")
-
-    def show(self, outcome: Outcome) -> None:
-        for check in outcome.checks:
-            mark = "holds         " if check.holds else "DOES NOT HOLD "
-            self.say(f"{mark} {check.name} {check.numbers}")
-        self.say(_verdict(outcome))
+def _log(screen: Screen, line: str) -> None:
+    screen.line(f"log: {line}", "dim")
 
 
-class _Terminal(_Plain):
-    """For people: a bar, a line that is drawn anew, and a table."""
+def _printing(screen: Screen, seconds: float) -> Watch:
+    """Return what prints a line at each change."""
+    last = -1
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self._console = Console(highlight=False)
-        self.live: Live = Live(console=self._console, auto_refresh=False)
+    def watch(elapsed: float, phase: int, told: str) -> None:
+        nonlocal last
+        if phase != last or elapsed == seconds:
+            last = phase
+            screen.line(f"{elapsed:.1f} s: {_FILE[phase]}; {told}")
 
-    def say(self, line: str) -> None:
-        self._console.print(Text(line))
+    return watch
 
-    def log(self, line: str) -> None:
-        self._console.print(Text(f"log: {line}", style="dim"))
 
-    def watch(self, elapsed: float, phase: int, told: str) -> None:
+def _drawing(screen: Screen, seconds: float) -> Watch:
+    """Return what draws a bar and a line."""
+
+    def watch(elapsed: float, phase: int, told: str) -> None:
         colour = "yellow" if PHASES[phase] == READ_ONLY else "green"
         grid = Table.grid(padding=(0, 1))
         grid.add_row(
-            ProgressBar(self.seconds, elapsed, width=40, complete_style=colour),
-            Text(f"{elapsed:.1f} of {self.seconds:g} s"),
+            ProgressBar(seconds, elapsed, width=40, complete_style=colour),
+            Text(f"{elapsed:.1f} of {seconds:g} s"),
             Text(_FILE[phase], style=f"bold {colour}"),
         )
-        self.live.update(Group(grid, Text(told)), refresh=True)
+        screen.draw(grid, Text(told))
 
-    def show(self, outcome: Outcome) -> None:
-        table = Table("", "What must hold", "Numbers", box=SIMPLE_HEAD, pad_edge=False)
-        for check in outcome.checks:
-            mark = Text("holds", "green") if check.holds else Text("does not hold", "bold red")
-            table.add_row(mark, Text(check.name), Text(check.numbers))
-        self._console.print(table)
-        self._console.print(Text(_verdict(outcome), "green" if outcome.holds else "bold red"))
+    return watch
 
 
-def _verdict(outcome: Outcome) -> str:
+def _show(screen: Screen, outcome: Outcome) -> None:
     checks = outcome.checks
+    if screen.draws:
+        table = Table("", "What must hold", "Numbers", box=SIMPLE_HEAD, pad_edge=False)
+        for check in checks:
+            held = Text("holds", "green") if check.holds else Text("does not hold", "bold red")
+            table.add_row(held, Text(check.name), Text(check.numbers))
+        screen.console.print(table)
+    else:
+        for check in checks:
+            mark = "holds         " if check.holds else "DOES NOT HOLD "
+            screen.line(f"{mark} {check.name} {check.numbers}")
     wrong = sum(not check.holds for check in checks)
-    return f"{wrong} of {len(checks)} do not hold." if wrong else f"All {len(checks)} hold."
+    verdict = f"{wrong} of {len(checks)} do not hold." if wrong else f"All {len(checks)} hold."
+    screen.line(verdict, "bold red" if wrong else "green")

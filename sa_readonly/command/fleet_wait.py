@@ -52,7 +52,7 @@ class Host:
         return self.why is None and self.mode is Mode.READ_ONLY
 
     @property
-    def count(self) -> int | None:
+    def number(self) -> int | None:
         """How many workers are registered there, or None if that is not known."""
         return None if self.page is None else self.page.sums["workers"]
 

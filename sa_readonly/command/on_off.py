@@ -18,7 +18,7 @@ from .wait import finish, ignore_dead, limits, only_with_wait, the_server, wait_
 
 _NEXT = (
     "Processes notice within their ttl; each logs it once. "
-    "`sa-readonly wait` tells when all have, and who has not."
+    "`sa-readonly wait` tells when all have, and which have not."
 )
 _and_wait = click.option("--wait", is_flag=True, help="Then wait, as `sa-readonly wait` does.")
 _about_the_file = options(the_file, the_workers, json_too)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 
 import click
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.text import Text
 
 from ..mode import now
 from ..workers.status import Snapshot
 from .options import Command, json_too, the_file, the_workers
 from .place import Place, block, operate, rows, show, worker_table
-from .terminal import is_terminal, local, say, terminable
+from .terminal import Screen, is_terminal, local, say, terminable
 
 _PAUSE = 0.2  # seconds between two snapshots of --watch
 
@@ -46,18 +45,20 @@ def _show_workers(snapshot: Snapshot) -> None:
 
 
 def _watch(place: Place) -> None:
-    live = None
-    if is_terminal() and not place.as_json:
-        live = Live(console=Console(highlight=False), auto_refresh=False)
     pause = threading.Event()
     last: tuple[object, ...] | None = None
-    with terminable(), suppress(KeyboardInterrupt), live or nullcontext():
+    with terminable(), suppress(KeyboardInterrupt), Screen(quiet=place.as_json) as screen:
         while True:
             snapshot = place.snapshot()
-            if last != snapshot.lasting or (live is not None and snapshot.changing):
+            if last != snapshot.lasting or (screen.draws and snapshot.changing):
                 last = snapshot.lasting
-                if live is not None:
-                    live.update(_drawn(place, snapshot, live.console), refresh=True)
+                if screen.draws:
+                    colour = "yellow" if snapshot.state.read_only else "green"
+                    screen.draw(
+                        Text(block(place, snapshot.state), colour),
+                        worker_table(snapshot.workers, screen.console),
+                        Text(f"{snapshot.sums}\n\nCtrl-C ends this."),
+                    )
                 elif place.as_json:
                     show(place, snapshot, changed=False)
                 else:
@@ -65,11 +66,3 @@ def _watch(place: Place) -> None:
                     line = "; ".join([*told, snapshot.sums])
                     say(f"{local(now())} {line}".replace("\n", " / "))
             pause.wait(_PAUSE)
-
-
-def _drawn(place: Place, snapshot: Snapshot, console: Console) -> Group:
-    return Group(
-        Text(block(place, snapshot.state), "yellow" if snapshot.state.read_only else "green"),
-        worker_table(snapshot.workers, console),
-        Text(f"{snapshot.sums}\n\nCtrl-C ends this."),
-    )

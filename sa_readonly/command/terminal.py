@@ -13,6 +13,9 @@ from datetime import datetime
 from typing import NoReturn
 
 import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
 
 
 class Failed(click.ClickException):
@@ -60,6 +63,44 @@ def is_terminal() -> bool:
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return sys.stdout.isatty()
+
+
+class Screen:
+    """Where a command shows what goes on: to people a picture that is drawn anew, else lines.
+
+    :param quiet: whether nothing is drawn, as beside JSON.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(highlight=False)
+        live = is_terminal() and not quiet
+        self._live = Live(console=self.console, auto_refresh=False) if live else None
+
+    def __enter__(self) -> Screen:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def draws(self) -> bool:
+        """True if there are people to draw for."""
+        return self._live is not None
+
+    def draw(self, *parts: RenderableType) -> None:
+        """Draw the picture anew."""
+        if self._live is not None:
+            self._live.update(Group(*parts), refresh=True)
+
+    def line(self, text: str, style: str = "") -> None:
+        """Print a line, above the picture if there is one."""
+        if self._live is None:
+            say(text)
+        else:
+            self.console.print(Text(shown(text), style))
 
 
 @contextmanager

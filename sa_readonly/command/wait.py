@@ -8,9 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from ..errors import ConfigurationError
-from ..mode import Mode
+from ..mode import Mode, now
 from .fleet import Fleet
 from .fleet_wait import FleetProgress, FleetWait
 from .hosts import read_hosts
@@ -26,10 +29,9 @@ from .options import (
     the_file,
     the_workers,
 )
-from .place import Place, document, operate
-from .terminal import CannotRun, note, say, terminable
-from .wait_screen import screen
-from .waiting import HOLDS, Wait, WorkersWait
+from .place import Place, Row, document, operate, table, worker_table
+from .terminal import CannotRun, Screen, local, note, say, terminable
+from .waiting import HOLDS, Progress, Wait, WorkersWait
 
 if TYPE_CHECKING:
     from .server import Server
@@ -241,8 +243,8 @@ def _end(
     """
     said = ""
     try:
-        with terminable(), screen(as_json) as show:
-            code = made.run(show).code
+        with terminable(), Screen(quiet=as_json) as screen:
+            code = made.run(_shows(screen, as_json)).code
     except KeyboardInterrupt:
         said, code = "Interrupted. ", 130
     except SystemExit as ended:  # by a signal
@@ -257,6 +259,39 @@ def _end(
     elif progress is not None:
         say(str(progress))
     raise SystemExit(code)
+
+
+def _shows(screen: Screen, as_json: bool) -> Callable[[Progress], None]:
+    """Return what shows each progress: a table for people, else a line at each change."""
+    last: tuple[object, ...] | None = None
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        if screen.draws:
+            screen.draw(*_picture(progress, screen.console))
+        elif last != progress.lasting and not as_json:
+            last = progress.lasting
+            for line in progress.obstacles:
+                say(line)
+            if not progress.over:  # the last one is told anyway
+                say(f"{local(now())} {progress}")
+
+    return show
+
+
+def _picture(progress: Progress, console: Console) -> list[Table | Text]:
+    head = f"{progress.tally} {progress.reached}, {progress.seconds:.1f} s"
+    parts: list[Table | Text] = [Text(head, "green" if progress.holds else "yellow")]
+    if isinstance(progress, FleetProgress):
+        hosts = progress.hosts
+        rows = [Row(one.called, one.mode, one.number, one.why, one.drained) for one in hosts]
+        parts.append(table(rows, console, "Host", "Workers"))
+    elif progress.workers:
+        parts.append(worker_table(progress.workers, console))
+    parts += [Text(line, "yellow") for line in progress.obstacles]
+    if not progress.over:
+        parts.append(Text("Ctrl-C ends the waiting; the mode stays as it is.", "dim"))
+    return parts
 
 
 def _ending(made: Wait, code: int) -> dict[str, object]:
