@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from ..mode import Mode, now
-from ..switch import FileSwitch, parse_time
+from ..switch import FileSwitch
+from ..text import parse_time
 from ..workers.protocol import Verdict
 from .options import Command, json_too, options, span, the_file, the_workers
 from .place import Place, operate, show

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from ..errors import ConfigurationError
 from ..mode import Mode, State
-from ..switch import FORCE, FileSwitch
+from ..subscribers import FORCE
+from ..switch import FileSwitch
 from ..workers.directory import DirectoryRegistry
 from ..workers.protocol import Registry
 from ..workers.status import Snapshot, Worker, take
