@@ -1,4 +1,4 @@
-"""``sa-readonly demo``: an application that turns read-only and back while one watches."""
+"""``sa-readonly demo``: an application turns read-only and back, and what held is shown."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def demo(seconds: float, threads: int) -> None:
     the databases are asked what came of it. Exits with 0 if all held that must hold, and with 1 if
     something did not.
     """
-    if math.isnan(seconds):  # which no range refuses
+    if math.isnan(seconds):  # it lies in every range
         raise click.BadParameter("nan is no time.", param_hint="--seconds")
     if os.environ.get(FORCE) is not None:
         raise CannotRun(f"{FORCE} forces the mode, so that no file could. Unset it for the demo.")
@@ -72,7 +72,7 @@ def _log(screen: Screen, line: str) -> None:
 
 
 def _printing(screen: Screen, seconds: float) -> Watch:
-    """Return what prints a line at each change."""
+    """Return a watch that prints a line at each change of the phase."""
     last = -1
 
     def watch(elapsed: float, phase: int, told: str) -> None:
@@ -85,7 +85,7 @@ def _printing(screen: Screen, seconds: float) -> Watch:
 
 
 def _drawing(screen: Screen, seconds: float) -> Watch:
-    """Return what draws a bar and a line."""
+    """Return a watch that draws a bar and a line."""
 
     def watch(elapsed: float, phase: int, told: str) -> None:
         colour = "yellow" if PHASES[phase] == READ_ONLY else "green"

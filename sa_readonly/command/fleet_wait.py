@@ -1,9 +1,9 @@
 """Waiting for hosts that each have a file and workers of their own, by their status pages.
 
-A host is there when a page of it says so that was made for this very question, by a process that is
-registered. All hosts must be there at one moment: so what holds is asked once more, and each must
-answer for the same file as before. What is not known, as of a host that does not answer, is not
-there.
+A host is in the awaited mode when its page says so: a page made for this very request, by a process
+that is registered. All hosts must be in it at one moment. So when they are, all are asked once
+more, and each must answer for the same file as before. A host of which that is not known is not in
+it.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class FleetProgress(Progress):
 
 
 def _groups(hosts: Iterable[Host]) -> list[list[str]]:
-    """Return the names of each host: those of which the same workers answer together."""
+    """Return the names of each host. Names that lead to the same workers are one host."""
     groups: dict[object, list[str]] = {}
     for host in hosts:
         registry = None if host.page is None else host.page.registry
@@ -177,9 +177,9 @@ class FleetWait(Wait):
         return self.fleet.named if self.expect_hosts is None else self.expect_hosts
 
     @property
-    def expected_any(self) -> bool:
-        """True if workers or hosts are expected."""
-        return super().expected_any or self.expect_hosts is not None
+    def expects(self) -> bool:
+        """True if a number of workers or of hosts is expected."""
+        return super().expects or self.expect_hosts is not None
 
     @property
     def reads_twice(self) -> bool:

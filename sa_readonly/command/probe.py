@@ -125,7 +125,7 @@ def attempt(connection: Connection, statement: str, **parameters: object) -> lis
 
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection in a read-only transaction that waits for nobody for long."""
+    """A connection in a read-only transaction, of which no statement may take long."""
     with connect(engine) as connection, read_only(connection):
         yield connection
 

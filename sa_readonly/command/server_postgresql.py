@@ -101,11 +101,12 @@ class Position(NamedTuple):
 
 
 class ReplayTarget:
-    """How far a standby must get after the last session has gone.
+    """How far a standby must have replayed, once the last session has gone.
 
-    A commit with ``synchronous_commit=off`` is not written at once, so what was written by then is
-    too little. What was inserted by then is enough, but some of it that commits nothing may not be
-    written for long. So it is that, or what is written once every commit surely is.
+    The position that is written by then may lack a commit with ``synchronous_commit=off``, which is
+    written up to ``delay`` seconds later. The position that is inserted by then lacks none, but its
+    end may commit nothing, and stay unwritten for long. So the inserted one is the target at first,
+    and after the delay the written one, if that is less.
     """
 
     def __init__(self) -> None:
@@ -113,7 +114,7 @@ class ReplayTarget:
         self._settled = 0.0
 
     def take(self, position: Position) -> None:
-        """Take a position at which no session was left."""
+        """Take the position of the primary at a moment at which no session was left."""
         if self.lsn is None:
             self.lsn = position.inserted
             self._settled = time.monotonic() + position.delay

@@ -197,8 +197,8 @@ class Wait(ABC):
     _identity: object = field(default=None, repr=False, init=False)
 
     @property
-    def expected_any(self) -> bool:
-        """True if somebody is expected, so that it goes on while nobody is registered."""
+    def expects(self) -> bool:
+        """True if a number is expected, so that it goes on while no worker is registered."""
         return self.expect is not None
 
     @property
@@ -237,9 +237,9 @@ class Wait(ABC):
                 again = replace(again, code=NOT_YET)
             found = again
         seconds = time.monotonic() - self.began
-        # A worker that is not registered now looks at the file after it registers. So there is none
-        # to wait for, unless some are expected.
-        alone = found.code == NOBODY and not self.expected_any
+        # A worker registers before it looks at the file, so one that comes now obeys anyway. There
+        # is nothing to wait for, unless a number is expected.
+        alone = found.code == NOBODY and not self.expects
         ends = found.holds or found.moved or alone
         late = seconds >= self.timeout
         return replace(
