@@ -11,7 +11,7 @@ import click
 from ..mode import Mode, now
 from ..switch import FileSwitch
 from ..text import parse_time
-from ..workers.protocol import Verdict
+from ..workers.verdict import Verdict
 from .options import Command, json_too, options, span, the_file, the_workers
 from .place import Place, operate, show
 from .terminal import Failed, local, note, shown

@@ -20,7 +20,7 @@ from ..subscribers import FORCE
 from ..switch import FileSwitch
 from ..workers.directory import DirectoryRegistry
 from ..workers.protocol import Registry
-from ..workers.status import Snapshot, Worker, take
+from ..workers.status import Snapshot, WorkerStatus, take
 from .terminal import CannotRun, Failed, application_log, local, note, say, shown
 
 _MARGIN = 12  # lines of a terminal that are not the table's
@@ -152,7 +152,7 @@ def table(
     return made
 
 
-def worker_table(workers: Sequence[Worker], console: Console | None = None) -> Table:
+def worker_table(workers: Sequence[WorkerStatus], console: Console | None = None) -> Table:
     """Return a table of workers."""
     told = [Row(one.called, one.mode, one.connections, one.why, one.drained) for one in workers]
     return table(told, console)

@@ -13,18 +13,9 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from ..mode import Mode
-from ..workers.protocol import (
-    FILE_THERE,
-    NO_FILE,
-    Identify,
-    Liveness,
-    Registry,
-    Verdict,
-    left_nothing,
-    look,
-    process,
-)
-from ..workers.status import Worker, judged
+from ..workers.protocol import Identify, Liveness, Registry, process
+from ..workers.status import WorkerStatus, judged
+from ..workers.verdict import FILE_THERE, NO_FILE, Verdict, judge
 
 if TYPE_CHECKING:
     from .obstacles import Reply
@@ -72,7 +63,7 @@ class Progress:
     code: int
     identity: object
     _: KW_ONLY
-    workers: tuple[Worker, ...] = ()
+    workers: tuple[WorkerStatus, ...] = ()
     settled: int
     problem: str | None = None
     moved: bool = False
@@ -279,7 +270,7 @@ class WorkersWait(Wait):
     _began_well: bool = field(default=False, repr=False, init=False)
 
     def _read(self, *, again: bool = False) -> Progress:
-        verdict = look(self.identify, self.registry, self.mode, ignore_dead=self.ignore_dead)
+        verdict = judge(self.identify, self.registry, self.mode, ignore_dead=self.ignore_dead)
         settled = _settled(verdict)
         problem = verdict.problem
         moved = problem in (NO_FILE, FILE_THERE)
@@ -311,4 +302,4 @@ def _settled(verdict: Verdict) -> int:
 
 def _died(verdict: Verdict) -> int:
     """Count those that died and may have left something behind."""
-    return sum(one.liveness is Liveness.DEAD and not left_nothing(one) for one in verdict.seen)
+    return sum(one.liveness is Liveness.DEAD and not one.left_nothing for one in verdict.seen)
