@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from ..errors import ConfigurationError
-from ..web.page import printable
+from ..text import printable
 
 _PLACE = "{host}"
 _TEXT = 300  # letters of a line that are told

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
-from ..web.page import printable
+from ..text import printable
 from .probe import Prepared
 
 TERMINATE = "SELECT pg_terminate_backend"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..mode import Mode
-from ..web.page import printable
+from ..text import printable
 from ..workers.status import called
 from .waiting import shortened
 
