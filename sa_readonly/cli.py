@@ -1,14 +1,13 @@
-"""The command ``sa-readonly``: it finds the room of each command."""
+"""The command ``sa-readonly``; each of its commands has a room in ``command/``."""
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 try:
     import click
-    import rich  # noqa: F401  # its absence is told here, and not by a traceback
+    import rich  # noqa: F401  # that it is missing is told here, and not by a traceback
 except ModuleNotFoundError as missing:
     package = (missing.name or "").partition(".")[0]
     if package not in ("click", "rich"):
@@ -19,17 +18,14 @@ except ModuleNotFoundError as missing:
     )
     raise SystemExit(2) from None
 
-__all__ = ["main"]
+from .command.demo import demo
+from .command.doctor import doctor
+from .command.on_off import off, on
+from .command.run import run
+from .command.status import status
+from .command.wait import wait
 
-_ROOMS = {
-    "demo": "demo",
-    "doctor": "doctor",
-    "off": "on_off",
-    "on": "on_off",
-    "run": "run",
-    "status": "status",
-    "wait": "wait",
-}
+__all__ = ["main"]
 
 
 def _version() -> str:
@@ -39,24 +35,14 @@ def _version() -> str:
         return "(not installed: run from a checkout)"
 
 
-class _Commands(click.Group):
-    """Imports the room of a command when it is asked for: the others would take longer than it."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_ROOMS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _ROOMS:
-            return None
-        room = import_module(f".command.{_ROOMS[cmd_name]}", __package__)
-        command: click.Command = getattr(room, cmd_name)
-        return command
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(_version(), prog_name="sa-readonly", message="%(prog)s %(version)s")
 def main() -> None:
     """Turn an SQLAlchemy application read-only, and back, by a file."""
+
+
+for _command in (demo, doctor, off, on, run, status, wait):
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

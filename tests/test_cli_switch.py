@@ -308,8 +308,7 @@ def test_a_directory_at_the_path_is_read_only_and_neither_replaced_nor_removed(f
 def test_without_permission_on_and_off_exit_with_1_and_say_so() -> None:
     # Not in tmp_path, into which only its owner may look.
     code = (
-        "import os, sys; from sa_readonly.cli import main; import sa_readonly.command.on_off;"
-        "os.geteuid() or os.setuid(65534); main()"
+        "import os, sys; from sa_readonly.cli import main;os.geteuid() or os.setuid(65534); main()"
     )
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "read-only.txt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -30,11 +30,9 @@ from .options import (
     the_workers,
 )
 from .place import Place, Row, document, operate, table, worker_table
+from .server import Server, ServerError
 from .terminal import CannotRun, Screen, local, note, say, terminable
 from .waiting import HOLDS, Progress, Wait, WorkersWait
-
-if TYPE_CHECKING:
-    from .server import Server
 
 limits = options(
     click.option(
@@ -187,9 +185,6 @@ def _server(read_write: str | None, standby: str | None) -> Server | None:
         raise click.UsageError("--standby needs --read-write.")
     if not read_write:
         return None
-    # Importing the dialects takes longer than all the rest of a command.
-    from .server import Server, ServerError  # noqa: PLC0415  # see above
-
     try:
         server = Server(read_write, standby or None)
         server.check()

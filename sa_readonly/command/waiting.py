@@ -10,16 +10,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from ..mode import Mode
 from ..workers.protocol import Identify, Liveness, Registry, process
 from ..workers.status import WorkerStatus, judged
 from ..workers.verdict import FILE_THERE, NO_FILE, Verdict, judge
-
-if TYPE_CHECKING:
-    from .obstacles import Reply
-    from .server import Server
+from .obstacles import Reply
+from .server import Server
 
 HOLDS, NOT_YET, NOBODY, SERVER_DISAGREES = 0, 1, 3, 4  # the exit codes; 2 is for usage
 
