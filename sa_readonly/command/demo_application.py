@@ -28,7 +28,7 @@ _PAUSE = 0.005  # seconds in each transaction, so that a flip finds some of them
 _TICK = 0.1  # seconds between two calls of watch()
 _PATIENCE = 30.0  # seconds within which a thread must end
 _LOCK_TIMEOUT = 30  # seconds for which SQLite waits for the lock of a file
-_MARKER = 0  # the id of the row whose note is the name of its database
+_MARKER = 0  # the id of the row that has the name of its database as its note
 _PER_THREAD = 10**9  # ids
 
 

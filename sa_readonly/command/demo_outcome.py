@@ -49,7 +49,7 @@ class Outcome:
 
     :param ttl: the switch's.
     :param transactions: how many there were of each kind.
-    :param committed: the ids of the rows whose commit came back.
+    :param committed: the ids of the rows for which the commit came back.
     :param refused: the ids of the rows that were refused.
     :param failed_reads: the errors of transactions that read.
     :param failed_writes: the errors but ReadOnlyError of transactions that wrote.

@@ -16,7 +16,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from .obstacles import Reply, question
 from .probe import (
     UnreachableError,
-    connect,
     dialect_of,
     is_pgpool,
     make_engine,
@@ -108,17 +107,13 @@ class Server:
 
 @contextlib.contextmanager
 def _asking(url: URL, name: str) -> Iterator[Connection]:
-    """A connection in a read-only transaction, of its own each time: 20 hosts may be waiting."""
+    """Give a connection for one question: it is closed at once, as 20 hosts may be waiting."""
     engine = make_engine(url)
     try:
-        if dialect_of(url).name == "postgresql":
-            with reading(engine) as connection:
+        with reading(engine) as connection:
+            if engine.dialect.name == "postgresql":
                 connection.execute(text("SET LOCAL application_name = 'sa-readonly wait'"))
-                yield connection
-        else:
-            with connect(engine) as connection:
-                connection.exec_driver_sql("START TRANSACTION READ ONLY")
-                yield connection
+            yield connection
     except (SQLAlchemyError, OSError) as error:
         raise UnreachableError(
             f"The {name} {shown_url(url)} can't be asked: {reason_of(error, url)}"
