@@ -34,8 +34,8 @@ from sa_readonly.command.hosts import read_hosts
 from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.forked import Forked
 from tests.postgres import wait_until
-from tests.test_cli_switch import command, refused, running
-from tests.test_cli_wait import ONLY, PIPES, Asked, read_until
+from tests.test_command_on_off import command, refused, running
+from tests.test_command_wait import ONLY, PIPES, Asked, read_until
 from tests.web_cases import serving
 
 URL = "http://{host}/-/read-only"

@@ -24,7 +24,7 @@ from sa_readonly.command.server_mysql import _in_transaction
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Report
 from tests.postgres import MariaDB, Pair, Server, Standby, wait_until
-from tests.test_cli_switch import command, refused, running
+from tests.test_command_on_off import command, refused, running
 
 SECRET = "s3cr3t"
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -24,7 +24,7 @@ from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.process import _program
 from sa_readonly.workers.protocol import Report
 from tests.forked import Forked
-from tests.test_cli_switch import ROOT, command, nobody, refused, running
+from tests.test_command_on_off import ROOT, command, nobody, refused, running
 from tests.worker_process import identity, obey
 
 ONLY = r" \(only registered workers are known; --expect N tells how many there must be\)"
