@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import socket
 import socketserver
 import ssl
@@ -432,6 +433,19 @@ def test_a_host_that_hangs_keeps_no_other_from_being_asked(
     wait_until(lambda: len(host.asked) >= 3, "the other to be asked again")
     over.set()
     wait_until(lambda: "it speaks no HTTP" in str(waiting.round()), "the answer")
+
+
+def test_a_host_that_hangs_does_not_keep_the_command_from_ending(fleet: Fleets) -> None:
+    over = threading.Event()
+    fleet.stranger(lambda _: over.wait(60))
+    fleet.stack.callback(over.set)
+    process = fleet.runs()
+    read_until(process, "no answer since")
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    assert time.monotonic() - began < Fleet.limit / 2  # its thread hangs for longer
 
 
 @pytest.mark.parametrize("every", [0.05, None], ids=["a byte now and then", "nothing"])
