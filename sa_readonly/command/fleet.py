@@ -74,8 +74,8 @@ class Fleet:
         for target in self._targets:
             if target not in self._requests:
                 request = _Request(target, self._context, self.limit)
-                self._requests[target] = request
                 request.page = _in_daemon_thread(partial(request.run, self._slots))
+                self._requests[target] = request
         pages = [request.page for request in self._requests.values()]
         wait(pages, max(0.0, until - time.monotonic()))
         return [(target, self._taken(target)) for target in self._targets], problem

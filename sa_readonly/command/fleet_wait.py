@@ -171,6 +171,15 @@ class FleetWait(Wait):
     _by_turns: set[Target] = field(default_factory=set, repr=False, init=False)
     _were_there: set[Target] = field(default_factory=set, repr=False, init=False)
 
+    def as_json(self) -> dict[str, object]:
+        """Return the hosts as what :mod:`json` takes."""
+        hosts = self.progress.hosts if isinstance(self.progress, FleetProgress) else ()
+        return {
+            "url": self.fleet.url,
+            "hosts": [host.as_json() for host in hosts],
+            "expected_hosts": self.expected_hosts,
+        }
+
     @property
     def expected_hosts(self) -> int | None:
         """How many hosts there must be, or None: that is not known."""

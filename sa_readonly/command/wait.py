@@ -123,7 +123,7 @@ def wait(
     if url is not None:
         fleet = _fleet(url, hosts, all_addresses, expect_hosts)
         made = FleetWait(fleet, expect_hosts, mode=Mode(mode), **_how(Mode(mode), **how))
-        _end(made, as_json, "Nothing was changed: each host stays as it is.", _of_fleet(made))
+        _end(made, as_json, "Nothing was changed: each host stays as it is.", made.as_json)
     for name in ("hosts", "all_addresses", "expect_hosts"):
         if given(name):
             raise click.UsageError(f"{option_name(name)} needs --url.")
@@ -302,16 +302,3 @@ def _ending(made: Wait, code: int) -> dict[str, object]:
         "code": code,
         "message": progress and str(progress),
     }
-
-
-def _of_fleet(made: FleetWait) -> Callable[[], dict[str, object]]:
-    def documents() -> dict[str, object]:
-        progress = made.progress
-        hosts = progress.hosts if isinstance(progress, FleetProgress) else ()
-        return {
-            "url": made.fleet.url,
-            "hosts": [host.as_json() for host in hosts],
-            "expected_hosts": made.expected_hosts,
-        }
-
-    return documents
