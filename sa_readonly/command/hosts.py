@@ -67,7 +67,7 @@ def read_hosts(lines: Iterable[str]) -> list[str]:
 
 def _host(text: str) -> str | None:
     """Return a host as it stands in an URL, or None if it is none."""
-    if "%" in text:  # an address of one link only
+    if "%" in text:  # an address with a zone, which means something on one machine only
         return None
     with contextlib.suppress(ValueError):
         bare = ipaddress.ip_address(text)

@@ -80,7 +80,7 @@ def on(
     only_with_wait(wait)
     with operate(file, workers, as_json) as place:
         then = wait_here(place, Mode.READ_ONLY, **how) if wait else None
-        # Before the file: a worker that is dead by now can't have held anything against it.
+        # A worker that is dead before the file is made needs no word of its own that it is drained.
         place.registry.sweep(place.switch.identify)
         changed = _enable(place.switch, reason, until)
         _check(place, Mode.READ_ONLY, changed, quiet=then is not None)

@@ -50,7 +50,7 @@ def operate(file: str | None, workers: str | None, as_json: bool) -> Iterator[Pl
     forced = os.environ.pop(FORCE, None)
     try:
         with application_log(lambda _line: None):
-            # Each command asks for a look. The ttl is long because a file system may be slow.
+            # Commands look by check(). The ttl only has to be longer than a slow look takes.
             switch = FileSwitch(file, ttl=60)
         registry = DirectoryRegistry(workers or f"{switch.path}.workers")
     except ConfigurationError as error:
@@ -63,7 +63,7 @@ def operate(file: str | None, workers: str | None, as_json: bool) -> Iterator[Pl
     if not switch.known.read_only:
         # No file tells since when it is read-write, and this process has seen no flip.
         switch.known = replace(switch.known, since=None)
-    elif switch.known.generation is None:  # it could not look
+    elif switch.known.generation is None:  # the look failed
         raise Failed(f"{switch.known.reason}.")
     if forced is not None:
         obeyed = "Processes that are started here obey it; this command, only the file."
