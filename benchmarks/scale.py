@@ -19,7 +19,7 @@ from sqlalchemy.orm import sessionmaker
 from benchmarks.measure import Rows, Tables, Work, compare, main
 from benchmarks.transaction import STATEMENT, Database, Plain, reading, sqlite
 from sa_readonly import FileSwitch, Mode, RoutingSession
-from sa_readonly.command.waiting import Waiting
+from sa_readonly.command.waiting import WorkersWait
 from sa_readonly.workers import status
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Report
@@ -92,7 +92,7 @@ def _workers(directory: str, rounds: int) -> Rows:
                 begin = time.perf_counter()
                 text = status.take(switch, registry).as_text()
                 middle = time.perf_counter()
-                progress = Waiting(switch.identify, registry).look()
+                progress = WorkersWait(switch.identify, registry).round()
                 taken["status"].append(middle - begin)
                 taken["wait"].append(time.perf_counter() - middle)
             if f"drained: {count}\n" not in text or not progress.drained:

@@ -81,7 +81,7 @@ class Commander(Operator):
         self.process = process
 
     def on(self) -> None:
-        self.command("on", "--reason", "upgrade", "--database", self.database)
+        self.command("on", "--reason", "upgrade", "--read-write", self.database)
 
     def off(self) -> None:
         self.command("off")

@@ -367,7 +367,7 @@ def test_wait_wants_the_server_itself(url: URL, bouncer: Start, mode: str, drive
     with pytest.raises(ServerError) as caught:
         Asked(shown(through)).check()
     assert str(caught.value) == (
-        "The database of --database is asked through a pooler, behind which the server's list of "
+        "The database of --read-write is asked through a pooler, behind which the server's list of "
         "sessions does not tell who may still write, and may name those that ask. Give the URL of "
         "the server itself."
     )

@@ -7,8 +7,8 @@
 # Mend it and start this again, or go back with `sa-readonly off`.
 set -eu
 cd "$(dirname "$0")"
-SA_READONLY_DATABASE=${GUESTBOOK_RW_URL:?}
-export SA_READONLY_DATABASE
+SA_READONLY_READ_WRITE_URL=${GUESTBOOK_RW_URL:?}
+export SA_READONLY_READ_WRITE_URL
 
 sa-readonly on --reason "${REASON:-upgrade}" --wait "$@"
 alembic upgrade head

@@ -24,11 +24,11 @@ _T = TypeVar("_T")
 
 
 class UnreachableError(Exception):
-    """A database can't be looked at; the message is one sentence, with no password in it."""
+    """A database can't be asked; the message is one sentence, with no password in it."""
 
 
 def parse_url(value: str, name: str) -> URL:
-    """Read a URL. :raises UnreachableError: if it is none."""
+    """Return a URL of SQLAlchemy's. :raises UnreachableError: if the text is none."""
     try:
         return make_url(value)
     except (ArgumentError, ValueError):
@@ -39,7 +39,7 @@ def parse_url(value: str, name: str) -> URL:
 
 
 def dialect_of(url: URL) -> Any:
-    """Return its dialect, with its driver. :raises UnreachableError: if that is missing."""
+    """Return the dialect of a URL. :raises UnreachableError: if its driver is missing."""
     try:
         dialect = url.get_dialect()
         dialect.import_dbapi()
@@ -66,7 +66,7 @@ _TIMEOUTS = {  # the arguments that limit how long connecting may take
 }
 
 
-# A standby whose default is SERIALIZABLE refuses each question. These drivers send another
+# A standby refuses each question if its default is SERIALIZABLE. These drivers send another
 # isolation with each BEGIN and set nothing for the session; psycopg2 asks for hstore before that.
 _SENT = {"isolation_level": "READ COMMITTED"}
 _ISOLATION: dict[str, dict[str, Any]] = {
@@ -78,7 +78,7 @@ _ISOLATION: dict[str, dict[str, Any]] = {
 
 
 def make_engine(url: URL, **arguments: Any) -> Engine:
-    """Return an engine that keeps no connection and waits for none for long."""
+    """Return an engine that keeps no connection, and gives up soon where none is to be had."""
     driver = dialect_of(url).driver
     for timeout in _TIMEOUTS.get(driver, ()):
         if timeout not in url.query:
@@ -115,7 +115,7 @@ def run(urls: Sequence[URL], function: Callable[[], _T]) -> _T:
 
 
 def attempt(connection: Connection, statement: str, **parameters: object) -> list[Any] | None:
-    """Its rows, or None where the role may not ask, without harm to the transaction."""
+    """Return the rows, or None where the role may not ask; the transaction goes on either way."""
     try:
         with connection.begin_nested():
             return fetch(connection, statement, **parameters)
@@ -125,14 +125,19 @@ def attempt(connection: Connection, statement: str, **parameters: object) -> lis
 
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection in a read-only transaction that waits for nobody for long."""
-    with connect(engine) as connection, read_only(connection):
-        yield connection
+    """Give a connection in a read-only transaction."""
+    with connect(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            with read_only(connection):
+                yield connection
+        else:
+            connection.exec_driver_sql("START TRANSACTION READ ONLY")
+            yield connection
 
 
 @contextlib.contextmanager
 def read_only(connection: Connection) -> Iterator[None]:
-    """Be in a read-only transaction that is rolled back."""
+    """Be in a read-only transaction of PostgreSQL, of which no statement may take long."""
     with connection.begin() as transaction:
         connection.execute(text("SET TRANSACTION READ ONLY"))
         connection.execute(text(f"SET LOCAL statement_timeout = '{TIMEOUT}s'"))
@@ -141,14 +146,14 @@ def read_only(connection: Connection) -> Iterator[None]:
 
 
 def shown_url(url: URL) -> str:
-    """The URL without a password, also one among its parameters."""
+    """Return the URL without a password, also one among its parameters."""
     return URL.create(
         url.drivername, url.username, None, url.host, url.port, url.database
     ).render_as_string()
 
 
 def reason_of(error: BaseException, url: URL) -> str:
-    """What a driver says, in one line, without the password."""
+    """Return what a driver says, in one line, without the password."""
     said = _said(error)
     secrets = [url.password, *(v for k, v in url.query.items() if "pass" in k.lower())]
     for secret in secrets:

@@ -1,6 +1,6 @@
-"""Waiting until all workers are where the operator wants them, and saying in a line how it went.
+"""Waiting until all workers are where the operator wants them, and telling in a line how it went.
 
-It draws nothing and knows nothing of files: the command does.
+It draws nothing and knows nothing of files and directories: the commands do.
 """
 
 from __future__ import annotations
@@ -8,34 +8,20 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import ClassVar
 
 from ..mode import Mode
 from ..workers.protocol import Identify, Liveness, Registry, process
 from ..workers.status import WorkerStatus, judged
 from ..workers.verdict import FILE_THERE, NO_FILE, Verdict, judge
-
-if TYPE_CHECKING:
-    from .server import Answer, Server
-
-__all__ = [
-    "HOLDS",
-    "NOBODY",
-    "NOT_YET",
-    "SERVER_DISAGREES",
-    "BaseWaiting",
-    "Progress",
-    "Waiting",
-    "shortened",
-]
-
-Found = TypeVar("Found")
+from .obstacles import Reply
+from .server import Server
 
 HOLDS, NOT_YET, NOBODY, SERVER_DISAGREES = 0, 1, 3, 4  # the exit codes; 2 is for usage
 
-PAUSE = 0.2  # seconds between two looks at the registry
+PAUSE = 0.2  # seconds between two rounds
 SERVER_PAUSE = 1.0  # seconds between two questions to the server
 _NAMED = 20  # workers that the last line names
 
@@ -54,38 +40,43 @@ _MOVED = {
 
 @dataclass(frozen=True)
 class Progress:
-    """How far it is.
+    """What one round of a wait found. A round fills in the first part, the wait the second.
 
-    :param code: the exit code if it ended now.
-    :param over: whether it ends now.
-    :param late: whether that is that time is up.
-    :param seconds: since it began.
-    :param mode: what the workers are waited for to be.
+    :param code: the exit code if the wait ended now.
+    :param identity: what differs as soon as another file is there.
     :param workers: each of them.
-    :param settled: how many of those that live are there.
-    :param expected: how many are waited for, or None.
+    :param settled: how many of those that live are in the awaited mode.
     :param problem: why nothing can be said, or None.
-    :param moved: whether that is that somebody moved the switch.
+    :param moved: whether that is because the switch was moved.
     :param died: how many died without a word and are ignored.
-    :param answer: what the server said, or None if it was not asked.
+
+    :param mode: the mode that is waited for.
+    :param expected: how many workers there must be, or None.
+    :param seconds: since the wait began.
+    :param over: whether the wait ends now.
+    :param late: whether it ends because time is up.
+    :param reply: what the server replied, or None if it was not asked.
     """
 
     code: int
-    over: bool
-    late: bool
-    seconds: float
-    mode: Mode
-    workers: tuple[WorkerStatus, ...]
+    identity: object
+    _: KW_ONLY
+    workers: tuple[WorkerStatus, ...] = ()
     settled: int
-    expected: int | None
     problem: str | None = None
     moved: bool = False
     died: int = 0
-    answer: Answer | None = None
+
+    mode: Mode = Mode.READ_ONLY
+    expected: int | None = None
+    seconds: float = 0.0
+    over: bool = False
+    late: bool = False
+    reply: Reply | None = None
 
     @property
     def holds(self) -> bool:
-        """True if they all are there, the server agreeing."""
+        """True if all workers are where they should be, and the server agrees."""
         return self.code == HOLDS
 
     @property
@@ -95,25 +86,28 @@ class Progress:
 
     @property
     def reached(self) -> str:
-        """What the workers are waited for to be."""
+        """The word for a worker that is where it should be."""
         return "drained" if self.mode is Mode.READ_ONLY else "read-write"
 
     @property
     def tally(self) -> str:
-        """How many are there, of how many."""
+        """How many of them are, of how many."""
         return f"{self.settled} of {len(self.workers)}"
 
     @property
-    def missing(self) -> tuple[WorkerStatus, ...]:
-        """The workers that are not there yet."""
-        return tuple(one for one in self.workers if one.why is not None)
+    def obstacles(self) -> list[str]:
+        """What the server names as being in the way, in lines."""
+        if self.reply is None:
+            return []
+        lines = [line for one in self.reply.obstacles for line in one.as_lines()]
+        return [*lines, self.reply.caution] if self.reply.caution else lines
 
     @property
     def lasting(self) -> tuple[object, ...]:
         """What is the same until something happens."""
-        obstacles = () if self.answer is None else self.answer.obstacles
+        obstacles = () if self.reply is None else self.reply.obstacles
         return (
-            *(self.code, self.problem, self.settled, self.answer is None),
+            *(self.code, self.problem, self.settled, self.reply is None),
             *(worker.lasting for worker in self.workers),
             *(obstacle.lasting for obstacle in obstacles),
         )
@@ -123,7 +117,7 @@ class Progress:
         after = f"after {self.seconds:.1f} s"
         reached = self.reached
         if self.code == SERVER_DISAGREES:
-            said = "" if self.answer is None else f": {self.answer.sums}"
+            said = "" if self.reply is None else f": {self.reply.sums}"
             return f"the workers are {reached}, but the server disagrees {after}{said}"
         if self.code == NOBODY:
             return f"not known {after}: {self._count()}, so nothing is known"
@@ -139,11 +133,11 @@ class Progress:
         return f"{self.settled} worker{'' if self.settled == 1 else 's'}{died}"
 
     def _agreement(self) -> str:
-        if self.answer is None:
+        if self.reply is None:
             return ""
-        notes = ", ".join(self.answer.notes)
+        notes = ", ".join(self.reply.notes)
         uncounted = f" (not counted: {notes})" if notes else ""
-        return f"; the server agrees: {self.answer.sums}{uncounted}"
+        return f"; the server agrees: {self.reply.sums}{uncounted}"
 
     def _proviso(self) -> str:
         if self.expected is not None:
@@ -153,28 +147,28 @@ class Progress:
     def _whys(self) -> list[str]:
         if self.problem is not None:
             return [self.problem]
-        whys = shortened([f"{one.called}: {one.why}" for one in self.missing])
+        whys = shortened([f"{one.called}: {one.why}" for one in self.workers if one.why])
         living = {process(one.name) for one in self.workers if one.liveness is not Liveness.DEAD}
         if self.expected is not None and len(living) < self.expected:
             whys.append(f"{len(living)} of {self.expected} expected workers are registered")
         return whys or ["the file was replaced meanwhile"]
 
 
-def shortened(whys: list[str]) -> list[str]:
+def shortened(whys: Sequence[str]) -> list[str]:
     """Return no more of them than a line should have."""
     more = len(whys) - _NAMED
-    return [*whys[:_NAMED], f"and {more} more"] if more > 0 else whys
+    return [*whys[:_NAMED], f"and {more} more"] if more > 0 else list(whys)
 
 
 @dataclass
-class BaseWaiting(ABC, Generic[Found]):
-    """A wait, of which each look tells how far it is. Who is looked at, a subclass knows.
+class Wait(ABC):
+    """A wait that goes on in rounds. A subclass knows the workers to read.
 
-    :param mode: what they are waited for to be.
-    :param expect: how many living ones must be there, or None.
+    :param mode: the mode that is waited for.
+    :param expect: how many living workers there must be, or None.
     :param ignore_dead: see :func:`.drained`.
     :param timeout: seconds after which it is over.
-    :param server: who must agree in the end, or None.
+    :param server: the database server that must agree in the end, or None.
     """
 
     pause: ClassVar[float] = PAUSE
@@ -187,125 +181,113 @@ class BaseWaiting(ABC, Generic[Found]):
     server: Server | None = None
     began: float = field(default_factory=time.monotonic)
     progress: Progress | None = None
-    _asked: float = field(default=0.0, repr=False)
-    _answer: Answer | None = field(default=None, repr=False)
-    _identity: object = field(default=None, repr=False)
+    _asked: float = field(default=0.0, repr=False, init=False)
+    _reply: Reply | None = field(default=None, repr=False, init=False)
+    _identity: object = field(default=None, repr=False, init=False)
+
+    @property
+    def expects(self) -> bool:
+        """True if a number is expected, so that it goes on while no worker is registered."""
+        return self.expect is not None
+
+    @property
+    def reads_twice(self) -> bool:
+        """True if what holds counts only once a second round has found the same."""
+        return self.server is not None
 
     def restart(self) -> None:
         """Begin now."""
         self.began = time.monotonic()
 
     def run(self, show: Callable[[Progress], None]) -> Progress:
-        """Look until it is over.
+        """Go on until it is over.
 
-        :param show: called with each progress, also the last one.
+        :param show: called with what each round found, also the last one.
         """
         pause = threading.Event()
         while True:
-            progress = self.progress = self.look()
+            progress = self.progress = self.round()
             show(progress)
             if progress.over:
                 return progress
             remaining = self.began + self.timeout - time.monotonic()
             pause.wait(max(0.0, min(self.pause, remaining)))
 
-    def look(self) -> Progress:
-        """Look once, and ask the server if that is due."""
-        found = self._look()
-        code = self._code(found)
-        identity = self._identify(found)
-        if identity != self._identity:
-            self._identity, self._answer = identity, None
-        if code != HOLDS:
-            self._answer = None
-        elif self._is_twice():
-            if self.server is not None:
-                code = self._ask(self.server)
-            if code == HOLDS:
-                found = self._look(again=True)  # it held all the while
-                same = self._identify(found) == identity
-                code = self._code(found) if same else NOT_YET
-        return self._progress(found, code)
+    def round(self) -> Progress:
+        """Read once how far all workers are, and ask the server if it is its turn."""
+        found = self._read()
+        if found.identity != self._identity or not found.holds:
+            self._identity, self._reply = found.identity, None
+        if found.holds and self.server is not None and not self._ask(self.server).agrees:
+            found = replace(found, code=SERVER_DISAGREES)
+        elif found.holds and self.reads_twice:
+            again = self._read(again=True)
+            if again.identity != found.identity:  # so that it did not hold all the while
+                again = replace(again, code=NOT_YET)
+            found = again
+        seconds = time.monotonic() - self.began
+        # A worker registers before it looks at the file, so one that comes now obeys anyway. There
+        # is nothing to wait for, unless a number is expected.
+        alone = found.code == NOBODY and not self.expects
+        ends = found.holds or found.moved or alone
+        late = seconds >= self.timeout
+        return replace(
+            found,
+            mode=self.mode,
+            expected=self.expect,
+            seconds=seconds,
+            over=ends or late,
+            late=late and not ends,
+            reply=self._reply,
+        )
 
-    def _is_twice(self) -> bool:
-        """True if what holds must be seen to hold twice."""
-        return self.server is not None
-
-    def _ask(self, server: Server) -> int:
-        answer = self._answer
-        if answer is None or time.monotonic() >= self._asked + SERVER_PAUSE:
-            answer = self._answer = server.ask()
+    def _ask(self, server: Server) -> Reply:
+        if self._reply is None or time.monotonic() >= self._asked + SERVER_PAUSE:
+            self._reply = server.ask()
             self._asked = time.monotonic()
-        return HOLDS if answer.agrees else SERVER_DISAGREES
+        return self._reply
 
     @abstractmethod
-    def _look(self, *, again: bool = False) -> Found:
-        """Look at them, once more if that held."""
+    def _read(self, *, again: bool = False) -> Progress:
+        """Read how far all workers are, as the first part of a progress.
 
-    @abstractmethod
-    def _identify(self, found: Found) -> object:
-        """Return what is another one once the file is."""
-
-    @abstractmethod
-    def _code(self, found: Found) -> int:
-        """Return the exit code if it ended now, whatever the server says."""
-
-    @abstractmethod
-    def _progress(self, found: Found, code: int) -> Progress:
-        """Return how far it is."""
+        :param again: whether this is the second time in a round.
+        """
 
 
 @dataclass
-class Waiting(BaseWaiting[Verdict]):
+class WorkersWait(Wait):
     """A wait for the workers of one registry.
 
     :param identify: tells the identity of the file. It must look, each time.
-    :param registry: who is waited for.
+    :param registry: where the workers report.
     """
 
     identify: Identify
     registry: Registry
     _began_well: bool = field(default=False, repr=False, init=False)
 
-    def _look(self, *, again: bool = False) -> Verdict:
-        return judge(self.identify, self.registry, self.mode, ignore_dead=self.ignore_dead)
-
-    def _identify(self, found: Verdict) -> str | None:
-        return found.generation
-
-    def _code(self, found: Verdict) -> int:
-        if found.problem is not None:
-            return NOT_YET
-        if found.nobody and not found.waiting:
-            return NOBODY
-        enough = self.expect is None or _settled(found) >= self.expect
-        return HOLDS if found.holds and enough else NOT_YET
-
-    def _progress(self, found: Verdict, code: int) -> Progress:
-        seconds = time.monotonic() - self.began
-        moved = found.problem in (NO_FILE, FILE_THERE)
-        problem = found.problem
+    def _read(self, *, again: bool = False) -> Progress:
+        verdict = judge(self.identify, self.registry, self.mode, ignore_dead=self.ignore_dead)
+        settled = _settled(verdict)
+        problem = verdict.problem
+        moved = problem in (NO_FILE, FILE_THERE)
         if moved:
             problem = _MOVED[self.mode][self._began_well]
         elif problem is None:
             self._began_well = True
-        # Who is not registered now looks at the file after it registers. So waiting for nobody
-        # brings nobody, unless somebody is expected.
-        alone = code == NOBODY and self.expect is None
-        late = seconds >= self.timeout
+        enough = self.expect is None or settled >= self.expect
+        code = HOLDS if verdict.holds and enough else NOT_YET
+        if problem is None and verdict.nobody and not verdict.waiting:
+            code = NOBODY
         return Progress(
             code,
-            code == HOLDS or moved or alone or late,
-            late and code != HOLDS and not moved and not alone,
-            seconds,
-            self.mode,
-            judged(found, self.mode),
-            _settled(found),
-            self.expect,
+            verdict.generation,
+            workers=judged(verdict, self.mode),
+            settled=settled,
             problem=problem,
             moved=moved,
-            died=_died(found) if self.ignore_dead else 0,
-            answer=self._answer,
+            died=_died(verdict) if self.ignore_dead else 0,
         )
 
 

@@ -1,4 +1,4 @@
-"""`sa-readonly wait --database`: what real servers say."""
+"""`sa-readonly wait --read-write`: what real servers say."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from click.testing import Result
 from sqlalchemy import URL
 
 from sa_readonly import FileSwitch, Mode
-from sa_readonly.command.server import Answer, ServerError, _busy, _query
+from sa_readonly.command.obstacles import Obstacle, Reply, one_line
 from sa_readonly.command.server import Server as Asked
+from sa_readonly.command.server import ServerError
+from sa_readonly.command.server_mysql import _in_transaction
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Report
 from tests.postgres import MariaDB, Pair, Server, Standby, wait_until
-from tests.test_cli_switch import command, refused, running
+from tests.test_command_on_off import command, refused, running
 
 SECRET = "s3cr3t"
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -32,11 +34,11 @@ def shown(url: URL) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def ask(url: URL, replica: URL | None = None) -> Answer:
-    return Asked(shown(url), replica and shown(replica)).ask()
+def ask(url: URL, standby: URL | None = None) -> Reply:
+    return Asked(shown(url), standby and shown(standby)).ask()
 
 
-def settled(server: Asked, seconds: float = 60) -> Answer:
+def settled(server: Asked, seconds: float = 60) -> Reply:
     """Its answer once it has no obstacle."""
     wait_until(lambda: server.ask().agrees, "the server agrees", seconds)
     return server.ask()
@@ -95,7 +97,7 @@ def waited(file: Path, *arguments: str | URL) -> Result:
 
 def test_where_nobody_else_is_the_server_agrees(file: Path, pg_pair: Pair) -> None:
     with session(pg_pair.read_only):  # another database of that server
-        done = waited(file, "--database", pg_pair.read_write)
+        done = waited(file, "--read-write", pg_pair.read_write)
     assert done.exit_code == 0, done.output
     assert re.search(
         r"^drained after .* s: 1 worker; the server agrees: no session, no prepared transaction",
@@ -130,7 +132,7 @@ def test_it_waits_until_the_last_session_has_gone(file: Path, pg_pair: Pair) -> 
     url = shown(pg_pair.read_write)
     with (
         session(pg_pair.read_write, "psql") as other,
-        running("wait", "--database", url, "--file", file, **PIPES) as process,
+        running("wait", "--read-write", url, "--file", file, **PIPES) as process,
     ):
         assert process.stdout is not None
         assert process.stdout.readline().startswith(f"session {other.get_backend_pid()} of ")
@@ -153,14 +155,14 @@ def test_when_it_still_disagrees_it_exits_with_4_and_says_who_is_there(
         with other.cursor() as cursor:
             cursor.execute("CREATE TABLE thing (n int)")
         other.tpc_prepare()
-        done = waited(file, "--timeout", "0", "--database", url)
+        done = waited(file, "--timeout", "0", "--read-write", url)
         assert done.exit_code == 4
         lines = done.stdout.splitlines()
         assert lines[-1].startswith("the workers are drained, but the server disagrees after ")
         assert lines[-1].endswith(" s: 1 session, 1 prepared transaction")
         assert "  to end it: ROLLBACK PREPARED 'one''s'" in lines
         assert f"{file} stays: " in done.stderr
-        done = waited(file, "--timeout", "0", "--json", "--database", url)
+        done = waited(file, "--timeout", "0", "--json", "--read-write", url)
         answer = json.loads(done.stdout)
         assert (done.exit_code, answer["code"]) == (4, 4)
         assert (answer["drained"], answer["holds"]) == (True, False)
@@ -196,7 +198,7 @@ def test_it_asks_over_each_driver_and_by_a_name_of_its_own(
     pg_server: Server, pg_pair: Pair, driver: str
 ) -> None:
     url = pg_pair.read_write.set(drivername=f"postgresql+{driver}")
-    assert settled(Asked(shown(url))).notes == ()
+    assert settled(Asked(shown(url))).notes == []
     # It is not itself among those that it sees: it looked several times.
     assert ask(url).agrees
 
@@ -248,19 +250,19 @@ def standby(pg_server: Server) -> Iterator[Standby]:
     made.stop()
 
 
-def test_with_a_replica_it_waits_until_everything_is_replayed(
+def test_with_a_standby_it_waits_until_everything_is_replayed(
     file: Path, pg_server: Server, standby: Standby, pg_pair: Pair
 ) -> None:
     standby.catch_up()
-    replica = standby.url(str(pg_pair.read_write.database))
-    given = ("--database", pg_pair.read_write, "--replica", replica)
+    there = standby.url(str(pg_pair.read_write.database))
+    given = ("--read-write", pg_pair.read_write, "--standby", there)
     standby.query("SELECT pg_wal_replay_pause()")
     name = str(pg_pair.read_write.database)
     pg_server.query("CREATE TABLE thing AS SELECT generate_series(1, 1000)", database=name)
     done = waited(file, "--timeout", "0.5", *given)
     assert done.exit_code == 4, done.output
     assert re.search(
-        r" s: the replica has yet to replay \d+ bytes, and is paused$", done.stdout.strip()
+        r" s: the standby has yet to replay \d+ bytes, and is paused$", done.stdout.strip()
     )
     assert "to end it: SELECT pg_wal_replay_resume()" in done.stdout
     standby.query("SELECT pg_wal_replay_resume()")
@@ -286,22 +288,22 @@ def test_what_was_committed_without_waiting_for_the_disk_is_waited_for_too(
         server.check()
 
 
-def test_a_replica_that_is_none_is_refused_before_anything_is_changed(
+def test_a_standby_that_is_none_is_refused_before_anything_is_changed(
     tmp_path: Path, pg_server: Server, pg_standby: Standby, pg_pair: Pair
 ) -> None:
     file = tmp_path / "read-only.txt"
     rw, ro = shown(pg_pair.read_write), shown(pg_pair.read_only)
     on = ("on", "--wait", "--file", file)
-    said = refused(command(*on, "--database", rw, "--replica", ro), 2)
-    assert said.startswith("The database of --replica is no standby, and replays nothing.")
+    said = refused(command(*on, "--read-write", rw, "--standby", ro), 2)
+    assert said.startswith("The database of --standby is no standby, and replays nothing.")
     pg_standby.catch_up()
     there = shown(pg_standby.url(str(pg_pair.read_write.database)))
-    said = refused(command(*on, "--database", there), 2)
-    assert said.startswith("The database of --database is a standby, into which nobody writes.")
+    said = refused(command(*on, "--read-write", there), 2)
+    assert said.startswith("The database of --read-write is a standby, into which nobody writes.")
     other: Server = Server.launch()
     try:
-        said = refused(command(*on, "--database", shown(other.url()), "--replica", there), 2)
-        assert said.startswith("The database of --replica is a standby of another server.")
+        said = refused(command(*on, "--read-write", shown(other.url()), "--standby", there), 2)
+        assert said.startswith("The database of --standby is a standby of another server.")
     finally:
         other.stop()
     assert not file.exists()
@@ -315,7 +317,7 @@ def test_a_server_that_cannot_be_reached_is_refused_before_anything_is_changed(
 ) -> None:
     file = tmp_path / "read-only.txt"
     url = pg_pair.read_write.set(port=1, password=SECRET)
-    said = refused(command("on", "--wait", "--file", file, "--database", shown(url)), 2)
+    said = refused(command("on", "--wait", "--file", file, "--read-write", shown(url)), 2)
     assert said.startswith("The read-write database postgresql+psycopg2://postgres@127.0.0.1:1/")
     assert SECRET not in said
     assert not file.exists()
@@ -337,16 +339,16 @@ def test_a_server_that_stops_answering_in_between_is_an_obstacle(file: Path) -> 
     ("arguments", "error"),
     [
         (
-            ["--database", "sqlite:///x.db"],
+            ["--read-write", "sqlite:///x.db"],
             "Only a server of PostgreSQL, MariaDB or MySQL can be asked, not sqlite.",
         ),
-        (["--database", "s3cr3t"], "The --database URL can't be read."),
+        (["--read-write", "s3cr3t"], "The --read-write URL can't be read."),
         (
-            ["--database", "mysql+pymysql://h/d", "--replica", "mysql+pymysql://h/d"],
-            "Only on PostgreSQL can be asked whether a replica has replayed everything.",
+            ["--read-write", "mysql+pymysql://h/d", "--standby", "mysql+pymysql://h/d"],
+            "Only on PostgreSQL can be asked whether a standby has replayed everything.",
         ),
         (
-            ["--database", "postgresql+nosuch://h/d"],
+            ["--read-write", "postgresql+nosuch://h/d"],
             "The driver of postgresql+nosuch://h/d is not installed here.",
         ),
     ],
@@ -364,8 +366,8 @@ def test_urls_come_from_the_environment_too_which_keeps_passwords_out_of_ps(
 ) -> None:
     pg_standby.catch_up()
     environment = {
-        "SA_READONLY_DATABASE": shown(pg_pair.read_write),
-        "SA_READONLY_REPLICA": shown(pg_standby.url(str(pg_pair.read_write.database))),
+        "SA_READONLY_READ_WRITE_URL": shown(pg_pair.read_write),
+        "SA_READONLY_STANDBY_URL": shown(pg_standby.url(str(pg_pair.read_write.database))),
     }
     done = command("wait", "--file", file, **environment)
     assert done.exit_code == 0, done.output
@@ -378,14 +380,15 @@ def test_urls_come_from_the_environment_too_which_keeps_passwords_out_of_ps(
 
 
 def test_a_query_is_told_in_one_line_cut_short_and_without_a_password() -> None:
-    assert _query("SELECT 1\n  FROM x") == "SELECT 1 FROM x"
-    assert _query("ALTER ROLE a LOGIN PASSWORD 's3''cr3t'") == "ALTER ROLE a LOGIN PASSWORD ***"
-    assert _query("create user a identified by $$s3cr3t$$") == "create user a identified ***"
-    assert _query("SET PASSWORD FOR u = 's3cr3t'") == "SET PASSWORD ***"
-    assert _query("CONNECTION 'host=x password=s3cr3t'") == "CONNECTION 'host=x password ***"
-    assert _query("x" * 300) == "x" * 200 + "..."
-    assert _query("SELECT '\x1b[31m'") == "SELECT '\\x1b[31m'"
-    assert _query(None) is None
+    assert one_line("SELECT 1\n  FROM x") == "SELECT 1 FROM x"
+    assert one_line("ALTER ROLE a LOGIN PASSWORD 's3''cr3t'") == "ALTER ROLE a LOGIN PASSWORD ***"
+    assert one_line("create user a identified by $$s3cr3t$$") == "create user a identified ***"
+    assert one_line("SET PASSWORD FOR u = 's3cr3t'") == "SET PASSWORD ***"
+    assert one_line("CONNECTION 'host=x password=s3cr3t'") == "CONNECTION 'host=x password ***"
+    assert one_line("x" * 300) == "x" * 200 + "..."
+    told = Obstacle("session", "session\n1", query=one_line("SELECT '\x1b[31m'")).as_lines()
+    assert told == ["session\\n1", "  its query: SELECT '\\x1b[31m'"]
+    assert one_line(None) is None
 
 
 def test_the_server_is_not_asked_before_the_workers_are_drained(
@@ -396,7 +399,7 @@ def test_the_server_is_not_asked_before_the_workers_are_drained(
     entry = DirectoryRegistry(f"{file}.workers").register(switch.identify)
     with session(pg_pair.read_write):
         url = shown(pg_pair.read_write)
-        done = command("on", "--wait", "--timeout", "0.3", "--database", url, "--file", file)
+        done = command("on", "--wait", "--timeout", "0.3", "--read-write", url, "--file", file)
     entry.close()
     assert done.exit_code == 1
     assert "server" not in done.stdout.splitlines()[-1]
@@ -413,12 +416,12 @@ def test_on_mariadb_each_session_is_told_with_what_ends_it(
         (told,) = ask(url).obstacles
         assert (told.pid, told.ends) == (one.thread_id(), f"KILL {one.thread_id()}")
         assert re.fullmatch(rf"session {one.thread_id()} of root@.*: Sleep since \d+ s", told.what)
-        done = waited(file, "--timeout", "0", "--database", url)
+        done = waited(file, "--timeout", "0", "--read-write", url)
         assert done.exit_code == 4
         assert done.stdout.strip().endswith(" s: 1 session")
         mariadb.query(told.ends)
         assert settled(Asked(shown(url))).sums == "no session, no prepared transaction"
-        done = waited(file, "--database", url)
+        done = waited(file, "--read-write", url)
         assert done.exit_code == 0
 
 
@@ -440,8 +443,8 @@ def test_on_mariadb_a_transaction_without_a_database_of_its_own_counts(
 def test_a_list_of_transactions_that_was_cut_short_is_not_believed() -> None:
     listed = "---TRANSACTION 19, ACTIVE 0 sec\nlocks\nMySQL thread id 6, OS thread handle 1\n"
     idle = "---TRANSACTION 421, not started\nMySQL thread id 7, OS thread handle 1\n"
-    assert _busy(listed + idle) == {6}
-    assert _busy(f"{listed}... truncated...\n{idle}") is None
+    assert _in_transaction(listed + idle) == {6}
+    assert _in_transaction(f"{listed}... truncated...\n{idle}") is None
 
 
 def test_on_mariadb_a_prepared_transaction_counts(mariadb: MariaDB, mariadb_pair: Pair) -> None:
@@ -469,7 +472,7 @@ def test_on_mariadb_an_account_that_cannot_see_others_is_refused(
     try:
         mariadb.query(f"GRANT SELECT ON {url.database}.* TO modest")
         modest = url.set(username="modest", password=SECRET)
-        said = refused(waited(file, "--database", modest), 2)
+        said = refused(waited(file, "--read-write", modest), 2)
         assert said == (
             "Account modest@% can't see the sessions of others. GRANT PROCESS ON *.* to it."
         )

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import socket
 import socketserver
 import ssl
@@ -28,12 +29,14 @@ from sqlalchemy.pool import QueuePool
 
 from sa_readonly import ConfigurationError, EngineSelector, FileSwitch, Mode
 from sa_readonly.cli import main
-from sa_readonly.command.fleet import Fleet, FleetWaiting, read_hosts
+from sa_readonly.command.fleet import Fleet
+from sa_readonly.command.fleet_wait import FleetWait
+from sa_readonly.command.hosts import read_hosts
 from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.forked import Forked
 from tests.postgres import wait_until
-from tests.test_cli_switch import command, refused, running
-from tests.test_cli_wait import ONLY, PIPES, Asked, read_until
+from tests.test_command_on_off import command, refused, running
+from tests.test_command_wait import ONLY, PIPES, Asked, read_until
 from tests.web_cases import serving
 
 URL = "http://{host}/-/read-only"
@@ -143,10 +146,8 @@ class Fleets:
     def once(self, code: int = 1) -> str:
         return self.line(code, "--timeout", "0")
 
-    def waiting(self, **how: Any) -> FleetWaiting:
-        asked = Fleet(URL, [*(host.name for host in self.hosts), *self.more])
-        self.stack.callback(asked.close)
-        return FleetWaiting(asked, **how)
+    def waiting(self, **how: Any) -> FleetWait:
+        return FleetWait(Fleet(URL, [*(host.name for host in self.hosts), *self.more]), **how)
 
     def runs(self, *arguments: str, **options: Any) -> Forked:
         return self.stack.enter_context(
@@ -391,9 +392,9 @@ def test_a_host_that_turns_back_ends_the_wait(fleet: Fleets) -> None:
     one, two = fleet.host(), fleet.host()
     one.on()
     waiting = fleet.waiting()
-    assert f"{two.name}: it is read-write" in str(waiting.look())
+    assert f"{two.name}: it is read-write" in str(waiting.round())
     one.off()
-    progress = waiting.look()
+    progress = waiting.round()
     assert (progress.code, progress.over, progress.late) == (1, True, False)
     said = f"{one.name}: somebody has turned it back meanwhile"
     assert re.fullmatch(rf"not drained after \d\.\d s: {said}", str(progress))
@@ -403,10 +404,10 @@ def test_what_happens_while_the_server_is_asked_is_seen(fleet: Fleets) -> None:
     one, two = fleet.host(), fleet.host()
     one.on()
     two.on()
-    assert fleet.waiting(server=Asked(lambda: None)).look().holds
-    replaced = fleet.waiting(server=Asked(lambda: FileSwitch(one.file).enable("Another"))).look()
+    assert fleet.waiting(server=Asked(lambda: None)).round().holds
+    replaced = fleet.waiting(server=Asked(lambda: FileSwitch(one.file).enable("Another"))).round()
     assert (replaced.code, replaced.over) == (1, False)
-    gone = fleet.waiting(server=Asked(one.off)).look()
+    gone = fleet.waiting(server=Asked(one.off)).round()
     assert (gone.code, gone.moved, gone.over) == (1, True, True)
 
 
@@ -416,7 +417,7 @@ def test_what_happens_while_the_server_is_asked_is_seen(fleet: Fleets) -> None:
 def test_a_host_that_hangs_keeps_no_other_from_being_asked(
     fleet: Fleets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sa_readonly.command.fleet.ROUND", 0.1)
+    monkeypatch.setattr(FleetWait, "patience", 0.1)
     over = threading.Event()
     host = fleet.host()
 
@@ -428,17 +429,30 @@ def test_a_host_that_hangs_keeps_no_other_from_being_asked(
     host.on()
     waiting = fleet.waiting()
     for _ in range(3):
-        assert re.search(rf"s: {hanging.name}: no answer since \d+ s$", str(waiting.look()))
+        assert re.search(rf"s: {hanging.name}: no answer since \d+ s$", str(waiting.round()))
     wait_until(lambda: len(host.asked) >= 3, "the other to be asked again")
     over.set()
-    wait_until(lambda: "it speaks no HTTP" in str(waiting.look()), "the answer")
+    wait_until(lambda: "it speaks no HTTP" in str(waiting.round()), "the answer")
+
+
+def test_a_host_that_hangs_does_not_keep_the_command_from_ending(fleet: Fleets) -> None:
+    over = threading.Event()
+    fleet.stranger(lambda _: over.wait(60))
+    fleet.stack.callback(over.set)
+    process = fleet.runs()
+    read_until(process, "no answer since")
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    assert time.monotonic() - began < Fleet.limit / 2  # its thread hangs for longer
 
 
 @pytest.mark.parametrize("every", [0.05, None], ids=["a byte now and then", "nothing"])
 def test_an_answer_that_does_not_come_in_time_is_none(
     fleet: Fleets, monkeypatch: pytest.MonkeyPatch, every: float | None
 ) -> None:
-    monkeypatch.setattr("sa_readonly.command.fleet.REQUEST", 0.3)
+    monkeypatch.setattr(Fleet, "limit", 0.3)
     over, hung_up = threading.Event(), threading.Event()
 
     def drip(handler: BaseHTTPRequestHandler) -> None:
@@ -463,7 +477,7 @@ def test_an_answer_that_does_not_come_in_time_is_none(
 def test_one_that_takes_longer_than_a_look_is_drained_all_the_same(
     fleet: Fleets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sa_readonly.command.fleet.ROUND", 0.05)
+    monkeypatch.setattr(FleetWait, "patience", 0.05)
     fleet.host().on()
 
     def slowly(handler: BaseHTTPRequestHandler) -> None:
@@ -521,10 +535,10 @@ def test_it_waits_until_every_host_writes_again(fleet: Fleets) -> None:
     host.on()
     waiting = fleet.waiting(mode=Mode.READ_WRITE)
     line = rf"not read-write after \d\.\d s: {host.name}: it is read-only \(Upgrade\)"
-    assert re.fullmatch(line, str(waiting.look()))
+    assert re.fullmatch(line, str(waiting.round()))
     host.off()
     assert re.fullmatch(
-        rf"read-write after \d\.\d s: 2 hosts, 2 workers{ONLY}", str(waiting.look())
+        rf"read-write after \d\.\d s: 2 hosts, 2 workers{ONLY}", str(waiting.round())
     )
     fleet.stranger(paging(mode="read-write", generation=None, waiting=1, drained=0))
     line = fleet.line(1, "--mode", "read-write", "--timeout", "0")
@@ -605,18 +619,17 @@ def test_who_has_lost_its_address_meanwhile_is_asked_all_the_same(
     port = host.server.server_port
     listening(fleet.stack, port, "127.0.0.2", paging())
     name = Name(monkeypatch, "127.0.0.1", "127.0.0.2")
-    with contextlib.closing(Fleet(f"http://app.internal:{port}/-/read-only")) as asked:
-        waiting = FleetWaiting(asked)
-        assert f"127.0.0.1:{port}: it is read-write" in str(waiting.look())
-        name.addresses = ["127.0.0.2"]
-        assert f"127.0.0.1:{port}: it is read-write" in str(waiting.look())
-        host.on()
-        name.addresses = None
-        progress = waiting.look()
-        assert progress.code == 1
-        assert re.search(r"s: the addresses of app.internal are not known: \S+", str(progress))
-        name.addresses = ["127.0.0.2"]
-        assert waiting.look().holds
+    waiting = FleetWait(Fleet(f"http://app.internal:{port}/-/read-only"))
+    assert f"127.0.0.1:{port}: it is read-write" in str(waiting.round())
+    name.addresses = ["127.0.0.2"]
+    assert f"127.0.0.1:{port}: it is read-write" in str(waiting.round())
+    host.on()
+    name.addresses = None
+    progress = waiting.round()
+    assert progress.code == 1
+    assert re.search(r"s: the addresses of app.internal are not known: \S+", str(progress))
+    name.addresses = ["127.0.0.2"]
+    assert waiting.round().holds
 
 
 def certificate(place: Path, name: str) -> Path:
@@ -759,7 +772,7 @@ LIST = ("--hosts", "{list}")
             ["--url", URL, *LIST, "--mode", "read-write", "--ignore-dead"],
             "--ignore-dead is for --mode read-only only.",
         ),
-        (["--url", URL, *LIST, "--replica", "x"], "--replica needs --database."),
+        (["--url", URL, *LIST, "--standby", "x"], "--standby needs --read-write."),
         (["--file", "x", *LIST], "--hosts needs --url."),
         (["--file", "x", "--all-addresses"], "--all-addresses needs --url."),
         (["--file", "x", "--expect-hosts", "2"], "--expect-hosts needs --url."),

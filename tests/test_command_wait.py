@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 from sa_readonly import FileSwitch, Mode
-from sa_readonly.command.server import Answer
-from sa_readonly.command.waiting import Progress, Waiting
+from sa_readonly.command.obstacles import Reply
+from sa_readonly.command.waiting import Progress, WorkersWait
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.process import _program
 from sa_readonly.workers.protocol import Report
 from tests.forked import Forked
-from tests.test_cli_switch import ROOT, command, nobody, refused, running
+from tests.test_command_on_off import ROOT, command, nobody, refused, running
 from tests.worker_process import identity, obey
 
 ONLY = r" \(only registered workers are known; --expect N tells how many there must be\)"
@@ -540,12 +540,13 @@ def test_a_workers_directory_that_cannot_be_used_is_told_and_never_drained(site:
         (["on", "--timeout", "5"], "--timeout needs --wait."),
         (["on", "--expect", "5"], "--expect needs --wait."),
         (["on", "--ignore-dead"], "--ignore-dead needs --wait."),
-        (["on", "--database", "x"], "--database needs --wait."),
+        (["on", "--read-write", "x"], "--read-write needs --wait."),
+        (["on", "--standby", "x"], "--standby needs --wait."),
         (["off", "--timeout", "5"], "--timeout needs --wait."),
-        (["on", "--wait", "--replica", "x"], "--replica needs --database."),
+        (["on", "--wait", "--standby", "x"], "--standby needs --read-write."),
         (
-            ["wait", "--mode", "read-write", "--database", "x"],
-            "--database is for --mode read-only only.",
+            ["wait", "--mode", "read-write", "--read-write", "x"],
+            "--read-write is for --mode read-only only.",
         ),
         (
             ["wait", "--mode", "read-write", "--ignore-dead"],
@@ -578,9 +579,9 @@ class Asked:
     def __init__(self, happens: Callable[[], object]) -> None:
         self.happens = happens
 
-    def ask(self) -> Answer:
+    def ask(self) -> Reply:
         self.happens()
-        return Answer()
+        return Reply()
 
 
 def test_what_happens_while_the_server_is_asked_is_seen(site: Site) -> None:
@@ -591,7 +592,8 @@ def test_what_happens_while_the_server_is_asked_is_seen(site: Site) -> None:
     def look(happens: Callable[[], object]) -> Progress:
         switch.enable()
         worker.notices()
-        return Waiting(switch.identify, registry, server=Asked(happens), timeout=0).look()
+        asked = Asked(happens)
+        return WorkersWait(switch.identify, registry, server=asked, timeout=0).round()
 
     assert look(lambda: None).holds
     gone = look(switch.disable)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sa_readonly import FileSwitch
-from tests.test_cli_switch import command, refused, running
+from tests.test_command_on_off import command, refused, running
 
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 PYTHON = (sys.executable, "-c")

@@ -1,0 +1,304 @@
+"""``sa-readonly wait``, and what ``on`` and ``off`` do with ``--wait``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import ConfigurationError
+from ..mode import Mode, now
+from .fleet import Fleet
+from .fleet_wait import FleetProgress, FleetWait
+from .hosts import read_hosts
+from .options import (
+    Command,
+    given,
+    json_too,
+    option_name,
+    options,
+    read_write_url,
+    seconds,
+    standby_url,
+    the_file,
+    the_workers,
+)
+from .place import Place, Row, document, operate, table, worker_table
+from .server import Server, ServerError
+from .terminal import CannotRun, Screen, local, note, say, terminable
+from .waiting import HOLDS, Progress, Wait, WorkersWait
+
+limits = options(
+    click.option(
+        "--timeout",
+        metavar="SECONDS|5m",
+        callback=seconds,
+        default="60",
+        show_default=True,
+        help="How long to wait. Then the file stays as it is.",
+    ),
+    click.option(
+        "--expect",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Wait until at least so many living workers are there, too.",
+    ),
+)
+ignore_dead = click.option(
+    "--ignore-dead",
+    is_flag=True,
+    help="Count workers that died without a word as drained: you know that nothing of them runs.",
+)
+the_server = options(read_write_url, standby_url)
+_the_fleet = options(
+    click.option(
+        "--url",
+        metavar="URL",
+        help="Ask the status page of each host, such as https://{host}/-/read-only.",
+    ),
+    click.option(
+        "--hosts",
+        metavar="FILE",
+        help="What to put for {host} in the URL: one host a line, with or without a port; - is "
+        "standard input.",
+    ),
+    click.option(
+        "--all-addresses",
+        is_flag=True,
+        help="Ask each address that the name in the URL has, by that name.",
+    ),
+    click.option(
+        "--expect-hosts",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Wait until at least so many hosts are there, too; else as many as --hosts names.",
+    ),
+)
+
+
+@click.command(cls=Command)
+@click.option(
+    "--mode",
+    type=click.Choice([str(mode) for mode in Mode]),
+    default=str(Mode.READ_ONLY),
+    show_default=True,
+    help="What to wait for.",
+)
+@limits
+@ignore_dead
+@the_server
+@_the_fleet
+@the_file
+@the_workers
+@json_too
+def wait(
+    *,
+    mode: str,
+    file: str | None,
+    workers: str | None,
+    as_json: bool,
+    url: str | None,
+    hosts: str | None,
+    all_addresses: bool,
+    expect_hosts: int | None,
+    **how: Any,
+) -> None:
+    """Wait until every worker is drained, or read-write again.
+
+    Drained: it holds no read-write connection and gets none until the file goes. Exits with 0 if
+    all are, 1 if not (time is up, or somebody moved the switch), 3 if nobody is registered, so that
+    nothing is known, and 4 if all are, but the server of --read-write disagrees.
+
+    With --read-write it asks the server of the database, too, for sessions that are left there.
+
+    With --url it asks the status page of each host of --hosts, or of each address of the URL's
+    name, instead of a file and a directory here.
+    """
+    if url is not None:
+        fleet = _fleet(url, hosts, all_addresses, expect_hosts)
+        made = FleetWait(fleet, expect_hosts, mode=Mode(mode), **_how(Mode(mode), **how))
+        _end(made, as_json, "Nothing was changed: each host stays as it is.", made.as_json)
+    for name in ("hosts", "all_addresses", "expect_hosts"):
+        if given(name):
+            raise click.UsageError(f"{option_name(name)} needs --url.")
+    with operate(file, workers, as_json) as place:
+        finish(place, wait_here(place, Mode(mode), **how), changed=False)
+
+
+def only_with_wait(waits: bool) -> None:
+    """Refuse what says how to wait where it does not wait."""
+    for name in ("timeout", "expect", "ignore_dead", "read_write", "standby"):
+        if not waits and given(name):
+            raise click.UsageError(f"{option_name(name)} needs --wait.")
+
+
+def wait_here(place: Place, mode: Mode, **how: Any) -> WorkersWait:
+    """Return the wait for the workers of a registry, once it is known that a server replies."""
+    return WorkersWait(place.switch.identify, place.registry, mode=mode, **_how(mode, **how))
+
+
+def finish(place: Place, made: WorkersWait, *, changed: bool) -> NoReturn:
+    """Wait from now on, tell how it went, and exit.
+
+    :param changed: whether this command has moved the switch.
+    """
+    name = place.switch.name
+    if made.mode is Mode.READ_WRITE:
+        stays = f"{name} is gone all the same: a process that notices that writes again."
+    else:
+        stays = f"{name} stays: the application is read-only until `sa-readonly off`."
+
+    def documents() -> dict[str, object]:
+        snapshot = place.snapshot()
+        if made.progress is not None:
+            snapshot = replace(snapshot, workers=made.progress.workers)
+        return document(place, snapshot, changed=changed)
+
+    made.restart()
+    _end(made, place.as_json, stays, documents)
+
+
+# -- how to wait -----------------------------------------------------------------------------
+
+
+def _how(
+    mode: Mode, *, read_write: str | None = None, standby: str | None = None, **how: Any
+) -> dict[str, Any]:
+    """Return how to wait: with the server that is to agree, if there is one."""
+    if mode is Mode.READ_ONLY:
+        return {**how, "server": _server(read_write, standby)}
+    for name in ("read_write", "standby", "ignore_dead"):
+        if given(name):
+            raise click.UsageError(f"{option_name(name)} is for --mode read-only only.")
+    return how
+
+
+def _server(read_write: str | None, standby: str | None) -> Server | None:
+    """Return the server of the database, asked for the first time, or None without one."""
+    if standby and not read_write:
+        raise click.UsageError("--standby needs --read-write.")
+    if not read_write:
+        return None
+    try:
+        server = Server(read_write, standby or None)
+        server.check()
+    except ServerError as error:
+        raise CannotRun(str(error)) from None
+    return server
+
+
+def _fleet(url: str, hosts: str | None, all_addresses: bool, expect_hosts: int | None) -> Fleet:
+    """Return the hosts to ask, if each of them is asked."""
+    for name in ("file", "workers"):
+        if given(name):
+            raise click.UsageError(f"{option_name(name)} is not for --url: each host has its own.")
+    if (hosts is None) is not all_addresses:
+        raise click.UsageError(
+            "With --url give either --hosts FILE and {host} in the URL, or --all-addresses. One "
+            "URL may be answered by another host each time, as behind a load balancer: then those "
+            "that are not asked would be taken for drained."
+        )
+    try:
+        names = None if hosts is None else _listed(hosts)
+        if names is not None and expect_hosts is not None and len(names) < expect_hosts:
+            raise ConfigurationError(f"The list names {len(names)}, {expect_hosts} are expected.")
+        return Fleet(url, names)
+    except ConfigurationError as error:
+        raise CannotRun(str(error)) from None
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        with click.open_file(path, encoding="utf-8-sig") as file:
+            return read_hosts(file)
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"--hosts: {path} is no text.") from None
+    except OSError as error:
+        raise ConfigurationError(f"--hosts: {path}: {error.strerror or error}.") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--hosts: {path}: {error}") from None
+
+
+# -- how it ends -----------------------------------------------------------------------------
+
+
+def _end(
+    made: Wait, as_json: bool, stays: str, documents: Callable[[], dict[str, object]]
+) -> NoReturn:
+    """Wait, tell how it went, and exit.
+
+    :param stays: what is as it was, whatever comes of it.
+    :param documents: returns what is told as JSON beside how it went.
+    """
+    said = ""
+    try:
+        with terminable(), Screen(quiet=as_json) as screen:
+            code = made.run(_shows(screen, as_json)).code
+    except KeyboardInterrupt:
+        said, code = "Interrupted. ", 130
+    except SystemExit as ended:  # by a signal
+        said, code = "Ended. ", int(str(ended.code))
+    progress = made.progress
+    if progress is not None and progress.late and not said:
+        said = "Time is up. "
+    if code != HOLDS and not (progress is not None and progress.moved):
+        note(said + stays)
+    if as_json:
+        say(json.dumps({**documents(), **_ending(made, code)}))
+    elif progress is not None:
+        say(str(progress))
+    raise SystemExit(code)
+
+
+def _shows(screen: Screen, as_json: bool) -> Callable[[Progress], None]:
+    """Return what shows each progress: a table for people, else a line at each change."""
+    last: tuple[object, ...] | None = None
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        if screen.draws:
+            screen.draw(*_picture(progress, screen.console))
+        elif last != progress.lasting and not as_json:
+            last = progress.lasting
+            for line in progress.obstacles:
+                say(line)
+            if not progress.over:  # the last one is told anyway
+                say(f"{local(now())} {progress}")
+
+    return show
+
+
+def _picture(progress: Progress, console: Console) -> list[Table | Text]:
+    head = f"{progress.tally} {progress.reached}, {progress.seconds:.1f} s"
+    parts: list[Table | Text] = [Text(head, "green" if progress.holds else "yellow")]
+    if isinstance(progress, FleetProgress):
+        hosts = progress.hosts
+        rows = [Row(one.called, one.mode, one.number, one.why, one.drained) for one in hosts]
+        parts.append(table(rows, console, "Host", "Workers"))
+    elif progress.workers:
+        parts.append(worker_table(progress.workers, console))
+    parts += [Text(line, "yellow") for line in progress.obstacles]
+    if not progress.over:
+        parts.append(Text("Ctrl-C ends the waiting; the mode stays as it is.", "dim"))
+    return parts
+
+
+def _ending(made: Wait, code: int) -> dict[str, object]:
+    progress = made.progress
+    return {
+        "awaited": str(made.mode),
+        "holds": code == HOLDS,
+        "drained": progress is not None and progress.drained,
+        "seconds": progress and round(progress.seconds, 3),
+        "settled": progress and progress.settled,
+        "expected": made.expect,
+        "server": progress.reply.as_json() if progress and progress.reply else None,
+        "code": code,
+        "message": progress and str(progress),
+    }
