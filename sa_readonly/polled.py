@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import logging
@@ -227,9 +228,9 @@ class PolledSwitch(BaseSwitch):
             with self._beginning():
                 self._under_way = None
                 alone = not look.waiting
+            if self._pending and alone:
+                self._tell_aside()
             look.ended.set()
-        if self._pending and alone:
-            self._tell_aside()
 
     def _take(self, look: _Look) -> None:
         """Have what a look brought."""
@@ -253,10 +254,9 @@ class PolledSwitch(BaseSwitch):
 
     def _tell_aside(self) -> None:
         # What is told of a flip may take its time, and the next look must not wait for it.
-        try:
-            threading.Thread(target=self._tell, name="sa_readonly flip", daemon=True).start()
-        except RuntimeError:  # no thread can be started
-            self._tell()
+        thread = threading.Thread(target=self._tell, name="sa_readonly flip", daemon=True)
+        with contextlib.suppress(RuntimeError):  # none can be started: the next caller tells it
+            thread.start()
 
     # -- what is known -------------------------------------------------------------------
 
