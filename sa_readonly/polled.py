@@ -99,7 +99,7 @@ class PolledSwitch(BaseSwitch):
 
     def refresh(self) -> State:
         """Return an answer that may be used now; it waits for a look at most ``ttl``."""
-        if self._is_dictated():
+        if self._is_dictated() or clock() < self.fresh_until:
             return self.known
         forks.follow()
         look = self._begin_look()
@@ -191,10 +191,10 @@ class PolledSwitch(BaseSwitch):
         return look
 
     def _look_now(self) -> _Look:
-        asked = clock()
+        earlier = self._under_way
         look = self._begin_look()
         self._wait_for(look)
-        if look.began < asked and look.ended.is_set():
+        if look is earlier and look.ended.is_set():
             look = self._begin_look()
             self._wait_for(look)
         return look

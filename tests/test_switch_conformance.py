@@ -33,8 +33,8 @@ from sa_readonly import (
 from sa_readonly.mode import clock as age_clock
 from sa_readonly.mode import missing
 from sa_readonly.subscribers import BaseSwitch
-from tests.app import WHICH, App, Book, Clock, clock, in_thread, lite, place
-from tests.switches import RO, RW, Told, in_child, log, nothing, path
+from tests.app import WHICH, App, Book, in_thread, lite, place
+from tests.switches import RO, RW, Clock, Told, clock, in_child, log, nothing, path
 
 __all__ = ["clock", "lite", "log", "path", "place"]  # fixtures
 
@@ -219,7 +219,7 @@ def kind(request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyP
 
 
 def age(clock: Clock, seconds: float) -> None:
-    clock.ahead += seconds
+    clock.now += seconds
 
 
 # -- what it has -----------------------------------------------------------------------------
@@ -570,7 +570,7 @@ def test_it_may_be_asked_in_any_thread(kind: Kind) -> None:
 
 
 @pytest.fixture
-def sessions(kind: Kind, lite: App) -> Iterator[Any]:
+def sessions(kind: Kind, lite: App, clock: Clock) -> Iterator[Any]:
     switch = kind.make()
     engines = {"read_write": lite.engine("rw"), "read_only": lite.engine("ro")}
     with closing(EngineSelector(switch, watch=False, **engines)) as selector:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import queue
 import threading
 import warnings
 import weakref
@@ -27,12 +28,25 @@ from sa_readonly import (
     RoutingSession,
 )
 from sa_readonly.engines.pools import Door
-from tests.app import WHICH, App, Book, Clock, clock, lite, place, sqlite_urls
+from tests.app import WHICH, App, Book, lite, place, sqlite_urls
 from tests.async_app import AsyncApp, make_async_app
-from tests.switches import BOUND, RO, RW, Told, in_child, in_threads, join, log, nothing
+from tests.switches import (
+    BOUND,
+    RO,
+    RW,
+    Clock,
+    Told,
+    clock,
+    in_child,
+    in_threads,
+    join,
+    log,
+    nothing,
+)
 
 __all__ = ["clock", "lite", "log", "place"]  # fixtures
 
+START = Clock().now
 TOO_LONG = "flag() takes longer than ttl=1.0 s"
 THEN = ": the last answer stands until it is 10.0 s old, then it is read-only."
 NO_ANSWER = "flag() has not answered for 10 s"
@@ -87,10 +101,10 @@ def switch(clock: Clock, flag: Flag) -> PolledSwitch:
 def hang(switch: PolledSwitch, flag: Flag, clock: Clock) -> None:
     """Have a look under way that hangs, past ttl; what is known is a second old, and more."""
     flag.hangs = True
-    clock.ahead += 0.6
+    clock.now += 0.6
     assert switch.refresh().mode is RW  # which waits for no look before ttl
     assert flag.asked.acquire(timeout=BOUND)
-    clock.ahead += 1.1
+    clock.now += 1.1
 
 
 # -- a look that hangs -----------------------------------------------------------------------
@@ -104,9 +118,9 @@ def test_while_a_look_hangs_no_second_one_begins_and_the_answer_stands_until_fen
     for ask in (switch.refresh, switch.check):
         assert ask().mode is RW
     assert switch.glance()
-    clock.ahead = 9.9
+    clock.now = START + 9.9
     assert (switch.refresh().mode, told.events) == (RW, [])
-    clock.ahead = 10.1
+    clock.now = START + 10.1
     assert not switch.glance()
     state = switch.refresh()
     assert (state.mode, state.reason, state.generation) == (RO, NO_ANSWER, None)
@@ -125,7 +139,7 @@ def test_it_goes_on_when_the_look_answers(
     switch: PolledSwitch, flag: Flag, clock: Clock, log: Any
 ) -> None:
     hang(switch, flag, clock)
-    clock.ahead = 10.1
+    clock.now = START + 10.1
     assert switch.refresh().mode is RO
     flag.hangs = False
     flag.answer(switch)  # which is younger than fence
@@ -140,14 +154,14 @@ def test_a_late_answer_counts_from_before_it_was_asked_for(
 ) -> None:
     hang(switch, flag, clock)
     began = switch._under_way.began
-    clock.ahead = 8
+    clock.now = START + 8
     flag.answer(switch)
     assert switch.checked == began
     assert switch.fresh_until <= began + switch.ttl / 2
     flag.hangs, flag.error = False, OSError("no route")
-    clock.ahead = 10.3  # the answer before it would be too old
+    clock.now = START + 10.3  # the answer before it would be too old
     assert switch.refresh().mode is RW
-    clock.ahead = 10.7
+    clock.now = START + 10.7
     assert switch.refresh().mode is RO
 
 
@@ -158,10 +172,10 @@ def test_a_late_answer_that_is_older_than_fence_is_not_used_unless_it_is_read_on
         flag.text = None
         assert switch.check().mode is RW
         flag.text, flag.hangs = text, True
-        clock.ahead += 0.6
+        clock.now += 0.6
         assert switch.refresh().mode is RW
         assert flag.asked.acquire(timeout=BOUND)
-        clock.ahead += 11
+        clock.now += 11
         flag.answer(switch)
         flag.hangs, flag.error = False, OSError("no route")
         state = switch.refresh()
@@ -171,7 +185,7 @@ def test_a_late_answer_that_is_older_than_fence_is_not_used_unless_it_is_read_on
 
 def test_past_ttl_all_wait_for_the_one_look(switch: PolledSwitch, flag: Flag, clock: Clock) -> None:
     flag.text, flag.hangs = "upgrade", True
-    clock.ahead += 1.1
+    clock.now += 1.1
     threads, states = in_threads(8, switch.refresh)
     assert flag.asked.acquire(timeout=BOUND)
     look = switch._under_way
@@ -195,10 +209,12 @@ def test_half_of_ttl_before_it_is_due_a_look_goes_on_beside(
     switch: PolledSwitch, flag: Flag, clock: Clock
 ) -> None:
     flag.hangs = True
-    clock.ahead += 0.4
-    switch.refresh()
+    clock.now += 0.4
+    for _ in range(3):
+        assert switch.refresh() is switch.known
+    assert switch._under_way is None
     assert flag.calls == 1
-    clock.ahead += 0.2
+    clock.now += 0.2
     for _ in range(3):
         assert switch.refresh().mode is RW
         assert switch.glance()
@@ -210,7 +226,7 @@ def test_a_look_that_began_before_a_check_is_not_its_answer(
     switch: PolledSwitch, flag: Flag, clock: Clock
 ) -> None:
     flag.hangs = True
-    clock.ahead += 0.6
+    clock.now += 0.6
     switch.refresh()
     assert flag.asked.acquire(timeout=BOUND)  # it has asked a source that is read-write
     flag.text = "upgrade"
@@ -229,9 +245,9 @@ def test_what_a_look_raises_keeps_the_answer_for_fence_and_is_logged_once(
 ) -> None:
     flag.error = OSError("no route")
     for _ in range(4):
-        clock.ahead += 2
+        clock.now += 2
         assert switch.refresh().mode is switch.check().mode is RW
-    clock.ahead = 10.1
+    clock.now = START + 10.1
     assert (switch.refresh().mode, switch.known.reason) == (RO, NO_ANSWER)
     flag.error = None
     assert switch.check().mode is RW
@@ -247,7 +263,7 @@ def test_while_looks_raise_one_begins_each_ttl_and_no_transaction_waits(
     switch: PolledSwitch, flag: Flag, clock: Clock
 ) -> None:
     flag.error = SystemExit()
-    clock.ahead += 1.1
+    clock.now += 1.1
     switch.refresh()  # this one waits
     assert flag.calls == 2
     for _ in range(10):
@@ -263,7 +279,7 @@ def test_an_answer_that_is_neither_none_nor_a_str_is_an_error_with_its_cure(
     flag.text = wrong
     assert switch.check().mode is RW
     assert f"It returned {wrong!r}. Return None for read-write, or a str" in caplog.text
-    clock.ahead += 11
+    clock.now += 11
     assert switch.refresh().mode is RO
 
 
@@ -382,9 +398,9 @@ def test_where_no_thread_can_be_started_the_answer_stands_for_fence(
     switch._before_fork()  # which ends the one that there is
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        clock.ahead += 1.1
+        clock.now += 1.1
         assert switch.refresh().mode is RW
-        clock.ahead += 10
+        clock.now += 10
         assert switch.refresh().mode is RO
     assert switch.check().mode is RW
     assert [level for level, _ in log()] == ["ERROR", "WARNING", "INFO", "INFO"]
@@ -397,7 +413,7 @@ def test_look_is_always_called_by_one_thread_that_is_none_of_the_callers(
     switch: PolledSwitch, flag: Flag, clock: Clock
 ) -> None:
     for _ in range(3):
-        clock.ahead += 1.1
+        clock.now += 1.1
         switch.refresh()
         switch.check()
         join(in_threads(2, switch.check)[0])
@@ -460,7 +476,7 @@ def test_a_look_that_asks_for_the_mode_gets_what_is_known(
 ) -> None:
     states = []
     flag.during = lambda: states.append(switch.refresh())
-    clock.ahead += 1.1
+    clock.now += 1.1
     known = switch.known
     assert switch.refresh() is known
     assert states == [known]
@@ -491,7 +507,7 @@ def test_looks_go_on_while_what_is_told_of_a_flip_takes_its_time(
 
     switch.subscribe(nothing, flipped)
     flag.text = "upgrade"
-    clock.ahead += 0.6
+    clock.now += 0.6
     switch.refresh()  # it waits for no look, so no thread of a caller tells the flip
     assert telling.wait(BOUND)
     flag.text = None
@@ -540,23 +556,32 @@ def add(sessions: Any) -> None:
         session.add(Book(title="x"))
 
 
-@pytest.mark.parametrize("watch", [True, False])
-def test_an_application_follows_the_flag_with_a_watcher_and_without(
-    start: Any, flag: Flag, clock: Clock, lite: App, watch: bool
+def test_without_a_watcher_a_transaction_follows_the_flag(
+    start: Any, switch: PolledSwitch, flag: Flag, clock: Clock, lite: App
 ) -> None:
-    switch = PolledSwitch(flag)
-    sessions = start(switch, watch=watch)
+    sessions = start(switch, watch=False)
     add(sessions)
     flag.text = "upgrade"
-    clock.ahead += 1.1
+    clock.now += 1.1
     with pytest.raises(ReadOnlyError, match="upgrade"):
         add(sessions)
     assert Door.of(lite.engines["rw"]).held == 0
     flag.text = None
-    clock.ahead += 1.1
+    clock.now += 1.1
     add(sessions)
     assert lite.titles("rw") == ["x", "x"]
     assert switch._caller.thread.is_alive()
+
+
+def test_with_a_watcher_an_idle_process_follows_the_flag(start: Any, flag: Flag, lite: App) -> None:
+    sessions = start(PolledSwitch(flag, ttl=0.02))
+    flips: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    lite.selector.on_flip(lambda _old, new: flips.put(new.mode))
+    add(sessions)
+    for text, mode in (("upgrade", RO), (None, RW)):
+        flag.text = text
+        assert flips.get(timeout=BOUND) is mode
+        assert Door.of(lite.engines["rw"]).held == 0
 
 
 def test_past_fence_while_a_look_hangs_by_no_road_a_connection_is_given_out(
@@ -568,7 +593,7 @@ def test_past_fence_while_a_look_hangs_by_no_road_a_connection_is_given_out(
         assert held.scalar(WHICH) == "rw"
         hang(switch, flag, clock)
         add(sessions)
-        clock.ahead = 10.1
+        clock.now = START + 10.1
         for go in (engine.connect, engine.raw_connection, other.begin, lambda: add(sessions)):
             with pytest.raises(ReadOnlyError, match="flag\\(\\) has not answered for 10 s"):
                 go()
@@ -589,8 +614,9 @@ def test_an_idle_process_whose_look_hangs_is_read_only_past_fence(
     assert Door.of(engine).held == 1
     lite.selector.on_flip(lambda _old, new: flipped.set() if new.read_only else None)
     flag.hangs = True
+    clock.now += 0.015
     assert flag.asked.acquire(timeout=BOUND)  # the watcher has a look begun
-    clock.ahead += 10.1
+    clock.now += 10.1
     assert flipped.wait(BOUND)
     assert Door.of(engine).held == 0
 
@@ -606,7 +632,7 @@ def test_on_an_event_loop_a_look_is_awaited_and_none_is_called_there(
             factory = async_sessionmaker(selector, sync_session_class=RoutingSession)
             for text, name in ((None, "rw"), ("upgrade", "ro"), (None, "rw")):
                 flag.text = text
-                clock.ahead += 1.1
+                clock.now += 1.1
                 async with factory() as session:
                     assert await session.scalar(WHICH) == name
 
