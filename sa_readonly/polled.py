@@ -242,8 +242,7 @@ class PolledSwitch(BaseSwitch):
         else:
             self._note("%s failed", self.name, exc_info=look.error)
             with self._state():
-                if self.forced is None:
-                    self._schedule(look.began)
+                self._schedule(look.began)
 
     def _note(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
         with self._state():

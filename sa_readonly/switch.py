@@ -248,7 +248,7 @@ class FileSwitch(BaseSwitch):
         """
         own, key, _ = self._identified()
         home = self._home
-        if key != known.generation or home is None or own.st_dev != home[0] or self._astray:
+        if key != known.generation or home is None or own.st_dev != home[0]:
             return None
         return _Sighting(key, Text(known.reason, known.until), None, _since(own), home)
 

@@ -165,22 +165,19 @@ def test_a_late_answer_counts_from_before_it_was_asked_for(
     assert switch.refresh().mode is RO
 
 
+@pytest.mark.parametrize(("text", "reason"), [(None, NO_ANSWER), ("upgrade", "upgrade")])
 def test_a_late_answer_that_is_older_than_fence_is_not_used_unless_it_is_read_only(
-    switch: PolledSwitch, flag: Flag, clock: Clock
+    switch: PolledSwitch, flag: Flag, clock: Clock, text: str | None, reason: str
 ) -> None:
-    for text, reason in ((None, NO_ANSWER), ("upgrade", "upgrade")):
-        flag.text = None
-        assert switch.check().mode is RW
-        flag.text, flag.hangs = text, True
-        clock.now += 0.6
-        assert switch.refresh().mode is RW
-        assert flag.asked.acquire(timeout=BOUND)
-        clock.now += 11
-        flag.answer(switch)
-        flag.hangs, flag.error = False, OSError("no route")
-        state = switch.refresh()
-        assert (state.mode, state.reason) == (RO, reason)
-        flag.error = None
+    flag.text = text
+    hang(switch, flag, clock)
+    told = Told(switch)
+    clock.now = START + 11
+    assert switch.refresh().mode is RO
+    flag.hangs = False
+    flag.answer(switch)
+    assert (switch.known.mode, switch.known.reason) == (RO, reason)
+    assert [event[0] for event in told.events] == ["gate", "tell"]
 
 
 def test_past_ttl_all_wait_for_the_one_look(switch: PolledSwitch, flag: Flag, clock: Clock) -> None:
@@ -483,7 +480,7 @@ def test_a_look_that_asks_for_the_mode_gets_what_is_known(
 
 
 def test_a_gate_that_asks_for_the_mode_gets_the_one_that_holds(
-    switch: PolledSwitch, flag: Flag
+    switch: PolledSwitch, flag: Flag, log: Any
 ) -> None:
     asked = []
     end = switch.subscribe(lambda state: asked.append((state.mode, switch.check().mode)), nothing)
@@ -493,6 +490,7 @@ def test_a_gate_that_asks_for_the_mode_gets_the_one_that_holds(
     end()
     assert asked == [(RW, RW), (RO, RO), (RW, RO)]
     assert switch.known.mode is RW
+    assert [level for level, _ in log()] == ["WARNING", "INFO"]  # and no look has hung
 
 
 def test_looks_go_on_while_what_is_told_of_a_flip_takes_its_time(
