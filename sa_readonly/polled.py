@@ -88,11 +88,8 @@ class PolledSwitch(BaseSwitch):
         self._under_way: _Look | None = None
         self._caller: _Caller | None = None
         forks.subscribe(before=self._before_fork)
-        self._starting = not self._force()
-        if self._starting:
+        if not self._force():
             self._wait_for(self._begin_look())
-            with self._state():
-                self._starting = False
             self._tell()
 
     # -- the answer ----------------------------------------------------------------------
@@ -258,16 +255,6 @@ class PolledSwitch(BaseSwitch):
             thread.start()
 
     # -- what is known -------------------------------------------------------------------
-
-    def _learn(self, decide: Callable[[State], State | None], asked: float) -> None:
-        with self._state():
-            if not self._starting:
-                super()._learn(decide, asked)
-                return
-            self._answer(decide(self.known) or self.known, asked)  # there is no subscriber yet
-            if self.known.read_only:
-                message = "sa_readonly starts read-only: %s"
-                self._say(logging.WARNING, message, self._why(self.known))
 
     def _state_after(self, look: _Look, known: State) -> State | None:
         generation = look.generation

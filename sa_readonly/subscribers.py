@@ -97,6 +97,11 @@ class BaseSwitch(Switch):
             new = decide(old)
             if new is None:
                 return
+            if self.checked == -math.inf and not self._subscribers:
+                self._answer(new, asked)  # the first answer is no flip
+                if new.read_only and new is not old:
+                    self._say(logging.WARNING, "sa_readonly starts read-only: %s", self._why(new))
+                return
             if new.read_only and old.read_only and new.generation != old.generation:
                 self._say(logging.INFO, "sa_readonly: still read-only: %s", self._why(new))
             if not self._turn(new, lambda state: self._answer(state, asked), self._why(new)):

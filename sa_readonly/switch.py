@@ -155,16 +155,14 @@ class FileSwitch(BaseSwitch):
     # -- looking -------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Take the first look, of which no subscriber is told."""
+        """Take the first look."""
         self.known = State(Mode.READ_WRITE, since=now())
         started = clock()
         seen = self._examine()
         if isinstance(seen, OSError):
             reason = f"{self.path} can't be looked at: {seen}"
             self.known = State(Mode.READ_ONLY, reason, since=now())
-        self._answer(self._state_after(seen, self.known) or self.known, started)
-        if self.known.generation is not None:
-            self._say(logging.WARNING, "sa_readonly starts read-only: %s", self._why(self.known))
+        self._apply(seen, started)
         self._tell()
 
     def _look(self) -> State:

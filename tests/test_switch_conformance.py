@@ -34,9 +34,20 @@ from sa_readonly.mode import clock as age_clock
 from sa_readonly.mode import missing
 from sa_readonly.subscribers import BaseSwitch
 from tests.app import WHICH, App, Book, in_thread, lite, place
-from tests.switches import RO, RW, Clock, Told, clock, in_child, log, nothing, path
+from tests.switches import (
+    RO,
+    RW,
+    Clock,
+    Told,
+    clock,
+    in_child,
+    log,
+    no_thread_is_left,
+    nothing,
+    path,
+)
 
-__all__ = ["clock", "lite", "log", "path", "place"]  # fixtures
+__all__ = ["clock", "lite", "log", "no_thread_is_left", "path", "place"]  # fixtures
 
 WHY = "upgrade\nuntil: 2030-01-01T00:00Z"
 UNTIL = datetime(2030, 1, 1, tzinfo=timezone.utc)
@@ -238,11 +249,12 @@ def test_it_has_each_member_of_the_protocol(kind: Kind) -> None:
 
 
 @kinds(turns=True)
-def test_the_mode_is_known_once_it_is_made(kind: Kind) -> None:
+def test_the_mode_is_known_once_it_is_made_and_that_is_no_flip(kind: Kind, log: Any) -> None:
     assert kind.make().known.mode is RW
     kind.turn("upgrade")
     known = kind.make().known
     assert (known.mode, known.reason) == (RO, "upgrade")
+    assert not any("->" in text for _, text in log())
 
 
 @kinds(turns=False)
