@@ -88,7 +88,7 @@ class PolledSwitch(BaseSwitch):
         self._under_way: _Look | None = None
         self._caller: _Caller | None = None
         forks.subscribe(before=self._before_fork)
-        if not self._force():
+        if self.forced is None:
             self._wait_for(self._begin_look())
             self._tell()
 

@@ -55,7 +55,7 @@ class FileSwitch(BaseSwitch):
         # Where the file must be missing to mean read-write: the directory in which it was seen.
         self._home = self._directory_now()
         self._astray = self._failing = self._slow = False  # each is logged once
-        if not self._force():
+        if self.forced is None:
             self._begin()
 
     # -- the answer ----------------------------------------------------------------------
@@ -332,6 +332,8 @@ class FixedSwitch(BaseSwitch):
     :raises ConfigurationError: if ``mode`` is not a :class:`.Mode`.
     """
 
+    _forcible = False
+
     def __init__(self, mode: Mode) -> None:
         if not isinstance(mode, Mode):
             raise ConfigurationError(
@@ -341,18 +343,14 @@ class FixedSwitch(BaseSwitch):
         self.known = State(mode, since=now())
         self.fresh_until = math.inf
 
-    def refresh(self) -> State:
-        """Return the one state there is."""
-        self.fresh_until = math.inf  # it is -inf where another room has asked for a look
-        return self.known
-
     def glance(self) -> bool:
         """Return True: the one state there is may always be used."""
         return True
 
     def check(self) -> State:
         """Return the one state there is."""
-        return self.refresh()
+        self.fresh_until = math.inf  # it is -inf where another room has asked for a look
+        return self.known
 
     def __repr__(self) -> str:
         return f"FixedSwitch({self.known.mode})"
