@@ -6,6 +6,7 @@ per transaction, by the presence of a file.
 
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, State, Switch
+from .polled import PolledSwitch
 from .selector import Engines, EngineSelector, selector_from_config
 from .session import RoutingSession
 from .switch import FileSwitch, FixedSwitch
@@ -17,6 +18,7 @@ __all__ = [
     "FileSwitch",
     "FixedSwitch",
     "Mode",
+    "PolledSwitch",
     "ReadOnlyError",
     "RoutingSession",
     "State",

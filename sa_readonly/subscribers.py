@@ -35,7 +35,8 @@ class BaseSwitch(Switch):
     """A switch that tells its subscribers, to derive a switch from whose mode changes.
 
     What is derived takes a look in ``check()``, notes :func:`.mode.clock` before it, and hands the
-    state to :meth:`learn`. See ``docs/switches.md``.
+    state to :meth:`learn`. See ``docs/switches.md``. Where ``SA_READONLY_FORCE`` or a test dictates
+    the mode, what it learns is dropped.
 
     :param name: see :attr:`.Switch.name`.
     :param ttl: seconds for which an answer is fresh.
@@ -43,6 +44,7 @@ class BaseSwitch(Switch):
     """
 
     known: State
+    _forcible = True  # whether SA_READONLY_FORCE counts
 
     def __init__(self, name: str, *, ttl: float, fence: float) -> None:
         self.name, self.ttl, self.fence = name, ttl, fence
@@ -60,6 +62,8 @@ class BaseSwitch(Switch):
         self._overrides: dict[object, State] = {}  # the newest last
         self._before: tuple[State, Mode | None] | None = None  # what was known before, and forced
         forks.subscribe(in_child=self._after_fork)
+        if self._forcible:
+            self._force()
 
     @property
     def state(self) -> State:
@@ -70,6 +74,14 @@ class BaseSwitch(Switch):
     def read_only(self) -> bool:
         """True while the application must not write."""
         return self.state.mode is Mode.READ_ONLY
+
+    def refresh(self) -> State:
+        """Return an answer that may be used now, after :meth:`check` if that is due."""
+        return self.known if self._is_dictated() else super().refresh()
+
+    def glance(self) -> bool:
+        """Say whether ``known`` may be used now; see :meth:`.Switch.glance`."""
+        return self._is_dictated() or super().glance()
 
     def learn(self, state: State, asked: float) -> None:
         """Take what a look brought for the answer, and tell the subscribers if it is a flip.
@@ -97,6 +109,11 @@ class BaseSwitch(Switch):
             new = decide(old)
             if new is None:
                 return
+            if self.checked == -math.inf and not self._subscribers:
+                self._answer(new, asked)  # the first answer is no flip
+                if new.read_only and new is not old:
+                    self._say(logging.WARNING, "sa_readonly starts read-only: %s", self._why(new))
+                return
             if new.read_only and old.read_only and new.generation != old.generation:
                 self._say(logging.INFO, "sa_readonly: still read-only: %s", self._why(new))
             if not self._turn(new, lambda state: self._answer(state, asked), self._why(new)):
@@ -120,16 +137,14 @@ class BaseSwitch(Switch):
         self.fresh_until = math.inf  # it is -inf where another room has asked for a look
         return True
 
-    def _force(self) -> bool:
-        """Have the mode that the environment forces upon this process; False if it does not."""
+    def _force(self) -> None:
+        """Have the mode that the environment forces upon this process, if it does."""
         self.forced = _forced()
-        if self.forced is None:
-            return False
-        reason = f"{FORCE}={self.forced}"
-        self.known = State(self.forced, reason, since=now())
-        self._expires = self.fresh_until = math.inf
-        logger.warning("%s forces this process: %s is not looked at.", reason, self.name)
-        return True
+        if self.forced is not None:
+            reason = f"{FORCE}={self.forced}"
+            self.known = State(self.forced, reason, since=now())
+            self._expires = self.fresh_until = math.inf
+            logger.warning("%s forces this process: %s is not looked at.", reason, self.name)
 
     def _after_fork(self) -> None:
         self._turning = False

@@ -55,7 +55,7 @@ class FileSwitch(BaseSwitch):
         # Where the file must be missing to mean read-write: the directory in which it was seen.
         self._home = self._directory_now()
         self._astray = self._failing = self._slow = False  # each is logged once
-        if not self._force():
+        if self.forced is None:
             self._begin()
 
     # -- the answer ----------------------------------------------------------------------
@@ -155,16 +155,14 @@ class FileSwitch(BaseSwitch):
     # -- looking -------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Take the first look, of which no subscriber is told."""
+        """Take the first look."""
         self.known = State(Mode.READ_WRITE, since=now())
         started = clock()
         seen = self._examine()
         if isinstance(seen, OSError):
             reason = f"{self.path} can't be looked at: {seen}"
             self.known = State(Mode.READ_ONLY, reason, since=now())
-        self._answer(self._state_after(seen, self.known) or self.known, started)
-        if self.known.generation is not None:
-            self._say(logging.WARNING, "sa_readonly starts read-only: %s", self._why(self.known))
+        self._apply(seen, started)
         self._tell()
 
     def _look(self) -> State:
@@ -248,7 +246,7 @@ class FileSwitch(BaseSwitch):
         """
         own, key, _ = self._identified()
         home = self._home
-        if key != known.generation or home is None or own.st_dev != home[0] or self._astray:
+        if key != known.generation or home is None or own.st_dev != home[0]:
             return None
         return _Sighting(key, Text(known.reason, known.until), None, _since(own), home)
 
@@ -334,6 +332,8 @@ class FixedSwitch(BaseSwitch):
     :raises ConfigurationError: if ``mode`` is not a :class:`.Mode`.
     """
 
+    _forcible = False
+
     def __init__(self, mode: Mode) -> None:
         if not isinstance(mode, Mode):
             raise ConfigurationError(
@@ -343,18 +343,14 @@ class FixedSwitch(BaseSwitch):
         self.known = State(mode, since=now())
         self.fresh_until = math.inf
 
-    def refresh(self) -> State:
-        """Return the one state there is."""
-        self.fresh_until = math.inf  # it is -inf where another room has asked for a look
-        return self.known
-
     def glance(self) -> bool:
         """Return True: the one state there is may always be used."""
         return True
 
     def check(self) -> State:
         """Return the one state there is."""
-        return self.refresh()
+        self.fresh_until = math.inf  # it is -inf where another room has asked for a look
+        return self.known
 
     def __repr__(self) -> str:
         return f"FixedSwitch({self.known.mode})"

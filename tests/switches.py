@@ -12,6 +12,7 @@ from datetime import timezone
 import pytest
 from hypothesis import HealthCheck, settings
 
+from sa_readonly import polled
 from sa_readonly.mode import Mode
 from tests.app import set_clock
 
@@ -47,6 +48,23 @@ def path(tmp_path):
 def log(caplog):
     caplog.set_level(logging.DEBUG, "sa_readonly")
     return lambda: [(r.levelname, r.getMessage()) for r in caplog.records]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left(monkeypatch):
+    """The thread of a PolledSwitch ends with the test, whatever still refers to the switch."""
+    made = []
+
+    class Noted(polled._Caller):
+        def __init__(self, call):
+            super().__init__(call)
+            made.append(self)
+
+    monkeypatch.setattr(polled, "_Caller", Noted)
+    yield
+    for caller in made:
+        caller.looks.put(None)
+    join([caller.thread for caller in made])
 
 
 class Stats:

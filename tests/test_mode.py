@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -54,6 +55,12 @@ def test_a_state_is_overdue_when_it_is_read_only_past_until(mode, until, overdue
 def test_now_is_aware_and_in_utc():
     assert now().tzinfo is timezone.utc
     assert abs(now() - datetime.now().astimezone()) < HOUR
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="Linux has it")
+def test_the_clock_of_answers_goes_on_while_the_machine_sleeps():
+    assert (clock.func, clock.args) == (time.clock_gettime, (time.CLOCK_BOOTTIME,))
+    assert clock() <= time.clock_gettime(time.CLOCK_BOOTTIME) <= clock()
 
 
 @pytest.mark.parametrize("mode", list(Mode))

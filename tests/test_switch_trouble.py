@@ -9,7 +9,7 @@ import os
 import pytest
 
 from sa_readonly.switch import FileSwitch
-from tests.switches import RO, RW, log, nothing, path, raiser, stats
+from tests.switches import REAL_STAT, RO, RW, log, nothing, path, raiser, stats
 
 __all__ = ["log", "path", "stats"]  # fixtures
 
@@ -123,6 +123,24 @@ def test_a_file_that_appears_and_goes_in_the_new_directory_ends_it(path):
     path.parent.mkdir()
     assert switch.check().mode is RO
     path.touch()
+    assert switch.check().mode is RO
+    path.unlink()
+    assert switch.check().mode is RW
+
+
+def test_a_file_system_mounted_anew_holds_the_same_directory(path, monkeypatch):
+    """A network file system has another device number then."""
+    path.touch()
+    switch = FileSwitch(path)
+
+    class Mounted:
+        def __init__(self, found):
+            self.found, self.st_dev = found, found.st_dev + 1
+
+        def __getattr__(self, name):
+            return getattr(self.found, name)
+
+    monkeypatch.setattr(os, "stat", lambda *a, **k: Mounted(REAL_STAT(*a, **k)))
     assert switch.check().mode is RO
     path.unlink()
     assert switch.check().mode is RW

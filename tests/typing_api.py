@@ -17,6 +17,7 @@ from sa_readonly import (
     FileSwitch,
     FixedSwitch,
     Mode,
+    PolledSwitch,
     ReadOnlyError,
     RoutingSession,
     State,
@@ -24,6 +25,8 @@ from sa_readonly import (
     selector_from_config,
 )
 from sa_readonly.metrics import ReadOnlyCollector
+from sa_readonly.mode import clock
+from sa_readonly.subscribers import BaseSwitch
 from sa_readonly.testing import read_only, read_write, writes_nothing
 from sa_readonly.workers.directory import DirectoryRegistry
 
@@ -38,6 +41,15 @@ class Thing(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
+class OwnSwitch(BaseSwitch):
+    def __init__(self) -> None:
+        super().__init__("own", ttl=1, fence=10)
+
+    def check(self) -> State:
+        self.learn(State(Mode.READ_WRITE), clock())
+        return self.known
+
+
 def sync(rw: Engine, ro: Engine) -> None:
     selector = EngineSelector(
         "/var/lib/myapp/read-only.txt",
@@ -49,6 +61,8 @@ def sync(rw: Engine, ro: Engine) -> None:
     EngineSelector("/tmp/x", read_write=rw, workers=Path("/tmp/workers")).close()
     EngineSelector("/tmp/x", read_write=rw, workers=DirectoryRegistry("/tmp/workers")).close()
     EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=create_engine("sqlite://"))
+    EngineSelector(PolledSwitch(lambda: None, ttl=0.5, fence=5), read_write=rw).close()
+    EngineSelector(OwnSwitch(), read_write=rw).close()
     factory = sessionmaker(selector, class_=RoutingSession)
     with factory.begin() as session:
         assert_type(session, RoutingSession)
