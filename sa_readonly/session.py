@@ -9,10 +9,11 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.session import SessionTransactionState
 
+from .checks import check_role
 from .engines import guard
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, clock
-from .selector import EngineSelector, check_role
+from .selector import EngineSelector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
