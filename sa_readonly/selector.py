@@ -70,7 +70,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     :param switch: the path of the file that means read-only, or any :class:`.Switch`.
     :param read_write: the :class:`.Engines` to use while read-write, or a bare engine.
     :param read_only: those to use while read-only, or a bare engine. None makes a second engine of
-        the same database, with a pool of its own, whose transactions are read-only.
+        the same database, with a pool of its own, where each transaction is read-only.
     :param grace: seconds that a read-write transaction which has begun may go on after a flip; then
         its next statement or commit raises :class:`.ReadOnlyError`, it is rolled back and its
         connection is closed. None sets no limit. What is sent past SQLAlchemy, on the driver's own

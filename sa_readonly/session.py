@@ -35,7 +35,7 @@ _NOTHING: _Pin = {}
 
 
 class RoutingSession(Session):
-    """A Session whose binds may be selectors.
+    """A Session that takes selectors as its binds.
 
     The mode is taken when the root transaction gets its first connection and kept until that
     transaction ends, savepoints included; one mode for all selectors that have the same switch. In
@@ -148,10 +148,6 @@ class RoutingSession(Session):
             bind_arguments = {**bind_arguments, "bind": self.get_bind(**bind_arguments)}
         return super().connection(bind_arguments, execution_options)
 
-    def _pin(self) -> _Pin:
-        """Return what is pinned to the root transaction; empty before its first connection."""
-        return getattr(self.get_transaction(), _PIN, _NOTHING)
-
     def _choose(
         self, selector: EngineSelector, pin: _Pin, mode: Mode | None = None
     ) -> tuple[Engine, Mode]:
@@ -176,24 +172,23 @@ class RoutingSession(Session):
         """Hold an engine or connection that the user gave to the mode of the transaction."""
         engine = bind.engine
         gates = guard.gates(engine)
-        switches = gates or guard.told(engine)
-        if switches:
-            pin = self._pin()
-            modes: _Pin = {}
-            for switch in switches:
-                if switch in pin:
-                    modes[switch] = pin[switch]
-                elif gates and isinstance(bind, Connection) and bind.in_transaction():
-                    modes[switch] = Mode.READ_WRITE  # it was begun before; it may go on
-                else:
-                    modes[switch] = guard.look(engine, switch).mode
-            if gates and Mode.READ_ONLY in modes.values():
-                what = "The use of a read-write engine"
-                raise guard.refused(engine, what, "transaction", began=True)
-            self._choice = (engine, modes, None)
+        begun = isinstance(bind, Connection) and bind.in_transaction()
+        pin = getattr(self.get_transaction(), _PIN, _NOTHING)
+        modes: _Pin = {}
+        for switch in gates or guard.told(engine):
+            if switch in pin:
+                modes[switch] = pin[switch]
+            elif gates and begun:  # before this session came to it: it may go on
+                modes[switch] = Mode.READ_WRITE
+            else:
+                modes[switch] = guard.look(engine, switch).mode
+        what = "The use of a read-write engine"
+        if gates and _READ_ONLY in modes.values():
+            raise guard.refused(engine, what, "transaction", began=True)
         if gates and self._role != "primary" and not guard.read_only(engine):
-            what = "The use of a read-write engine"
             raise guard.refused(engine, what, "transaction", self._role)
+        if modes:
+            self._choice = (engine, modes, None)
         if getattr(clause, "is_dml", False):
             self._refuse(bind, type(clause).__name__.upper(), "statement")
 
