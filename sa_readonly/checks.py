@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from sqlalchemy import Engine
 
 from .engines import guard, poolers
+from .engines.handover import ROLES
 from .engines.pools import holds_database
 from .errors import ConfigurationError
 from .mode import Switch, missing
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
-    "ROLES",
     "Engines",
     "Kind",
     "by_name",
@@ -35,6 +35,7 @@ __all__ = [
     "check_role",
     "engines_of",
     "kind_of",
+    "like",
     "make_switch",
     "registry_of",
     "switch_of",
@@ -42,7 +43,6 @@ __all__ = [
 ]
 
 AnyEngine = Union[Engine, "AsyncEngine"]
-ROLES = ("primary", "replica")
 
 
 # -- the kinds of switches -------------------------------------------------------------------
@@ -179,6 +179,11 @@ def sync_of(engine: object, name: str = "") -> Engine:
             "create_engine() or create_async_engine()."
         )
     return inner
+
+
+def like(engine: AnyEngine, sync_engine: Engine) -> AnyEngine:
+    """Return a sync engine as one of the same kind as ``engine``."""
+    return sync_engine if isinstance(engine, Engine) else type(engine)(sync_engine)
 
 
 def engines_of(value: object, name: str) -> Engines:

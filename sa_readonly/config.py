@@ -8,7 +8,8 @@ from sqlalchemy import engine_from_config
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from .checks import ROLES, Engines, make_switch
+from .checks import Engines, make_switch
+from .engines.handover import ROLES
 from .errors import ConfigurationError
 from .selector import EngineSelector
 from .switch import seconds
