@@ -13,9 +13,9 @@ from sqlalchemy import Engine
 from .engines import guard, poolers
 from .engines.handover import ROLES
 from .engines.pools import holds_database
-from .errors import ConfigurationError
+from .errors import ConfigurationError, seconds
 from .mode import Switch, missing
-from .switch import FileSwitch, FixedSwitch, seconds
+from .switch import FileSwitch, FixedSwitch
 from .workers.directory import DirectoryRegistry
 from .workers.protocol import Registry
 

@@ -10,9 +10,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from .checks import Engines, make_switch
 from .engines.handover import ROLES
-from .errors import ConfigurationError
+from .errors import ConfigurationError, seconds
 from .selector import EngineSelector
-from .switch import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
