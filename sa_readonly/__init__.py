@@ -8,6 +8,7 @@ from .checks import Engines
 from .config import selector_from_config
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, State, Switch
+from .polled import PolledSwitch
 from .selector import EngineSelector
 from .session import RoutingSession
 from .switch import FileSwitch, FixedSwitch
@@ -19,6 +20,7 @@ __all__ = [
     "FileSwitch",
     "FixedSwitch",
     "Mode",
+    "PolledSwitch",
     "ReadOnlyError",
     "RoutingSession",
     "State",
