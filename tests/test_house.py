@@ -164,7 +164,8 @@ def test_no_room_is_too_long() -> None:
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith(("__", "_sa_readonly"))
+    public = ("_asdict", "_fields", "_make", "_replace")  # of a NamedTuple, which documents them
+    return name.startswith("_") and not name.startswith(("__", "_sa_readonly", *public))
 
 
 def defined(path: Path) -> set[str]:
