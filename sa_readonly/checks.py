@@ -28,12 +28,11 @@ __all__ = [
     "KINDS",
     "Engines",
     "Kind",
-    "by_name",
     "check_engines",
     "check_options",
     "check_pooler",
     "check_role",
-    "engines_of",
+    "given_engines",
     "kind_of",
     "like",
     "make_switch",
@@ -186,25 +185,23 @@ def like(engine: AnyEngine, sync_engine: Engine) -> AnyEngine:
     return sync_engine if isinstance(engine, Engine) else type(engine)(sync_engine)
 
 
-def engines_of(value: object, name: str) -> Engines:
-    """Return the Engines that an argument is, or that a bare engine stands for."""
-    if isinstance(value, Engines):
-        return value
-    sync_of(value, f"EngineSelector({name}=...)")
-    return Engines(value)  # type: ignore[arg-type]  # sync_of() has seen that it is an engine
+def given_engines(read_write: object, read_only: object) -> dict[str, AnyEngine]:
+    """Return the engines that a selector is given, by names such as ``read_write.primary``."""
+    given: dict[str, AnyEngine] = {}
+    for mode, value in (("read_write", read_write), ("read_only", read_only)):
+        if value is None and mode == "read_only":
+            continue
+        if not isinstance(value, Engines):  # a bare engine
+            sync_of(value, f"EngineSelector({mode}=...)")
+            value = Engines(value)  # type: ignore[arg-type]  # noqa: PLW2901  # it is an engine
+        given[f"{mode}.primary"] = value.primary
+        if value.replica is not None:
+            given[f"{mode}.replica"] = value.replica
+    return given
 
 
-def by_name(rw: Engines, ro: Engines | None) -> dict[str, AnyEngine]:
-    """Return the engines that are given, by names such as ``read_write.primary``."""
-    given = {"read_write.primary": rw.primary, "read_write.replica": rw.replica}
-    if ro is not None:
-        given |= {"read_only.primary": ro.primary, "read_only.replica": ro.replica}
-    return {name: engine for name, engine in given.items() if engine is not None}
-
-
-def check_engines(rw: Engines, ro: Engines | None) -> None:
-    """Refuse engines that make no sense together."""
-    given = by_name(rw, ro)
+def check_engines(given: Mapping[str, AnyEngine]) -> dict[str, Engine]:
+    """Refuse engines that make no sense together, and return the sync ones by name."""
     sync = [name for name, engine in given.items() if isinstance(engine, Engine)]
     if sync and len(sync) < len(given):
         mixed = ", ".join(name for name in given if name not in sync)
@@ -212,24 +209,26 @@ def check_engines(rw: Engines, ro: Engines | None) -> None:
             f"{', '.join(sync)} is a sync Engine and {mixed} an AsyncEngine. "
             "Give engines of one kind."
         )
-    _check_modes({name: sync_of(engine) for name, engine in given.items()})
-    if ro is None and holds_database(sync_of(rw.primary)):
+    engines = {name: sync_of(engine) for name, engine in given.items()}
+    _check_modes(engines)
+    if "read_only.primary" not in engines and holds_database(engines["read_write.primary"]):
         raise ConfigurationError(
             "read_write.primary holds its database in its own pool (SQLite in memory, StaticPool), "
             "of which no second, read-only engine can be made. Give read_only= as well."
         )
+    return engines
 
 
-def _check_modes(given: Mapping[str, Engine]) -> None:
+def _check_modes(engines: Mapping[str, Engine]) -> None:
     """Refuse an engine that would have to be read-write and read-only at the same time."""
-    primary = given["read_write.primary"]
-    for (name, one), (other_name, two) in itertools.combinations(given.items(), 2):
+    primary = engines["read_write.primary"]
+    for (name, one), (other_name, two) in itertools.combinations(engines.items(), 2):
         if one is not two and (one.pool is two.pool or one.dialect is two.dialect):
             raise ConfigurationError(
                 f"{name} and {other_name} share a pool or a dialect: is one made of the other by "
                 "execution_options()? Make each with create_engine()."
             )
-    for name, engine in given.items():
+    for name, engine in engines.items():
         if not name.startswith("read_only"):
             continue
         if engine is primary:
@@ -245,13 +244,12 @@ def _check_modes(given: Mapping[str, Engine]) -> None:
         )
 
 
-def check_pooler(pooler: object, rw: Engines, ro: Engines | None) -> None:
+def check_pooler(pooler: object, engines: Mapping[str, Engine]) -> None:
     """Refuse a pooler that these engines can't be behind."""
-    given = {name: sync_of(engine) for name, engine in by_name(rw, ro).items()}
     # The read-write primary matters where a read-only engine will be made of it.
-    twinned = ro is None or rw.replica is None
-    readers = {name for name in given if twinned or name != "read_write.primary"}
-    poolers.check(pooler, given, readers)
+    twinned = "read_only.primary" not in engines or "read_write.replica" not in engines
+    readers = {name for name in engines if twinned or name != "read_write.primary"}
+    poolers.check(pooler, engines, readers)
 
 
 # -- the other arguments ---------------------------------------------------------------------

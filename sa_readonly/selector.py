@@ -16,16 +16,14 @@ from sqlalchemy.exc import InvalidRequestError
 
 from . import refusals
 from .checks import (
-    by_name,
     check_engines,
     check_options,
     check_pooler,
     check_role,
-    engines_of,
+    given_engines,
     like,
     registry_of,
     switch_of,
-    sync_of,
 )
 from .engines import loops
 from .engines.handover import GuardedEngines
@@ -100,27 +98,26 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         workers: bool | str | os.PathLike[str] | Registry = True,
         pooler: Literal["transaction", "session"] | None = None,
     ) -> None:
-        rw = engines_of(read_write, "read_write")
-        ro = None if read_only is None else engines_of(read_only, "read_only")
-        check_engines(rw, ro)
+        given = given_engines(read_write, read_only)
+        engines = check_engines(given)
         check_options(grace, watch)
-        check_pooler(pooler, rw, ro)
+        check_pooler(pooler, engines)
         self.switch = switch_of(switch)
         registry, required = registry_of(workers, self.switch), workers == "required"
         self._registry = registry
         self._worker = worker = _worker(self.switch, registry, required)
-        self.is_async = not isinstance(rw.primary, Engine)
+        primary = given["read_write.primary"]
+        self.is_async = not isinstance(primary, Engine)
         self._callbacks: list[Callable[[State, State], object]] = []
 
-        as_given = {sync_of(engine): engine for engine in by_name(rw, ro).values()}
-        given = {name: sync_of(engine) for name, engine in by_name(rw, ro).items()}
-        self._guarded = guarded = GuardedEngines(self.switch, given, grace=grace, pooler=pooler)
+        self._guarded = guarded = GuardedEngines(self.switch, engines, grace=grace, pooler=pooler)
         self.routes: Mapping[str, Mapping[Mode, Engine]] = guarded.routes
         """For sessions: the sync engine by role and mode."""
+        as_given = {engines[name]: engine for name, engine in given.items()}
         self._engines: Mapping[tuple[Mode, str], AnyEngine] = {
-            (mode, role): as_given.get(engine) or like(rw.primary, engine)
-            for role, engines in guarded.routes.items()
-            for mode, engine in engines.items()
+            (mode, role): as_given.get(engine) or like(primary, engine)
+            for role, routes in guarded.routes.items()
+            for mode, engine in routes.items()
         }
         if worker is not None:
             worker.join(self.switch, guarded, registry, watch=watch, required=required)
