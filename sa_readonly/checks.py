@@ -57,12 +57,14 @@ class Kind(NamedTuple):
         then it reports itself only where a directory or a registry is given.
     :param flips: whether its mode can change. If not, the command has nothing to wait for, and a
         process reports itself to a registry that is given and to no directory.
+    :param unreported: what the status page says of a process that reports itself nowhere.
     """
 
     cls: type[Any]
     made_of: tuple[type[Any], ...] = ()
     registry: Callable[[Any], Registry] | None = None
     flips: bool = True
+    unreported: str = "It has no directory of workers: nobody can wait for it."
 
 
 def _beside(switch: FileSwitch) -> Registry:
@@ -72,7 +74,11 @@ def _beside(switch: FileSwitch) -> Registry:
 KINDS = (
     Kind(FileSwitch, made_of=(str, bytes, os.PathLike), registry=_beside),
     Kind(FixedSwitch, flips=False),
-    Kind(object),  # any other Switch, such as a user's own
+    Kind(  # any other Switch, such as a user's own
+        object,
+        unreported="Its switch brings no directory of workers: nobody can wait for it. Give "
+        "EngineSelector(workers=) the path of a directory, or a Registry.",
+    ),
 )
 
 

@@ -21,6 +21,7 @@ from .checks import (
     check_pooler,
     check_role,
     given_engines,
+    kind_of,
     like,
     registry_of,
     switch_of,
@@ -209,7 +210,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
             )
             here = replace(here, report=report)
         if self._registry is None:
-            here = replace(here, problem="It has no directory of workers: nobody can wait for it.")
+            here = replace(here, problem=kind_of(self.switch).unreported)
         return here
 
     def wait_until(self, mode: Mode, timeout: float | None = None) -> bool:

@@ -182,6 +182,18 @@ def test_workers_true_means_the_directory_beside_a_file_and_none_for_any_other_s
         assert registry_of(True, other) is None
 
 
+def test_a_process_that_reports_itself_nowhere_says_what_to_give(lite: App) -> None:
+    lite.start(workers=False)
+    assert lite.selector.report().problem == (
+        "It has no directory of workers: nobody can wait for it."
+    )
+    with EngineSelector(Own(), read_write=one) as selector:
+        assert selector.report().problem == (
+            "Its switch brings no directory of workers: nobody can wait for it. Give "
+            "EngineSelector(workers=) the path of a directory, or a Registry."
+        )
+
+
 def test_a_switch_that_never_flips_reports_to_a_registry_alone(tmp_path: Path) -> None:
     fixed, given = FixedSwitch(Mode.READ_WRITE), DirectoryRegistry(tmp_path)
     assert registry_of("required", fixed) is registry_of(tmp_path, fixed) is None
