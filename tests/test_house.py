@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-import sa_readonly
-
-PACKAGE = Path(sa_readonly.__file__).parent
+PACKAGE = Path(__file__).parents[1] / "sa_readonly"
 
 # Rooms and wings in the order of dependence, as docs/design.md has them under "The house": each
 # imports only what stands before it.
