@@ -179,7 +179,7 @@ class RoutingSession(Session):
             elif gates and begun:  # before this session came to it: it may go on
                 modes[switch] = Mode.READ_WRITE
             else:
-                modes[switch] = guard.look(engine, switch).mode
+                modes[switch] = guard.refresh(engine, switch).mode
         what = "The use of a read-write engine"
         if gates and _READ_ONLY in modes.values():
             raise guard.refused(engine, what, "transaction", began=True)
