@@ -394,7 +394,7 @@ print(sorted(heavy & new), threading.active_count(), opened)
 """
     root = Path(sa_readonly.__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-B", "-W", "error", "-c", code],  # -B: no bytecode is written
         capture_output=True,
         text=True,
         check=False,
