@@ -4,10 +4,12 @@ An SQLAlchemy routing session and engine selector that picks the read-write or t
 per transaction, by the presence of a file.
 """
 
+from .checks import Engines
+from .config import selector_from_config
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, State, Switch
 from .polled import PolledSwitch
-from .selector import Engines, EngineSelector, selector_from_config
+from .selector import EngineSelector
 from .session import RoutingSession
 from .switch import FileSwitch, FixedSwitch
 

@@ -1,40 +1,47 @@
-"""The engines by mode and role, and the selector that picks one."""
+"""The selector, which picks an engine by the mode and the role."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-import os
 import signal
 import threading
 import time
 import weakref
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from sqlalchemy import Engine, engine_from_config
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
+from sqlalchemy import Engine
+from sqlalchemy.exc import InvalidRequestError
 
 from . import refusals
-from .engines import guard, loops, poolers
-from .engines.pools import Door, Reader, TwinEngine, holds_database
-from .errors import ConfigurationError, seconds
-from .mode import Mode, State, Switch
-from .switch import FileSwitch, FixedSwitch
-from .workers.directory import DirectoryRegistry
-from .workers.process import myself
-from .workers.protocol import Report, missing
-from .workers.worker import Worker, counted, worker_of
+from .checks import (
+    check_engines,
+    check_options,
+    check_pooler,
+    check_role,
+    given_engines,
+    kind_of,
+    like,
+    registry_of,
+    switch_of,
+)
+from .engines import loops
+from .engines.handover import GuardedEngines
+from .errors import ConfigurationError
+from .mode import Mode, State, Switch, clock
+from .workers.directory import myself
+from .workers.protocol import Report
+from .workers.watcher import Worker, counted, worker_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    import os
+    from collections.abc import Callable, Mapping
     from types import FrameType, TracebackType
 
-    from sqlalchemy.ext.asyncio import AsyncEngine
     from typing_extensions import Self
 
+    from .checks import AnyEngine, Engines
     from .workers.protocol import Registry, Seen
 
     # Whatever takes a bind must take a selector, and SQLAlchemy's annotations name its own
@@ -43,35 +50,13 @@ if TYPE_CHECKING:
 else:
     _Bind = object
 
-__all__ = ["EngineSelector", "Engines", "selector_from_config"]
+__all__ = ["EngineSelector"]
 
 logger = logging.getLogger("sa_readonly")
 
-AnyEngine = Union[Engine, "AsyncEngine"]
-ROLES = ("primary", "replica")
-
-
-@dataclass(frozen=True)
-class Engines:
-    """The engines of one mode.
-
-    :param primary: an :class:`~sqlalchemy.engine.Engine` or
-        :class:`~sqlalchemy.ext.asyncio.AsyncEngine`.
-    :param replica: another one, for transactions that never write; None means the primary.
-    :raises ConfigurationError: if one of them is no engine.
-    """
-
-    primary: AnyEngine
-    replica: AnyEngine | None = None
-
-    def __post_init__(self) -> None:
-        _sync(self.primary, "Engines(primary=...)")
-        if self.replica is not None:
-            _sync(self.replica, "Engines(replica=...)")
-
 
 class _NoEngineError(ConfigurationError, AttributeError):
-    """A selector was used where an engine is needed; to ``hasattr()``, it has no such attribute."""
+    """A selector stands where an engine is needed. To ``hasattr()`` it lacks the attribute."""
 
 
 class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
@@ -81,23 +66,25 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     a context manager, sync and async, that closes it.
 
     :param switch: the path of the file that means read-only, or any :class:`.Switch`.
-    :param read_write: the :class:`.Engines` while the file is not there, or a bare engine.
-    :param read_only: the :class:`.Engines` while it is, or a bare engine. None makes a second
-        engine of the same database, with a pool of its own, whose transactions are read-only.
+    :param read_write: the :class:`.Engines` to use while read-write, or a bare engine.
+    :param read_only: those to use while read-only, or a bare engine. None makes a second engine of
+        the same database, with a pool of its own, where each transaction is read-only.
     :param grace: seconds that a read-write transaction which has begun may go on after a flip; then
         its next statement or commit raises :class:`.ReadOnlyError`, it is rolled back and its
         connection is closed. None sets no limit. What is sent past SQLAlchemy, on the driver's own
         connection, is not stopped by it.
     :param watch: whether a thread, started by the first transaction, notices a flip when no traffic
         does, so that an idle process closes its read-write connections too.
-    :param workers: where this process reports itself, for ``sa-readonly wait``: True is the
-        directory ``<file>.workers`` beside the file, a path is another one, False none. A process
-        that can't register says so at ERROR and goes on; with ``"required"``, which is True
-        otherwise, it begins no read-write transaction. Any :class:`.workers.Registry` will do.
-    :param pooler: which pooler is before a PostgreSQL of these: ``"transaction"``, as PgBouncer in
-        that mode, sets nothing for a session, begins each transaction of a read-only engine READ
-        ONLY and refuses AUTOCOMMIT there; ``"session"`` locks the session by a SET at each
-        checkout. None locks it by the start-up packet, which poolers refuse or drop.
+    :param workers: where this process reports itself, for ``sa-readonly wait``. True means the
+        directory ``<file>.workers`` beside the file, a path another directory, False none. Any
+        :class:`.Registry` will do. A process that can't register logs that as an error and goes on.
+        ``"required"`` means what True does, but a process that can't register begins no read-write
+        transaction.
+    :param pooler: what stands between these engines and their PostgreSQL. ``"transaction"`` is a
+        pooler in transaction mode, as PgBouncer has it: nothing is set for a session, each
+        transaction of a read-only engine begins READ ONLY, and AUTOCOMMIT is refused there.
+        ``"session"`` locks the session by a SET at each checkout. None locks it by the start-up
+        packet, which poolers refuse or drop.
     :raises ConfigurationError: if a setting makes no sense; the message names it.
     """
 
@@ -112,70 +99,32 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         workers: bool | str | os.PathLike[str] | Registry = True,
         pooler: Literal["transaction", "session"] | None = None,
     ) -> None:
-        rw = _engines(read_write, "read_write")
-        ro = None if read_only is None else _engines(read_only, "read_only")
-        _check(rw, ro)
-        _check_options(grace, watch)
-        behind = _check_pooler(pooler, rw, ro)
-        self.switch: Switch = _switch(switch)
-        registry, required = _registry(workers, self.switch), workers == "required"
+        given = given_engines(read_write, read_only)
+        engines = check_engines(given)
+        check_options(grace, watch)
+        check_pooler(pooler, engines)
+        self.switch = switch_of(switch)
+        registry, required = registry_of(workers, self.switch), workers == "required"
         self._registry = registry
         self._worker = worker = _worker(self.switch, registry, required)
-        self.is_async = not isinstance(rw.primary, Engine)
+        primary = given["read_write.primary"]
+        self.is_async = not isinstance(primary, Engine)
         self._callbacks: list[Callable[[State, State], object]] = []
 
-        primary = _sync(rw.primary)
-        replica = None if rw.replica is None else _sync(rw.replica)
-        taken_away, protected = _sorted(primary, replica, ro)
-        for engine in behind:
-            guard.behind(engine, pooler)
-        for engine in taken_away:
-            guard.gate(engine, self.switch)
-        for engine in protected:
-            guard.protect(engine, self.switch, serves=engine is replica)
-        readers = [Reader(engine) for engine in protected]
-
-        # Twins are engines of the same database whose transactions are read-only: one in the place
-        # of read_only, or one for sessions of the role "replica" where there is no replica.
-        twins: list[TwinEngine] = []
-        reader = replica or primary
-        if ro is None or (reader is primary and not holds_database(primary)):
-            twins.append(TwinEngine(primary, gated=ro is not None))
-            if reader is primary:
-                reader = twins[0]
-            if ro is None:
-                ro = Engines(_like(rw.primary, twins[0]), rw.replica)
-            else:
-                taken_away.append(twins[0])
+        self._guarded = guarded = GuardedEngines(self.switch, engines, grace=grace, pooler=pooler)
+        self.routes: Mapping[str, Mapping[Mode, Engine]] = guarded.routes
+        """For sessions: the sync engine by role and mode."""
+        as_given = {engines[name]: engine for name, engine in given.items()}
         self._engines: Mapping[tuple[Mode, str], AnyEngine] = {
-            (Mode.READ_WRITE, "primary"): rw.primary,
-            (Mode.READ_WRITE, "replica"): _like(rw.replica or rw.primary, reader),
-            (Mode.READ_ONLY, "primary"): ro.primary,
-            (Mode.READ_ONLY, "replica"): ro.replica or ro.primary,
+            (mode, role): as_given.get(engine) or like(primary, engine)
+            for role, routes in guarded.routes.items()
+            for mode, engine in routes.items()
         }
-        # For sessions: the sync engine by role and mode.
-        self.routes: Mapping[str, Mapping[Mode, Engine]] = {
-            role: {Mode.READ_WRITE: rw_engine, Mode.READ_ONLY: _sync(ro_engine)}
-            for role, rw_engine, ro_engine in (
-                ("primary", primary, ro.primary),
-                ("replica", reader, ro.replica or ro.primary),
-            )
-        }
-        # An engine that stands for several of them is counted by its first name.
-        named = {
-            f"{name}.{role}": self.routes[role][mode]
-            for role in ROLES
-            for name, mode in (("read_write", Mode.READ_WRITE), ("read_only", Mode.READ_ONLY))
-        }
-        self._doors = doors = _Doors(taken_away, named, grace, readers)
         if worker is not None:
-            worker.join(self.switch, doors, registry, watch=watch, required=required)
-        unsubscribe = self.switch.subscribe(doors.turn, self._flipped)
-        self._finalizer = weakref.finalize(
-            self, _give_back, self.switch, worker, unsubscribe, doors, protected
-        )
+            worker.join(self.switch, guarded, registry, watch=watch, required=required)
+        unsubscribe = self.switch.subscribe(guarded.turn, self._flipped)
+        self._finalizer = weakref.finalize(self, _give_back, worker, unsubscribe, guarded)
         self._finalizer.atexit = False
-        self._twins = twins
 
     # -- the mode ------------------------------------------------------------------------
 
@@ -183,14 +132,13 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     def state(self) -> State:
         """The mode, the reason and the times, by an answer that is not too old."""
         switch = self.switch
-        if time.monotonic() < switch.fresh_until:
-            return switch.known
-        return self.refresh()
+        return switch.known if clock() < switch.fresh_until else self.refresh()
 
     def refresh(self) -> State:
-        """Return an answer that may be used now, and see to it that the process is registered.
+        """Return an answer that may be used now, after seeing that this process is registered.
 
-        It comes here when an answer has aged: with a watcher, hardly ever.
+        It is called when the answer that is known is no longer fresh. While a watcher's thread
+        looks, that is hardly ever.
         """
         worker = self._worker
         return self.switch.refresh() if worker is None else worker.refresh(self.switch)
@@ -226,7 +174,8 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     ) -> Callable[[State, State], object]:
         """Have ``callback(old, new)`` called once a flip, in the thread that notices it.
 
-        What it raises is logged and harms nobody. It can be used as a decorator.
+        What it raises is logged, and the other callbacks are called all the same. It can be used as
+        a decorator.
 
         :return: the callback.
         :raises ConfigurationError: if it is not callable.
@@ -238,20 +187,20 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
 
     @property
     def registry(self) -> Registry | None:
-        """Where this process reports itself, with all the others; None with ``workers=False``."""
+        """Where this process reports itself, and the others do; None if it does not."""
         return self._registry
 
     def report(self) -> Seen:
-        """Return what this process tells of itself, from its memory: no file is touched.
+        """Return what this process tells of itself. It comes from memory: no file is touched.
 
-        Its ``problem`` says why nobody can wait for it, or is None.
+        Its ``problem`` says why ``sa-readonly wait`` can't wait for this process, or is None.
         """
         here, worker = myself(), self._worker
         if worker is not None:
             here = worker.tell(here, self.switch)
         else:
             refused = refusals.refusals(self.switch)
-            engines, retired = counted([self._doors.engines])
+            engines, retired = counted([self._guarded.engines])
             report = Report(
                 self.switch.known.mode,
                 refused=sum(refused.values()),
@@ -261,7 +210,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
             )
             here = replace(here, report=report)
         if self._registry is None:
-            here = replace(here, problem="It has no directory of workers: nobody can wait for it.")
+            here = replace(here, problem=kind_of(self.switch).unreported)
         return here
 
     def wait_until(self, mode: Mode, timeout: float | None = None) -> bool:
@@ -270,7 +219,12 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         :param mode: the :class:`.Mode` to wait for.
         :param timeout: seconds to wait at most; None waits without end.
         :return: True if the mode is there, False if time is up.
+        :raises ConfigurationError: if ``mode`` is none, which would be waited for without end.
         """
+        if not isinstance(mode, Mode):
+            raise ConfigurationError(
+                f"wait_until() takes Mode.READ_WRITE or Mode.READ_ONLY, not {mode!r}."
+            )
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         pause = min(max(self.switch.ttl, 0.01), 1.0)
         while self.check().mode is not mode:
@@ -281,11 +235,11 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         return True
 
     def check_on_signal(self, signum: int) -> None:
-        """Look again at once after this process was sent a signal, as ``signal.SIGUSR2``.
+        """Look again soon after this process is sent a signal, such as ``signal.SIGUSR2``.
 
-        The handler only lets the answer age, so that the next transaction or the watcher looks;
-        then it calls the handler that was there before. Install it where signals are handled: in
-        the main thread, after the server has set its own (gunicorn: in ``post_worker_init``).
+        The handler only marks the answer as old, so that the next transaction looks, or the
+        watcher's thread; then it calls the handler that was there before. Call this in the main
+        thread, after the server has set its own handlers (gunicorn: in ``post_worker_init``).
 
         :raises ConfigurationError: outside the main thread.
         """
@@ -319,7 +273,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
 
     @property
     def sync_engine(self) -> EngineSelector:
-        """Itself: what an :class:`~sqlalchemy.ext.asyncio.AsyncSession` asks of its bind."""
+        """The selector itself: an :class:`~sqlalchemy.ext.asyncio.AsyncSession` asks its bind."""
         if not self.is_async:
             raise ConfigurationError(
                 "This EngineSelector has sync engines and can't serve an AsyncSession. Make its "
@@ -332,10 +286,9 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         self.routes = self._engines = _Closed()
         worker, self._worker = self._worker, None
         if worker is not None:
-            worker.leave(self._doors, join=True)
+            worker.leave(self._guarded, join=True)
         self._finalizer()
-        for twin in self._twins:
-            twin.dispose()
+        self._guarded.dispose_twins()
 
     def __enter__(self) -> Self:
         return self
@@ -357,7 +310,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await loops.in_thread(self.close)  # it waits for the watcher's thread
+        await loops.in_thread(self.close)  # which waits for the watcher's thread to end
 
     if not TYPE_CHECKING:
 
@@ -377,8 +330,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
         if self._worker is None:  # which closes what lies idle in the retired pools
-            for door in self._doors.doors:
-                door.sweep()
+            self._guarded.sweep()
         for callback in tuple(self._callbacks):
             try:
                 callback(old, new)
@@ -387,316 +339,25 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
 
 
 class _Closed(dict[Any, Any]):
-    """Where a closed selector has its engines."""
+    """Takes the place of a selector's engines when it is closed."""
 
     def __missing__(self, key: object) -> NoReturn:
         raise InvalidRequestError("This EngineSelector is closed. Make a new one.")
 
 
-class _Doors:
-    """The doors of the engines that are taken away while read-only."""
-
-    def __init__(
-        self,
-        taken_away: list[Engine],
-        engines: Mapping[str, Engine],
-        grace: float | None,
-        readers: list[Reader],
-    ) -> None:
-        self._readers = readers
-        self.doors = [Door.of(engine) for engine in taken_away]
-        self.engines = engines
-        self._grace = grace
-        self._deadline: float | None = None
-
-    def turn(self, state: State) -> None:
-        if not state.read_only:
-            self.open()
-            return
-        if self._deadline is None:
-            self._deadline = math.inf if self._grace is None else time.monotonic() + self._grace
-        for door in self.doors:
-            door.shut(self)
-            guard.limit(door.engine, self, self._deadline)
-
-    def open(self) -> None:
-        for reader in self._readers:
-            reader.let_go()
-        for door in self.doors:
-            if self._deadline is not None:
-                guard.limit(door.engine, self, None)
-            door.open(self)
-        self._deadline = None
-
-
 def _give_back(
-    switch: Switch,
-    worker: Worker | None,
-    unsubscribe: Callable[[], None],
-    doors: _Doors,
-    protected: list[Engine],
+    worker: Worker | None, unsubscribe: Callable[[], None], guarded: GuardedEngines
 ) -> None:
     if worker is not None:
-        worker.leave(doors)
+        worker.leave(guarded)
     unsubscribe()
-    doors.open()
-    for door in doors.doors:
-        if not isinstance(door.engine, TwinEngine):
-            guard.release(door.engine, switch)
-        door.sweep()
-    for engine in protected:
-        guard.release(engine, switch)
-
-
-def selector_from_config(
-    mapping: Mapping[str, Any], prefix: str = "sa_readonly.", **kwargs: Any
-) -> EngineSelector:
-    """Make a selector of configuration keys, as :func:`sqlalchemy.engine_from_config` does.
-
-    ``file`` (required), ``ttl`` (seconds) and ``pooler``; then for each of ``read_write.primary``
-    (required), ``read_write.replica``, ``read_only.primary`` and ``read_only.replica`` a ``url``
-    and the other options of :func:`sqlalchemy.engine_from_config`:
-    ``read_write.primary.pool_size``. An URL of an asyncio driver makes an AsyncEngine.
-
-    :param mapping: keys and values, which may be strings; keys without the prefix are left alone.
-    :param prefix: what the keys begin with.
-    :param kwargs: passed on to :class:`EngineSelector`.
-    :raises ConfigurationError: if a key is unknown or missing, or its value makes no sense.
-    """
-    ours = {
-        key[len(prefix) :]: mapping[key]
-        for key in mapping
-        if isinstance(key, str) and key.startswith(prefix)
-    }
-    names = [f"{mode}.{role}" for mode in ("read_write", "read_only") for role in ROLES]
-    unknown = [
-        prefix + key
-        for key in ours
-        if key not in ("file", "ttl", "pooler")
-        and not key.startswith(tuple(f"{name}." for name in names))
-    ]
-    if unknown:
-        raise ConfigurationError(
-            f"Unknown configuration: {', '.join(sorted(unknown))}. Known are {prefix}file, "
-            f"{prefix}ttl, {prefix}pooler and, below each of "
-            f"{', '.join(prefix + name for name in names)}, url and the options of "
-            "engine_from_config()."
-        )
-    for key in ("file", "read_write.primary.url"):
-        if not ours.get(key):
-            raise ConfigurationError(f"{prefix}{key} is missing in the configuration.")
-    engines = {name: _engine_from(ours, f"{name}.", prefix) for name in names}
-    if engines["read_only.replica"] is not None and engines["read_only.primary"] is None:
-        raise ConfigurationError(
-            f"{prefix}read_only.replica.url is given without {prefix}read_only.primary.url."
-        )
-    options: dict[str, Any] = {}
-    if "ttl" in ours:
-        try:
-            options["ttl"] = seconds(f"{prefix}ttl", float(ours["ttl"]))
-        except (TypeError, ValueError):
-            raise ConfigurationError(
-                f"{prefix}ttl takes a number of seconds, not {ours['ttl']!r}."
-            ) from None
-    if "pooler" in ours:
-        kwargs.setdefault("pooler", ours["pooler"])
-    read_only = engines["read_only.primary"]
-    return EngineSelector(
-        FileSwitch(ours["file"], **options),
-        read_write=Engines(engines["read_write.primary"], engines["read_write.replica"]),
-        read_only=read_only and Engines(read_only, engines["read_only.replica"]),
-        **kwargs,
-    )
-
-
-def _engine_from(ours: Mapping[str, Any], name: str, prefix: str) -> Any:
-    keys = [key for key in ours if key.startswith(name)]
-    if not keys:
-        return None
-    url = ours.get(f"{name}url")
-    if not url:
-        others = [prefix + key for key in keys if key != f"{name}url"]
-        what = f"missing, though {others[0]} is given" if others else "empty"
-        raise ConfigurationError(f"{prefix}{name}url is {what}. Give the URL of a database.")
-    try:
-        if make_url(url).get_dialect().is_async:
-            # Imported here: importing this package imports no asyncio.
-            from sqlalchemy.ext.asyncio import async_engine_from_config  # noqa: PLC0415
-
-            return async_engine_from_config(dict(ours), prefix=name)
-        return engine_from_config(dict(ours), prefix=name)
-    except (TypeError, ValueError, ArgumentError, NoSuchModuleError) as error:
-        raise ConfigurationError(
-            f"No engine can be made of {', '.join(sorted(prefix + key for key in keys))}: {error}"
-        ) from error
-
-
-def _sorted(
-    primary: Engine, replica: Engine | None, ro: Engines | None
-) -> tuple[list[Engine], list[Engine]]:
-    """Return the engines that are taken away while read-only, and those that never write."""
-    taken_away, protected = [primary], list[Engine]()
-    if ro is not None:
-        protected += {_sync(ro.primary): None, _sync(ro.replica or ro.primary): None}
-    if replica is not None and replica not in (primary, *protected):
-        protected.append(replica)
-        if ro is not None:  # without, it goes on serving: it stands in both sets
-            taken_away.append(replica)
-    return taken_away, protected
-
-
-# -- what makes sense ------------------------------------------------------------------------
-
-
-def check_role(role: object) -> None:
-    """Refuse what is no role."""
-    if role not in ROLES:
-        raise ConfigurationError(f'role is "primary" or "replica", not {role!r}.')
-
-
-def _sync(engine: object, name: str = "") -> Engine:
-    """Return the Engine inside an AsyncEngine, or the Engine itself."""
-    inner = engine
-    if not isinstance(engine, (Engine, EngineSelector)):
-        inner = getattr(engine, "sync_engine", None)
-    if not isinstance(inner, Engine):
-        # Not the value itself: an URL has a password.
-        raise ConfigurationError(
-            f"{name} takes an Engine or an AsyncEngine, not {type(engine).__name__}. Make one with "
-            "create_engine() or create_async_engine()."
-        )
-    return inner
-
-
-def _like(engine: AnyEngine, sync_engine: Engine) -> AnyEngine:
-    """Return a sync engine as one of the same kind as ``engine``, or ``engine`` if it is that."""
-    if sync_engine is _sync(engine):
-        return engine
-    return sync_engine if isinstance(engine, Engine) else type(engine)(sync_engine)
-
-
-def _check_options(grace: object, watch: object) -> None:
-    if grace is not None:
-        seconds("EngineSelector(grace)", grace)
-    if not isinstance(watch, bool):
-        raise ConfigurationError(f"EngineSelector(watch) takes True or False, not {watch!r}.")
-
-
-def _engines(value: object, name: str) -> Engines:
-    if isinstance(value, Engines):
-        return value
-    _sync(value, f"EngineSelector({name}=...)")
-    return Engines(value)  # type: ignore[arg-type]  # _sync() has seen that it is an engine
-
-
-def _switch(value: object) -> Any:
-    if isinstance(value, (str, bytes, os.PathLike)):
-        return FileSwitch(value)  # type: ignore[arg-type]  # which refuses bytes itself
-    if all(
-        hasattr(value, name) for name in ("known", "fresh_until", "refresh", "check", "subscribe")
-    ):
-        return value
-    raise ConfigurationError(
-        f"EngineSelector(switch) takes the path of a file or a Switch, not {value!r}."
-    )
+    guarded.release()
 
 
 def _worker(switch: Switch, registry: Registry | None, required: bool) -> Worker | None:
-    # What never flips has nothing to watch and, without a file, nobody to tell.
+    """Return the worker of a switch, or None where nothing can flip and nothing is reported."""
     if switch.fresh_until == math.inf and registry is None and not switch.overridden:
         return None
     worker = worker_of(switch)
     worker.agree(registry, required)
     return worker
-
-
-def _registry(workers: object, switch: Switch) -> Registry | None:
-    """Return the registry that is meant, or None."""
-    if (
-        isinstance(switch, FixedSwitch)
-        and workers
-        and isinstance(workers, (bool, str, os.PathLike))
-    ):
-        return None  # it never moves, so nobody waits for it
-    if workers is True or workers == "required":
-        path = getattr(switch, "path", None)
-        if path is not None:
-            return DirectoryRegistry(f"{path}.workers")
-        if workers is True:
-            return None
-        raise ConfigurationError(
-            f'EngineSelector(workers="required") needs the path of a file, which {switch!r} does '
-            "not have. Give a Registry or the path of a directory."
-        )
-    if workers is False:
-        return None
-    if isinstance(workers, (str, os.PathLike)) and workers:
-        return DirectoryRegistry(workers)
-    if not missing(workers):
-        return workers  # type: ignore[return-value]  # it has its members
-    raise ConfigurationError(
-        'EngineSelector(workers) takes True, False, "required", the path of a directory or a '
-        f"Registry, not {workers!r}."
-    )
-
-
-def _check(rw: Engines, ro: Engines | None) -> None:
-    """Refuse engines that make no sense together, before anything is done to one of them."""
-    named = _named(rw, ro)
-    sync = [name for name, engine in named.items() if isinstance(engine, Engine)]
-    if sync and len(sync) < len(named):
-        mixed = ", ".join(name for name in named if name not in sync)
-        raise ConfigurationError(
-            f"{', '.join(sync)} is a sync Engine and {mixed} an AsyncEngine. "
-            "Give engines of one kind."
-        )
-    _check_kinds({name: _sync(engine) for name, engine in named.items()})
-    if ro is None and holds_database(_sync(rw.primary)):
-        raise ConfigurationError(
-            "read_write.primary holds its database in its own pool (SQLite in memory, StaticPool), "
-            "of which no second, read-only engine can be made. Give read_only= as well."
-        )
-
-
-def _check_pooler(pooler: object, rw: Engines, ro: Engines | None) -> Iterable[Engine]:
-    """Refuse a pooler that can't be, and return all engines."""
-    named = {name: _sync(engine) for name, engine in _named(rw, ro).items()}
-    made = ro is None or rw.replica is None  # a read-only engine, of the primary
-    poolers.check(pooler, named, {name for name in named if made or name != "read_write.primary"})
-    return named.values()
-
-
-def _named(rw: Engines, ro: Engines | None) -> dict[str, AnyEngine]:
-    named: dict[str, AnyEngine] = {"read_write.primary": rw.primary}
-    if rw.replica is not None:
-        named["read_write.replica"] = rw.replica
-    if ro is not None:
-        named["read_only.primary"] = ro.primary
-        if ro.replica is not None:
-            named["read_only.replica"] = ro.replica
-    return named
-
-
-def _check_kinds(named: Mapping[str, Engine]) -> None:
-    """Refuse an engine that would have to be read-write and read-only."""
-    primary = named["read_write.primary"]
-    for (name, one), (other_name, two) in itertools.combinations(named.items(), 2):
-        if one is not two and (one.pool is two.pool or one.dialect is two.dialect):
-            raise ConfigurationError(
-                f"{name} and {other_name} share a pool or a dialect: is one made of the other by "
-                "execution_options()? Make each with create_engine()."
-            )
-    for name, engine in named.items():
-        if not name.startswith("read_only"):
-            continue
-        if engine is primary:
-            raise ConfigurationError(
-                f"read_write.primary and {name} are the same engine, so that nothing could ever be "
-                "written. Leave read_only out to have a read-only engine made of it."
-            )
-        if guard.gates(engine):
-            raise ConfigurationError(f"{name} is a read-write engine of another EngineSelector.")
-    if guard.read_only(primary):
-        raise ConfigurationError(
-            "read_write.primary is a read-only engine of another EngineSelector."
-        )

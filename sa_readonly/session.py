@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, event, inspect
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.orm.session import SessionTransactionState
 
-from .engines import guard
+from .checks import check_role
+from .engines import guard, privates
 from .errors import ConfigurationError, ReadOnlyError
-from .mode import Mode
-from .selector import EngineSelector, check_role
+from .mode import Mode, clock
+from .selector import EngineSelector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,9 +22,18 @@ if TYPE_CHECKING:
 
 __all__ = ["RoutingSession"]
 
+_READ_ONLY = Mode.READ_ONLY  # a member of an enum is slow to look up in Python 3.11
+
+# What is kept on a root transaction: for each switch the mode, and for each selector the engine
+# that was found by it, with the mode. It stands on the transaction and not on the session, so that
+# it ends with the transaction however that ends.
+_Pin = dict[Any, Any]
+_PIN = "_sa_readonly_pin"
+_NOTHING: _Pin = {}
+
 
 class RoutingSession(Session):
-    """A Session whose binds may be selectors.
+    """A Session that takes selectors as its binds.
 
     The mode is taken when the root transaction gets its first connection and kept until that
     transaction ends, savepoints included; one mode for all selectors that have the same switch. In
@@ -39,45 +47,36 @@ class RoutingSession(Session):
     :raises ConfigurationError: if there is no such role.
     """
 
-    _choice: _Choice | None = None
-    _only: Any = None  # the selector that is all there is to choose from: it saves asking for it
     _role = "primary"
-    _asks_session = True  # whether nothing but Session.get_bind() stands behind ours
-    _inits_session = True  # whether nothing but Session.__init__() does
-    _connects_session = True  # whether nothing but Session._connection_for_bind() does
+    # The engine that get_bind() chose last, what to pin when it connects, and the selector that it
+    # was chosen by (None for an engine that the user gave).
+    _choice: tuple[Engine, _Pin, EngineSelector | None] | None = None
+    # The selector if it is the only bind, so that Session.get_bind() need not be called.
+    _only: EngineSelector | None = None
+    # Whether the methods that are cut short here are Session's own and not overridden.
+    _cuts_short = True
 
     def __init__(
         self,
         bind: Any = None,
         *,
         binds: dict[Any, Any] | None = None,
-        autoflush: bool | None = None,
-        expire_on_commit: bool | None = None,
         role: str = "primary",
         **kwargs: Any,
     ) -> None:
         if role != "primary":
             check_role(role)
             self._role = role
-        if autoflush is None or expire_on_commit is None or kwargs or not self._inits_session:
-            if autoflush is not None:
-                kwargs["autoflush"] = autoflush
-            if expire_on_commit is not None:
-                kwargs["expire_on_commit"] = expire_on_commit
-            super().__init__(bind=bind, binds=binds, **kwargs)
-        else:  # what a sessionmaker gives: keywords that need no dict cost half
-            Session.__init__(
-                self, bind, binds=binds, autoflush=autoflush, expire_on_commit=expire_on_commit
-            )
-        if bind.__class__ is EngineSelector and self._asks_session and not binds:
+        super().__init__(bind=bind, binds=binds, **kwargs)
+        if bind.__class__ is EngineSelector and self._cuts_short and not binds:
             self._only = bind
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._asks_session = _defining(cls, "get_bind") == [RoutingSession, Session]
-        cls._inits_session = _defining(cls, "__init__")[-3:-1] == [RoutingSession, Session]
-        connecting = _defining(cls, "_connection_for_bind")
-        cls._connects_session = connecting == [RoutingSession, Session]
+        cls._cuts_short = all(
+            [base for base in cls.__mro__ if name in vars(base)] == [RoutingSession, Session]
+            for name in ("get_bind", "_connection_for_bind")
+        )
 
     @property
     def role(self) -> str:
@@ -126,28 +125,11 @@ class RoutingSession(Session):
             if not isinstance(selector, EngineSelector):
                 self._check_given(selector, clause)
                 return selector  # type: ignore[no-any-return]  # as it was given
-        transaction: Any = self._transaction
-        # Where nothing can be pinned nothing is tried: an exception costs more than all the rest.
-        first = transaction is None or (
-            not transaction._connections and transaction._parent is None
-        )
-        found = None
-        if not first:
-            try:
-                found = transaction._sa_readonly_pin[selector]
-            except (AttributeError, KeyError):
-                found = self._find_pinned(selector)
-        if found is not None:
-            engine, mode = found
-        else:
-            switch = selector.switch
-            known = time.monotonic() < switch.fresh_until
-            mode = (switch.known if known else selector.refresh()).mode
-            engine = selector.routes[self._role][mode]
-            self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector, first)
+        pin = getattr(self.get_transaction(), _PIN, _NOTHING)
+        engine, mode = pin[selector] if selector in pin else self._choose(selector, pin)
         if (mode is _READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
             self._refuse(engine, type(clause).__name__.upper(), "statement")
-        return engine  # type: ignore[no-any-return]  # what is pinned is untyped
+        return engine
 
     def connection(
         self,
@@ -160,89 +142,76 @@ class RoutingSession(Session):
             read-only.
         """
         if bind_arguments and bind_arguments.get("bind") is not None:
-            # Session.connection() takes it as it is.
+            # Session.connection() does not ask get_bind() about a bind that it is given.
             bind_arguments = {**bind_arguments, "bind": self.get_bind(**bind_arguments)}
         return super().connection(bind_arguments, execution_options)
 
-    def _find_pinned(self, selector: EngineSelector) -> tuple[Engine, Mode] | None:
-        """Find the engine by the mode that is pinned for the selector's switch."""
-        pin = self._pinned()
-        if selector.switch not in pin:
-            return None
-        mode = pin[selector.switch]
-        found: tuple[Engine, Mode] = (selector.routes[self._role][mode], mode)
-        return pin.setdefault(selector, found)  # type: ignore[no-any-return]  # of Any
+    def _choose(
+        self, selector: EngineSelector, pin: _Pin, mode: Mode | None = None
+    ) -> tuple[Engine, Mode]:
+        """Choose the engine of a selector that the transaction has no connection of yet.
 
-    def _pinned(self) -> _Pin:
-        """Return what is pinned to the root of the transaction that goes on."""
-        transaction, root = self._transaction, self.get_transaction()
-        if transaction is None or root is None:
-            return {}
-        pin: _Pin = getattr(root, "_sa_readonly_pin", {})
-        # A savepoint's next statement finds it at once.
-        transaction._sa_readonly_pin = pin  # type: ignore[attr-defined]  # ours
-        return pin
+        :param pin: what is pinned to the transaction.
+        :param mode: the mode to choose by; None takes the one of now. It is pinned when the engine
+            gives its connection.
+        """
+        switch = selector.switch
+        if switch in pin:  # by another selector, which decided for both
+            mode = pin[switch]
+            found = pin[selector] = (selector.routes[self._role][mode], mode)
+            return found
+        if mode is None:
+            mode = (switch.known if clock() < switch.fresh_until else selector.refresh()).mode
+        engine = selector.routes[self._role][mode]
+        self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector)
+        return engine, mode
 
     def _check_given(self, bind: Engine | Connection, clause: Any) -> None:
-        """Hold an engine or connection that the user gave to the transaction's mode."""
+        """Hold an engine or connection that the user gave to the mode of the transaction."""
         engine = bind.engine
         gates = guard.gates(engine)
-        switches = gates or guard.told(engine)
-        if switches:
-            pinned = self._pinned()
-            modes: _Pin = {}
-            for switch in switches:
-                if switch in pinned:
-                    modes[switch] = pinned[switch]
-                elif gates and isinstance(bind, Connection) and bind.in_transaction():
-                    modes[switch] = Mode.READ_WRITE  # it was begun before; it may go on
-                else:
-                    modes[switch] = guard.look(engine, switch).mode
-            if gates and Mode.READ_ONLY in modes.values():
-                what = "The use of a read-write engine"
-                raise guard.refused(engine, what, "transaction", began=True)
-            self._choice = (engine, modes, None, False)
+        begun = isinstance(bind, Connection) and bind.in_transaction()
+        pin = getattr(self.get_transaction(), _PIN, _NOTHING)
+        modes: _Pin = {}
+        for switch in gates or guard.told(engine):
+            if switch in pin:
+                modes[switch] = pin[switch]
+            elif gates and begun:  # before this session came to it: it may go on
+                modes[switch] = Mode.READ_WRITE
+            else:
+                modes[switch] = guard.refresh(engine, switch).mode
+        what = "The use of a read-write engine"
+        if gates and _READ_ONLY in modes.values():
+            raise guard.refused(engine, what, "transaction", began=True)
         if gates and self._role != "primary" and not guard.read_only(engine):
-            what = "The use of a read-write engine"
             raise guard.refused(engine, what, "transaction", self._role)
+        if modes:
+            self._choice = (engine, modes, None)
         if getattr(clause, "is_dml", False):
             self._refuse(bind, type(clause).__name__.upper(), "statement")
 
-    def _connection_for_bind(  # type: ignore[override]  # nobody gives the other keywords
+    def _connection_for_bind(  # type: ignore[override]  # no caller gives the other keywords
         self,
         engine: Engine | Connection,
         execution_options: Any = None,
     ) -> Connection:
-        """Give a statement the read-only engine if a flip came before its first connection.
+        """Return the connection of a statement, which need not be of the engine that was chosen.
 
-        A flush does not come here: it gets the error, which the read-only engine would raise too.
+        If a flip took the engine away before it connected, the read-only one takes its place. The
+        connections of a flush are got in another way: a flush is refused.
         """
-        connect = None
-        if self._connects_session:
-            # What Session's does where all is well, without its calls for where it is not.
-            transaction: Any = self._transaction
-            context = self._trans_context_manager
-            if transaction is None:
-                if context is None:
-                    connect = self._autobegin_t()._connection_for_bind
-            elif transaction._state is _ACTIVE and (context is None or context is transaction):
-                if not execution_options and engine in transaction._connections:
-                    return transaction._connections[engine][0]  # type: ignore[no-any-return]
-                connect = transaction._connection_for_bind
+        if self._choice is None and self._cuts_short and not execution_options:
+            connection = privates.connected(self, engine)
+            if connection is not None:
+                return connection
         try:
-            return (connect or super()._connection_for_bind)(engine, execution_options)
+            return super()._connection_for_bind(engine, execution_options)
         except ReadOnlyError as error:
-            choice = self._choice
-            if choice is None or choice[0] is not engine:
+            chosen, pin, selector = self._choice or (None, {}, None)
+            if chosen is not engine or selector is None or pin[selector.switch] is _READ_ONLY:
                 raise
-            selector = choice[2]
-            if selector is None or choice[1][selector.switch] is Mode.READ_ONLY:
-                raise
-            guard.was_served(engine, error)
-        mode = Mode.READ_ONLY
-        engine = selector.routes[self._role][mode]
-        pin = {selector.switch: mode, selector: (engine, mode)}
-        self._choice = (engine, pin, selector, choice[3])
+            guard.was_served(chosen, error)
+            engine, _ = self._choose(selector, _NOTHING, _READ_ONLY)
         return super()._connection_for_bind(engine, execution_options)
 
     # -- refusing ------------------------------------------------------------------------
@@ -279,6 +248,11 @@ class RoutingSession(Session):
             self._refuse(self.get_bind(mapper), "bulk_update_mappings()")
         super().bulk_update_mappings(mapper, mappings)
 
+    def _refuse(self, bind: Engine | Connection, what: str, kind: str = "flush") -> None:
+        """Refuse a write if nothing may be written through a bind of this session."""
+        if self._refuses(bind):
+            raise guard.refused(bind.engine, what, kind, self._role)
+
     def _refuses(self, bind: Engine | Connection) -> bool:
         if isinstance(bind, EngineSelector):
             raise ConfigurationError(
@@ -288,55 +262,39 @@ class RoutingSession(Session):
             )
         if guard.read_only(bind.engine):
             return True
-        # A database in memory has no second engine that could refuse for the role.
+        # The role "replica" is served by the read-write engine itself where that holds the database
+        # in its own pool (SQLite in memory), of which no read-only engine can be made.
         return self._role != "primary" and bool(guard.gates(bind.engine))
 
-    def _refuse(self, bind: Engine | Connection, what: str, kind: str = "flush") -> None:
-        if self._refuses(bind):
-            raise guard.refused(bind.engine, what, kind, self._role)
+
+# -- listeners -------------------------------------------------------------------------------
 
 
-def _defining(cls: type, name: str) -> list[type]:
-    return [base for base in cls.__mro__ if name in vars(base)]
-
-
-# An attribute of a class of enum is slow, in Python 3.11.
-_READ_ONLY = Mode.READ_ONLY
-_ACTIVE = SessionTransactionState.ACTIVE
-# What is pinned to a root transaction: the mode of each switch and, for each selector, the engine
-# found by it with that mode. It is kept on the transaction itself: a session that held an ended one
-# would be freed by the garbage collector alone.
-_Pin = dict[Any, Any]
-# The engine chosen last, what to pin, the selector (None where the user gave the engine), and
-# whether it is known that nothing was pinned before.
-_Choice = tuple[Engine, _Pin, EngineSelector | None, bool]
-
-
-# The first of all listeners: another one may ask get_bind(), which chooses anew.
+# Before the user's own listeners: one that calls get_bind() makes another choice.
 @event.listens_for(RoutingSession, "after_begin", propagate=True, insert=True)
-def _take_mode(
+def _pin_mode(
     session: RoutingSession, transaction: SessionTransaction, connection: Connection
 ) -> None:
-    """Pin the mode by which the root transaction got its connection."""
-    if transaction.nested:
+    """Pin the mode by which the root transaction got a connection."""
+    if transaction.nested:  # a savepoint: its root has this connection, and has pinned its mode
         return
-    connection._sa_readonly_role = session._role  # type: ignore[attr-defined]  # ours, for an error
+    connection._sa_readonly_role = session._role  # type: ignore[attr-defined]  # for an error
     choice, session._choice = session._choice, None
-    if choice is None or choice[0] is not connection.engine:
-        choice = _found_out(connection.engine)
-    pin: _Pin | None = None if choice[3] else getattr(transaction, "_sa_readonly_pin", None)
-    if pin is None:
-        transaction._sa_readonly_pin = choice[1]  # type: ignore[attr-defined]  # ours
-    else:  # a savepoint may have it too
-        for key, value in choice[1].items():
-            pin.setdefault(key, value)
+    engine = connection.engine
+    chosen = choice[1] if choice is not None and choice[0] is engine else _modes_of(engine)
+    kept = transaction.__dict__
+    if _PIN not in kept:
+        kept[_PIN] = chosen
+        return
+    for key, value in chosen.items():  # this is the connection of a second engine
+        kept[_PIN].setdefault(key, value)
 
 
-def _found_out(engine: Engine) -> _Choice:
-    """Return the choice that somebody else has made, as a get_bind() of the user's own."""
-    modes = dict.fromkeys(guard.gates(engine), Mode.READ_WRITE)  # else it had not begun
-    modes = modes or {switch: switch.known.mode for switch in guard.told(engine)}
-    return engine, modes, None, False
+def _modes_of(engine: Engine) -> _Pin:
+    """Return the mode by which an engine began that a get_bind() of the user's own has chosen."""
+    # A read-write engine begins nothing while read-only.
+    modes = dict.fromkeys(guard.gates(engine), Mode.READ_WRITE)
+    return modes or {switch: switch.known.mode for switch in guard.told(engine)}
 
 
 @event.listens_for(RoutingSession, "before_flush", propagate=True)
@@ -345,7 +303,7 @@ def _refuse_flush(
     flush_context: UOWTransaction,  # noqa: ARG001  # the event gives it
     instances: Sequence[object] | None,  # noqa: ARG001  # the same
 ) -> None:
-    """Refuse a flush with a net change before it has begun."""
+    """Refuse a flush that would write, before it begins."""
     if session._only is not None and not session._refuses(session.get_bind()):
         return
     binds: dict[Mapper[Any], Engine | Connection] = {}
@@ -362,13 +320,13 @@ def _refuse_flush(
                 bind = binds[mapper]
             else:
                 bind = binds[mapper] = session.get_bind(mapper)
-            if what != "UPDATE" or _changed(one):
+            if session._refuses(bind) and (what != "UPDATE" or _has_changed(one)):
                 session._refuse(bind, f"The flush of {what} for {mapper.class_.__name__}")
 
 
-def _changed(one: object) -> bool:
+def _has_changed(one: object) -> bool:
     """True if a flush would write for this persistent object."""
-    state: Any = inspect(one)  # typed otherwise in 2.0 and in 2.1
+    state: Any = inspect(one)  # its type differs between SQLAlchemy 2.0 and 2.1
     if not state.modified:
         return False
     for attribute in state.mapper.attrs:

@@ -1,4 +1,4 @@
-"""EngineSelector, Engines and selector_from_config: what they pick and what they refuse."""
+"""EngineSelector: what it picks, tells and waits for, and how it ends."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, insert
 from sqlalchemy.ext.asyncio import (
-    AsyncEngine,
     AsyncSession,
     async_sessionmaker,
     create_async_engine,
 )
-from sqlalchemy.orm import Session
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import NullPool
 
 import sa_readonly
 from sa_readonly import (
@@ -34,17 +32,12 @@ from sa_readonly import (
     Mode,
     ReadOnlyError,
     RoutingSession,
-    selector_from_config,
 )
-from tests.app import WHICH, App, Book, fill, sqlite_urls
+from tests.app import WHICH, App, Book
 
 
 def engine(name: str = "x") -> Any:
     return create_engine(f"sqlite:////nowhere/{name}.db", poolclass=NullPool)
-
-
-def async_engine(name: str = "x") -> AsyncEngine:
-    return create_async_engine(f"sqlite+aiosqlite:////nowhere/{name}.db", poolclass=NullPool)
 
 
 # -- picking ---------------------------------------------------------------------------------
@@ -268,6 +261,15 @@ def test_a_job_waits_for_the_mode(lite: App) -> None:
     assert lite.selector.wait_until(Mode.READ_WRITE, timeout=10)
 
 
+def test_a_mode_that_never_comes_is_not_waited_for(lite: App) -> None:
+    lite.start()
+    with pytest.raises(ConfigurationError) as caught:
+        lite.selector.wait_until("read-only")
+    assert str(caught.value) == (
+        "wait_until() takes Mode.READ_WRITE or Mode.READ_ONLY, not 'read-only'."
+    )
+
+
 def test_a_signal_lets_it_look_again_and_calls_the_handler_before(lite: App) -> None:
     called: list[int] = []
     before = signal.signal(signal.SIGUSR2, lambda number, _frame: called.append(number))
@@ -367,153 +369,6 @@ async def use_it_async(lite: App) -> list[str]:
     return found
 
 
-# -- configuration ---------------------------------------------------------------------------
-
-
-def test_the_configuration_makes_a_selector(place: Path) -> None:
-    urls = sqlite_urls(place, "rw", "ro")
-    for name, url in urls.items():
-        fill(url, name)
-    selector = selector_from_config(
-        {
-            "other": "left alone",
-            "sa_readonly.file": str(place / "read-only.txt"),
-            "sa_readonly.ttl": "0.5",
-            "sa_readonly.read_write.primary.url": str(urls["rw"]),
-            "sa_readonly.read_write.primary.pool_size": "7",
-            "sa_readonly.read_only.primary.url": str(urls["ro"]),
-            "sa_readonly.read_only.replica.url": str(urls["ro"]),
-            "sa_readonly.read_only.replica.echo": "false",
-        }
-    )
-    with selector:
-        assert selector.switch.path == str(place / "read-only.txt")
-        assert selector.switch.ttl == 0.5
-        assert selector.engine().pool.size() == 7
-        with RoutingSession(selector) as session:
-            assert session.scalar(WHICH) == "rw"
-        selector.switch.enable()
-        with RoutingSession(selector, role="replica") as session:
-            assert session.scalar(WHICH) == "ro"
-
-
-BASE = {"sa_readonly.file": "/tmp/x", "sa_readonly.read_write.primary.url": "sqlite:////tmp/y"}
-WRONG = {
-    "an unknown key": (
-        {**BASE, "sa_readonly.read_wriet.primary.url": "x", "sa_readonly.tll": "1"},
-        "Unknown configuration: sa_readonly.read_wriet.primary.url, sa_readonly.tll",
-    ),
-    "no file": ({"sa_readonly.read_write.primary.url": "sqlite://"}, "sa_readonly.file is missing"),
-    "no primary": (
-        {"sa_readonly.file": "/tmp/x"},
-        "sa_readonly.read_write.primary.url is missing",
-    ),
-    "a ttl that is no number": ({**BASE, "sa_readonly.ttl": "soon"}, "sa_readonly.ttl takes"),
-    "a negative ttl": ({**BASE, "sa_readonly.ttl": "-1"}, "ttl takes a number of seconds"),
-    "options without an url": (
-        {**BASE, "sa_readonly.read_only.primary.pool_size": "3"},
-        "sa_readonly.read_only.primary.url is missing",
-    ),
-    "a replica without a primary": (
-        {**BASE, "sa_readonly.read_only.replica.url": "sqlite:////tmp/z"},
-        "read_only.replica.url is given without sa_readonly.read_only.primary.url",
-    ),
-    "an unknown option of an engine": (
-        {**BASE, "sa_readonly.read_write.primary.pool_sise": "3"},
-        "pool_sise",
-    ),
-    "an URL that is none": (
-        {**BASE, "sa_readonly.read_write.primary.url": "nonsense"},
-        "No engine can be made of sa_readonly.read_write.primary.url",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_configuration_is_an_error_that_names_the_key(what: str) -> None:
-    mapping, message = WRONG[what]
-    with pytest.raises(ConfigurationError, match=message.replace(".", r"\.")):
-        selector_from_config(mapping)
-
-
-SECRET = "postgresql://me:secret@host/db"
-
-
-def make(**options: Any) -> EngineSelector:
-    return EngineSelector("/tmp/read-only.txt", **options)
-
-
-one = engine("one")
-MISTAKES: dict[str, tuple[Any, str]] = {
-    "a string for an engine": (
-        lambda: make(read_write=SECRET),
-        r"EngineSelector\(read_write=...\) takes an Engine or an AsyncEngine, not str",
-    ),
-    "a string in Engines": (lambda: Engines(SECRET), r"Engines\(primary=...\) takes an Engine"),
-    "a string for a replica": (
-        lambda: Engines(engine(), replica=SECRET),
-        r"Engines\(replica=...\) takes an Engine",
-    ),
-    "a session for an engine": (lambda: make(read_write=Session()), "not Session"),
-    "None for an engine": (lambda: make(read_write=None), "not NoneType"),
-    "sync and async mixed": (
-        lambda: make(read_write=engine(), read_only=async_engine()),
-        "read_write.primary is a sync Engine and read_only.primary an AsyncEngine",
-    ),
-    "the same engine twice": (
-        lambda: make(read_write=one, read_only=one),
-        "read_write.primary and read_only.primary are the same engine",
-    ),
-    "the primary as a read-only replica": (
-        lambda: make(read_write=one, read_only=Engines(engine(), one)),
-        "read_write.primary and read_only.replica are the same engine",
-    ),
-    "an engine and its clone": (
-        lambda: make(read_write=one, read_only=one.execution_options(x=1)),
-        "read_write.primary and read_only.primary share a pool",
-    ),
-    "a primary and its clone as a replica": (
-        lambda: make(read_write=Engines(one, one.execution_options(x=1))),
-        "read_write.primary and read_write.replica share a pool",
-    ),
-    "one pool in two engines": (
-        lambda: make(
-            read_write=(first := create_engine("sqlite://", poolclass=StaticPool)),
-            read_only=create_engine("sqlite://", pool=first.pool),
-        ),
-        "share a pool",
-    ),
-    "a database in memory without read_only": (
-        lambda: make(read_write=create_engine("sqlite://")),
-        "Give read_only= as well",
-    ),
-    "a number for a path": (lambda: EngineSelector(3, read_write=engine()), "or a Switch, not 3"),
-    "a missing directory": (
-        lambda: EngineSelector("/nowhere/at/all/read-only.txt", read_write=engine()),
-        "The directory /nowhere/at/all of the file",
-    ),
-    "a negative ttl": (lambda: FileSwitch("/tmp/x", ttl=-1), "ttl takes a number of seconds"),
-}
-
-
-@pytest.mark.parametrize("what", MISTAKES)
-def test_a_mistake_is_refused_when_it_is_made_and_changes_no_engine(what: str) -> None:
-    mistake, message = MISTAKES[what]
-    before = type(one.dialect)
-    with pytest.raises(ConfigurationError, match=message) as caught:
-        mistake()
-    assert "secret" not in str(caught.value)
-    assert type(one.dialect) is before
-
-
-def test_an_engine_is_not_read_write_in_one_selector_and_read_only_in_another(lite: App) -> None:
-    lite.start()
-    with pytest.raises(ConfigurationError, match="is a read-only engine of another"):
-        make(read_write=lite.engines["ro"], read_only=engine())
-    with pytest.raises(ConfigurationError, match="is a read-write engine of another"):
-        make(read_write=engine(), read_only=lite.engines["rw"])
-
-
 def test_an_async_session_on_sync_engines_is_refused(lite: App) -> None:
     lite.start()
     with pytest.raises(ConfigurationError, match="create_async_engine"):
@@ -539,7 +394,7 @@ print(sorted(heavy & new), threading.active_count(), opened)
 """
     root = Path(sa_readonly.__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-B", "-W", "error", "-c", code],  # -B: no bytecode is written
         capture_output=True,
         text=True,
         check=False,
@@ -547,46 +402,3 @@ print(sorted(heavy & new), threading.active_count(), opened)
         timeout=60,
     )
     assert (done.stdout.strip(), done.stderr) == ("[] 1 []", "")
-
-
-def test_a_selector_in_the_place_of_an_engine_is_named(lite: App) -> None:
-    lite.start()
-    with pytest.raises(ConfigurationError) as caught:
-        EngineSelector(lite.path, read_write=lite.selector)
-    assert str(caught.value) == (
-        "EngineSelector(read_write=...) takes an Engine or an AsyncEngine, not EngineSelector. "
-        "Make one with create_engine() or create_async_engine()."
-    )
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (
-            {"sa_readonly.read_only.primary.url": ""},
-            "sa_readonly.read_only.primary.url is empty. Give the URL of a database.",
-        ),
-        (
-            {"sa_readonly.read_only.primary.pool_size": "5"},
-            "sa_readonly.read_only.primary.url is missing, though "
-            "sa_readonly.read_only.primary.pool_size is given. Give the URL of a database.",
-        ),
-        (
-            {"sa_readonly.ttl": "-1"},
-            "sa_readonly.ttl takes a number of seconds that is not negative, not -1.0.",
-        ),
-    ],
-)
-def test_what_is_wrong_in_a_configuration_is_named_as_it_is_there(
-    lite: App, more: dict[str, str], message: str
-) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        selector_from_config(
-            {
-                "sa_readonly.file": str(lite.path),
-                "sa_readonly.read_write.primary.url": lite.urls["rw"],
-                5: "another's",
-                **more,
-            }
-        )
-    assert str(caught.value) == message

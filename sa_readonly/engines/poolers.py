@@ -1,8 +1,8 @@
-"""A pooler between a read-only engine and its server: what is done otherwise, and how it is told.
+"""A pooler between a read-only engine and its server: what is done otherwise, and its errors.
 
-A pooler may refuse the start-up parameter that locks each session of PostgreSQL, or drop it. One in
-transaction mode gives each transaction another of its sessions at the server, so nothing may be set
-for a session there: the next client would get it.
+A pooler of PostgreSQL may refuse the start-up parameter that locks each session, or drop it. In
+transaction mode it serves each transaction by another of its sessions at the server, so nothing may
+be set for a session: the next client would get it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine.default import DefaultDialect
 
 from ..errors import ConfigurationError
+from . import privates
+from .dialects import ATTRIBUTES, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,13 +33,13 @@ CURE = (
 )
 _BETWEEN = f"A pooler stands in between. {CURE}"
 
-# Their attribute is a word in each BEGIN that they send; others set it for the session.
-_BEGINNING = ("psycopg2", "psycopg", "psycopg_async", "asyncpg")
 _UNPROTECTED = "AUTOCOMMIT, which nothing protects behind a pooler in transaction mode,"
 
 
 def told_pid(driver: str, connection: Any) -> int | None:
-    """Return the server process as the server, or a pooler in its place, named it at the start.
+    """Return the number of the server process, as a connection was told it at the start.
+
+    It was told so by the server, or by a pooler, which makes one up.
 
     :param driver: the name of SQLAlchemy's dialect for it.
     :param connection: the driver's own.
@@ -56,14 +58,14 @@ def told_pid(driver: str, connection: Any) -> int | None:
 
 @cache
 def takes_parameters(dbapi: Any) -> bool:
-    """True for a pg8000 that sends start-up parameters, which is one from 1.31.3 on."""
+    """True if this pg8000 can send start-up parameters, as it can from 1.31.3 on."""
     return "startup_params" in inspect.signature(dbapi.connect).parameters
 
 
 def is_direct(dialect: Any, dbapi_connection: Any, pid: int) -> bool:
-    """True if a connection surely is a session of its own: no pooler knows the server's numbers.
+    """True if a connection surely is a session of its own, with no pooler in between.
 
-    :param pid: what the server says.
+    :param pid: the server's answer to ``pg_backend_pid()``. A pooler tells another number at start.
     """
     return told_pid(dialect.driver, dialect.get_driver_connection(dbapi_connection)) == pid
 
@@ -72,9 +74,10 @@ def is_direct(dialect: Any, dbapi_connection: Any, pid: int) -> bool:
 
 
 def check(pooler: object, engines: Mapping[str, Engine], readers: set[str]) -> None:
-    """Refuse a setting that makes no sense for these engines, by their names.
+    """Refuse a setting of EngineSelector(pooler=) that makes no sense for its engines.
 
-    :param readers: the names of those that a read-only engine is, or is made of.
+    :param engines: the engines by name.
+    :param readers: the names of those that are read-only, or of which a read-only one is made.
     """
     if pooler is not None and pooler not in POOLERS:
         raise ConfigurationError(
@@ -100,14 +103,14 @@ def check(pooler: object, engines: Mapping[str, Engine], readers: set[str]) -> N
             )
         if pooler == "session":
             continue
-        if dialect.driver not in _BEGINNING:
+        if dialect.driver not in ATTRIBUTES:
             raise ConfigurationError(
                 f'EngineSelector(pooler="transaction") needs a driver that begins each transaction '
                 f"READ ONLY by itself, which {dialect.driver} of {name} does not. Use psycopg2, "
                 "psycopg or asyncpg."
             )
-        level = getattr(dialect, "_on_connect_isolation_level", None)
-        if "AUTOCOMMIT" in (level, engine.get_execution_options().get("isolation_level")):
+        level = engine.get_execution_options().get("isolation_level")
+        if privates.commits(dialect) or level == "AUTOCOMMIT":
             raise ConfigurationError(
                 f'{name} has isolation_level="AUTOCOMMIT", which EngineSelector(pooler='
                 '"transaction") can\'t protect: no transaction is there to be READ ONLY. Give a '
@@ -117,7 +120,7 @@ def check(pooler: object, engines: Mapping[str, Engine], readers: set[str]) -> N
 
 @contextlib.contextmanager
 def told(dialect: Any) -> Iterator[None]:
-    """Tell the cure where a server refuses the start-up parameter."""
+    """Add the cure to the error by which a server, or a pooler, refuses the start-up parameter."""
     try:
         yield
     except Exception as error:
@@ -175,12 +178,9 @@ class _ByTransaction(DefaultDialect):
     def do_ping(self, dbapi_connection: Any) -> bool:
         if self.driver == "asyncpg":  # which pings in a transaction
             return super().do_ping(dbapi_connection)
-        # SQLAlchemy goes through autocommit, and out of that psycopg2 with a SET for the session.
-        cursor = dbapi_connection.cursor()
-        try:
-            cursor.execute(self._dialect_specific_select_one)
-        finally:
-            cursor.close()
+        # SQLAlchemy pings under autocommit. psycopg2 leaves that with a SET for the session, which
+        # the pooler would give to another client.
+        run(dbapi_connection, privates.ping_statement(self))
         dbapi_connection.rollback()
         return True
 
@@ -191,8 +191,6 @@ def by_transaction(kind: type[Any]) -> type[Any]:
     return type(kind.__name__, (_ByTransaction, kind), {})
 
 
-def unlocked(connection: Any, attribute: str) -> str | None:
-    """Return why a statement on this connection would have no lock in transaction mode, or None."""
-    if connection.autocommit is True:
-        return _UNPROTECTED
-    return None if getattr(connection, attribute) is True else "A transaction that is not READ ONLY"
+def unlocked(*, autocommit: bool) -> str:
+    """Return what a statement is that would be in no READ ONLY transaction."""
+    return _UNPROTECTED if autocommit else "A transaction that is not READ ONLY"

@@ -1,0 +1,275 @@
+"""What a selector may be given, checked before anything is done with it; the kinds of switches."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
+
+from sqlalchemy import Engine
+
+from .engines import guard, poolers
+from .engines.handover import ROLES
+from .engines.pools import holds_database
+from .errors import ConfigurationError, seconds
+from .mode import Switch, missing
+from .switch import FileSwitch, FixedSwitch
+from .workers.directory import DirectoryRegistry
+from .workers.protocol import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = [
+    "KINDS",
+    "Engines",
+    "Kind",
+    "check_engines",
+    "check_options",
+    "check_pooler",
+    "check_role",
+    "given_engines",
+    "kind_of",
+    "like",
+    "make_switch",
+    "registry_of",
+    "switch_of",
+    "sync_of",
+]
+
+AnyEngine = Union[Engine, "AsyncEngine"]
+
+
+# -- the kinds of switches -------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """What has to be known of one kind of switch. A further kind is one more row of the table.
+
+    :param cls: the class of its switches.
+    :param made_of: the types that stand for one in ``EngineSelector(switch=)``, in the key ``file``
+        of a configuration and in the command's ``--file``. None of them if users make it.
+    :param registry: returns where ``workers=True`` has a process report itself. None if nowhere:
+        then it reports itself only where a directory or a registry is given.
+    :param flips: whether its mode can change. If not, the command has nothing to wait for, and a
+        process reports itself to a registry that is given and to no directory.
+    :param unreported: what the status page says of a process that reports itself nowhere.
+    """
+
+    cls: type[Any]
+    made_of: tuple[type[Any], ...] = ()
+    registry: Callable[[Any], Registry] | None = None
+    flips: bool = True
+    unreported: str = "It has no directory of workers: nobody can wait for it."
+
+
+def _beside(switch: FileSwitch) -> Registry:
+    return DirectoryRegistry(f"{switch.path}.workers")
+
+
+KINDS = (
+    Kind(FileSwitch, made_of=(str, bytes, os.PathLike), registry=_beside),
+    Kind(FixedSwitch, flips=False),
+    Kind(  # any other Switch, such as a user's own
+        object,
+        unreported="Its switch brings no directory of workers: nobody can wait for it. Give "
+        "EngineSelector(workers=) the path of a directory, or a Registry.",
+    ),
+)
+
+
+def kind_of(switch: Switch) -> Kind:
+    """Return the first row of the table for a switch."""
+    return next(kind for kind in KINDS if isinstance(switch, kind.cls))
+
+
+def make_switch(value: object, **options: Any) -> Switch | None:
+    """Make the switch that a value stands for, as a path does; None if it stands for none.
+
+    :param options: those of the class of the switch.
+    """
+    for kind in KINDS:
+        if isinstance(value, kind.made_of):
+            return kind.cls(value, **options)  # type: ignore[no-any-return]  # it is a Switch
+    return None
+
+
+def switch_of(value: object) -> Switch:
+    """Return the switch that ``EngineSelector(switch=)`` is or stands for."""
+    made = make_switch(value)
+    if made is not None:
+        return made
+    lacking = missing(value)
+    if "check" in lacking or "subscribe" in lacking:
+        raise ConfigurationError(
+            f"EngineSelector(switch) takes the path of a file or a Switch, not {value!r}."
+        )
+    if lacking:
+        raise ConfigurationError(
+            f"EngineSelector(switch): {value!r} is no whole Switch, as it has no "
+            f"{', '.join(lacking)}. Derive its class from sa_readonly.Switch, which has a default "
+            "for all but known."
+        )
+    return value  # type: ignore[return-value]  # it has the members
+
+
+def registry_of(workers: object, switch: Switch) -> Registry | None:
+    """Return where ``EngineSelector(workers=)`` has a process report itself, or None."""
+    kind = kind_of(switch)
+    if workers is True or workers == "required":
+        if kind.registry is not None:
+            return kind.registry(switch)
+        if workers is True or not kind.flips:
+            return None
+        raise ConfigurationError(
+            f'EngineSelector(workers="required") needs the path of a file, which {switch!r} does '
+            "not have. Give a Registry or the path of a directory."
+        )
+    if workers is False:
+        return None
+    if isinstance(workers, (str, os.PathLike)) and workers:
+        return DirectoryRegistry(workers) if kind.flips else None
+    lacking = [name for name in vars(Registry) if name[0] != "_" and not hasattr(workers, name)]
+    if not lacking:
+        return workers  # type: ignore[return-value]  # it has the members
+    why = "" if "register" in lacking else f" It has no {', '.join(lacking)}."
+    raise ConfigurationError(
+        'EngineSelector(workers) takes True, False, "required", the path of a directory or a '
+        f"Registry, not {workers!r}.{why}"
+    )
+
+
+# -- engines ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The engines of one mode.
+
+    :param primary: an :class:`~sqlalchemy.engine.Engine` or
+        :class:`~sqlalchemy.ext.asyncio.AsyncEngine`.
+    :param replica: another one, for transactions that never write; None means the primary.
+    :raises ConfigurationError: if one of them is no engine.
+    """
+
+    primary: AnyEngine
+    replica: AnyEngine | None = None
+
+    def __post_init__(self) -> None:
+        sync_of(self.primary, "Engines(primary=...)")
+        if self.replica is not None:
+            sync_of(self.replica, "Engines(replica=...)")
+
+
+def sync_of(engine: object, name: str = "") -> Engine:
+    """Return the Engine inside an AsyncEngine, or the Engine itself.
+
+    :param name: the argument that it was given as.
+    :raises ConfigurationError: if it is neither.
+    """
+    inner = engine
+    if not isinstance(engine, Engine):
+        try:
+            inner = getattr(engine, "sync_engine", None)
+        except ConfigurationError:  # an EngineSelector of sync engines
+            inner = None
+    if not isinstance(inner, Engine):
+        # Its type, and not the value itself: the string of a URL shows a password.
+        raise ConfigurationError(
+            f"{name} takes an Engine or an AsyncEngine, not {type(engine).__name__}. Make one with "
+            "create_engine() or create_async_engine()."
+        )
+    return inner
+
+
+def like(engine: AnyEngine, sync_engine: Engine) -> AnyEngine:
+    """Return a sync engine as one of the same kind as ``engine``."""
+    return sync_engine if isinstance(engine, Engine) else type(engine)(sync_engine)
+
+
+def given_engines(read_write: object, read_only: object) -> dict[str, AnyEngine]:
+    """Return the engines that a selector is given, by names such as ``read_write.primary``."""
+    given: dict[str, AnyEngine] = {}
+    for mode, value in (("read_write", read_write), ("read_only", read_only)):
+        if value is None and mode == "read_only":
+            continue
+        if not isinstance(value, Engines):  # a bare engine
+            sync_of(value, f"EngineSelector({mode}=...)")
+            value = Engines(value)  # type: ignore[arg-type]  # noqa: PLW2901  # it is an engine
+        given[f"{mode}.primary"] = value.primary
+        if value.replica is not None:
+            given[f"{mode}.replica"] = value.replica
+    return given
+
+
+def check_engines(given: Mapping[str, AnyEngine]) -> dict[str, Engine]:
+    """Refuse engines that make no sense together, and return the sync ones by name."""
+    sync = [name for name, engine in given.items() if isinstance(engine, Engine)]
+    if sync and len(sync) < len(given):
+        mixed = ", ".join(name for name in given if name not in sync)
+        raise ConfigurationError(
+            f"{', '.join(sync)} is a sync Engine and {mixed} an AsyncEngine. "
+            "Give engines of one kind."
+        )
+    engines = {name: sync_of(engine) for name, engine in given.items()}
+    _check_modes(engines)
+    if "read_only.primary" not in engines and holds_database(engines["read_write.primary"]):
+        raise ConfigurationError(
+            "read_write.primary holds its database in its own pool (SQLite in memory, StaticPool), "
+            "of which no second, read-only engine can be made. Give read_only= as well."
+        )
+    return engines
+
+
+def _check_modes(engines: Mapping[str, Engine]) -> None:
+    """Refuse an engine that would have to be read-write and read-only at the same time."""
+    primary = engines["read_write.primary"]
+    for (name, one), (other_name, two) in itertools.combinations(engines.items(), 2):
+        if one is not two and (one.pool is two.pool or one.dialect is two.dialect):
+            raise ConfigurationError(
+                f"{name} and {other_name} share a pool or a dialect: is one made of the other by "
+                "execution_options()? Make each with create_engine()."
+            )
+    for name, engine in engines.items():
+        if not name.startswith("read_only"):
+            continue
+        if engine is primary:
+            raise ConfigurationError(
+                f"read_write.primary and {name} are the same engine, so that nothing could ever be "
+                "written. Leave read_only out to have a read-only engine made of it."
+            )
+        if guard.gates(engine):
+            raise ConfigurationError(f"{name} is a read-write engine of another EngineSelector.")
+    if guard.read_only(primary):
+        raise ConfigurationError(
+            "read_write.primary is a read-only engine of another EngineSelector."
+        )
+
+
+def check_pooler(pooler: object, engines: Mapping[str, Engine]) -> None:
+    """Refuse a pooler that these engines can't be behind."""
+    # The read-write primary matters where a read-only engine will be made of it.
+    twinned = "read_only.primary" not in engines or "read_write.replica" not in engines
+    readers = {name for name in engines if twinned or name != "read_write.primary"}
+    poolers.check(pooler, engines, readers)
+
+
+# -- the other arguments ---------------------------------------------------------------------
+
+
+def check_options(grace: object, watch: object) -> None:
+    """Refuse a ``grace`` that is no time and a ``watch`` that is no bool."""
+    if grace is not None:
+        seconds("EngineSelector(grace)", grace)
+    if not isinstance(watch, bool):
+        raise ConfigurationError(f"EngineSelector(watch) takes True or False, not {watch!r}.")
+
+
+def check_role(role: object) -> None:
+    """Refuse what is no role."""
+    if role not in ROLES:
+        raise ConfigurationError(f'role is "primary" or "replica", not {role!r}.')

@@ -1,0 +1,109 @@
+"""A selector made of configuration keys, such as those of a settings file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import engine_from_config
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from .checks import Engines, make_switch
+from .engines.handover import ROLES
+from .errors import ConfigurationError, seconds
+from .selector import EngineSelector
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["selector_from_config"]
+
+_OPTIONS = ("file", "ttl", "pooler")
+_ENGINES = tuple(f"{mode}.{role}" for mode in ("read_write", "read_only") for role in ROLES)
+
+
+def selector_from_config(
+    mapping: Mapping[str, Any], prefix: str = "sa_readonly.", **kwargs: Any
+) -> EngineSelector:
+    """Make a selector of configuration keys, as :func:`sqlalchemy.engine_from_config` does.
+
+    ``file`` (required), ``ttl`` (seconds) and ``pooler``; then for each of ``read_write.primary``
+    (required), ``read_write.replica``, ``read_only.primary`` and ``read_only.replica`` a ``url``
+    and the other options of :func:`sqlalchemy.engine_from_config`:
+    ``read_write.primary.pool_size``. A URL of an asyncio driver makes an AsyncEngine.
+
+    :param mapping: keys and values, which may be strings; keys without the prefix are left alone.
+    :param prefix: what the keys begin with.
+    :param kwargs: passed on to :class:`EngineSelector`.
+    :raises ConfigurationError: if a key is unknown or missing, or its value makes no sense.
+    """
+    ours = {
+        key[len(prefix) :]: mapping[key]
+        for key in mapping
+        if isinstance(key, str) and key.startswith(prefix)
+    }
+    _check_keys(ours, prefix)
+    engines = {name: _engine_from(ours, f"{name}.", prefix) for name in _ENGINES}
+    if engines["read_only.replica"] is not None and engines["read_only.primary"] is None:
+        raise ConfigurationError(
+            f"{prefix}read_only.replica.url is given without {prefix}read_only.primary.url."
+        )
+    options: dict[str, Any] = {}
+    if "ttl" in ours:
+        options["ttl"] = _seconds(ours["ttl"], f"{prefix}ttl")
+    if "pooler" in ours:
+        kwargs.setdefault("pooler", ours["pooler"])
+    switch = make_switch(ours["file"], **options)
+    if switch is None:
+        raise ConfigurationError(f"{prefix}file takes the path of a file, not {ours['file']!r}.")
+    read_only = engines["read_only.primary"]
+    return EngineSelector(
+        switch,
+        read_write=Engines(engines["read_write.primary"], engines["read_write.replica"]),
+        read_only=read_only and Engines(read_only, engines["read_only.replica"]),
+        **kwargs,
+    )
+
+
+def _check_keys(ours: Mapping[str, Any], prefix: str) -> None:
+    below = tuple(f"{name}." for name in _ENGINES)
+    unknown = [prefix + key for key in ours if key not in _OPTIONS and not key.startswith(below)]
+    if unknown:
+        options = ", ".join(prefix + name for name in _OPTIONS)
+        raise ConfigurationError(
+            f"Unknown configuration: {', '.join(sorted(unknown))}. Known are {options} and, below "
+            f"each of {', '.join(prefix + name for name in _ENGINES)}, url and the options of "
+            "engine_from_config()."
+        )
+    for key in ("file", "read_write.primary.url"):
+        if not ours.get(key):
+            raise ConfigurationError(f"{prefix}{key} is missing in the configuration.")
+
+
+def _seconds(value: Any, name: str) -> float:
+    try:
+        return seconds(name, float(value))
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{name} takes a number of seconds, not {value!r}.") from None
+
+
+def _engine_from(ours: Mapping[str, Any], name: str, prefix: str) -> Any:
+    keys = [key for key in ours if key.startswith(name)]
+    if not keys:
+        return None
+    url = ours.get(f"{name}url")
+    if not url:
+        others = [prefix + key for key in keys if key != f"{name}url"]
+        what = f"missing, though {others[0]} is given" if others else "empty"
+        raise ConfigurationError(f"{prefix}{name}url is {what}. Give the URL of a database.")
+    try:
+        if make_url(url).get_dialect().is_async:
+            # Imported here: importing this package imports no asyncio.
+            from sqlalchemy.ext.asyncio import async_engine_from_config  # noqa: PLC0415
+
+            return async_engine_from_config(dict(ours), prefix=name)
+        return engine_from_config(dict(ours), prefix=name)
+    except (TypeError, ValueError, ArgumentError, NoSuchModuleError) as error:
+        raise ConfigurationError(
+            f"No engine can be made of {', '.join(sorted(prefix + key for key in keys))}: {error}"
+        ) from error
