@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.util.concurrency import in_greenlet
 
-from .. import refusals
-from ..engines import guard, loops
-from ..engines.pools import count, leave_to_parent
+from .. import forks, refusals
+from ..engines import loops
+from ..engines.doors import count
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode, State, now
 from .protocol import Connections, RegistryError, Report, may_be_acknowledged
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from ..engines.pools import Door
+    from ..engines.doors import Door
     from ..mode import Switch
     from .protocol import Entry, Registry, Seen
 
@@ -187,7 +187,7 @@ class Worker:
         self._new_process()
 
     def _new_process(self) -> None:
-        leave_to_parent()
+        forks.follow()
         switch = self._switch()
         self._beginning = threading.RLock()  # what is told of a flip may connect
         self._doing = threading.RLock()
@@ -470,11 +470,9 @@ class Worker:
 
     def _bar(self, door: Door) -> None:
         """Have a door shut and its held connections begin nothing, as nobody could wait for it."""
-        guard.bar(door.engine, self, self._refuse)
-        door.shut(self)
+        door.shut(self, refuse=self._refuse)
 
     def _unbar(self, door: Door) -> None:
-        guard.bar(door.engine, self, None)
         door.open(self)
 
     def _refuse(self) -> ReadOnlyError:
