@@ -251,7 +251,7 @@ class Worker:
             self._new_process()
         if self._members.pop(member, None) is not None:
             for door in member.doors:
-                if door.held != door.idle:
+                if door.connections != door.idle:
                     self._left[door] = None
                 door.before_connect = _without(door.before_connect, self.attend)
                 door.after_refusal = _without(door.after_refusal, self.refused)
@@ -281,15 +281,15 @@ class Worker:
             door.close_idle()
         with self._turning:
             self._begun = False  # before it counts
-            if not self._in_use() and not any(door.held for door in self._doors()):
+            if not self._in_use() and not any(door.connections for door in self._doors()):
                 self._close_entry()
 
     def _in_use(self) -> int:
         """Return how many connections are in use of doors that were left over one."""
         for door in list(self._left):
-            if door.held == door.idle:
+            if door.connections == door.idle:
                 self._left.pop(door, None)
-        return sum(door.held - door.idle for door in list(self._left))
+        return sum(door.connections - door.idle for door in list(self._left))
 
     def _close_entry(self) -> None:
         entry, self._entry = self._entry, None
@@ -345,7 +345,7 @@ class Worker:
         """Refresh while the loop waits for no more than a stat(); a thread does the rest."""
         work = partial(self._refresh, switch)
         begun = self._begun and self._pid == os.getpid()
-        if (begun or not in_greenlet()) and loops.glance(switch):
+        if (begun or not in_greenlet()) and switch.glance():
             if not (begun and self.watcher.alive):
                 self._do_beside(work)
             return switch.known
@@ -498,7 +498,7 @@ class Worker:
         doors, known = self._doors(), switch.known
         left = self._in_use()
         shut = known.read_only and not left and all(door.is_shut for door in doors)
-        held = left + sum(door.held for door in doors)
+        held = left + sum(door.connections for door in doors)
         checked = getattr(switch, "checked", None)
         refused = self._count_refused(switch)
         engines, retired = counted(member.engines for member in list(self._members))
