@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from functools import partial
@@ -26,7 +25,8 @@ from .pools import (
 from .retired import OldPools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from sqlalchemy.engine import Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -198,7 +198,7 @@ class Door:
         """
         if refuse is not None:
             protection.bar(self.engine, by, refuse)
-        with self._locked():
+        with self._turning():
             self._shut_by[by] = None
             pool = self.engine.pool
             if not isinstance(pool, ClosedPool):
@@ -213,7 +213,7 @@ class Door:
     def open(self, by: object) -> None:
         """Take back all of one :meth:`shut`; after the last a fresh pool gives out connections."""
         protection.unlimit(self.engine, by)
-        with self._locked():
+        with self._turning():
             self._shut_by.pop(by, None)
             pool = self.engine.pool
             if not self._shut_by and isinstance(pool, ClosedPool):
@@ -226,21 +226,16 @@ class Door:
             self.open(self)
             self.sweep()
 
+    def _turning(self) -> AbstractContextManager[bool]:
+        """Let one switch at a time turn it, as an engine may stand in selectors of several.
+
+        Not for ever: a log handler that the pool calls may wait for a switch that waits for this.
+        """
+        return forks.locked(self._lock(), _PATIENCE)
+
     def sweep(self) -> None:
         """Close what lies idle in the retired pools, and forget those that have nothing out."""
         self._old.sweep()
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Let one switch at a time turn it, as an engine may stand in selectors of several."""
-        # Not for ever: a log handler that the pool calls may wait for a switch that waits for this.
-        lock = self._lock()
-        taken = lock.acquire(timeout=_PATIENCE)
-        try:
-            yield
-        finally:
-            if taken:
-                lock.release()
 
     # -- connections ---------------------------------------------------------------------
 
@@ -259,7 +254,9 @@ class Door:
                 raise
 
         def connect(connection_record: ConnectionPoolEntry | None) -> DBAPIConnection:
-            if self._pid != os.getpid():  # where no hook ran at the fork
+            if self._pid != os.getpid():
+                # No hook ran at the fork. The pool stays, as it is just connecting: another one
+                # would leave this connection to a pool that no flip retires.
                 self._forget()
             self._prepare()
             creation = object()
