@@ -158,7 +158,7 @@ class Door:
         """How many connections there are, or will be."""
         if self._in_memory:
             return 0
-        counted = len(self._ledger.known) + len(self._old.uncounted)
+        counted = len(self._ledger.connections) + len(self._old.uncounted)
         # A StaticPool may have connected before it was counted.
         pool = open_pool(self.engine)
         return counted or int(isinstance(pool, StaticPool) and bool(privates.kept_records(pool)))
@@ -172,7 +172,7 @@ class Door:
         if isinstance(pool, QueuePool):
             return pool.checkedin()
         if isinstance(pool, (SingletonThreadPool, AssertionPool)):
-            return len(self._ledger.known) - privates.connections_out(pool)
+            return len(self._ledger.connections) - privates.connections_out(pool)
         return 0
 
     @property
@@ -243,7 +243,7 @@ class Door:
         """Return the creator of a pool, made to ask and to count."""
         create = privates.creator(pool)
         ledger = self._ledger
-        known, dialect = ledger.known, self.engine.dialect
+        connections, dialect = ledger.connections, self.engine.dialect
 
         # Without a record where code calls engine.pool._creator(), as it can without a selector.
         def counted(connection_record: ConnectionPoolEntry | None = None) -> DBAPIConnection:
@@ -260,7 +260,7 @@ class Door:
                 self._forget()
             self._prepare()
             creation = object()
-            known[creation] = (None, None)
+            connections[creation] = (None, None)
             try:
                 # Once more: a worker that was leaving at this moment did not see this creation, and
                 # the process may not be registered any more.
@@ -280,7 +280,7 @@ class Door:
                     raise
                 return connection
             finally:
-                del known[creation]
+                del connections[creation]
 
         return counted
 
@@ -328,6 +328,6 @@ def count(engine: Engine) -> tuple[int, int, list[float]]:
         pool = engine.pool
         idle = pool.checkedin() if isinstance(pool, QueuePool) else 0
         return privates.connections_out(pool), idle, []
-    known, idle, retired = door.connections, door.idle, door.retired
-    in_use = max(0, known - idle - len(retired))  # they were not counted at one moment
+    connections, idle, retired = door.connections, door.idle, door.retired
+    in_use = max(0, connections - idle - len(retired))  # they were not counted at one moment
     return in_use, idle, retired

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
     Loop = asyncio.AbstractEventLoop | None
-    _Known = tuple[Loop, object]
+    _Open = tuple[Loop, object]
 
 __all__ = [
     "CountedPool",
@@ -52,7 +52,7 @@ class Ledger:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         # By the identity of each connection, or that of its creation. A dict: one change is atomic.
-        self.known: dict[object, _Known] = {}
+        self.connections: dict[object, _Open] = {}
         self._closing: dict[int, tuple[Pool, DBAPIConnection, Loop]] = {}
         self._retired: dict[object, float] = {}
 
@@ -65,24 +65,24 @@ class Ledger:
         self._retired.pop(key, None)  # a closed connection had the same identity
 
         def dropped(reference: object) -> None:
-            if self.known.get(key, (None, None))[1] is reference:
-                del self.known[key]
+            if self.connections.get(key, (None, None))[1] is reference:
+                del self.connections[key]
 
         loop = None
         watched: Any = connection
         if self._dialect.is_async:
             loop, watched = loops.running(), self._dialect.get_driver_connection(connection)
         try:
-            self.known[key] = (loop, weakref.ref(watched, dropped))
+            self.connections[key] = (loop, weakref.ref(watched, dropped))
         except TypeError:  # sqlite3's can't be referred to; unless it is detached, its record can
             # Without a reference it is counted until it is closed through its pool.
-            self.known[key] = (loop, record and weakref.ref(record, dropped))
+            self.connections[key] = (loop, record and weakref.ref(record, dropped))
 
     def detached(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         """Go on counting a connection whose record is used for another."""
-        loop, reference = self.known.get(id(connection), (None, None))
+        loop, reference = self.connections.get(id(connection), (None, None))
         if isinstance(reference, weakref.ref) and reference() is record:
-            self.known[id(connection)] = (loop, None)
+            self.connections[id(connection)] = (loop, None)
 
     def close(
         self, pool: Pool, connection: DBAPIConnection, gently: Callable[[], None], *, at_once: bool
@@ -97,15 +97,16 @@ class Ledger:
             try:
                 gently()
             finally:
-                self.known.pop(key, None)
+                self.connections.pop(key, None)
             return
-        loop = self.known.get(key, (None, None))[0] or loops.loop_of(self._dialect, connection)
+        loop, _ = self.connections.get(key, (None, None))
+        loop = loop or loops.loop_of(self._dialect, connection)
         self._closing[key] = (pool, connection, loop)
         try:
             if not at_once and privates.in_greenlet() and loop is loops.running():
                 gently()
                 self._closing.pop(key, None)
-                self.known.pop(key, None)
+                self.connections.pop(key, None)
         finally:  # a cancellation may have come before it was closed
             loops.call(loop, partial(self._hang_up, key))
 
@@ -119,7 +120,7 @@ class Ledger:
         except Exception:
             logger.exception("Exception closing connection %r.", connection)
         finally:
-            self.known.pop(key, None)
+            self.connections.pop(key, None)
 
     def sweep(self) -> None:
         """Close in this thread what was left to a loop that does not run any more."""
@@ -130,27 +131,29 @@ class Ledger:
     def retire(self) -> None:
         """Note that all connections of now belong to a retired pool."""
         now = time.time()
-        for key in list(self.known):
+        for key in list(self.connections):
             self._retired.setdefault(key, now)
 
     @property
     def retired(self) -> list[float]:
         """Since when each of those that are still open is retired, in wall-clock seconds."""
         for key in list(self._retired):
-            if key not in self.known:
+            if key not in self.connections:
                 self._retired.pop(key, None)
         return list(self._retired.values())
 
     def leave(self) -> None:
         """In a forked child: count nothing that is the parent's."""
-        self.known.clear()
+        self.connections.clear()
         self._retired.clear()
         self._closing.clear()
 
     def a_loop(self) -> Loop:
         """Return a loop that runs and has a connection, or None."""
-        running = (loop for loop, _ in list(self.known.values()) if loop and loop.is_running())
-        return next(running, None)
+        for loop, _ in list(self.connections.values()):
+            if loop is not None and loop.is_running():
+                return loop
+        return None
 
 
 # -- pools -----------------------------------------------------------------------------------

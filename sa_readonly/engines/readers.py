@@ -228,13 +228,17 @@ class _Locking:
     def _returned(
         self, dbapi_connection: DBAPIConnection | None, record: ConnectionPoolEntry
     ) -> None:
-        if dbapi_connection is None or not isinstance(self._dialect, guard.ReadOnly):
+        dialect = self._dialect
+        if dbapi_connection is None or not isinstance(dialect, guard.ReadOnly):
             return
-        if getattr(dbapi_connection, "_sa_readonly_answer", None) is sqlite.answer:
-            return  # nothing can have opened the lock of SQLite
-        put_back = _lock_kept if sqlite.keeps(dbapi_connection) else locks.lock_again
+        put_back = locks.lock_again
+        if dialect._sa_readonly_family == "sqlite":
+            if getattr(dbapi_connection, "_sa_readonly_answer", None) is sqlite.answer:
+                return  # nothing can have opened this lock
+            if sqlite.keeps(dbapi_connection):
+                put_back = _lock_kept
         try:
-            put_back(self._dialect, dbapi_connection)
+            put_back(dialect, dbapi_connection)
         except Exception as error:  # noqa: BLE001  # it would keep the record out for ever
             record.invalidate(error)
         except BaseException as error:  # an interrupt goes on, but the record keeps its place
