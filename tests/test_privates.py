@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.session import SessionTransactionState
 from sqlalchemy.pool import (
     AssertionPool,
     NullPool,
@@ -385,3 +387,49 @@ def twin_of(dialect: Any) -> Any:
     made = object.__new__(type("Twin", (Twin, type(dialect)), {"supports_statement_cache": True}))
     made.__dict__ = dialect.__dict__
     return made
+
+
+# -- sessions --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session(make: Callable[..., Engine]) -> Iterator[Session]:
+    with Session(make()) as made:
+        yield made
+
+
+def test_a_session_is_known_to_be_connected_as_long_as_its_own_way_gives_the_connection(
+    session: Session,
+) -> None:
+    engine = session.bind
+    assert privates.connected(session, engine) is None
+    session.begin()
+    assert privates.connected(session, engine) is None
+    for _ in range(2):
+        with session.begin_nested():
+            # A savepoint is begun by Session's own way.
+            assert privates.connected(session, engine) is None
+            connection = session.connection()
+            assert privates.connected(session, engine) is connection
+    assert privates.connected(session, engine) is session.connection() is connection
+    session.commit()
+    assert privates.connected(session, engine) is None
+
+
+def test_a_session_is_not_known_to_be_connected_where_its_own_way_raises(session: Session) -> None:
+    engine = session.bind
+    with contextlib.suppress(ZeroDivisionError), session.begin():
+        session.connection()
+        with session.begin_nested():
+            session.connection()
+            session.get_nested_transaction().commit()
+            assert privates.connected(session, engine) is None
+            with pytest.raises(InvalidRequestError, match="closed transaction inside context"):
+                session.connection()
+            raise ZeroDivisionError
+    session.connection()
+    session.get_transaction()._state = SessionTransactionState.DEACTIVE  # as after a failed flush
+    assert privates.connected(session, engine) is None
+    with pytest.raises(InvalidRequestError, match="inactive"):
+        session.connection()
+    session.rollback()

@@ -1,4 +1,4 @@
-"""All that is touched of SQLAlchemy's private names by this wing, each where its use is explained.
+"""All that is touched of SQLAlchemy's private names, each where its use is explained.
 
 Every one of them was seen, as it is used here, in 2.0.53 and in 2.1.9, the oldest and the newest
 release that is supported. ``tests/test_privates.py`` has a test for each, which falls where another
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
+from sqlalchemy.orm.session import SessionTransactionState
 from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import await_only, greenlet_spawn, queue
@@ -38,6 +39,7 @@ __all__ = [
     "await_only",
     "close_detached",
     "commits",
+    "connected",
     "connections_out",
     "creator",
     "disconnect",
@@ -307,3 +309,25 @@ def apply_options_by_own_dialect(dialect: Any) -> None:
 def _apply_options(connection: Connection, options: Mapping[str, Any]) -> None:
     dialect: Any = connection.engine.dialect
     type(dialect)._set_connection_characteristics(dialect, connection, options)
+
+
+# -- sessions --------------------------------------------------------------------------------
+
+_ACTIVE = SessionTransactionState.ACTIVE  # a member of an enum is slow to look up in Python 3.11
+
+
+def connected(session: Any, engine: Engine | Connection) -> Connection | None:
+    """Return the connection that a session's transaction has with an engine already, or None.
+
+    It is what Session._connection_for_bind() would return, after five more calls: they make a
+    transaction of ten statements 5 % slower on SQLite. Where that would raise, this returns None.
+    """
+    transaction = session._transaction
+    if (
+        transaction is None
+        or transaction._state is not _ACTIVE
+        or session._trans_context_manager not in (None, transaction)
+        or engine not in transaction._connections
+    ):
+        return None
+    return transaction._connections[engine][0]  # type: ignore[no-any-return]  # untyped
