@@ -89,3 +89,22 @@ def test_all_engines_are_as_they_were_after_the_release(
         with engine.begin() as connection:
             connection.exec_driver_sql("create table written (id int)")
         assert type(engine.dialect) is classes[name]
+
+
+@pytest.mark.parametrize("given", [[RW], [RW, RO], [RW, RW_REPLICA, RO, RO_REPLICA]])
+def test_after_a_flip_and_back_a_statement_costs_what_it_did(
+    engines: dict[str, Engine], tmp_path: Path, given: list[str]
+) -> None:
+    file = tmp_path / "read-only.txt"
+    switch = FileSwitch(file, ttl=0)
+    guarded = GuardedEngines(switch, {name: engines[name] for name in given})
+    end = switch.subscribe(guarded.turn, lambda *_: None)
+    before = {name: type(engine.dialect) for name, engine in guarded.engines.items()}
+    file.touch()
+    switch.check()
+    assert {type(door.engine.dialect) for door in guarded.doors}.isdisjoint(before.values())
+    file.unlink()
+    switch.check()
+    assert {name: type(engine.dialect) for name, engine in guarded.engines.items()} == before
+    end()
+    guarded.release()

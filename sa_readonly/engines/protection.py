@@ -89,7 +89,7 @@ def limit(engine: Engine, by: object, limit: Limit | None) -> None:
     """
     dialect: Any = engine.dialect
     with _changing():
-        dialect._sa_readonly_limits = _with(_limits(dialect), by, limit)
+        dialect._sa_readonly_limits = _with(getattr(dialect, "_sa_readonly_limits", {}), by, limit)
         # A twin is read-only, which the attributes that it shares with its engine do not tell.
         _dress(dialect, read_only=isinstance(dialect, ReadOnly))
 
@@ -102,23 +102,13 @@ def bar(engine: Engine, by: object, refuse: Callable[[], ReadOnlyError] | None) 
     """
     dialect: Any = engine.dialect
     with _changing():
-        dialect._sa_readonly_bars = _with(_bars(dialect), by, refuse)
+        dialect._sa_readonly_bars = _with(getattr(dialect, "_sa_readonly_bars", {}), by, refuse)
 
 
 def unlimit(engine: Engine, by: object) -> None:
     """Take back what was limited and barred, as far as it was."""
-    if by in _limits(engine.dialect):
-        limit(engine, by, None)
-    if by in _bars(engine.dialect):
-        bar(engine, by, None)
-
-
-def _limits(dialect: Any) -> Mapping[object, Limit]:
-    return getattr(dialect, "_sa_readonly_limits", {})  # it may have been released
-
-
-def _bars(dialect: Any) -> Mapping[object, Callable[[], ReadOnlyError]]:
-    return getattr(dialect, "_sa_readonly_bars", {})
+    limit(engine, by, None)
+    bar(engine, by, None)
 
 
 def _with(given: Mapping[object, Any], key: object, value: object) -> dict[object, Any]:
