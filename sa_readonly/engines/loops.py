@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import shared
@@ -123,7 +124,7 @@ def refresh(switch: Switch) -> State:
 
 
 def loop_of(dialect: Dialect, connection: Any) -> asyncio.AbstractEventLoop | None:
-    """Return the loop of a connection, as far as the connection itself tells."""
+    """Return the loop of a connection: that which its driver knows, or that of this thread."""
     driver = dialect.get_driver_connection(connection)
     return getattr(driver, "_loop", None) or running()
 
@@ -163,30 +164,19 @@ def hang_up(dialect: Dialect, connection: Any, loop: asyncio.AbstractEventLoop |
         _close_in_task(dialect, connection, loop)
 
 
-def _end_asyncpg(driver: Any) -> None:
-    driver.terminate()
-
-
-def _end_psycopg(driver: Any) -> None:
-    driver.pgconn.finish()
-
-
 def _end_aiosqlite(driver: Any) -> None:
     # In a thread without a loop: elsewhere stop() makes a future of the loop there, which may be
     # closed by the time at which the future is done.
     _start(driver.stop).join()
 
 
-def _end_mysql(driver: Any) -> None:
-    driver.close()
-
-
-_ENDS: dict[str, Callable[[Any], None]] = {
-    "asyncpg": _end_asyncpg,
-    "psycopg": _end_psycopg,
+# By driver, what hangs up one of its connections at once, without awaiting.
+_ENDS: dict[str, Callable[[Any], object]] = {
+    "asyncpg": methodcaller("terminate"),
+    "psycopg": lambda driver: driver.pgconn.finish(),
     "aiosqlite": _end_aiosqlite,
-    "aiomysql": _end_mysql,
-    "asyncmy": _end_mysql,
+    "aiomysql": methodcaller("close"),
+    "asyncmy": methodcaller("close"),
 }
 
 _tasks: set[object] = set()  # a loop holds its tasks weakly

@@ -23,14 +23,14 @@ __all__ = ["borrow", "comes_back", "made", "put_on", "take_off", "take_off_leavi
 
 logger = logging.getLogger("sa_readonly")
 
-_made: WeakSet[Any] = WeakSet()  # connections that are closed for good when they are closed
-_worn: WeakKeyDictionary[Any, _Worn] = WeakKeyDictionary()
+_made: WeakSet[Any] = WeakSet()  # connections that no other pool takes back when they are closed
+_former: WeakKeyDictionary[Any, _Former] = WeakKeyDictionary()  # by connection
 
 # Attributes by which connections of psycopg_pool, mariadb and MySQL's own driver know their pool.
 _MARKS = ("_pool", "_Connection__pool", "_cnx_pool")
 
 
-class _Worn:
+class _Former:
     """What a connection had before: attributes of the driver's, and the server's session."""
 
     def __init__(self, undo: Callable[[Any], None]) -> None:
@@ -63,63 +63,63 @@ def borrow(
     driver = dialect.get_driver_connection(dbapi_connection)
     if driver not in _made:
         with contextlib.suppress(TypeError):  # asyncpg's pool lends proxies, and closes for good
-            _worn[driver] = _Worn(before())
+            _former[driver] = _Former(before())
 
 
 def put_on(driver: Any, name: str, value: Any) -> None:
     """Set an attribute of a driver's connection, to be set back when the connection leaves."""
-    worn = _find(driver)
-    if worn is not None:
-        worn.attributes.setdefault(name, getattr(driver, name))
+    former = _find(driver)
+    if former is not None:
+        former.attributes.setdefault(name, getattr(driver, name))
     setattr(driver, name, value)
 
 
 def take_off(dialect: Dialect, dbapi_connection: Any) -> None:
     """Put back all that a new connection had, if it was here before and has still our changes."""
-    driver, worn = _found(dialect, dbapi_connection)
-    if worn is None:
+    driver, former = _found(dialect, dbapi_connection)
+    if former is None:
         return
     # So there is another pool, of a kind that comes_back() does not know. From now on the locks at
     # the server are taken off when a connection leaves: a round trip that a mere close can save.
     vars(dialect)["_sa_readonly_lends"] = True
-    _finish(driver, worn, dbapi_connection)
+    _finish(driver, former, dbapi_connection)
 
 
 def take_off_leaving(dialect: Dialect, dbapi_connection: Any) -> None:
     """Put back what a connection had that is about to be closed, or given back."""
-    driver, worn = _found(dialect, dbapi_connection)
-    if worn is None:
+    driver, former = _found(dialect, dbapi_connection)
+    if former is None:
         return
-    _take_off_here(driver, worn)
+    _take_off_here(driver, former)
     if not comes_back(dialect, driver) or (dialect.is_async and not in_greenlet()):
         return
     try:
         dialect.do_rollback(dbapi_connection)
-        _finish(driver, worn, dbapi_connection)
+        _finish(driver, former, dbapi_connection)
     except Exception as error:  # noqa: BLE001  # it is broken, or take_off() does it next time
         logger.debug("%r is given back with its locks: %s", driver, error)
 
 
-def _found(dialect: Dialect, dbapi_connection: Any) -> tuple[Any, _Worn | None]:
-    if not _worn:  # nearly always: all connections were made by our dialects
+def _found(dialect: Dialect, dbapi_connection: Any) -> tuple[Any, _Former | None]:
+    if not _former:  # nearly always: all connections were made by our dialects
         return None, None
     driver = dialect.get_driver_connection(dbapi_connection)
     return driver, _find(driver)
 
 
-def _find(driver: Any) -> _Worn | None:
+def _find(driver: Any) -> _Former | None:
     try:
-        return _worn.get(driver)
+        return _former.get(driver)
     except TypeError:  # it can't be referred to
         return None
 
 
-def _take_off_here(driver: Any, worn: _Worn) -> None:
-    while worn.attributes:
-        setattr(driver, *worn.attributes.popitem())
+def _take_off_here(driver: Any, former: _Former) -> None:
+    while former.attributes:
+        setattr(driver, *former.attributes.popitem())
 
 
-def _finish(driver: Any, worn: _Worn, dbapi_connection: Any) -> None:
-    _take_off_here(driver, worn)
-    worn.undo(dbapi_connection)
-    _worn.pop(driver, None)
+def _finish(driver: Any, former: _Former, dbapi_connection: Any) -> None:
+    _take_off_here(driver, former)
+    former.undo(dbapi_connection)
+    _former.pop(driver, None)

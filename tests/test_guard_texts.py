@@ -1,0 +1,302 @@
+"""The guard: which texts it refuses, and which refusals of a server it knows."""
+
+# ruff: noqa: E501  # SQL is easier to read in one line
+from __future__ import annotations
+
+import sqlite3
+import sys
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sa_readonly.engines.locks import is_refusal
+from sa_readonly.engines.statements import examine
+
+
+@pytest.mark.parametrize(
+    ("statement", "dialect", "what"),
+    [
+        ("", "postgresql", None),
+        (";;", "postgresql", None),
+        ("SELECT 1", "postgresql", None),
+        ("INSERT INTO t VALUES (1)", "postgresql", "INSERT"),
+        ("insert into t values (1)", "oracle", "INSERT"),
+        ("FROBNICATE t", "postgresql", "FROBNICATE"),
+        ("SELECT 1; DROP TABLE t", "postgresql", "DROP"),
+        ("SELECT ';'; DROP TABLE t", "postgresql", "DROP"),
+        ("SELECT '; DROP TABLE t", "postgresql", None),  # the server says that it never ends
+        ("/* SELECT", "postgresql", None),
+        ("/* /* */ DROP */ SELECT 1", "postgresql", None),
+        ("/* /* */ DROP TABLE t -- */ SELECT 1", "sqlite", "DROP"),
+        ("((SELECT 1)) UNION SELECT 2", "postgresql", None),
+        ("((((((", "postgresql", None),
+        ("$$ $$", "postgresql", None),
+        ("WITH a AS (SELECT 1) UPDATE t SET a = 1", "postgresql", "UPDATE"),
+        ("WITH a AS (SELECT 1), b AS (DELETE FROM t) SELECT 1", "postgresql", "DELETE"),
+        ("WITH a AS (UPDATE t SET a = 1 RETURNING 1) SELECT 1", "postgresql", "UPDATE"),
+        ("WITH a AS (SELECT 1) MERGE INTO t USING a ON true", "postgresql", "MERGE"),
+        ("SELECT 1 INTO t", "postgresql", "SELECT INTO"),
+        ("SELECT 1 INTO @a", "mysql", None),
+        ("SELECT 1 INTO DUMPFILE 'x'", "mariadb", "SELECT INTO DUMPFILE"),
+        ("SELECT 1 FOR NO KEY UPDATE", "postgresql", "SELECT ... FOR NO"),
+        ("SELECT NEXT VALUE FOR s", "mssql", "NEXT VALUE FOR"),
+        ("SELECT dblink('host=x', 'select 1')", "postgresql", "dblink()"),
+        ("SELECT U&\"n\\0065xtval\"('s')", "postgresql", "A call of what can't be read"),
+        ("SET TRANSACTION READ WRITE", "postgresql", "SET ... READ WRITE"),
+        ("SET default_transaction_read_only = on", "postgresql", None),
+        ("SET default_transaction_read_only = off", "postgresql", "SET default_transaction_read_only"),
+        ("SET a = off, tx_read_only = 1", "mysql", "SET tx_read_only"),
+        ("SET STATEMENT a = 1 FOR DELETE FROM t", "mariadb", "DELETE"),
+        ("START SLAVE", "mysql", "START SLAVE"),
+        ("BEGIN NOT ATOMIC SELECT 1; END", "mariadb", "BEGIN NOT"),
+        ("BEGIN INSERT INTO t VALUES (1); END;", "oracle", "BEGIN INSERT"),
+        ("BEGIN NOT DEFERRABLE", "postgresql", None),
+        ("DECLARE @a int", "mssql", "DECLARE"),
+        ("EXECUTE p", "mssql", "EXECUTE"),
+        ("EXECUTE p", "postgresql", None),
+        ("PREPARE TRANSACTION 'x'", "postgresql", "PREPARE"),
+        ("PREPARE p FROM @a", "mysql", "PREPARE"),
+        ("PREPARE p FROM 'SELECT 1'", "mysql", None),
+        ("LOAD 'age'", "postgresql", None),
+        ("LOAD DATA INFILE 'x' INTO TABLE t", "mysql", "LOAD"),
+        ("COPY t TO STDOUT", "postgresql", None),
+        ("COPY t FROM STDIN", "postgresql", "COPY"),
+        ("COPY t TO 'x'", "postgresql", "COPY"),
+        ("PRAGMA", "sqlite", None),
+        ("PRAGMA query_only", "sqlite", None),
+        ("PRAGMA main.query_only = off", "sqlite", "PRAGMA query_only"),
+        ("PRAGMA wal_checkpoint", "sqlite", "PRAGMA wal_checkpoint"),
+        ("ANALYZE t", "postgresql", "ANALYZE"),
+        ("ANALYZE SELECT 1", "mariadb", None),
+        ("EXPLAIN ANALYZE DELETE FROM t", "postgresql", "EXPLAIN ANALYZE DELETE"),
+        ("EXPLAIN", "postgresql", None),
+        ("RESET MASTER", "mysql", "RESET MASTER"),
+        ("RESET ALL", "postgresql", "RESET ALL"),
+        ("COMMIT PREPARED 'x'", "postgresql", "COMMIT PREPARED"),
+        ("SELECT 1 AS \u00d7$$; DROP TABLE t; --$$", "postgresql", "DROP"),
+        ("SELECT $\u00e4$; DROP TABLE t; $\u00e4$", "postgresql", None),
+        ("SELECT E'a'\n'\\'' ; DROP TABLE t; --'", "postgresql", "DROP"),
+        ("SELECT E'a', '\\' ; DROP TABLE t; --'", "postgresql", "DROP"),
+        ("SELECT 'a'\n'\\', '; DROP TABLE t; --'", "postgresql", None),
+        ("SELECT 1 \"AS\" INTO t", "postgresql", "SELECT INTO"),
+        ("SELECT 1 AS into", "postgresql", None),
+        ("SELECT 1.INTO t", "postgresql", "SELECT INTO"),
+        ("COMMIT; SELECT 1", "postgresql", "What follows COMMIT in one text"),
+        ("COMMIT;; -- end", "postgresql", None),
+        ("ROLLBACK TO a; SELECT 1", "postgresql", None),
+        ("COMMIT; SELECT 1", "mysql", None),
+        ("SET U&\"a\" = 1", "postgresql", "SET of what can't be read"),
+        ("SET a = U&'x'", "postgresql", None),
+        ("SET a = E'x'", "postgresql", None),
+        ("SET standard_conforming_strings = on", "postgresql", None),
+        ("RESET standard_conforming_strings", "postgresql", "RESET standard_conforming_strings"),
+        ("SELECT set_config('a'::text, 'x', true)", "postgresql", None),
+        ("SELECT set_config('a'::text || 'b', 'x', true)", "postgresql", "set_config() of what protects the transaction"),
+        ("SELECT set_config('app.' || %s::text, 'x', true)", "postgresql", None),
+        ("SELECT set_config('a.'::jsonb ->> 'b', 'x', true)", "postgresql", "set_config() of what protects the transaction"),
+        ("SELECT set_config(%(a)s::VARCHAR, 'x', true)", "postgresql", None),
+        ("SELECT set_config(%s || %s, 'x', true)", "postgresql", "set_config() of what protects the transaction"),
+        ("SET tx_read_only = 1 - 1", "mysql", "SET tx_read_only"),
+        ("SET tx_read_only := 1", "mysql", None),
+        ("SET sql_mode = 'TRADITIONAL'", "mysql", None),
+        ("SET SESSION sql_mode = 'ansi'", "mysql", "SET sql_mode"),
+        ("SET @@sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')", "mysql", None),
+        ("SET sql_mode = CONCAT('NO_BACK', 'SLASH_ESCAPES')", "mysql", "SET sql_mode"),
+        ("SET sql_mode = 4", "mysql", "SET sql_mode"),
+        ("SET sql_mode = @a", "mysql", "SET sql_mode"),
+        ("PREPARE p FROM \"SELECT 'a', '' INTO OUTFILE 'x'\"", "mysql", "SELECT INTO OUTFILE"),
+        ("PREPARE p FROM 'SELECT ''INTO OUTFILE'''", "mysql", None),
+        ("EXECUTE IMMEDIATE 'SELECT ?' USING 1", "mariadb", None),
+        ("EXECUTE IMMEDIATE 'SELECT 1' 'x'", "mariadb", "EXECUTE"),
+        ("SELECT /*!50000 'a', \"b\", */ 1", "mysql", None),
+        ("SELECT /*!50000 'a */ ' */ 1", "mysql", "A comment that can't be read"),
+        ("SELECT /*!50000 1", "mysql", "A comment that can't be read"),
+        ("\u017felect 1", "mysql", "\u017felect"),
+    ],
+)  # fmt: skip
+def test_a_text_is_refused_for_what_it_would_do(
+    statement: str, dialect: str, what: str | None
+) -> None:
+    assert examine(statement, dialect) == what
+
+
+@pytest.mark.parametrize(
+    ("statement", "dialect", "backslash", "what"),
+    [
+        ("SELECT '\\'' ; DROP TABLE t; --'", "postgresql", False, None),
+        ("SELECT '\\'' ; DROP TABLE t; --'", "postgresql", True, "DROP"),
+        ("SELECT '\\' INTO OUTFILE 'x' -- '", "mysql", True, None),
+        ("SELECT '\\' INTO OUTFILE 'x' -- '", "mysql", False, "SELECT INTO OUTFILE"),
+        ('SELECT "\\" INTO OUTFILE \'x\' -- "', "mysql", False, "SELECT INTO OUTFILE"),
+    ],
+)
+def test_a_backslash_escapes_where_the_server_says_so(
+    statement: str, dialect: str, backslash: bool, what: str | None
+) -> None:
+    assert examine(statement, dialect, backslash=backslash) == what
+
+
+@pytest.mark.parametrize(
+    ("parameters", "refused"),
+    [
+        ({"name": "app.tenant"}, False),
+        ({"name": " Transaction_Read_Only "}, True),
+        ([{"name": "a"}, {"name": "default_transaction_read_only"}], True),
+        (("transaction_read_only",), True),
+        (None, True),
+        ((), False),
+    ],
+)
+def test_set_config_is_refused_by_the_name_that_is_bound(parameters: Any, refused: bool) -> None:
+    what = examine("SELECT set_config(%(name)s, 'off', true)", "postgresql", parameters)
+    assert (what is not None) == refused
+
+
+PIECES = st.sampled_from(
+    [
+        "SELECT",
+        "INSERT",
+        "INTO",
+        "UPDATE",
+        "SET",
+        "DELETE",
+        "FROM",
+        "WITH",
+        "AS",
+        "(",
+        ")",
+        ";",
+        "'",
+        '"',
+        "`",
+        "$$",
+        "$a$",
+        "E'",
+        "U&'",
+        'U&"',
+        "/*",
+        "*/",
+        "/*!",
+        "--",
+        "--\r",
+        "#",
+        "\n",
+        "\\",
+        ",",
+        ".",
+        "::",
+        "%",
+        "?",
+        "=",
+        "@",
+        "[",
+        "]",
+        "FOR",
+        "READ",
+        "WRITE",
+        "EXPLAIN",
+        "ANALYZE",
+        "PRAGMA",
+        "query_only",
+        "set_config",
+        "PREPARE",
+        "DECLARE",
+        "COPY",
+        "TO",
+        "STDOUT",
+        "BEGIN",
+        "START",
+        "EXECUTE",
+        "IMMEDIATE",
+        "STATEMENT",
+        "nextval",
+        "1",
+        "é",
+        "\x00",
+    ]
+)
+DIALECTS = st.sampled_from(("postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle"))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.one_of(st.text(), st.lists(PIECES).map(" ".join), st.lists(PIECES).map("".join)), DIALECTS
+)
+def test_no_text_makes_the_examination_fail(statement: str, dialect: str) -> None:
+    what = examine(statement, dialect)
+    assert what is None or isinstance(what, str)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(alphabet=st.characters(blacklist_characters="'\\\x00")), DIALECTS)
+def test_a_literal_is_a_read_whatever_it_says(inside: str, dialect: str) -> None:
+    assert examine(f"SELECT '{inside}'", dialect) is None
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(alphabet=st.characters(blacklist_characters="*/!M\\")), DIALECTS)
+def test_a_write_after_a_comment_is_refused_whatever_the_comment_says(
+    inside: str, dialect: str
+) -> None:
+    assert examine(f"/* {inside} */ DELETE FROM t", dialect) == "DELETE"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "(",
+        "SELECT f(",
+        "SELECT f(1), ",
+        "' ",
+        "$$",
+        "/*",
+        "/*! a */",
+        "WITH a AS (UPDATE x ",
+        "EXPLAIN ",
+        "SET STATEMENT a=1 FOR ",
+        "[",
+        "E'",
+    ],
+)
+def test_a_text_twice_as_long_takes_twice_as_many_steps(piece: str) -> None:
+    for dialect in ("postgresql", "mysql", "sqlite"):
+        short, long = (steps(piece * number, dialect) for number in (200, 400))
+        assert long < 2.5 * short  # 4 if it is quadratic
+
+
+def steps(text: str, dialect: str) -> int:
+    """Count the lines that are run to examine a text."""
+    count = 0
+
+    def line(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return line
+
+    before = sys.gettrace()
+    sys.settrace(line)
+    try:
+        examine(text, dialect)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (sqlite3.OperationalError("attempt to write a readonly database"), True),
+        (sqlite3.OperationalError("no such table"), False),
+        (Exception(1792, "Cannot execute statement in a READ ONLY transaction"), True),
+        (Exception(1836, "Running in read-only mode"), True),
+        (Exception(1290, "running with the --read-only option"), True),
+        (Exception(1290, "running with the --secure-file-priv option"), False),
+        (Exception({"C": "25006"}), True),
+        (Exception(), False),
+    ],
+)
+def test_a_refusal_of_the_server_is_known_by_its_number(error: Exception, refused: bool) -> None:
+    assert is_refusal(error) == refused
