@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError, RoutingSession
+from sa_readonly.engines.guard import is_refusal
 from tests.postgres import Pair
 
 
@@ -198,3 +200,20 @@ def test_the_servers_refusal_has_the_drivers_exception_as_its_cause(
                 rows.all()
             assert caught.value.__cause__ is not None
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (sqlite3.OperationalError("attempt to write a readonly database"), True),
+        (sqlite3.OperationalError("no such table"), False),
+        (Exception(1792, "Cannot execute statement in a READ ONLY transaction"), True),
+        (Exception(1836, "Running in read-only mode"), True),
+        (Exception(1290, "running with the --read-only option"), True),
+        (Exception(1290, "running with the --secure-file-priv option"), False),
+        (Exception({"C": "25006"}), True),
+        (Exception(), False),
+    ],
+)
+def test_a_refusal_of_the_server_is_known_by_its_number(error: Exception, refused: bool) -> None:
+    assert is_refusal(error) == refused

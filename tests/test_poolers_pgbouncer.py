@@ -367,7 +367,7 @@ def test_wait_wants_the_server_itself(url: URL, bouncer: Start, mode: str, drive
     with pytest.raises(ServerError) as caught:
         Asked(shown(through)).check()
     assert str(caught.value) == (
-        "The database of --database is asked through a pooler, behind which the server's list of "
+        "The database of --read-write is asked through a pooler, behind which the server's list of "
         "sessions does not tell who may still write, and may name those that ask. Give the URL of "
         "the server itself."
     )
@@ -383,7 +383,7 @@ def test_doctor_says_when_the_option_is_needed_and_when_it_is_given(
         assert one.severity == "warning"
         assert 'EngineSelector(pooler="transaction")' in one.cure
     given = look(pg_pair.read_write, through, pooler="transaction")
-    assert the(given, "refuses start-up options").severity == "ok"
+    assert the(given, "No start-up options are sent to the read-only database").severity == "ok"
     assert the(given, "A pooler in transaction mode").severity == "ok"
     wrong = look(pg_pair.read_write, through, pooler="session")
     assert the(wrong, "A pooler in transaction mode").severity == "warning"

@@ -81,9 +81,9 @@ def test_wait_wants_the_server_itself(pgpool: Pgpool, url: URL, driver: str) -> 
     with pytest.raises(ServerError) as caught:
         Asked(shown(through)).check()
     assert str(caught.value) == (
-        "The database of --database is asked through Pgpool-II, behind which the server's list of "
-        "sessions does not tell who may still write, and may name those that ask. Give the URL of "
-        "the server itself."
+        "The database of --read-write is asked through Pgpool-II, behind which the server's list "
+        "of sessions does not tell who may still write, and may name those that ask. Give the URL "
+        "of the server itself."
     )
 
 
