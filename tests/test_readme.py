@@ -17,6 +17,7 @@ from tests.app import App
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+USAGE = (ROOT / "docs" / "usage.md").read_text()
 COMMAND = (ROOT / "docs" / "command.md").read_text()
 
 
@@ -30,8 +31,8 @@ class Thing(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
-def test_the_examples_of_the_readme_run_in_either_mode(lite: App) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_examples_of_the_readme_and_of_usage_run_in_either_mode(lite: App) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README + USAGE, re.DOTALL)
     assert len(blocks) == 7
     first, *others, last, asynchronous = (
         block.replace("/var/lib/myapp/read-only.txt", str(lite.path)) for block in blocks
@@ -79,6 +80,10 @@ def test_the_readme_opens_with_the_two_commands() -> None:
         ".venv/bin/sa-readonly demo",
         ".venv/bin/python -m pytest",
     ]
+
+
+def test_the_readme_has_at_most_700_words_outside_code() -> None:
+    assert len(re.sub(r"```.*?```", "", README, flags=re.DOTALL).split()) <= 700
 
 
 @pytest.mark.parametrize("text", [README, COMMAND], ids=["readme", "command"])
