@@ -135,7 +135,9 @@ class BaseSwitch(Switch):
         if self.forced is None:
             return False
         self.fresh_until = math.inf  # it is -inf where another room has asked for a look
-        return True
+        if self.forced is None:  # the test has ended just now, and asked for a look
+            self.fresh_until = -math.inf
+        return self.forced is not None
 
     def _force(self) -> None:
         """Have the mode that the environment forces upon this process, if it does."""
