@@ -289,7 +289,7 @@ class BaseSwitch(Switch):
 
     @contextlib.contextmanager
     def _are_turning(self) -> Iterator[None]:
-        """Have a gate that asks for the mode get the one that holds, and not turn the gates."""
+        """Mark that gates are being turned: a gate that asks for the mode must not turn them."""
         self._turning = True
         try:
             yield
