@@ -50,9 +50,9 @@ class State:
     :param reason: the operator's text, or None.
     :param until: when the operator expects to be done (aware), or None.
         Nothing happens by itself when it has passed.
-    :param since: since when the mode holds (aware), or None.
-    :param generation: the identity of the file that is there, the same in every process
-        that sees it, or None while there is no file.
+    :param since: since when it is the mode (aware), or None.
+    :param generation: the identity of the file that is there, or of what else says read-only: the
+        same in every process that sees it. None while nothing does.
     """
 
     mode: Mode

@@ -275,7 +275,7 @@ class PolledSwitch(BaseSwitch):
 
     def _schedule(self, looked: float) -> None:
         """Say when the next look is due, after one that began at ``looked``."""
-        # Read-only is safe at any age.
+        # Read-only is safe at any age, and anything else ends at the fence.
         end = math.inf if self.known.read_only else self.checked + self.fence
         self._expires = min(looked + self.ttl, end)
         self.fresh_until = min(looked + self.ttl / 2, end)

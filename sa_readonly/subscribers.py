@@ -135,7 +135,9 @@ class BaseSwitch(Switch):
         if self.forced is None:
             return False
         self.fresh_until = math.inf  # it is -inf where another room has asked for a look
-        return True
+        if self.forced is None:  # the test has ended just now, and asked for a look
+            self.fresh_until = -math.inf
+        return self.forced is not None
 
     def _force(self) -> None:
         """Have the mode that the environment forces upon this process, if it does."""
@@ -287,7 +289,7 @@ class BaseSwitch(Switch):
 
     @contextlib.contextmanager
     def _are_turning(self) -> Iterator[None]:
-        """Have a gate that asks for the mode get the one that holds, and not turn the gates."""
+        """Mark that gates are being turned: a gate that asks for the mode must not turn them."""
         self._turning = True
         try:
             yield
