@@ -268,7 +268,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         :return: True if the mode is there, False if time is up.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        pause = max(getattr(self.switch, "ttl", 0.1), 0.01)
+        pause = min(max(self.switch.ttl, 0.01), 1.0)
         while self.check().mode is not mode:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -599,8 +599,7 @@ def _switch(value: object) -> Any:
 
 def _worker(switch: Switch, registry: Registry | None, required: bool) -> Worker | None:
     # What never flips has nothing to watch and, without a file, nobody to tell.
-    held = getattr(switch, "held", False)  # for as long as a test runs
-    if switch.fresh_until == math.inf and registry is None and not held:
+    if switch.fresh_until == math.inf and registry is None and not switch.overridden:
         return None
     worker = worker_of(switch)
     worker.agree(registry, required)

@@ -13,7 +13,6 @@ import stat
 import sys
 import tempfile
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 from sqlalchemy.exc import InvalidRequestError
 
 from .errors import ConfigurationError
-from .mode import Mode, State, now
+from .mode import Mode, State, Switch, clock, now
 
 __all__ = ["FileSwitch", "FixedSwitch"]
 
@@ -39,12 +38,10 @@ _LOOKS = 10
 _SWAPS = 3  # looks in a row during each of which the directory may change
 
 
-class _Telling:
-    """What both switches have: whom they tell of a flip, and the mode that a test holds."""
+class _Telling(Switch):
+    """What both switches have: their subscribers, and the mode that a test dictates."""
 
     known: State
-    forced: Mode | None = None
-    """The mode that holds for this process whatever the switch would say, or None."""
 
     def __init__(self) -> None:
         self.fresh_until = self._expires = -math.inf
@@ -55,8 +52,8 @@ class _Telling:
         self._subscribers: dict[_Subscriber, None] = {}
         self._pending: deque[Callable[[], None]] = deque()  # what is to be logged and told
         self._jammed = False  # whether it was logged that a gate failed
-        self._holds: dict[object, State] = {}  # by who holds it, the newest last
-        self._unheld: tuple[State, Mode | None] | None = None  # what was known before, and forced
+        self._overrides: dict[object, State] = {}  # the newest last
+        self._before: tuple[State, Mode | None] | None = None  # what was known before, and forced
 
     def subscribe(
         self,
@@ -87,21 +84,8 @@ class _Telling:
 
     # -- a test --------------------------------------------------------------------------
 
-    @property
-    def held(self) -> bool:
-        """True while :meth:`hold` forces the mode: then no thread and no registration begins."""
-        return bool(self._holds)
-
-    def hold(self, state: State) -> Callable[[], None]:
-        """Have this process know ``state``, whatever the switch would say: for tests.
-
-        All that a flip turns is turned. Nothing is looked at meanwhile; the newest of several holds
-        counts.
-
-        :return: a function that ends it. What was known before is known again then, and looked at
-            anew before it is used. It raises if a gate fails to open.
-        :raises InvalidRequestError: if a gate fails to open; then nothing is held.
-        """
+    def override(self, state: State) -> Callable[[], None]:
+        """Have this process know ``state``; see :meth:`.Switch.override`."""
         self._follow_fork()
         key = object()
 
@@ -109,48 +93,51 @@ class _Telling:
             self._follow_fork()
             settled = True
             with self._locks.state:
-                if self._holds.pop(key, None) is not None:
+                if self._overrides.pop(key, None) is not None:
                     settled = self._settle("a test has ended")
             self._tell()
             if not settled:
                 raise InvalidRequestError(
                     f"{self!r} stays {self.known.mode} after a test: a gate failed to open. The "
-                    "log tells why. Hold it once more, and end that."
+                    "log tells why. Override it once more, and end that."
                 )
 
         with self._locks.state:
-            if not self._holds and self._unheld is None:
-                self._unheld = self.known, self.forced
-            self._holds[key], done = state, False
+            if not self._overrides and self._before is None:
+                self._before = self.known, self.forced
+            self._overrides[key], done = state, False
             try:
-                done = self._settle("a test holds it so")
+                done = self._settle("a test dictates it")
             finally:
                 if not done:
-                    del self._holds[key]
+                    del self._overrides[key]
+                    self.overridden = bool(self._overrides)
         self._tell()
         if not done:
             raise InvalidRequestError(
-                f"{self!r} can't be held {state.mode}: a gate failed to open. The log tells why."
+                f"{self!r} can't be overridden {state.mode}: a gate failed to open. The log tells "
+                "why."
             )
         return end
 
     def _settle(self, why: str) -> bool:
-        """Know what the newest hold says or, without any, what was known before them."""
+        """Know what the newest override says or, without any, what was known before them."""
+        self.overridden = bool(self._overrides)
         state, forced, until = self.known, self.forced, math.inf
-        if self._holds:
-            state = list(self._holds.values())[-1]
+        if self._overrides:
+            state = list(self._overrides.values())[-1]
             forced = state.mode
-        elif self._unheld is not None:
-            (state, forced), until = self._unheld, -math.inf
+        elif self._before is not None:
+            (state, forced), until = self._before, -math.inf
 
         def answer(state: State) -> None:
             self.known, self.forced = state, forced
             self.fresh_until = self._expires = until
 
         done = self._turn(state, answer, why)
-        if not self._holds:
+        if not self._overrides:
             if done:
-                self._unheld = None
+                self._before = None
             else:
                 answer(self.known)  # where there is a next look, it tries again then
         return done
@@ -288,14 +275,15 @@ class FileSwitch(_Telling):
 
     def __init__(self, path: str | os.PathLike[str], *, ttl: float = 0.1) -> None:
         self.path = _absolute(path)
-        self.ttl = seconds("ttl", ttl)
+        self.name = self.path
+        # Older answers are never used: whatever hangs or fails, a look can always be had.
+        self.ttl = self.fence = seconds("ttl", ttl)
         self.directory = os.path.dirname(self.path)
         self.forced = _forced()
         super().__init__()
         # Where the file must be missing to mean read-write: the directory in which it was seen.
         self._home = self._directory_now()
         self._astray = self._failing = self._slow = False  # each is logged once
-        self._checked = -math.inf
         self.known = State(Mode.READ_WRITE, since=now())
         if self.forced is None:
             self._begin()
@@ -310,7 +298,7 @@ class FileSwitch(_Telling):
     @property
     def state(self) -> State:
         """The state now, by an answer that is not older than ``ttl``."""
-        if time.monotonic() < self.fresh_until:
+        if clock() < self.fresh_until:
             return self.known
         return self.refresh()
 
@@ -318,11 +306,6 @@ class FileSwitch(_Telling):
     def read_only(self) -> bool:
         """True while the application must not write."""
         return self.state.mode is Mode.READ_ONLY
-
-    @property
-    def checked(self) -> float:
-        """The :func:`time.monotonic` time, in seconds, at which the newest look began."""
-        return self._checked
 
     def refresh(self) -> State:
         """Return an answer that is not older than ``ttl``.
@@ -334,13 +317,13 @@ class FileSwitch(_Telling):
             self.fresh_until = math.inf  # somebody wished to be asked once
             return self.known
         self._follow_fork()
-        if time.monotonic() >= self._expires:
+        if clock() >= self._expires:
             return self._look()
         refreshing = self._locks.refreshing
         if refreshing.acquire(blocking=False):
             try:
                 # Another thread may have looked since this one read the clock.
-                if time.monotonic() >= self.fresh_until:
+                if clock() >= self.fresh_until:
                     return self._look()
             finally:
                 refreshing.release()
@@ -356,7 +339,7 @@ class FileSwitch(_Telling):
             self.fresh_until = math.inf
             return True
         self._follow_fork()
-        started, known = time.monotonic(), self.known
+        started, known = clock(), self.known
         if started < self.fresh_until:
             return True
         seen: _Seen = None
@@ -375,7 +358,7 @@ class FileSwitch(_Telling):
         self._apply(seen, started)
         if self._pending:
             self._tell()
-        return self.ttl == 0 or time.monotonic() <= self._expires
+        return self.ttl == 0 or clock() <= self._expires
 
     def check(self) -> State:
         """Look again now, whatever the age of the answer, and return the state."""
@@ -451,7 +434,7 @@ class FileSwitch(_Telling):
 
     def _begin(self) -> None:
         """Take the first look, of which no subscriber is told."""
-        started = time.monotonic()
+        started = clock()
         seen = self._examine()
         if isinstance(seen, OSError):
             reason = f"{self.path} can't be looked at: {seen}"
@@ -463,12 +446,12 @@ class FileSwitch(_Telling):
 
     def _look(self) -> State:
         for _ in range(_LOOKS):
-            started = time.monotonic()
+            started = clock()
             self._apply(self._examine(), started)
             # In this order, so that ``known`` is no older than that; see _answer().
             expires, known = self._expires, self.known
             # A ttl of 0 asks for one look each time, no less.
-            in_time = self.ttl == 0 or time.monotonic() <= expires
+            in_time = self.ttl == 0 or clock() <= expires
             if in_time and self._slow:
                 self._note_slow(False)
             if self._pending:
@@ -583,7 +566,7 @@ class FileSwitch(_Telling):
         locks = self._locks
         with locks.state:
             old = self.known
-            if started < self._checked or locks.turning or self.forced is not None:
+            if started < self.checked or locks.turning or self.forced is not None:
                 return
             if seen is None and old.read_only:
                 return  # it began before the flip and did not ask which directory answered
@@ -596,7 +579,7 @@ class FileSwitch(_Telling):
     def _answer(self, state: State, started: float) -> None:
         # ``known`` first: a reader that sees the new time must see the new answer.
         self.known = state
-        self._checked = started
+        self.checked = started
         self._expires = started + self.ttl
         self.fresh_until = started + self.ttl / 2
 
@@ -670,6 +653,9 @@ class FixedSwitch(_Telling):
     :param mode: a :class:`Mode`.
     :raises ConfigurationError: if ``mode`` is not a :class:`Mode`.
     """
+
+    name = "FixedSwitch"
+    ttl = fence = math.inf
 
     def __init__(self, mode: Mode) -> None:
         if not isinstance(mode, Mode):

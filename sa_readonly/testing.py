@@ -32,22 +32,15 @@ __all__ = ["read_only", "read_write", "writes_nothing"]
 
 
 class _Block:
-    """A block in which a mode is held."""
+    """A block in which the mode is dictated."""
 
     def __init__(self, selector: EngineSelector, state: State) -> None:
-        hold = getattr(selector.switch, "hold", None)
-        if hold is None:
-            raise ConfigurationError(
-                f"{selector.switch!r} has no hold() and can't be held in a mode for a test. Give "
-                "the selector a FileSwitch or a FixedSwitch in your tests."
-            )
         self._switch = selector.switch
-        self._hold: Callable[[State], Callable[[], None]] = hold
         self._state = state
         self._ends: list[Callable[[], object]] = []
 
     def __enter__(self) -> None:
-        self._ends.append(self._hold(self._state))
+        self._ends.append(self._switch.override(self._state))
 
     def __exit__(
         self,
@@ -70,7 +63,7 @@ class read_only(_Block):  # noqa: N801  # it reads as a function, as contextlib.
     :param selector: the application's :class:`.EngineSelector`.
     :param reason: what the operator would have written.
     :param until: when the operator would expect to be done; a naive time is local time.
-    :raises ConfigurationError: if the selector's switch is of a kind that can't be held.
+    :raises ConfigurationError: if the selector's switch can't be overridden.
     """
 
     def __init__(
@@ -87,7 +80,7 @@ class read_write(_Block):  # noqa: N801  # the same
     and from registering this process.
 
     :param selector: the application's :class:`.EngineSelector`.
-    :raises ConfigurationError: if the selector's switch is of a kind that can't be held.
+    :raises ConfigurationError: if the selector's switch can't be overridden.
     :raises sqlalchemy.exc.InvalidRequestError: if a gate fails to open; the log tells why.
     """
 
@@ -106,7 +99,7 @@ class writes_nothing(read_only):  # noqa: N801  # the same
     :raises AssertionError: at the end of the block, if something was refused in it: it names each
         write. The :class:`.ReadOnlyError` that has left the block, or another Exception, is its
         cause.
-    :raises ConfigurationError: if the selector's switch is of a kind that can't be held.
+    :raises ConfigurationError: if the selector's switch can't be overridden.
     """
 
     def __init__(self, selector: EngineSelector) -> None:

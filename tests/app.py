@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship,
 from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.schema import ForeignKey
 
-from sa_readonly import EngineSelector, FileSwitch, RoutingSession
+from sa_readonly import EngineSelector, FileSwitch, RoutingSession, mode
 from tests.postgres import Server, fresh_pair
 
 # .ci/run asks for more of the same, once: longer loads, more flips.
@@ -216,7 +216,7 @@ def sqlite_urls(directory: Path, *names: str) -> dict[str, URL]:
 
 
 class Clock:
-    """time.monotonic(), moved on by hand."""
+    """time.monotonic(), and the clock by which an answer ages, moved on by hand."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -226,11 +226,25 @@ class Clock:
         return self._real() + self.ahead
 
 
+@contextlib.contextmanager
+def set_clock(made: Callable[[], float]) -> Iterator[None]:
+    """Have time.monotonic() and mode.clock() tell what ``made`` tells."""
+    real, before = time.monotonic, mode.clock.__reduce__()[2]
+    time.monotonic = made
+    # The partial itself is changed, as the rooms have imported it by its name.
+    mode.clock.__setstate__((made, (), {}, None))
+    try:
+        yield
+    finally:
+        time.monotonic = real
+        mode.clock.__setstate__(before)
+
+
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock() -> Iterator[Clock]:
     made = Clock()
-    monkeypatch.setattr(time, "monotonic", made)
-    return made
+    with set_clock(made):
+        yield made
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from sa_readonly.mode import Mode
+from tests.app import set_clock
 
 BOUND = 10  # seconds after which a thread that should have moved counts as stuck
 RW, RO = Mode.READ_WRITE, Mode.READ_ONLY
@@ -29,11 +30,11 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """A monotonic clock that only the test moves."""
+def clock():
+    """A clock that only the test moves."""
     clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
+    with set_clock(clock):
+        yield clock
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from sa_readonly import (
     Mode,
     ReadOnlyError,
     RoutingSession,
+    Switch,
 )
 from sa_readonly.engines import loops
 from sa_readonly.engines.pools import Door
@@ -606,17 +607,22 @@ async def test_a_flip_that_is_not_read_yet_is_told_as_read_only(app: AsyncApp) -
 
 
 async def test_a_switch_that_can_only_block_is_asked_in_a_thread(app: AsyncApp) -> None:
-    class Slow:
+    class Slow(Switch):
         """A switch held elsewhere."""
 
         def __init__(self, inner: FileSwitch) -> None:
-            self.inner, self.fresh_until = inner, -1.0
-            self.subscribe, self.check = inner.subscribe, inner.check
+            self.inner = inner
             self.asked: set[int] = set()
 
         @property
         def known(self) -> Any:
             return self.inner.known
+
+        def check(self) -> Any:
+            return self.inner.check()
+
+        def subscribe(self, gate: Any, flipped: Any) -> Any:
+            return self.inner.subscribe(gate, flipped)
 
         def refresh(self) -> Any:
             self.asked.add(threading.get_ident())

@@ -7,14 +7,14 @@ import gc
 import os
 import pstats
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import sessionmaker
 
-from tests.app import App, Book
+from tests.app import App, Book, set_clock
 
 STATEMENT = select(1)
 
@@ -82,7 +82,7 @@ def test_a_read_only_transaction_costs_a_handful_of_calls_more(
 
 
 @pytest.fixture
-def stats(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def stats(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """Collect each ``os.stat()``, with a clock that stands still."""
     seen: list[object] = []
     real = os.stat
@@ -93,8 +93,8 @@ def stats(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     now = time.monotonic()
     monkeypatch.setattr(os, "stat", stat)
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    return seen
+    with set_clock(lambda: now):
+        yield seen
 
 
 @pytest.mark.parametrize("read_only", [False, True])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from sa_readonly.errors import ConfigurationError
-from sa_readonly.mode import Mode, State, Switch, now
+from sa_readonly.mode import Mode, State, Switch, clock, missing, now
 from sa_readonly.switch import FileSwitch, FixedSwitch
 
 HOUR = timedelta(hours=1)
+MEMBERS = {"known", "fresh_until", "ttl", "fence", "forced", "checked", "name", "overridden"}
+MEMBERS |= {"refresh", "glance", "check", "identify", "subscribe", "override"}
 
 
 def test_a_mode_reads_as_users_write_it():
@@ -61,7 +62,7 @@ def test_a_fixed_switch_always_tells_its_mode(mode):
     assert switch.known is switch.refresh() is switch.check()
     assert switch.known.mode is mode
     assert switch.known.since.tzinfo is timezone.utc
-    assert time.monotonic() < switch.fresh_until == math.inf
+    assert clock() < switch.fresh_until == switch.ttl == switch.fence == math.inf
     assert repr(switch) == f"FixedSwitch({mode})"
 
 
@@ -85,6 +86,6 @@ def test_a_fixed_switch_of_no_mode_is_a_configuration_error(wrong):
 
 def test_both_switches_have_all_of_the_protocol(tmp_path):
     names = {name for name in (*vars(Switch), *Switch.__annotations__) if not name.startswith("_")}
-    assert names == {"known", "fresh_until", "refresh", "check", "subscribe"}
+    assert names == set(missing(object())) == MEMBERS
     for switch in (FixedSwitch(Mode.READ_ONLY), FileSwitch(tmp_path / "read-only.txt")):
-        assert all(hasattr(switch, name) for name in names)
+        assert missing(switch) == []

@@ -435,7 +435,7 @@ def test_any_order_of_events_ends_in_the_truth(tmp_path_factory, seed):
     path = tmp_path_factory.mktemp("any") / "ro"
     switch = FileSwitch(path, ttl=0)
     told = Told(switch)
-    clock = switch._checked
+    clock = switch.checked
     looks = []
     for _ in range(12):
         what = dice.choice(("touch", "unlink", "begin", "end", "end"))

@@ -29,6 +29,8 @@ from sa_readonly import (
     Mode,
     ReadOnlyError,
     RoutingSession,
+    State,
+    Switch,
 )
 from sa_readonly.engines.pools import Door
 from sa_readonly.testing import read_only, read_write, writes_nothing
@@ -135,7 +137,7 @@ def test_all_that_a_flip_turns_is_turned(app: App, caplog: pytest.LogCaptureFixt
     to, back = Mode.READ_ONLY, Mode.READ_WRITE
     assert flips == [(back, to, "upgrade"), (to, back, None)]
     assert [record.getMessage() for record in caplog.records] == [
-        "sa_readonly: read-write -> read-only: a test holds it so",
+        "sa_readonly: read-write -> read-only: a test dictates it",
         "sa_readonly: read-only -> read-write: a test has ended",
     ]
 
@@ -320,10 +322,10 @@ def test_a_gate_that_fails_to_open_lets_nothing_be_held(
     with pytest.raises(InvalidRequestError) as caught, read_write(lite.selector):
         raise NotImplementedError
     assert str(caught.value) == (
-        f"FileSwitch('{lite.path}', ttl=0.0) can't be held read-write: a gate failed to open. "
-        "The log tells why."
+        f"FileSwitch('{lite.path}', ttl=0.0) can't be overridden read-write: a gate failed to "
+        "open. The log tells why."
     )
-    assert not lite.selector.switch.held
+    assert not lite.selector.switch.overridden
     assert "A gate failed to open" in caplog.text
     assert not can_write(lite)
     end()
@@ -331,11 +333,12 @@ def test_a_gate_that_fails_to_open_lets_nothing_be_held(
         assert can_write(lite)
 
 
-def test_a_switch_without_hold_is_a_configuration_error(lite: App) -> None:
-    class Other:
+def test_a_switch_that_cant_be_overridden_is_a_configuration_error(lite: App) -> None:
+    class Other(Switch):
         known = FixedSwitch(Mode.READ_WRITE).known
-        fresh_until = float("inf")
-        refresh = check = lambda self: self.known
+
+        def check(self) -> State:
+            return self.known
 
         def subscribe(self, gate: Any, flipped: Any) -> Any:
             gate(self.known)
@@ -346,11 +349,12 @@ def test_a_switch_without_hold_is_a_configuration_error(lite: App) -> None:
 
     selector = EngineSelector(Other(), read_write=lite.engine("rw"), read_only=lite.engine("ro"))
     for block in (read_only, read_write, writes_nothing):
-        with pytest.raises(ConfigurationError) as caught:
-            block(selector)
+        with pytest.raises(ConfigurationError) as caught, block(selector):
+            raise NotImplementedError
         assert str(caught.value) == (
-            "Other() has no hold() and can't be held in a mode for a test. Give the selector a "
-            "FileSwitch or a FixedSwitch in your tests."
+            "Other() can't be overridden for a test. Give the selector a FileSwitch or a "
+            "FixedSwitch in your tests, or derive your switch from "
+            "sa_readonly.subscribers.BaseSwitch."
         )
     selector.close()
 

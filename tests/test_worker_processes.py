@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from sa_readonly import FileSwitch
+from sa_readonly.mode import clock
 from sa_readonly.workers.protocol import Liveness, look
 from tests.app import WHICH, App
 from tests.postgres import wait_until
@@ -50,7 +50,7 @@ def test_a_forked_child_registers_where_no_hooks_ran(lite: App) -> None:
 
     def child() -> None:
         # As under uWSGI: the answer of the parent is still fresh, and its pool is there.
-        lite.selector.switch.fresh_until = time.monotonic() + 3600
+        lite.selector.switch.fresh_until = clock() + 3600
         worker._begun = True
         lite.engines["rw"].dispose(close=False)
         with lite.engines["rw"].connect() as connection:

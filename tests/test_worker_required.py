@@ -6,7 +6,14 @@ import logging
 
 import pytest
 
-from sa_readonly import ConfigurationError, EngineSelector, FileSwitch, ReadOnlyError
+from sa_readonly import (
+    ConfigurationError,
+    EngineSelector,
+    Mode,
+    ReadOnlyError,
+    State,
+    Switch,
+)
 from tests.app import WHICH, App, Book
 from tests.worker_app import lite, read, unusable, verdict
 
@@ -70,12 +77,15 @@ def test_who_must_be_registered_and_is_no_more_begins_nothing_on_a_held_connecti
 
 
 def test_what_is_required_needs_a_place(lite: App) -> None:
-    class Switch:
-        def __init__(self, inner: FileSwitch) -> None:
-            self.refresh, self.check, self.subscribe = inner.refresh, inner.check, inner.subscribe
-            self.known, self.fresh_until = inner.known, inner.fresh_until
+    class Other(Switch):
+        known = State(Mode.READ_WRITE)
+
+        def check(self) -> State:
+            return self.known
+
+        def subscribe(self, gate, flipped):
+            gate(self.known)
+            return lambda: None
 
     with pytest.raises(ConfigurationError, match=r'workers="required"\) needs the path of a file'):
-        EngineSelector(
-            Switch(FileSwitch(lite.path)), read_write=lite.engine("rw"), workers="required"
-        )
+        EngineSelector(Other(), read_write=lite.engine("rw"), workers="required")

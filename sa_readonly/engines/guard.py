@@ -333,7 +333,7 @@ class _Gated(_Guarded):
             raise self._sa_readonly_refusal(what, statement, kind="statement")
 
     def _sa_readonly_held(self) -> bool:
-        return any(getattr(switch, "held", False) for switch in self._sa_readonly_gates)
+        return any(switch.overridden for switch in self._sa_readonly_gates)
 
     def _sa_readonly_expire(self, connection: Any, statement: str) -> None:
         """Raise if time is up; the connection is closed then, which rolls back at the server."""

@@ -427,7 +427,8 @@ class Worker:
         return any(self._members.values()) and getattr(switch, "forced", None) is None
 
     def _is_held(self) -> bool:
-        return getattr(self._switch(), "held", False)  # by a test, which nobody waits for
+        switch = self._switch()
+        return switch is not None and switch.overridden  # by a test, which nobody waits for
 
     # -- the entry -------------------------------------------------------------------------
 
