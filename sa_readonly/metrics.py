@@ -16,9 +16,9 @@ from prometheus_client import Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
-from .engines.guard import KINDS
 from .errors import ConfigurationError
 from .mode import Mode
+from .refusals import KINDS
 from .web.page import printable
 from .workers.protocol import Liveness
 from .workers.status import Snapshot, Worker, take

@@ -17,6 +17,7 @@ from sqlalchemy import Engine, engine_from_config
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 
+from . import refusals
 from .engines import guard, loops, poolers
 from .engines.pools import Door, Reader, TwinEngine, holds_database
 from .errors import ConfigurationError
@@ -215,7 +216,9 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         """
         state = self.state
         if state.read_only:
-            raise guard.refusal("What needs to write", state, kind="beforehand", switch=self.switch)
+            raise refusals.refusal(
+                "What needs to write", state, kind="beforehand", switch=self.switch
+            )
 
     def on_flip(
         self, callback: Callable[[State, State], object]
@@ -246,7 +249,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         if worker is not None:
             here = worker.tell(here, self.switch)
         else:
-            refused = guard.refusals(self.switch)
+            refused = refusals.refusals(self.switch)
             engines, retired = counted([self._doors.engines])
             report = Report(
                 self.switch.known.mode,
@@ -371,7 +374,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         return f"<EngineSelector of {self.switch!r}, {self.switch.known.mode}>"
 
     def _flipped(self, old: State, new: State) -> None:
-        guard.remember(self.switch, new if new.read_only else old)
+        refusals.remember(self.switch, new if new.read_only else old)
         if self._worker is None:  # which closes what lies idle in the retired pools
             for door in self._doors.doors:
                 door.sweep()

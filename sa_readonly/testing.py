@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .engines import guard
 from .errors import ConfigurationError
 from .mode import Mode, State, now
+from .refusals import take_notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,7 +107,7 @@ class writes_nothing(read_only):  # noqa: N801  # the same
 
     def __enter__(self) -> None:
         super().__enter__()
-        self._refused, end = guard.take_notes(self._switch)
+        self._refused, end = take_notes(self._switch)
         self._ends.append(end)
 
     def __exit__(

@@ -29,7 +29,7 @@ from sa_readonly import (
     Mode,
     ReadOnlyError,
 )
-from sa_readonly.engines.guard import KINDS
+from sa_readonly.refusals import KINDS
 from sa_readonly.workers.protocol import Liveness, RegistryError, Seen
 from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.app import WHICH, App, need

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from sa_readonly.engines.guard import KINDS
+from sa_readonly.refusals import KINDS
 from tests.app import WHICH, make_app, need, sqlite_urls
 
 DOCS = Path(__file__).parent.parent / "docs"

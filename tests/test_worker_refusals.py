@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,7 @@ import pytest
 from sqlalchemy import create_engine, insert, text
 from sqlalchemy.pool import NullPool
 
-from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
-from sa_readonly.engines import guard
+from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError, refusals
 from sa_readonly.workers.protocol import Connections
 from tests.app import WHICH, App, Book, make_app
 from tests.postgres import wait_until
@@ -35,8 +33,7 @@ def test_a_refusal_inside_a_refusal_is_counted(lite: App) -> None:
             lite.selector.require_read_write()
 
     try:
-        guard = sys.modules["sa_readonly.engines.guard"]
-        lock = guard._counting.setdefault(os.getpid(), threading.RLock())
+        lock = refusals._counting.setdefault(os.getpid(), threading.RLock())
         with lock:
             signal.raise_signal(signal.SIGUSR1)
     finally:
@@ -131,11 +128,11 @@ def test_a_count_that_was_reported_does_not_fall(lite: App) -> None:
     lite.start()
     read(lite)
     switch = lite.selector.switch
-    guard.count(switch, "connection")
+    refusals.count(switch, "connection")
     assert lite.selector.report().report.refused == 1
-    guard.count(switch, "connection", -1)  # it was a read, which was served
+    refusals.count(switch, "connection", -1)  # it was a read, which was served
     assert lite.selector.report().report.refused == 1
-    guard.count(switch, "connection")
+    refusals.count(switch, "connection")
     assert lite.selector.report().report.refused == 1
 
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sa_readonly import Mode
-from sa_readonly.engines.guard import KINDS
+from sa_readonly.refusals import KINDS
 from sa_readonly.workers import directory
 from sa_readonly.workers.protocol import Connections, Report, Seen
 from tests.workers import ALIVE, READ_WRITE, Place, place

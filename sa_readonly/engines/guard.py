@@ -16,7 +16,6 @@ import os
 import re
 import threading
 import time
-import weakref
 from contextvars import ContextVar
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,10 @@ from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.util.concurrency import in_greenlet
 
+from .. import refusals
 from ..errors import ReadOnlyError
 from ..mode import Mode, State
+from ..refusals import refusal
 from . import listeners, loops, poolers, shared
 from .dialects import LOCKED, can_authorize, family, holds_file
 from .listeners import Keeping
@@ -35,6 +36,7 @@ from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from sqlalchemy.engine import Connection, Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -42,81 +44,12 @@ if TYPE_CHECKING:
 
     from ..mode import Switch
 
-__all__ = ["gate", "protect", "read_only", "refusal", "release", "twin"]
+__all__ = ["gate", "protect", "read_only", "release", "twin"]
 
 logger = logging.getLogger("sa_readonly")
 
 # Set while a connection is made for the twin of a read-write engine, which shares its creator.
 _for_twin: ContextVar[bool] = ContextVar("sa_readonly_for_twin", default=False)
-
-
-def refusal(
-    what: str,
-    state: State,
-    statement: str | None = None,
-    *,
-    kind: str,
-    switch: Switch | None,
-    over: State | None = None,
-    role: str | None = "replica",
-) -> ReadOnlyError:
-    """Return the error that refuses ``what``: a few words that begin a sentence.
-
-    :param state: the one now. If it is not read-only, what refuses is the transaction itself.
-    :param kind: as which of the :data:`KINDS` it is counted.
-    :param switch: which one it is counted for.
-    :param over: the read-only state of before, in which the transaction may have begun.
-    :param role: that of the transaction, or None where it may have either.
-    """
-    error = _error(what, state, statement, over, role)
-    error._kind = kind
-    count(switch, kind)
-    note(error, what, switch)
-    return error
-
-
-def _error(
-    what: str, state: State, statement: str | None, over: State | None, role: str | None
-) -> ReadOnlyError:
-    if not state.read_only:
-        which = "has the role 'replica', which never writes"
-        cure = 'Use a session of the role "primary".'
-        told: State | None = None
-        if over is not None and role != "replica":
-            began = f"began while the application was read-only, which is over{_since(state)}"
-            if role is None:
-                which, cure = f"{which}, or {began}", 'Begin a new one, of the role "primary".'
-            else:
-                which, cure, told = began, "Begin a new one.", over
-        return ReadOnlyError(
-            f"{what} is refused: the transaction {which}. Nothing was written. {cure}",
-            reason=None if told is None else told.reason,
-            since=None if told is None else told.since,
-            statement=statement,
-        )
-    reason = "" if state.reason is None else f" ({state.reason})"
-    until = "" if state.until is None else f", until {state.until.isoformat(timespec='seconds')}"
-    return ReadOnlyError(
-        f"{what} is refused: the application is read-only{_since(state)}{reason}{until}. "
-        "Nothing was written. Roll back, and try again when it is read-write.",
-        reason=state.reason,
-        until=state.until,
-        since=state.since,
-        statement=statement,
-    )
-
-
-def _since(state: State) -> str:
-    return "" if state.since is None else f" since {state.since.isoformat(timespec='seconds')}"
-
-
-# The last read-only state of each switch: what is refused just as it flips back tells that.
-_last: weakref.WeakKeyDictionary[Switch, State] = weakref.WeakKeyDictionary()
-
-
-def remember(switch: Switch, state: State) -> None:
-    """Note the read-only state of a flip, for what is refused when that is over."""
-    _last[switch] = state
 
 
 def refused(
@@ -142,80 +75,19 @@ def refused_connection(engine: Engine) -> ReadOnlyError:
     return refused(engine, "A read-write connection", "connection")
 
 
-# -- counting --------------------------------------------------------------------------------
-
-KINDS = (
-    "flush",  # of a session, or one of its bulk methods
-    "statement",  # by its text, before it is sent
-    "server",  # a statement, by the server
-    "transaction",  # that was to begin on a read-write engine
-    "connection",  # of a read-write engine
-    "grace",  # a transaction that went on after its grace
-    "beforehand",  # by require_read_write(), or a request by the middleware
-    "unregistered",  # a transaction or connection, with workers="required"
-)
-"""As what refusals are counted; people have these names in their dashboards."""
-
-_refusals: weakref.WeakKeyDictionary[Switch, dict[str, int]] = weakref.WeakKeyDictionary()
-# By process: a thread of the parent may hold one. Reentrant: a signal handler may be refused, too.
-_counting: dict[int, Any] = {}
-
-
-def count(switch: Switch | None, kind: str, number: int = 1) -> None:
-    """Count a refusal for a switch."""
-    if switch is not None:
-        with _counting.setdefault(os.getpid(), threading.RLock()):
-            counts = _refusals.setdefault(switch, {})
-            counts[kind] = counts.get(kind, 0) + number
-
-
-def refusals(switch: Switch) -> dict[str, int]:
-    """Return how often what was refused for this switch; in a child, also in its parent."""
-    return dict(_refusals.get(switch, {}))
-
-
 def was_served(engine: Engine, error: ReadOnlyError) -> None:
     """Take back one refusal, after which a read was served elsewhere."""
-    _count_error(engine, error, -1)
-    for _, noted in list(_notes.values()):
-        noted.pop(error, None)
+    refusals.take_back(_counted_for(engine), error)
 
 
-@contextlib.contextmanager
-def uncounted(engine: Engine, error: ReadOnlyError) -> Iterator[None]:
+def uncounted(engine: Engine, error: ReadOnlyError) -> AbstractContextManager[None]:
     """Count a refusal later: what is reported meanwhile is never taken back."""
-    _count_error(engine, error, -1)
-    try:
-        yield
-    finally:
-        _count_error(engine, error, 1)
+    return refusals.uncounted(_counted_for(engine), error)
 
 
-def _count_error(engine: Engine, error: ReadOnlyError, number: int) -> None:
+def _counted_for(engine: Engine) -> Switch | None:
     dialect: Any = engine.dialect
-    if error._kind is not None:
-        count(dialect._sa_readonly_says()[0], error._kind, number)
-
-
-_notes: dict[object, tuple[Switch, dict[ReadOnlyError, str]]] = {}
-
-
-def note(error: ReadOnlyError, what: str, switch: Switch | None) -> None:
-    """Note that ``what`` is refused by an error, for a test that takes notes of the switch."""
-    for noted_for, noted in list(_notes.values()):
-        if noted_for is switch:
-            noted[error] = what
-
-
-def take_notes(switch: Switch) -> tuple[dict[ReadOnlyError, str], Callable[[], object]]:
-    """Take notes, for a test, of all that is refused: the errors, and what each of them refused.
-
-    :param switch: for which.
-    :return: the notes, and a function that ends them.
-    """
-    key, noted = object(), dict[ReadOnlyError, str]()
-    _notes[key] = (switch, noted)
-    return noted, partial(_notes.pop, key, None)
+    return dialect._sa_readonly_says()[0]  # type: ignore[no-any-return]  # untyped
 
 
 _A_TRANSACTION = "A read-write transaction"
@@ -260,7 +132,7 @@ class _Guarded(DefaultDialect):
         began: bool = False,
     ) -> ReadOnlyError:
         switch, state = self._sa_readonly_says()
-        over = None if state.read_only or switch is None else _last.get(switch)
+        over = None if state.read_only or switch is None else refusals.last_read_only(switch)
         reads = isinstance(self, _ReadOnly)
         if role is None and not (
             reads and (self._sa_readonly_serves or not self._sa_readonly_told)
@@ -1029,7 +901,7 @@ def look(engine: Engine, switch: Switch) -> State:
 def ask(engine: Engine, what: str, kind: str) -> None:
     """Refuse ``what`` of a gated engine while nothing may begin, by answers that are not too old.
 
-    :param kind: as which of the :data:`KINDS` it is counted.
+    :param kind: as which of the :data:`.refusals.KINDS` it is counted.
     """
     dialect: Any = engine.dialect
     if isinstance(dialect, _Gated):  # not when it was released

@@ -13,9 +13,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import parse_qs
 
-from ..engines import guard
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode, State, now
+from ..refusals import record
 from ..workers.status import Snapshot, snapshot
 from .page import POLICY, document, escaped, printable
 
@@ -328,14 +328,14 @@ class Site:
 
     def refusal(self, request: Request, state: State) -> Answer:
         """Return the answer to a request that the application is not asked."""
-        guard.count(self.selector.switch, "beforehand")
         error = ReadOnlyError(
             "The request is refused: the application is read-only. Try again later.",
             reason=state.reason,
             until=state.until,
             since=state.since,
         )
-        guard.note(error, f"{request.method} {request.path}", self.selector.switch)
+        what = f"{request.method} {request.path}"
+        record(error, what, kind="beforehand", switch=self.selector.switch)
         return not_saved(error, request.accept, self.status)
 
 

@@ -84,7 +84,7 @@ class Report:
     :param checked: when its newest look began, or None.
     :param flips: flips that it has seen.
     :param refused: writes that it has refused.
-    :param kinds: the same by kind, see :data:`.guard.KINDS`. While it lives none of them falls.
+    :param kinds: the same by kind, see :data:`.refusals.KINDS`. While it lives none of them falls.
     :param engines: connections by the name of the engine, such as ``read_write.primary``; of the
         engines that are never taken away, too.
     :param retired: since when the oldest connection of a retired pool is that, or None.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.util.concurrency import in_greenlet
 
+from .. import refusals
 from ..engines import guard, loops
 from ..engines.pools import count, leave_to_parent
 from ..errors import ConfigurationError, ReadOnlyError
@@ -196,7 +197,7 @@ class Worker:
         self._registered = False
         self._sweeps = time.monotonic() + _SWEEP  # registering sweeps, too
         self._flips = 0
-        self._parents = {} if switch is None else guard.refusals(switch)
+        self._parents = {} if switch is None else refusals.refusals(switch)
         self._refused: dict[str, int] = {}
         # Doors of members that have left, in use yet; in a child what is in use is the parent's.
         self._left: dict[Door, None] = {}
@@ -482,7 +483,7 @@ class Worker:
             f"registered. Nothing was written. {self.problem}"
         )
         error._kind = "unregistered"
-        guard.count(self._switch(), error._kind)
+        refusals.count(self._switch(), error._kind)
         return error
 
     def _ill(self, error: RegistryError) -> None:
@@ -525,7 +526,7 @@ class Worker:
         not take it back, as a count that falls means a new process to those who add them up.
         """
         told = self._refused
-        for kind, number in guard.refusals(switch).items():
+        for kind, number in refusals.refusals(switch).items():
             told[kind] = max(told.get(kind, 0), number - self._parents.get(kind, 0))
         return {kind: number for kind, number in told.items() if number}
 
