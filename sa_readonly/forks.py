@@ -111,7 +111,9 @@ class Latch:
 
 # -- the hook --------------------------------------------------------------------------------
 
-_Methods = dict["weakref.WeakMethod[Callable[[], object]]", None]
+# By a reference to its object. Not a WeakMethod, which fails where its own callback lets it go
+# while its class is collected, too.
+_Methods = dict["weakref.ref[Any]", "Callable[[Any], object]"]
 
 _before: _Methods = {}
 _in_parent: _Methods = {}
@@ -129,7 +131,8 @@ def subscribe(
 ) -> None:
     """Have bound methods called around each fork, in the order in which they were subscribed.
 
-    They are held weakly: an object that is collected is forgotten. What one raises is logged.
+    Their objects are held weakly: one that is collected is forgotten. What a method raises is
+    logged.
 
     :param before: called before the fork, if hooks run.
     :param in_parent: called after it in the parent, if hooks run.
@@ -139,7 +142,8 @@ def subscribe(
     global _pid  # noqa: PLW0603  # a hook can't be taken back, so it is set once a process
     for methods, method in ((_before, before), (_in_parent, in_parent), (_in_child, in_child)):
         if method is not None:
-            methods[weakref.WeakMethod(method, _forget)] = None
+            bound: Any = method
+            methods[weakref.ref(bound.__self__, _forget)] = bound.__func__
     if _pid is None:
         _pid = os.getpid()
         if hasattr(os, "register_at_fork"):
@@ -167,15 +171,15 @@ def follow() -> None:
 
 
 def _call(methods: _Methods) -> None:
-    for reference in list(methods):
-        method = reference()
-        if method is not None:
+    for reference in list(methods):  # a garbage collection may take one out at any moment
+        subscriber, method = reference(), methods.get(reference)
+        if subscriber is not None and method is not None:
             try:
-                method()
+                method(subscriber)
             except BaseException:  # the others must be called all the same
                 logger.exception("What was to be done at a fork failed.")
 
 
-def _forget(reference: weakref.WeakMethod[Callable[[], object]]) -> None:
+def _forget(reference: weakref.ref[Any]) -> None:
     for methods in (_before, _in_parent, _in_child):
         methods.pop(reference, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import signal
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from sa_readonly import forks
+from tests.worker_process import without_hooks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
@@ -37,11 +37,6 @@ class Subscriber:
 
     def in_child(self) -> None:
         self.told.append("child")
-
-
-def without_hooks() -> int:
-    """Fork as C code does that runs no hooks of Python."""
-    return ctypes.PyDLL(None).fork()
 
 
 def in_child(work: Callable[[], None], fork: Callable[[], int] = os.fork) -> None:
@@ -186,8 +181,12 @@ def test_what_a_subscriber_raises_is_logged_and_the_others_are_told(
 def test_a_subscriber_that_is_collected_is_forgotten() -> None:
     gc.collect()
     before = len(forks._before), len(forks._in_parent), len(forks._in_child)
-    one = Subscriber()
-    del one
+
+    class Gone(Subscriber):  # whose class is collected with it
+        pass
+
+    one = Gone()
+    del one, Gone
     gc.collect()
     assert (len(forks._before), len(forks._in_parent), len(forks._in_child)) == before
 

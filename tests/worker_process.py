@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,7 +14,6 @@ import time
 
 from sa_readonly.mode import Mode
 from sa_readonly.switch import _key
-from sa_readonly.workers import directory
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Entry, RegistryError, Report
 
@@ -26,12 +26,15 @@ def identity(path: str) -> str | None:
         return None
 
 
+def without_hooks() -> int:
+    """Fork as C code does that runs no hooks of Python: uWSGI does unless it is told to."""
+    return ctypes.PyDLL(None).fork()
+
+
 def child(entry: Entry, *, hooked: bool, registers: bool) -> str:
     """Fork one that stays until it is killed; return its pid when it has done its part."""
-    if not hooked:  # as under uWSGI
-        directory._entries.clear()
     reading, writing = os.pipe()
-    pid = os.fork()
+    pid = os.fork() if hooked else without_hooks()
     if pid == 0:
         try:
             answer = str(entry.ensure()) if registers else "nothing"
