@@ -45,8 +45,8 @@ from .errors import ConfigurationError
 from .mode import Mode, State, now
 from .switch import FORCE, FileSwitch, parse_time
 from .workers.directory import DirectoryRegistry
-from .workers.protocol import Verdict
-from .workers.status import Snapshot, Worker, take
+from .workers.status import Snapshot, WorkerStatus, take
+from .workers.verdict import Verdict
 
 if TYPE_CHECKING:
     from .command.server import Server
@@ -627,7 +627,7 @@ _MARGIN = 12  # lines of a terminal that are not the table's
 
 
 def _table(
-    rows: Sequence[Worker | Host],
+    rows: Sequence[WorkerStatus | Host],
     console: Console | None = None,
     heads: Sequence[str] = ("Worker", "Mode", "Connections", ""),
 ) -> Table:

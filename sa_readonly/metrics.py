@@ -21,10 +21,11 @@ from .mode import Mode
 from .refusals import KINDS
 from .web.page import printable
 from .workers.protocol import Liveness
-from .workers.status import Snapshot, Worker, take
+from .workers.status import Snapshot, WorkerStatus, take
 
 if TYPE_CHECKING:
     from .selector import EngineSelector
+    from .workers.protocol import Report, Seen
 
 __all__ = ["ReadOnlyCollector"]
 
@@ -164,39 +165,40 @@ class _Families:
         if registers:
             self.registered.add_metric(switch, seen.problem is None)
         # Who is of another host tells Prometheus itself, and may be told to live by some registry.
-        ours = [one for one in seen.workers if seen.here is None or one.host == seen.here.host]
+        here = None if seen.here is None else seen.here.entry
+        ours = [one for one in seen.workers if here is None or one.entry.host == here.host]
         living = [one for one in ours if one.liveness is Liveness.ALIVE]
         died = [one for one in ours if one.liveness is Liveness.DEAD and one.why is not None]
         self.workers.add_metric(switch, len(living))
         self.noticed.add_metric(switch, sum(one.noticed for one in living))
         self.drained.add_metric(switch, sum(one.drained for one in living))
         self.died.add_metric(switch, len(died))
-        told = list(_told(living, seen.here))
-        self.unwatched.add_metric(switch, sum(one.watching is False for one in told))
+        told = list(_told(living, here))
+        reports = [report for _, report in told]
+        self.unwatched.add_metric(switch, sum(not one.watching for one in reports))
         for mode in Mode:
-            forced = sum(one.forced is mode for one in told)
+            forced = sum(one.forced is mode for one in reports)
             self.forced.add_metric((name, str(mode)), forced)
-        _add_time(self.checked, switch, _oldest(one.checked for one in told if not one.forced))
-        _add_time(self.retired, switch, _oldest(one.retired for one in told))
-        self._add_connections(name, told)
+        _add_oldest(self.checked, switch, (one.checked for one in reports if not one.forced))
+        _add_oldest(self.retired, switch, (one.retired for one in reports))
+        self._add_connections(name, reports)
         self._add_counts(name, told)
 
-    def _add_connections(self, name: str, told: Sequence[Worker]) -> None:
+    def _add_connections(self, name: str, reports: Sequence[Report]) -> None:
         counts: Counter[tuple[str, str]] = Counter()
-        for one in told:
+        for one in reports:
             for engine, connections in one.engines.items():
                 for state in _STATES:
                     counts[engine, state] += getattr(connections, state)
         for (engine, state), number in counts.items():
             self.connections.add_metric((name, engine, state), number)
 
-    def _add_counts(self, name: str, told: Sequence[Worker]) -> None:
+    def _add_counts(self, name: str, told: Sequence[tuple[str, Report]]) -> None:
         """Add what is counted, by process: a sum would fall when one ends, as if it began anew."""
         flips: Counter[str] = Counter()
         refused: Counter[tuple[str, str]] = Counter()
-        for one in told:
-            pid = str(one.pid)
-            flips[pid] += one.flips or 0
+        for pid, one in told:
+            flips[pid] += one.flips
             for kind in KINDS:  # all, so that an increase from none is seen
                 refused[kind, pid] += 0
             for kind, number in one.kinds.items():
@@ -211,7 +213,7 @@ def _gauge(name: str, text: str, labels: Sequence[str]) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"sa_readonly_{name}", text, labels=labels)
 
 
-def _told(living: Iterable[Worker], here: Worker | None) -> Iterator[Worker]:
+def _told(living: Iterable[WorkerStatus], here: Seen | None) -> Iterator[tuple[str, Report]]:
     """Yield who has told something: what is reported, and of this process else its memory.
 
     Its report goes first, as the other processes know that: two who answer in turn must not tell a
@@ -219,16 +221,20 @@ def _told(living: Iterable[Worker], here: Worker | None) -> Iterator[Worker]:
     """
     own = here
     for one in living:
-        if one.pid == os.getpid():
+        if one.entry.pid == os.getpid():
             own = None
-        if one.mode is not None:
-            yield one
-    if own is not None:
-        yield own
+        if one.report is not None:
+            yield str(one.entry.pid), one.report
+    if own is not None and own.report is not None:
+        yield str(own.pid), own.report
 
 
-def _oldest(times: Iterable[datetime | None]) -> datetime | None:
-    return min((one for one in times if one is not None), default=None)
+def _add_oldest(
+    family: GaugeMetricFamily, labels: Sequence[str], times: Iterable[float | None]
+) -> None:
+    oldest = min((one for one in times if one is not None), default=None)
+    if oldest is not None:
+        family.add_metric(labels, oldest)
 
 
 def _add_time(family: GaugeMetricFamily, labels: Sequence[str], moment: datetime | None) -> None:

@@ -23,9 +23,10 @@ from .engines.pools import Door, Reader, TwinEngine, holds_database
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch
 from .switch import FileSwitch, FixedSwitch, seconds
-from .workers.directory import DirectoryRegistry, myself
-from .workers.protocol import Report
-from .workers.watcher import Worker, counted, worker_of
+from .workers.directory import DirectoryRegistry
+from .workers.process import myself
+from .workers.protocol import Report, missing
+from .workers.worker import Worker, counted, worker_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -631,7 +632,7 @@ def _registry(workers: object, switch: Switch) -> Registry | None:
         return None
     if isinstance(workers, (str, os.PathLike)) and workers:
         return DirectoryRegistry(workers)
-    if all(hasattr(workers, name) for name in ("register", "sweep", "read")):
+    if not missing(workers):
         return workers  # type: ignore[return-value]  # it has its members
     raise ConfigurationError(
         'EngineSelector(workers) takes True, False, "required", the path of a directory or a '

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 
 from sa_readonly import EngineSelector, FileSwitch, Mode, ReadOnlyError, RoutingSession
 from sa_readonly.workers.directory import DirectoryRegistry
-from sa_readonly.workers.protocol import look
+from sa_readonly.workers.verdict import judge
 from tests.app import LONG, WHICH, Book
 
 TASKS, FLIPS = 200, 20 if LONG else 6
@@ -102,7 +102,7 @@ def operate(selector: EngineSelector, rw: Any, path: str) -> None:
         before = sum(seen["reads"].values())
         with open(path, "w") as file:
             file.write(f"flip {number}")
-        wait_for(lambda: look(selector.switch.identify, registry).holds, "drained")
+        wait_for(lambda: judge(selector.switch.identify, registry).holds, "drained")
         wait_for(lambda: connections(rw) == 0, "no connection at the server", BOUND)
         seen["left"].append(connections(rw))
         done = written(rw)
@@ -112,7 +112,7 @@ def operate(selector: EngineSelector, rw: Any, path: str) -> None:
             complaints.append("a commit came after it was drained")
         done = len(committed)
         os.unlink(path)
-        wait_for(lambda: look(selector.switch.identify, registry, Mode.READ_WRITE).holds, "back")
+        wait_for(lambda: judge(selector.switch.identify, registry, Mode.READ_WRITE).holds, "back")
         wait_for(lambda done=done: len(committed) > done + SOME, "commits")
         if sum(seen["reads"].values()) == before:
             complaints.append("nothing was read")

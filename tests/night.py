@@ -20,7 +20,7 @@ from typing_extensions import Self
 from sa_readonly import FileSwitch, Mode
 from sa_readonly.cli import main
 from sa_readonly.workers.directory import DirectoryRegistry
-from sa_readonly.workers.protocol import Verdict, look
+from sa_readonly.workers.verdict import Verdict, judge
 from tests.postgres import Server, wait_until
 
 PATIENCE = 60.0  # seconds: a machine that runs other tests too may be slow
@@ -49,7 +49,7 @@ class Operator:
         self.wait(Mode.READ_WRITE)
 
     def look(self, mode: Mode = Mode.READ_ONLY) -> Verdict:
-        return look(self.switch.identify, self.registry, mode)
+        return judge(self.switch.identify, self.registry, mode)
 
     def wait(self, mode: Mode) -> None:
         self.until(lambda verdict: verdict.holds and len(verdict.seen) >= self.expect, mode)

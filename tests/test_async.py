@@ -29,7 +29,7 @@ from sa_readonly import (
 from sa_readonly.engines import loops
 from sa_readonly.engines.pools import Door
 from sa_readonly.workers.directory import DirectoryRegistry
-from sa_readonly.workers.protocol import look
+from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, Author, Book, in_thread
 from tests.async_app import AsyncApp
 from tests.postgres import Server, wait_until
@@ -260,7 +260,7 @@ async def test_an_idle_process_closes_its_connections_on_their_loop(app: AsyncAp
     assert closed == [threading.get_ident()]
     assert not door(app)._retired
     registry = DirectoryRegistry(f"{app.path}.workers")
-    await until(lambda: look(app.selector.switch.identify, registry).holds, "drained")
+    await until(lambda: judge(app.selector.switch.identify, registry).holds, "drained")
     app.off()
     await until(lambda: app.selector.mode is Mode.READ_WRITE, "read-write again")
     assert await read(app) == "rw"

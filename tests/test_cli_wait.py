@@ -20,7 +20,8 @@ import pytest
 from sa_readonly import FileSwitch, Mode
 from sa_readonly.command.server import Answer
 from sa_readonly.command.waiting import Progress, Waiting
-from sa_readonly.workers.directory import DirectoryRegistry, _program
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.process import _program
 from sa_readonly.workers.protocol import Report
 from tests.forked import Forked
 from tests.test_cli_switch import ROOT, command, nobody, refused, running

@@ -30,7 +30,7 @@ from sa_readonly import (
     ReadOnlyError,
 )
 from sa_readonly.refusals import KINDS
-from sa_readonly.workers.protocol import Liveness, RegistryError, Seen
+from sa_readonly.workers.protocol import Liveness, Registry, RegistryError, Seen
 from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.app import WHICH, App, need
 from tests.postgres import wait_until
@@ -382,7 +382,7 @@ def test_a_forced_process_is_told_as_such(lite: App, monkeypatch: pytest.MonkeyP
     assert told.one("last_check_timestamp_seconds") is None  # nobody looks
 
 
-class Shared:
+class Shared(Registry):
     """A registry in which processes of other hosts are, too."""
 
     def __init__(self, *seen: Seen) -> None:

@@ -15,6 +15,7 @@ import pytest
 import sa_readonly
 from sa_readonly import FixedSwitch, Mode
 from sa_readonly.mode import State
+from sa_readonly.web.status import as_html
 from sa_readonly.workers.protocol import Liveness, Report, Seen
 from sa_readonly.workers.status import UNTOLD, Snapshot, snapshot, take
 
@@ -138,7 +139,7 @@ def test_as_json_it_tells_all_that_is_known() -> None:
 
 def test_as_html_it_tells_each_worker_only_with_details() -> None:
     shown = told(READING, DRAINED, busy("two"), late("three"))
-    page = shown.as_html(details=True)
+    page = as_html(shown, details=True)
     assert '<p class="mode read-only">Read-only: nothing can be saved for the moment.</p>' in page
     assert '<span class="text">Upgrade\nof 18</span>' in page
     assert '<time datetime="2999-01-31T22:30:00+00:00">2999-01-31 22:30 UTC</time>' in page
@@ -147,12 +148,12 @@ def test_as_html_it_tells_each_worker_only_with_details() -> None:
         '<tr><th scope="row">gunicorn pid 12 on web1</th><td>read-only</td>'
         "<td>2 connections out since 14 s</td></tr>\n"
     ) in page
-    assert "web1" not in shown.as_html()
-    assert "<p>Workers: 3, noticed: 2, drained: 1.</p>" in shown.as_html()
+    assert "web1" not in as_html(shown)
+    assert "<p>Workers: 3, noticed: 2, drained: 1.</p>" in as_html(shown)
 
 
 def test_as_html_read_write_is_said_in_words_too() -> None:
-    page = told(WRITING).as_html()
+    page = as_html(told(WRITING))
     assert '<p class="mode read-write">Read-write: changes are saved.</p>' in page
     assert "Expected until" not in page
     assert "Reason" not in page
@@ -169,7 +170,7 @@ def test_as_html_everything_that_comes_from_elsewhere_is_escaped() -> None:
         NOW,
         here=seen("here", program=evil, problem=evil),
     )
-    page = shown.as_html(details=True)
+    page = as_html(shown, details=True)
     assert "alert('x')" not in page
     assert "\x00" not in page
     assert page.count("<script>") == page.count("</script>") == 1
@@ -178,7 +179,7 @@ def test_as_html_everything_that_comes_from_elsewhere_is_escaped() -> None:
 
 def test_as_html_overdue_is_said_and_the_dead_are_told_as_such() -> None:
     late_state = replace(READING, until=SINCE.replace(year=2020))
-    page = told(late_state, seen("two", liveness=DEAD)).as_html(details=True)
+    page = as_html(told(late_state, seen("two", liveness=DEAD)), details=True)
     assert "</time> It takes longer than expected.</dd>" in page
     assert "<td>dead, held no connection</td>" in page
 
@@ -201,8 +202,8 @@ def test_that_it_is_not_registered_is_told_to_all_and_why_with_details() -> None
     assert "registered: no\nproblem: No / room.\nthis process: gunicorn" in shown.as_text()
     plain = shown.as_text(details=False)
     assert "registered: no\n" in plain
-    assert "room" not in plain + shown.as_html() + json.dumps(shown.as_json(details=False))
-    assert "is not registered: No / room.</p>" in shown.as_html(details=True)
+    assert "room" not in plain + as_html(shown) + json.dumps(shown.as_json(details=False))
+    assert "is not registered: No / room.</p>" in as_html(shown, details=True)
 
 
 def test_the_dead_are_no_workers_and_those_without_a_word_are_counted_apart() -> None:
@@ -249,7 +250,7 @@ def test_what_would_steer_a_terminal_is_escaped_and_a_reason_stays_in_its_line()
 @pytest.mark.parametrize("seconds", [1e18, -1e18, float("inf")])
 def test_a_time_that_no_calendar_has_is_not_told(seconds: float) -> None:
     (one,) = told(READING, seen("one", started=seconds)).workers
-    assert one.started is None
+    assert one.as_json()["started"] is None
 
 
 def test_only_what_happens_changes_what_lasts() -> None:
@@ -319,5 +320,8 @@ def test_it_needs_neither_the_command_nor_a_file_nor_a_directory() -> None:
         timeout=60,
         check=True,
     )
-    known = ["mode", "page", "status", "workers"]
+    known = ["errors", "mode", "workers", *(f"workers.{name}" for name in ROOMS)]
     assert done.stdout.split() == [f"sa_readonly.{name}" for name in known]
+
+
+ROOMS = ["process", "protocol", "status", "verdict"]

@@ -24,7 +24,8 @@ from sqlalchemy.orm import sessionmaker
 import sa_readonly
 from sa_readonly import EngineSelector, FileSwitch, Mode, ReadOnlyError, RoutingSession
 from sa_readonly.workers.directory import DirectoryRegistry
-from sa_readonly.workers.protocol import Report, look
+from sa_readonly.workers.protocol import Report
+from sa_readonly.workers.verdict import judge
 from tests.app import LONG, App, Book
 
 if not hasattr(os, "fork"):
@@ -96,7 +97,7 @@ class Night:
         generation = self.switch.identify()
         self.other.closed()
         self.other.report(lambda: Report(Mode.READ_ONLY, generation, watching=True))
-        self.drained = look(self.switch.identify, self.registry).holds
+        self.drained = judge(self.switch.identify, self.registry).holds
         self.before = len(self.app.statements)
 
     def watch(self) -> None:
@@ -106,13 +107,13 @@ class Night:
     def look(self) -> None:
         """Have the file back and another thread look at it and report; then try to connect."""
         self.app.on()
-        self._meanwhile(self.selector._worker.watcher.look, 0.05)
+        self._meanwhile(self.selector._worker.watcher.tick, 0.05)
 
     def _meanwhile(self, work: Callable[[], None], patience: float) -> None:
         self.thread = threading.Thread(target=work)
         self.thread.start()
         self.thread.join(patience)  # where the one that stands still has a lock, it waits for that
-        self.drained = look(self.switch.identify, self.registry).holds
+        self.drained = judge(self.switch.identify, self.registry).holds
         self.before = len(self.app.statements)
         if self.drained:
             with pytest.raises(ReadOnlyError):
@@ -129,7 +130,7 @@ class Night:
         if self.thread is not None:
             self.thread.join(10)
         self.selector.check()
-        assert look(self.switch.identify, self.registry).holds
+        assert judge(self.switch.identify, self.registry).holds
 
     def close(self) -> None:
         self.selector.close()

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import event, text
 
 from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
-from sa_readonly.workers.watcher import worker_of
+from sa_readonly.workers.worker import worker_of
 from tests.app import WHICH, App, make_app
 
 
@@ -178,8 +178,8 @@ def test_a_fork_gives_no_warning_though_a_thread_runs(lite: App) -> None:
     assert worker_of(lite.selector.switch).watcher.running
 
 
-def in_child(work: Callable[[], None]) -> None:
-    pid = os.fork()
+def in_child(work: Callable[[], None], fork: Callable[[], int] = os.fork) -> None:
+    pid = fork()
     if pid == 0:
         status = 1
         try:

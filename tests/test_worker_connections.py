@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy.pool import AssertionPool, SingletonThreadPool, StaticPool
 
 from sa_readonly import EngineSelector
-from sa_readonly.workers.protocol import Connections, look
+from sa_readonly.workers.protocol import Connections
+from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, App
 from tests.worker_app import lite, one, read, registry, unusable, verdict, whys
 
@@ -67,7 +68,7 @@ def test_a_selector_closed_over_a_transaction_keeps_the_other_from_being_drained
 
 def whys_of(app: App, selector: EngineSelector) -> list[str]:
     identify = selector.switch.identify
-    return [why for _, why in look(identify, registry(app)).waiting]
+    return [why for _, why in judge(identify, registry(app)).waiting]
 
 
 def test_a_selector_without_workers_is_not_barred_by_one_that_is_closed(lite: App) -> None:

@@ -91,7 +91,8 @@ def test_an_exception_of_a_signal_handler_loses_no_lock(lite: App, where: str) -
     lite.start()
     read(lite)
     worker = lite.selector._worker
-    lock = worker._doing if where == "due" else worker._entry._locks[os.getpid()]
+    own = worker._doing._lock if where == "due" else worker.reporting._entry._lock
+    lock = own()
     real = type(lock).acquire
 
     class Interrupted:
@@ -104,14 +105,11 @@ def test_an_exception_of_a_signal_handler_loses_no_lock(lite: App, where: str) -
         def __getattr__(self, name: str) -> Any:
             return getattr(lock, name)
 
-    if where == "due":
-        worker._doing = Interrupted()
-    else:
-        worker._entry._locks[os.getpid()] = Interrupted()
+    worker.reporting.turns += 1  # so that there is something to report
+    own._values[os.getpid()] = Interrupted()
     with pytest.raises(Interrupt):
         worker.due()
-    worker._doing = lock if where == "due" else worker._doing
-    worker._entry._locks[os.getpid()] = lock if where == "report" else threading.RLock()
+    own._values[os.getpid()] = lock
     assert not lock._is_owned()
     lite.on()
     lite.selector.check()

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly.workers import protocol
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Liveness, Seen
 from tests.app import WHICH, App
@@ -139,16 +140,15 @@ def test_workers_that_make_no_sense_are_refused(lite: App, value: Any) -> None:
 def test_a_registry_of_the_users_own_is_taken(lite: App) -> None:
     calls: list[str] = []
 
-    class Entry:
+    class Entry(protocol.Entry):
         def ensure(self) -> bool:
             return False
 
         def closed(self) -> None:
             calls.append("closed")
 
-        def report(self, snapshot: Any) -> bool:
+        def report(self, snapshot: Any) -> None:
             calls.append(str(snapshot().mode))
-            return True
 
         def withdraw(self) -> None:
             calls.append("withdraw")
@@ -156,7 +156,7 @@ def test_a_registry_of_the_users_own_is_taken(lite: App) -> None:
         def close(self) -> None:
             calls.append("close")
 
-    class Registry:
+    class Registry(protocol.Registry):
         def register(self, identify: Any) -> Entry:
             calls.append(f"register {identify()}")
             return Entry()

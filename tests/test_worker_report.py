@@ -60,7 +60,7 @@ def test_a_thread_that_stands_still_counts_for_none(
     read(lite)
     watcher = lite.selector._worker.watcher
     assert watcher.alive
-    monkeypatch.setattr(watcher, "look", lambda: None)  # as under uWSGI without threads
+    monkeypatch.setattr(watcher, "tick", lambda: None)  # as under uWSGI without threads
     wait_until(lambda: not watcher.alive, "a second without a look")
     assert read(lite) == "rw"
     report = one(lite).report
@@ -117,7 +117,7 @@ def test_what_cant_be_withdrawn_keeps_the_process_read_only(
     lite.start()
     lite.on()
     read(lite)
-    entry = lite.selector._worker._entry
+    entry = lite.selector._worker.reporting._entry
 
     def fail() -> None:
         raise RegistryError("It can't be taken back.")

@@ -34,9 +34,9 @@ def test_who_cant_register_says_so_once_and_goes_on(
         assert read(lite) == "rw"
         (error,) = [record for record in caplog.records if record.levelno == logging.ERROR]
         assert "can't register in" in error.getMessage()
-        assert lite.selector._worker.problem == error.getMessage()
+        assert lite.selector._worker.reporting.problem == error.getMessage()
     assert read(lite) == "rw"
-    assert lite.selector._worker.problem is None
+    assert lite.selector._worker.reporting.problem is None
     assert caplog.records[-1].getMessage() == "This process is registered, and reports again."
     lite.on()
     read(lite)

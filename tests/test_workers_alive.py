@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from sa_readonly.workers import directory
+from sa_readonly.workers import folder, process
 from sa_readonly.workers.protocol import RegistryError, Report
 from tests.forked import Forked
 from tests.postgres import wait_until
@@ -172,9 +172,9 @@ def test_a_process_id_that_is_somebody_elses_by_now_makes_an_entry_less_trusted(
     place.on()
     place.acknowledge(place.register())
     assert place.look().holds
-    monkeypatch.setattr(directory, "_born", lambda _pid: 1)
+    monkeypatch.setattr(process, "born", lambda _pid: 1)
     assert place.one().liveness is UNKNOWN
-    monkeypatch.setattr(directory, "_born", lambda _pid: None)
+    monkeypatch.setattr(process, "born", lambda _pid: None)
     assert place.look().holds
 
 
@@ -237,7 +237,7 @@ def test_an_entry_of_another_host_or_namespace_is_never_dead_nor_drained(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.on()
-    monkeypatch.setattr(directory, "_place", lambda: "0" * 12)
+    monkeypatch.setattr(process, "place", lambda: "0" * 12)
     die(place)
     die(place, place.acknowledge)
     monkeypatch.undo()
@@ -271,7 +271,7 @@ def test_without_locks_nobody_can_be_told_to_live(
     def flock(*_: object) -> None:
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(directory.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     assert place.whys() == [f"can't tell if it lives: {os.strerror(error)}"]
     with pytest.raises(RegistryError, match="can't register"):
         place.register()
@@ -286,9 +286,9 @@ def test_the_place_of_a_process_depends_on_its_namespace_and_its_boot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     texts = {"/etc/machine-id": "machine", "/proc/sys/kernel/random/boot_id": "boot"}
-    namespace = [directory._INITIAL_NAMESPACE]
-    monkeypatch.setattr(directory, "_text", lambda path: texts.get(path, ""))
-    monkeypatch.setattr(directory.socket, "gethostname", lambda: "host")
+    namespace = [process._INITIAL_NAMESPACE]
+    monkeypatch.setattr(process, "_text", lambda path: texts.get(path, ""))
+    monkeypatch.setattr(process.socket, "gethostname", lambda: "host")
     real = os.stat
 
     def stat_of(path: Any, **options: Any) -> Any:
@@ -298,21 +298,21 @@ def test_the_place_of_a_process_depends_on_its_namespace_and_its_boot(
             raise FileNotFoundError
         return os.stat_result((0, namespace[0], *(0,) * 8))
 
-    monkeypatch.setattr(directory.os, "stat", stat_of)
-    first = directory._place()
+    monkeypatch.setattr(os, "stat", stat_of)
+    first = process.place()
     texts["/proc/sys/kernel/random/boot_id"] = "later"
-    assert directory._place() == first  # after a reboot the lock tells who is dead
+    assert process.place() == first  # after a reboot the lock tells who is dead
     places = {first}
     texts["/etc/machine-id"] = "other"
-    places.add(directory._place())
+    places.add(process.place())
     namespace[0] += 1
-    places.add(directory._place())
+    places.add(process.place())
     namespace[0] += 1
-    places.add(directory._place())
+    places.add(process.place())
     texts["/proc/sys/kernel/random/boot_id"] = "boot"
-    places.add(directory._place())
+    places.add(process.place())
     namespace[0] = None
-    places.add(directory._place())
+    places.add(process.place())
     assert len(places) == 6
 
 
@@ -320,17 +320,18 @@ def test_without_flock_the_module_imports_and_registering_says_what_to_do(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    spec = importlib.util.spec_from_file_location("sa_readonly.workers._no_flock", directory.__file__)
+    spec = importlib.util.spec_from_file_location("sa_readonly.workers._no_flock", folder.__file__)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
-    registry = module.DirectoryRegistry(place.path)
+    assert module.fcntl is None
+    monkeypatch.setattr(folder, "fcntl", None)
     message = (
         "A directory of workers is not supported on this platform, which has no flock(). Give "
         "workers=False."
     )
-    with pytest.raises(module.RegistryError) as caught:
-        registry.register(place.identity)
+    with pytest.raises(RegistryError) as caught:
+        place.registry.register(place.identity)
     assert str(caught.value) == message
     assert not place.path.exists()
-    assert [one.problem for one in registry.read()] == [message]
+    assert [one.problem for one in place.read()] == [message]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from sa_readonly.workers import directory
-from sa_readonly.workers.protocol import Connections, Liveness, Report, Seen, drained, returned
+from sa_readonly.workers.protocol import Liveness, Report, Seen
+from sa_readonly.workers.verdict import drained, returned
 from tests.workers import ALIVE, READ_ONLY, READ_WRITE, UNKNOWN, Place, die, place
 
 __all__ = ["place"]  # a fixture
@@ -32,7 +31,7 @@ def test_a_worker_that_has_registered_lives_and_has_not_reported(place: Place) -
 def test_a_report_is_read_as_it_was_written(place: Place) -> None:
     report = Report(READ_WRITE, None, 3, 1.5, 2.5, 4, 5, True, READ_WRITE)
     before = time.time()
-    assert place.register().report(lambda: report)
+    place.register().report(lambda: report)
     one = place.one()
     assert one.report == report
     assert not one.acknowledged
@@ -54,7 +53,7 @@ def test_closing_removes_every_file_of_the_entry(place: Place) -> None:
     assert place.names() == []
     entry.close()
     assert not entry.ensure()
-    assert not place.acknowledge(entry)
+    place.acknowledge(entry)
     entry.withdraw()
     assert place.names() == []
 
@@ -63,48 +62,6 @@ def test_a_missing_directory_has_nobody_in_it(place: Place) -> None:
     place.on()
     verdict = place.look()
     assert (verdict.seen, verdict.nobody, verdict.holds, verdict.problem) == ((), True, False, None)
-
-
-def test_a_report_is_written_only_when_a_reader_needs_it(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry, clock = place.register(), [100.0]
-    monkeypatch.setattr(directory.time, "monotonic", lambda: clock[0])
-    report = Report(READ_WRITE)
-
-    def tell(**fields: Any) -> bool:
-        nonlocal report
-        report = replace(report, **fields)
-        return bool(entry.report(lambda: report))
-
-    assert tell()
-    assert not tell()
-    assert not tell(checked=1.0, since=2.0)
-    assert not tell(connections=5)
-    clock[0] += 0.25
-    assert not tell(engines={"read_write.primary": Connections(1)}, retired=3.0)
-    assert tell(refused=7, kinds={"flush": 7})  # soon
-    assert not tell(refused=8, kinds={"flush": 8})
-    clock[0] += 0.25
-    assert tell()
-    assert not tell(connections=6)
-    clock[0] += 10
-    assert tell()  # now and then
-    clock[0] += 29
-    assert not tell(checked=30.0)
-    clock[0] += 1
-    assert tell()  # that it still looks
-    assert not tell()
-    assert tell(watching=True)
-    assert tell(mode=READ_ONLY, generation="g")
-    assert tell(connections=4)
-    assert tell(connections=3)
-    entry.closed()
-    assert tell()
-    assert tell(flips=1)
-    assert tell(generation="h")
-    entry.withdraw()
-    assert tell()
 
 
 # -- who is drained ---------------------------------------------------------------------------

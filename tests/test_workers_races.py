@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sa_readonly.workers import directory
-from sa_readonly.workers.protocol import Seen, drained, look
+from sa_readonly.workers import folder
+from sa_readonly.workers.protocol import Seen
+from sa_readonly.workers.verdict import drained, judge
 from tests.workers import READ_ONLY, Place, place
 
 __all__ = ["place"]  # a fixture
@@ -41,7 +42,7 @@ def test_a_look_starts_over_when_the_file_was_replaced(place: Place) -> None:
         place.on()
 
     moved = Moved(place, replaced)
-    verdict = look(place.identity, moved)
+    verdict = judge(place.identity, moved)
     assert moved.reads == 2
     assert [why for _, why in verdict.waiting] == ["has not noticed"]
     assert verdict.generation == place.identity()
@@ -50,10 +51,10 @@ def test_a_look_starts_over_when_the_file_was_replaced(place: Place) -> None:
 def test_a_look_ends_when_the_file_goes_or_changes_all_the_time(place: Place) -> None:
     place.acknowledge(place.register(), forced=READ_ONLY)
     place.on()
-    verdict = look(place.identity, Moved(place, place.off))
+    verdict = judge(place.identity, Moved(place, place.off))
     assert (verdict.holds, verdict.problem) == (False, "there is no file: it is read-write")
     numbers = itertools.count()
-    verdict = look(lambda: str(next(numbers)), place.registry)
+    verdict = judge(lambda: str(next(numbers)), place.registry)
     assert (verdict.holds, verdict.problem) == (False, "the file changes all the time")
     assert len(verdict.seen) == 1
 
@@ -62,7 +63,7 @@ def test_a_look_at_a_file_that_cant_be_looked_at_holds_nothing(place: Place) -> 
     def fails() -> str:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    verdict = look(fails, place.registry)
+    verdict = judge(fails, place.registry)
     assert not verdict.holds
     assert verdict.problem == "the file can't be looked at: [Errno 13] Permission denied"
 
@@ -106,7 +107,7 @@ def test_an_entry_that_goes_while_it_is_read_is_no_entry(
     place: Place, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     entry, other = place.register(), place.register()
-    real = directory._open
+    real = folder._open
 
     def opened(directory: int, name: str) -> int:
         if name != f"{entry.name}.lock":
@@ -119,7 +120,7 @@ def test_an_entry_that_goes_while_it_is_read_is_no_entry(
         entry.close()
         return descriptor
 
-    monkeypatch.setattr(directory, "_open", opened)
+    monkeypatch.setattr(folder, "_open", opened)
     names = [one.name for one in place.read()]
     assert other.name in names
     assert (entry.name in names) is (when == "after it opened")

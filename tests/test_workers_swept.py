@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from sa_readonly.workers import directory
 from sa_readonly.workers.protocol import Report
 from tests.workers import ALIVE, BOUND, DEAD, READ_ONLY, READ_WRITE, Place, die, place
 
@@ -116,7 +115,7 @@ def before_flock(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> No
             act()
         real(descriptor, operation)
 
-    monkeypatch.setattr(directory.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
 
 
 def test_who_is_swept_while_it_registers_registers_again(

@@ -27,7 +27,7 @@ from sqlalchemy.pool import NullPool
 
 from sa_readonly import ConfigurationError
 from sa_readonly.web.answers import Request
-from sa_readonly.workers.protocol import RegistryError, Seen
+from sa_readonly.workers.protocol import Registry, RegistryError, Seen
 from tests.app import App, Book, fill, sqlite_urls
 from tests.postgres import wait_until
 
@@ -216,7 +216,7 @@ class Page(HTMLParser):
         return [tag for tag, _ in self.tags]
 
 
-class Counting:
+class Counting(Registry):
     """A registry that counts how often it is read."""
 
     def __init__(self) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from sa_readonly import Mode
 from sa_readonly.workers.directory import DirectoryRegistry
-from sa_readonly.workers.protocol import Seen, Verdict, look
+from sa_readonly.workers.protocol import Seen
+from sa_readonly.workers.verdict import Verdict, judge
 from tests.app import WHICH, App
 
 if not hasattr(os, "fork"):
@@ -34,7 +35,7 @@ def one(app: App) -> Seen:
 
 
 def verdict(app: App, mode: Mode = Mode.READ_ONLY) -> Verdict:
-    return look(app.selector.switch.identify, registry(app), mode)
+    return judge(app.selector.switch.identify, registry(app), mode)
 
 
 def whys(app: App) -> list[str]:

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from sa_readonly import Mode
-from sa_readonly.workers import directory
-from sa_readonly.workers import protocol as workers
 from sa_readonly.workers.directory import DirectoryRegistry
-from sa_readonly.workers.protocol import Liveness, Report, Seen, look
+from sa_readonly.workers.protocol import Liveness, Report, Seen
+from sa_readonly.workers.verdict import Verdict, judge
 from tests.worker_process import identity
 
 if not hasattr(os, "fork"):
@@ -64,8 +63,8 @@ class Place:
     def whys(self) -> list[str]:
         return [why for _, why in self.look().waiting]
 
-    def look(self, mode: Mode = READ_ONLY, **options: Any) -> workers.Verdict:
-        return look(self.identity, self.registry, mode, **options)
+    def look(self, mode: Mode = READ_ONLY, **options: Any) -> Verdict:
+        return judge(self.identity, self.registry, mode, **options)
 
     def names(self) -> list[str]:
         return sorted(os.listdir(self.path))
@@ -73,10 +72,10 @@ class Place:
     def report_of(self, entry: Any) -> Path:
         return self.path / f"{entry.name}.json"
 
-    def acknowledge(self, entry: Any, connections: int = 0, **fields: Any) -> bool:
+    def acknowledge(self, entry: Any, connections: int = 0, **fields: Any) -> None:
         entry.closed()
         report = Report(READ_ONLY, self.identity(), connections, **{"watching": True, **fields})
-        return bool(entry.report(lambda: report))
+        entry.report(lambda: report)
 
 
 @pytest.fixture
@@ -116,4 +115,4 @@ def fail(name: str, monkeypatch: pytest.MonkeyPatch, error: int = errno.ENOSPC) 
     def function(*_: object, **__: object) -> None:
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(directory.os, name, function)
+    monkeypatch.setattr(os, name, function)

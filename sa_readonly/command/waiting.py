@@ -13,18 +13,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from ..mode import Mode
-from ..workers.protocol import (
-    FILE_THERE,
-    NO_FILE,
-    Identify,
-    Liveness,
-    Registry,
-    Verdict,
-    left_nothing,
-    look,
-    process,
-)
-from ..workers.status import Worker, judged
+from ..workers.protocol import Identify, Liveness, Registry, process
+from ..workers.status import WorkerStatus, judged
+from ..workers.verdict import FILE_THERE, NO_FILE, Verdict, judge
 
 if TYPE_CHECKING:
     from .server import Answer, Server
@@ -84,7 +75,7 @@ class Progress:
     late: bool
     seconds: float
     mode: Mode
-    workers: tuple[Worker, ...]
+    workers: tuple[WorkerStatus, ...]
     settled: int
     expected: int | None
     problem: str | None = None
@@ -113,7 +104,7 @@ class Progress:
         return f"{self.settled} of {len(self.workers)}"
 
     @property
-    def missing(self) -> tuple[Worker, ...]:
+    def missing(self) -> tuple[WorkerStatus, ...]:
         """The workers that are not there yet."""
         return tuple(one for one in self.workers if one.why is not None)
 
@@ -277,7 +268,7 @@ class Waiting(BaseWaiting[Verdict]):
     _began_well: bool = field(default=False, repr=False, init=False)
 
     def _look(self, *, again: bool = False) -> Verdict:
-        return look(self.identify, self.registry, self.mode, ignore_dead=self.ignore_dead)
+        return judge(self.identify, self.registry, self.mode, ignore_dead=self.ignore_dead)
 
     def _identify(self, found: Verdict) -> str | None:
         return found.generation
@@ -327,4 +318,4 @@ def _settled(verdict: Verdict) -> int:
 
 def _died(verdict: Verdict) -> int:
     """Count those that died and may have left something behind."""
-    return sum(one.liveness is Liveness.DEAD and not left_nothing(one) for one in verdict.seen)
+    return sum(one.liveness is Liveness.DEAD and not one.left_nothing for one in verdict.seen)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 import weakref
@@ -18,6 +17,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import queue
 from sqlalchemy.util.concurrency import in_greenlet
 
+from .. import forks
 from ..errors import ReadOnlyError
 from ..mode import Mode
 from . import guard, loops, shared
@@ -280,15 +280,14 @@ class Door:
         # Pools of before that had something out, and since when they are retired.
         self._older: dict[Pool, float] = {}
         self._ledger = _Ledger()
-        self._pid = os.getpid()
-        self._locks: dict[int, Any] = {}
+        self._lock = forks.PerProcess(threading.RLock)
         self._keep = holds_database(engine)
         self._in_memory = _in_memory(engine)
         engine.dialect._sa_readonly_keeps = self._keep  # type: ignore[attr-defined]  # ours
         if not self._keep:
             self._replace_older(engine.pool)
         self._count(engine.pool)
-        _after_forks(self)
+        forks.subscribe(in_child=self.leave_to_parent)
 
     @classmethod
     def of(cls, engine: Engine) -> Door:
@@ -373,14 +372,9 @@ class Door:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one switch at a time turn it, as an engine may stand in selectors of several."""
-        lock = self._locks.setdefault(os.getpid(), threading.RLock())
         # Not for ever: a log handler of the pool's may wait for a switch that waits for this.
-        taken = lock.acquire(timeout=_PATIENCE)
-        try:
+        with forks.locked(self._lock(), _PATIENCE):
             yield
-        finally:
-            if taken:
-                lock.release()
 
     def _replace_older(self, pool: Pool) -> None:
         """Begin with a pool that counts each connection, and count what is out of the old one."""
@@ -406,8 +400,7 @@ class Door:
                 raise
 
         def connect(connection_record: ConnectionPoolEntry | None) -> DBAPIConnection:
-            if self._pid != os.getpid():  # where no hook ran at the fork
-                self._forget()
+            forks.follow()
             self._prepare()
             creation = object()
             held[creation] = (None, None)
@@ -474,13 +467,11 @@ class Door:
 
         It is what SQLAlchemy tells to do by hand: ``engine.dispose(close=False)``.
         """
-        if self._pid != os.getpid():
-            self._forget()
-            if not self._keep:
-                self.engine.dispose(close=False)
+        self._forget()
+        if not self._keep:
+            self.engine.dispose(close=False)
 
     def _forget(self) -> None:
-        self._pid = os.getpid()
         if self.engine.dialect.is_async:
             # Collected, a connection of asyncpg would say good-bye to the server in the parent's
             # name; so it never is.
@@ -651,7 +642,7 @@ class TwinEngine(OptionEngine):
         if not gated:  # or its door counts
             _note(pool, self.dialect)
         self._own_pool = pool
-        _after_forks(self)
+        forks.subscribe(in_child=self.leave_to_parent)
 
     @property
     def pool(self) -> Pool:
@@ -690,7 +681,7 @@ class Reader:
         self._engine = weakref.ref(engine)
         if not holds_database(engine) and not hasattr(engine, "_sa_readonly_reader"):
             engine._sa_readonly_reader = self  # type: ignore[attr-defined]  # ours
-            _after_forks(self)
+            forks.subscribe(in_child=self.leave_to_parent)
             if holds_file(engine):
                 event.listen(engine.pool, "checkin", self._returned)
 
@@ -715,24 +706,4 @@ class Reader:
             engine.dispose(close=False)
 
 
-_left: weakref.WeakSet[Door | TwinEngine | Reader] = weakref.WeakSet()
 _parents: list[Pool] = []
-_process: int | None = None  # whose connections they have
-
-
-def _after_forks(one: Door | TwinEngine | Reader) -> None:
-    global _process  # noqa: PLW0603  # a hook can't be taken back, so it is set once a process
-    _left.add(one)
-    if _process is None:
-        _process = os.getpid()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=leave_to_parent)
-
-
-def leave_to_parent() -> None:
-    """In a forked child, also where no hooks run: leave all connections to the parent, once."""
-    global _process  # noqa: PLW0603  # see above
-    if _process not in (None, os.getpid()):
-        _process = os.getpid()
-        for one in list(_left):
-            one.leave_to_parent()

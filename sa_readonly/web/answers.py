@@ -16,8 +16,10 @@ from urllib.parse import parse_qs
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode, State, now
 from ..refusals import record
-from ..workers.status import Snapshot, snapshot
+from ..workers.protocol import read_between
+from ..workers.status import Snapshot, same_file, snapshot
 from .page import POLICY, document, escaped, printable
+from .status import as_html
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -268,7 +270,7 @@ class Site:
         seen = self._snapshot()
         kind = choose(request.accept, PAGE_TYPES)
         if kind == HTML:
-            body = seen.as_html(details=details)
+            body = as_html(seen, details=details)
         elif kind == JSON:
             told = {**seen.as_json(details=details), **self._whence(request)}
             body = json.dumps(told, indent=2) + "\n"
@@ -279,9 +281,9 @@ class Site:
     def _whence(self, request: Request) -> dict[str, object]:
         """Return what tells a machine that it was answered just now, and for which workers."""
         asked = parse_qs(request.query).get("asked", [""])[0]
-        scope = getattr(self.selector.registry, "scope", None)
+        registry = self.selector.registry
         return {
-            "registry": None if scope is None else scope(),
+            "registry": None if registry is None else registry.scope(),
             "asked": asked if re.fullmatch(r"[A-Za-z0-9]{1,64}", asked) else None,
         }
 
@@ -302,20 +304,14 @@ class Site:
         registered since then saw that file, as it looks after it registers.
         """
         selector = self.selector
-        state = selector.check()
-        registry = selector.registry
-        if registry is None:
-            return snapshot(state, (), time.time(), here=selector.report())
-        read = self._read
-        for _ in range(_TRIES):
-            if read is not None and time.monotonic() < read[0] + CACHED and read[1] == _key(state):
-                break
-            read = (time.monotonic(), _key(state), tuple(registry.read()))
-            state = selector.check()
-            if read[1] == _key(state):
-                self._read = read
-                break
-        seen = () if read is None else read[2]
+        state, read = selector.check(), self._read
+        if read is not None and time.monotonic() < read[0] + CACHED and read[1] == same_file(state):
+            seen = read[2]
+        else:
+            began = time.monotonic()
+            state, seen, same = read_between(selector.check, selector.registry, same_file)
+            if same:
+                self._read = (began, same_file(state), seen)
         return snapshot(state, seen, time.time(), here=selector.report())
 
     # -- refusing beforehand -------------------------------------------------------------
@@ -337,13 +333,6 @@ class Site:
         what = f"{request.method} {request.path}"
         record(error, what, kind="beforehand", switch=self.selector.switch)
         return not_saved(error, request.accept, self.status)
-
-
-_TRIES = 3  # readings of the directory while the switch moves
-
-
-def _key(state: State) -> tuple[Mode, str | None]:
-    return state.mode, state.generation
 
 
 def _check(selector: Any, status_path: Any, status: Any, details: Any) -> None:

@@ -10,6 +10,8 @@ import base64
 import hashlib
 import html
 
+from ..workers.process import printable
+
 __all__ = ["POLICY", "document", "escaped", "printable"]
 
 EVERY = 2  # seconds between two looks of a page that refreshes itself
@@ -99,8 +101,3 @@ def document(title: str, body: str, *, refreshes: bool = False) -> str:
 def escaped(text: str) -> str:
     """Return a text as HTML; its lines stay apart."""
     return html.escape("\n".join(printable(line) for line in text.splitlines()))
-
-
-def printable(text: str) -> str:
-    """Return a text that does a terminal no harm."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,6 +1,6 @@
-"""One snapshot of the mode and of every worker, as text, JSON and HTML.
+"""One snapshot of the mode and of every worker, as text and JSON.
 
-For the command and for whoever answers over HTTP: it knows the protocols of a switch and of a
+For the command, and for what answers over HTTP: it knows the protocols of a switch and of a
 registry, and neither a file nor a directory.
 """
 
@@ -8,72 +8,78 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..mode import Mode, State
-from ..web.page import document, escaped, printable
-from .protocol import Liveness, Registry, Seen, Verdict, acknowledges, drained, process, returned
+from .process import printable
+from .protocol import Liveness, process, read_between
+from .verdict import Verdict, drained, returned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from ..mode import Switch
-    from .protocol import Connections
+    from .protocol import Registry, Report, Seen
 
-__all__ = ["Snapshot", "Worker", "snapshot", "take"]
+__all__ = ["Snapshot", "WorkerStatus", "called", "judged", "lasting", "snapshot", "take"]
 
-_TRIES = 10  # looks while the switch moves
-_SAID = {
-    Mode.READ_WRITE: "Read-write: changes are saved.",
-    Mode.READ_ONLY: "Read-only: nothing can be saved for the moment.",
-}
 UNTOLD = "can't be told: no file that workers could notice makes it read-only"
 
 
 @dataclass(frozen=True)
-class Worker:
-    """One entry of the registry, judged by the mode of the snapshot. Text in it is printable.
+class WorkerStatus:
+    """One entry of the registry, judged by the mode of the snapshot.
 
-    :param name: what the registry calls it.
-    :param liveness: whether its process lives.
+    :param entry: the entry.
+    :param why: why it is not there yet, or None: drained, or read-write again.
     :param noticed: whether it has told that it is in that mode, by that very file.
     :param drained: whether it is read-only, holds no read-write connection and can get none.
-    :param why: why it is not there yet, or None: drained, or read-write again.
-    :param mode: the mode that it knows, or None if that is not told, as all that follows.
-    :param connections: the read-write connections that it holds.
-    :param connections_since: since when the oldest of them is held.
-    :param kinds: what it has refused, see :class:`.workers.Report`; so ``engines``.
-    :param retired: since when the oldest connection of a retired pool is that.
     """
 
-    name: str
-    liveness: Liveness
-    noticed: bool = False
-    drained: bool = False
-    why: str | None = None
-    mode: Mode | None = None
-    connections: int | None = None
-    connections_since: datetime | None = None
-    host: str | None = None
-    pid: int | None = None
-    program: str | None = None
-    version: str | None = None
-    started: datetime | None = None
-    reported: datetime | None = None
-    checked: datetime | None = None
-    flips: int | None = None
-    refused: int | None = None
-    kinds: Mapping[str, int] = field(default_factory=dict, hash=False)
-    engines: Mapping[str, Connections] = field(default_factory=dict, hash=False)
-    retired: datetime | None = None
-    watching: bool | None = None
-    forced: Mode | None = None
+    entry: Seen
+    why: str | None
+    noticed: bool
+    drained: bool
+
+    @property
+    def name(self) -> str:
+        """What the registry calls it."""
+        return self.entry.name
+
+    @property
+    def liveness(self) -> Liveness:
+        """Whether its process lives."""
+        return self.entry.liveness
+
+    @property
+    def report(self) -> Report | None:
+        """What it says of itself, or None if that is not told."""
+        return self.entry.report
+
+    @property
+    def mode(self) -> Mode | None:
+        """The mode that it knows, or None if that is not told."""
+        return None if self.report is None else self.report.mode
+
+    @property
+    def connections(self) -> int | None:
+        """The read-write connections that it holds, or None if that is not told."""
+        return None if self.report is None else self.report.connections
 
     @property
     def called(self) -> str:
         """What people call it: ``gunicorn pid 123 on web1``."""
-        return called(self.program, self.pid, self.host, self.name)
+        one = self.entry
+        return called(one.program, one.pid, one.host, one.name)
+
+    @property
+    def state(self) -> str:
+        """How far it is, in a few words."""
+        if self.why is None and self.liveness is Liveness.DEAD:
+            return "dead, held no connection"
+        return self.why or ("drained" if self.drained else "")
 
     @property
     def lasting(self) -> tuple[object, ...]:
@@ -83,44 +89,37 @@ class Worker:
 
     def as_json(self) -> dict[str, object]:
         """Return it as what :mod:`json` takes."""
+        one = self.entry
+        told: Mapping[str, Any] = {} if self.report is None else vars(self.report)
+        forced = told.get("forced")
         return {
-            "name": self.name,
-            "host": self.host,
-            "pid": self.pid,
-            "program": self.program,
-            "version": self.version,
-            "liveness": str(self.liveness),
+            "name": one.name,
+            "host": one.host,
+            "pid": one.pid,
+            "program": one.program,
+            "version": one.version,
+            "liveness": str(one.liveness),
             "mode": self.mode and str(self.mode),
             "noticed": self.noticed,
             "drained": self.drained,
             "why": self.why,
             "connections": self.connections,
-            "connections_since": _iso(self.connections_since),
-            "started": _iso(self.started),
-            "reported": _iso(self.reported),
-            "checked": _iso(self.checked),
-            "flips": self.flips,
-            "refused": self.refused,
-            "watching": self.watching,
-            "forced": self.forced and str(self.forced),
+            "connections_since": _iso(_time(told.get("since"))),
+            "started": _iso(_time(one.started)),
+            "reported": _iso(_time(one.written)),
+            "checked": _iso(_time(told.get("checked"))),
+            "flips": told.get("flips"),
+            "refused": told.get("refused"),
+            "watching": told.get("watching"),
+            "forced": forced and str(forced),
         }
 
     def as_line(self) -> str:
         """Return it as one line."""
-        if self.liveness is Liveness.DEAD and self.why is None:
-            return f"{self.called}: dead, held no connection"
-        parts = (self.mode and str(self.mode), self.why, "drained" if self.drained else None)
+        if self.why is None and self.liveness is Liveness.DEAD:
+            return f"{self.called}: {self.state}"
+        parts = (self.mode and str(self.mode), self.state)
         return f"{self.called}: {', '.join(part for part in parts if part)}"
-
-    def as_row(self) -> str:
-        """Return it as a row of an HTML table."""
-        how = self.why or ("drained" if self.drained else "")
-        if self.liveness is Liveness.DEAD and self.why is None:
-            how = "dead, held no connection"
-        return (
-            f'<tr><th scope="row">{escaped(self.called)}</th>'
-            f"<td>{self.mode or 'not told'}</td><td>{escaped(how)}</td></tr>\n"
-        )
 
 
 @dataclass(frozen=True)
@@ -130,14 +129,14 @@ class Snapshot:
     :param state: what the switch told.
     :param workers: every entry of the registry.
     :param at: when they were read.
-    :param here: the process that answers, from its memory, or None where nobody asked for it.
+    :param here: the process that answers, from its memory, or None where that was not asked for.
     :param problem: why that one is not registered or can't report, or None.
     """
 
     state: State
-    workers: tuple[Worker, ...]
+    workers: tuple[WorkerStatus, ...]
     at: datetime
-    here: Worker | None = None
+    here: WorkerStatus | None = None
     problem: str | None = None
 
     @property
@@ -196,7 +195,7 @@ class Snapshot:
         state = self.state
         rows = [
             ("mode", str(state.mode)),
-            ("reason", _one_line(state.reason or "")),
+            ("reason", one_line(state.reason or "")),
             ("until", _iso(state.until) or ""),
             ("generation", state.generation or ""),
         ]
@@ -206,7 +205,7 @@ class Snapshot:
             rows.append(("registered", "no"))
         if details:
             if self.problem is not None:
-                rows.append(("problem", _one_line(self.problem)))
+                rows.append(("problem", one_line(self.problem)))
             if self.here is not None:
                 rows.append(("this process", self.here.as_line()))
             rows += [("worker", one.as_line()) for one in self.workers]
@@ -245,66 +244,21 @@ class Snapshot:
             told["workers"] = [one.as_json() for one in self.workers]
         return told
 
-    def as_html(self, *, details: bool = False) -> str:
-        """Return it as a page that needs no other file and refreshes itself.
-
-        :param details: whether each worker is told. Others than the operators may see the page.
-        """
-        mode = self.state.mode
-        parts = [
-            "<h1>Read-only or not</h1>\n",
-            f'<div id="mode" role="status"><p class="mode {mode}">{_SAID[mode]}</p></div>\n',
-            f'<div id="state">{self._html_of_state()}</div>\n',
-            f'<div id="workers">{self._html_of_workers(details=details)}</div>\n',
-            f'<p id="at" class="soft">As of {_html_time(self.at, seconds=True)}.</p>\n',
-            '<p id="trouble" role="alert"></p>\n',
-        ]
-        return document(f"{str(mode).capitalize()}", "".join(parts), refreshes=True)
-
-    def _html_of_state(self) -> str:
-        state = self.state
-        rows: list[tuple[str, str]] = []
-        if state.reason:
-            rows.append(("Reason", f'<span class="text">{escaped(state.reason)}</span>'))
-        if state.until is not None:
-            late = " It takes longer than expected." if state.overdue else ""
-            rows.append(("Expected until", _html_time(state.until) + late))
-        if state.since is not None:
-            rows.append(("Since", _html_time(state.since)))
-        told = "".join(f"<dt>{name}</dt><dd>{value}</dd>\n" for name, value in rows)
-        return f"<dl>\n{told}</dl>" if told else ""
-
-    def _html_of_workers(self, *, details: bool) -> str:
-        parts = [f"<h2>Workers</h2>\n<p>{escaped(_capital(self.sums))}.</p>\n"]
-        if self.problem is not None:
-            why = f": {_one_line(self.problem)}" if details else "."
-            parts.append(f"<p>The process that answers is not registered{escaped(why)}</p>\n")
-        if details and self.here is not None:
-            parts.append(f"<p>This page comes from {escaped(self.here.as_line())}.</p>\n")
-        if details and self.workers:
-            heads = "".join(f'<th scope="col">{name}</th>' for name in ("Worker", "Mode", "State"))
-            rows = "".join(one.as_row() for one in self.workers)
-            parts.append(
-                f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
-            )
-        return "".join(parts)
-
 
 def take(
     switch: Switch, registry: Registry | None, here: Callable[[], Seen] | None = None
 ) -> Snapshot:
-    """Look at the switch, read every entry, and judge them by what was there all the while.
+    """Read every entry between two looks at the switch, and judge them.
 
     :param here: tells of the process that answers, where that is asked for.
     """
-    state = switch.check()
-    seen: Sequence[Seen] = ()
-    for _ in range(_TRIES):
-        seen = () if registry is None else registry.read()
-        before, state = state, switch.check()
-        if (before.mode, before.generation) == (state.mode, state.generation):
-            break
+    state, seen, _ = read_between(switch.check, registry, same_file)
     return snapshot(state, seen, time.time(), here=None if here is None else here())
+
+
+def same_file(state: State) -> tuple[Mode, str | None]:
+    """Return what is the same of two states if no worker has anything to notice between them."""
+    return state.mode, state.generation
 
 
 def snapshot(
@@ -341,13 +295,21 @@ def _verdict(
     return drained(state.generation, seen, now, ignore_dead=ignore_dead)
 
 
-def judged(verdict: Verdict, mode: Mode) -> tuple[Worker, ...]:
+def judged(verdict: Verdict, mode: Mode) -> tuple[WorkerStatus, ...]:
     """Return the workers of a verdict on that mode."""
     whys = {one.name: why for one, why in verdict.waiting}
     return tuple(
-        _worker(one, whys.get(one.name, verdict.problem), verdict.generation, mode)
+        _judged(one, whys.get(one.name, verdict.problem), verdict.generation, mode)
         for one in verdict.seen
     )
+
+
+def _judged(one: Seen, why: str | None, generation: str | None, mode: Mode) -> WorkerStatus:
+    if mode is Mode.READ_WRITE:
+        noticed = one.report is not None and one.report.mode is mode and not one.acknowledged
+    else:
+        noticed = generation is not None and one.acknowledges(generation)
+    return WorkerStatus(one, why, noticed, why is None and mode is Mode.READ_ONLY)
 
 
 def called(program: str | None, pid: int | None, host: str | None, name: str) -> str:
@@ -358,45 +320,8 @@ def called(program: str | None, pid: int | None, host: str | None, name: str) ->
 
 
 def lasting(why: str) -> str:
-    """Return why one is not there yet without what changes each second."""
+    """Return why a worker is not there yet without what changes each second."""
     return re.sub(r" since \d+ s", "", why)
-
-
-def _worker(one: Seen, why: str | None, generation: str | None, mode: Mode) -> Worker:
-    worker = Worker(
-        one.name,
-        one.liveness,
-        why=why,
-        drained=why is None and mode is Mode.READ_ONLY,
-        host=one.host,
-        pid=one.pid,
-        program=one.program,
-        version=one.version,
-        started=_time(one.started),
-        reported=_time(one.written),
-    )
-    report = one.report
-    if report is None:
-        return worker
-    if mode is Mode.READ_WRITE:
-        noticed = report.mode is mode and not one.acknowledged
-    else:
-        noticed = generation is not None and acknowledges(one, report, generation)
-    return replace(
-        worker,
-        noticed=noticed,
-        mode=report.mode,
-        connections=report.connections,
-        connections_since=_time(report.since),
-        checked=_time(report.checked),
-        flips=report.flips,
-        refused=report.refused,
-        kinds=report.kinds,
-        engines=report.engines,
-        retired=_time(report.retired),
-        watching=report.watching,
-        forced=report.forced,
-    )
 
 
 def _time(seconds: float | None) -> datetime | None:
@@ -410,15 +335,6 @@ def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text of people as one line that does a terminal no harm."""
     return printable(" / ".join(text.splitlines()))
-
-
-def _html_time(moment: datetime, *, seconds: bool = False) -> str:
-    form = "%Y-%m-%d %H:%M:%S UTC" if seconds else "%Y-%m-%d %H:%M UTC"
-    told = moment.astimezone(timezone.utc)
-    return f'<time datetime="{moment.isoformat()}">{told.strftime(form)}</time>'
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

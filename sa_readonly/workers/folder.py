@@ -1,0 +1,270 @@
+"""The directory of a registry: opened if it is to be trusted, read, and swept.
+
+A worker has a lock file there and, once it has reported, a report. The lock lasts as long as its
+process. It is a ``flock``, as a POSIX record lock is lost as soon as any code of the process opens
+the file and closes it. The price is that a forked child that does not close its copy keeps the lock
+of its dead parent. That errs on the safe side, and where the process is seen to be gone the entry
+is believed no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from . import process
+from .process import printable
+from .protocol import SILENT, Liveness, RegistryError, Seen
+from .reports import LIMIT, decoded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .protocol import Identify
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # what needs it says so
+
+__all__ = ["LOCK", "NEW", "REPORT", "Folder", "told", "try_to_lock"]
+
+LOCK, REPORT, NEW = ".lock", ".json", ".new"
+"""What follows the name of an entry: its lock, its report, and a report that is being written."""
+
+_NAME = re.compile(
+    r"(?P<host>[A-Za-z0-9._-]{1,64})-(?P<pid>[1-9][0-9]{0,9})-(?P<place>[0-9a-f]{12})-[0-9a-f]{16}",
+    re.ASCII,
+)
+
+
+class Folder:
+    """A directory with, for each worker, a lock file and a report.
+
+    It is made when the first worker registers, for the same group as the directory above it where
+    that is shared by a group. A symlink in its place is not followed; one that anybody may write
+    into, or may have put there, is not used.
+
+    :param path: its absolute path.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        """Open the directory, if it is to be trusted; yields the descriptor."""
+        if fcntl is None:
+            raise RegistryError(
+                "A directory of workers is not supported on this platform, which has no flock(). "
+                "Give workers=False."
+            )
+        if os.path.islink(self.path):
+            raise RegistryError(
+                f"The directory of workers {self.path} is a symlink, which is not followed. Give "
+                "the path of the directory itself."
+            )
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        directory = os.open(self.path, flags)
+        try:
+            doubt = _distrust(os.fstat(directory), os.stat(os.path.dirname(self.path)))
+            if doubt is not None:
+                raise RegistryError(f"The directory of workers {self.path} {doubt}")
+            yield directory
+        finally:
+            os.close(directory)
+
+    def make(self) -> None:
+        """Make the directory if it is missing, for the users for whom the one above it is meant."""
+        if fcntl is None:
+            return
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:
+            return
+        above = os.stat(os.path.dirname(self.path))
+        own = os.stat(self.path, follow_symlinks=False)
+        if own.st_gid == above.st_gid and not above.st_mode & stat.S_IWOTH:
+            os.chmod(self.path, 0o700 | above.st_mode & (stat.S_ISGID | stat.S_IRWXG))
+
+    def entries(self, directory: int) -> Iterator[tuple[str, Seen]]:
+        """Yield every entry by its name.
+
+        :param directory: its descriptor.
+        """
+        found = os.fstat(directory)
+        here = process.place()
+        for name in sorted(os.listdir(directory)):
+            if name.endswith(LOCK):
+                stem = name.removesuffix(LOCK)
+                with contextlib.suppress(FileNotFoundError):  # it has just been closed or swept
+                    yield stem, _seen(directory, found, stem, here)
+
+    def sweep(self, identify: Identify) -> None:
+        """Remove dead entries; see :meth:`.Registry.sweep`."""
+        with contextlib.suppress(OSError, RegistryError), self.opened() as directory:
+            dead = {
+                name: one
+                for name, one in self.entries(directory)
+                if one.liveness is Liveness.DEAD and _NAME.fullmatch(name)
+            }
+            # In this order: if there is no file now, they died before any later one.
+            try:
+                unneeded = identify() is None
+            except Exception:  # noqa: BLE001  # whatever it is, it is not known that there is none
+                unneeded = False
+            for name, one in dead.items():
+                if unneeded or one.left_nothing:
+                    with contextlib.suppress(OSError):
+                        _remove(directory, name)
+            _sweep_orphans(directory)
+
+
+def try_to_lock(descriptor: int) -> bool:
+    """Lock a worker's file for as long as its process has it open; False if it is locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def told(error: OSError) -> str:
+    """Return what the operating system says of an error."""
+    return error.strerror or str(error)
+
+
+# -- what is to be trusted -------------------------------------------------------------------
+
+
+def _distrust(found: os.stat_result, above: os.stat_result) -> str | None:
+    """Return why a directory is not to be used, or None.
+
+    A user who may put it there may also put the file there, and rules over the mode anyway. So it
+    may belong to root, to this user or to the owner of the directory above it; and to any user if
+    not every user can make one there.
+    """
+    if found.st_mode & stat.S_IWOTH:
+        return "may be written by anybody, who could remove entries. Take that away: chmod o-w."
+    if found.st_uid in (0, os.geteuid(), above.st_uid) or not above.st_mode & stat.S_IWOTH:
+        return None
+    return (
+        f"belongs to user {found.st_uid}, and anybody may have put it there. Remove it, or make "
+        "root its owner."
+    )
+
+
+def _foreign(lock: os.stat_result, found: os.stat_result) -> str | None:
+    """Return why a lock file is no worker's, or None."""
+    if not stat.S_ISREG(lock.st_mode):
+        return "its lock is no file; remove it"
+    if found.st_mode & stat.S_IWGRP or lock.st_uid in (0, found.st_uid):
+        return None
+    return f"foreign: it belongs to user {lock.st_uid}, who may not register here"
+
+
+# -- entries as a reader sees them -----------------------------------------------------------
+
+
+def _seen(directory: int, found: os.stat_result, stem: str, here: str) -> Seen:
+    """Read one entry. :raises FileNotFoundError: if there is none any more."""
+    name = _NAME.fullmatch(stem)
+    if name is None:
+        problem = "is no entry of a worker; remove it"
+        return Seen(printable(stem), Liveness.UNKNOWN, problem=problem)
+    one = Seen(stem, Liveness.UNKNOWN, pid=int(name["pid"]), host=name["host"])
+    try:
+        descriptor = _open(directory, stem + LOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        why = f"can't tell if it lives: its lock is not readable, {told(error)}"
+        return replace(one, doubt=why)
+    try:
+        lock = os.fstat(descriptor)
+        doubt = _foreign(lock, found)
+        if doubt is not None:
+            return replace(one, doubt=doubt)
+        # First whether it lives, then what it says: a dead one says nothing more.
+        liveness, doubt = _liveness(descriptor, name["place"], here)
+    finally:
+        os.close(descriptor)
+    return _with_report(directory, replace(one, liveness=liveness, doubt=doubt), lock)
+
+
+def _liveness(descriptor: int, place: str, here: str) -> tuple[Liveness, str | None]:
+    if place != here:
+        return Liveness.UNKNOWN, "another host or process namespace: can't tell if it lives"
+    try:
+        # Shared: a forked child that keeps this descriptor must not make a dead one look alive.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return Liveness.ALIVE, None
+    except OSError as error:
+        return Liveness.UNKNOWN, f"can't tell if it lives: {told(error)}"
+    return Liveness.DEAD, None
+
+
+def _with_report(directory: int, one: Seen, lock: os.stat_result) -> Seen:
+    """Add what the report says, or why it is not believed."""
+    born = None
+    try:
+        descriptor = _open(directory, one.name + REPORT)
+        try:
+            report = os.fstat(descriptor)
+            content = os.read(descriptor, LIMIT + 1)
+        finally:
+            os.close(descriptor)
+        if report.st_uid != lock.st_uid or not stat.S_ISREG(report.st_mode):
+            one = replace(one, problem="its report is foreign: not a file of who holds the lock")
+        else:
+            one, born = decoded(one, content)
+    except FileNotFoundError:
+        one = replace(one, problem=SILENT)
+    except OSError as error:
+        one = replace(one, problem=f"its report is not readable, {told(error)}")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        one = replace(one, problem="its report is damaged")
+    if one.liveness is Liveness.ALIVE and one.pid is not None and process.is_gone(one.pid, born):
+        doubt = "its process is gone, but a child of it keeps its lock: can't tell if that lives"
+        return replace(one, liveness=Liveness.UNKNOWN, doubt=doubt)
+    return one
+
+
+def _open(directory: int, name: str) -> int:
+    """Open a file to be read, so that it can't block and leads nowhere else."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    return os.open(name, flags, dir_fd=directory)
+
+
+# -- what is removed -------------------------------------------------------------------------
+
+
+def _remove(directory: int, stem: str) -> None:
+    """Remove a dead entry with its lock held, so that one that was just being made sees it."""
+    descriptor = _open(directory, stem + LOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        for suffix in (LOCK, REPORT, NEW):  # without a lock file it is no entry any more
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(stem + suffix, dir_fd=directory)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep_orphans(directory: int) -> None:
+    # Reports first, locks second: a lock is made before its reports, and its name never again.
+    orphans = [name for name in os.listdir(directory) if name.endswith((REPORT, NEW))]
+    for name in orphans:
+        stem = name.removesuffix(REPORT).removesuffix(NEW)
+        if not _NAME.fullmatch(stem):
+            continue
+        try:
+            os.stat(stem + LOCK, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)

@@ -1,0 +1,197 @@
+"""The entry of this process: registered, told how things stand when that has changed, withdrawn."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import forks
+from .protocol import RegistryError, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .protocol import Entry, Identify, Registry
+
+__all__ = ["Mark", "Reporting"]
+
+logger = logging.getLogger("sa_readonly")
+
+# Seconds between two reports.
+_COUNTED = 0.25  # that differ only in what was refused
+_MINOR = 10.0  # that differ only in connections on which no verdict depends
+_RENEWED = 30.0  # that say the same: so that readers see that the process still looks
+
+_ENSURED = 1.0  # seconds after which an idle process asks whether its entry is still there
+_SWEPT = 300.0  # seconds after which it sweeps entries of processes that have died
+
+
+class Mark(NamedTuple):
+    """What a report would say. It is made at each look, so it is cheap: no report is built for it.
+
+    :param needed: what a verdict depends on.
+    :param refused: how many writes were refused.
+    """
+
+    needed: tuple[object, ...]
+    refused: int
+
+
+class Reporting:
+    """What a :class:`.Worker` has in a registry, and what it told there.
+
+    :param identify: see :meth:`.Registry.register`.
+    """
+
+    def __init__(self, identify: Identify) -> None:
+        self._identify = identify
+        self.registry: Registry | None = None
+        self.problem: str | None = None
+        """Why this process is not registered or can't report, or None."""
+        self.since: float | None = None
+        """Since when the gate is shut, in wall-clock seconds, or None."""
+        self.turns = 0
+        """How often what a report may acknowledge has changed: a gate was turned, or it registered.
+        It belongs into each :class:`Mark`."""
+        self._turning = forks.PerProcess(threading.RLock)  # the gate, against making the entry
+        self._entry: Entry | None = None
+        self.begin(None)
+
+    def begin(self, registry: Registry | None) -> None:
+        """Register in this registry from now on; None is none."""
+        if registry != self.registry:
+            self._entry = None  # one that was left over a connection in use stays where it is
+        self.registry, self.problem = registry, None
+        self.follow_fork()
+
+    def follow_fork(self) -> None:
+        """Have nothing registered and nothing told: in a child, what there is is the parent's."""
+        self.registered = False
+        self._sweep_at = time.monotonic() + _SWEPT  # registering sweeps, too
+        self._told: tuple[Mark, Report] | None = None
+        self._told_at = self._ensured_at = -math.inf
+
+    # -- being registered ------------------------------------------------------------------
+
+    def stands(self) -> bool:
+        """True if it is registered and its entry is still there; asked once a second at most."""
+        entry = self._entry
+        if entry is None or not self.registered:
+            return False
+        if time.monotonic() < self._ensured_at + _ENSURED:
+            return True
+        self._ensured_at = time.monotonic()
+        return entry.stands()
+
+    def doubt(self) -> None:
+        """Ask the next time whether the entry is there, however lately that was asked."""
+        self._ensured_at = -math.inf
+
+    def ensure(self, is_wanted: Callable[[], bool]) -> bool:
+        """Be registered; True if that is new.
+
+        :param is_wanted: whether there still is a selector, asked once it is registered.
+        """
+        if self.registry is None:
+            return False
+        self._ensured_at = time.monotonic()
+        new = False
+        try:
+            if self._entry is None:
+                entry = self.registry.register(self._identify)
+                with self._turning():
+                    self._entry = entry
+                    if self.since is not None:  # the gate was shut before
+                        entry.closed()
+                    if not is_wanted():
+                        self.close()
+                        return False
+                new = True
+            else:
+                new = self._entry.ensure()
+            self.registered = True
+            self.turns += new
+        except RegistryError as error:
+            self.registered = False
+            self._fall_ill(error)
+        return new
+
+    def close(self) -> None:
+        """Have no entry any more."""
+        with self._turning():
+            entry, self._entry = self._entry, None
+            if entry is not None:
+                entry.close()
+
+    def sweep(self) -> None:
+        """Now and then forget processes that have died, so that no later file waits for them."""
+        if self.registry is not None and time.monotonic() >= self._sweep_at:
+            self._sweep_at = time.monotonic() + _SWEPT
+            self.registry.sweep(self._identify)
+
+    # -- the gate --------------------------------------------------------------------------
+
+    def turn(self, *, read_only: bool) -> None:
+        """Acknowledge from now on, or take that back: called in the first of all gates.
+
+        :raises RegistryError: if it can't be taken back: no gate may open.
+        """
+        with self._turning():
+            entry = self._entry
+            if read_only:
+                if self.since is None:
+                    self.since = time.time()
+                if entry is not None:
+                    entry.closed()
+            else:
+                if entry is not None and self.registered:  # else it has acknowledged nothing
+                    entry.withdraw()
+                self.since = None
+            self.turns += 1  # last: after a report that was begun before, another one is due
+
+    # -- reporting -------------------------------------------------------------------------
+
+    def is_due(self, mark: Mark, connections: Callable[[], object]) -> bool:
+        """True if a report would tell something new that is worth it, or the last one is old.
+
+        :param connections: returns what stands in a report as ``engines``.
+        """
+        if self._told is None or self._told[0].needed != mark.needed:
+            return True
+        age = time.monotonic() - self._told_at
+        if self._told[0].refused != mark.refused:
+            return age >= _COUNTED
+        return age >= _RENEWED or (age >= _MINOR and self._told[1].engines != connections())
+
+    def report(self, mark: Mark, snapshot: Callable[[], Report]) -> None:
+        """Report.
+
+        :param mark: made before: what changes while it reports is told the next time.
+        """
+        entry, built = self._entry, list[Report]()
+        if entry is None or not self.registered:
+            return
+
+        def build() -> Report:
+            built.append(snapshot())
+            return built[-1]
+
+        try:
+            entry.report(build)
+        except RegistryError as error:
+            self._fall_ill(error)
+            return
+        if built:
+            self._told, self._told_at = (mark, built[-1]), time.monotonic()
+        if self.problem is not None:
+            self.problem = None
+            logger.info("This process is registered, and reports again.")
+
+    def _fall_ill(self, error: RegistryError) -> None:
+        self._told = None  # readers may find no report: it is tried again at the next look
+        if self.problem is None:
+            logger.error("%s", error)
+        self.problem = str(error)

@@ -1,0 +1,492 @@
+"""This process as a worker: what the selectors of one switch share."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import sys
+import threading
+import time
+import weakref
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from sqlalchemy.util.concurrency import in_greenlet
+
+from .. import forks, refusals
+from ..engines import guard, loops
+from ..engines.pools import count
+from ..errors import ConfigurationError, ReadOnlyError
+from ..mode import Mode, State, clock, now
+from .protocol import Connections, RegistryError, Report
+from .reporting import Mark, Reporting
+from .watcher import Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from sqlalchemy import Engine
+
+    from ..engines.pools import Door
+    from ..mode import Switch
+    from .protocol import Registry, Seen
+
+    _Hook = Callable[[], None]
+
+__all__ = ["Worker", "counted", "worker_of"]
+
+_JOIN = 1.0  # seconds for which a selector that closes waits for work beside a loop
+
+
+class Member(Protocol):
+    """One selector, as its worker knows it."""
+
+    @property
+    def doors(self) -> Sequence[Door]:
+        """The doors of its engines that are taken away while read-only."""
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """All of its engines, by their names."""
+
+
+class Worker:
+    """What the selectors of this process that have one switch share: a thread and an entry.
+
+    It registers before the first answer of the switch is used, in a forked child anew, and before
+    a read-write connection is made, also past the selector. On the way to read-only its doors are
+    shut, then what is held is counted, then that is reported; on the way back the acknowledgement
+    is withdrawn before a door opens.
+    """
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = weakref.ref(switch)
+        self.watcher = Watcher(switch, self.due)
+        self.reporting = Reporting(_identify(self._switch))
+        self.required = False
+        self._is_async = False  # whether an event loop may wait for it
+        self._members: dict[Member, bool] = {}  # whether each of them wants the thread
+        self._unsubscribe: Callable[[], None] = _nothing
+        self._barred = False
+        self._beginning = forks.PerProcess(threading.RLock)  # what is told of a flip may connect
+        self._doing = forks.Latch()
+        self._forget()
+        forks.subscribe(in_child=self._follow_fork)
+
+    def _forget(self) -> None:
+        self._begun = self._begins = False
+        self._beside: threading.Thread | None = None
+        self._flips = 0
+        switch = self._switch()
+        self._parents = {} if switch is None else refusals.refusals(switch)
+        self._refused: dict[str, int] = {}
+        # Doors of members that have left, in use yet; in a child what is in use is the parent's.
+        self._left: dict[Door, None] = {}
+
+    def _follow_fork(self) -> None:
+        self._forget()
+        self.reporting.follow_fork()
+        switch = self._switch()
+        if switch is not None and self._members:
+            switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
+
+    # -- the selectors -------------------------------------------------------------------
+
+    def agree(self, registry: Registry | None, required: bool) -> None:
+        """Refuse a selector that would have this process report itself in another way.
+
+        :raises ConfigurationError: if there is another selector with this switch and other workers.
+        """
+        if self._members and (registry, required) != (self.reporting.registry, self.required):
+            raise ConfigurationError(
+                "EngineSelector(workers=...) differs from that of another selector with the same "
+                "switch, with which it shares one entry. Give the same to both."
+            )
+
+    def join(
+        self,
+        switch: Switch,
+        member: Member,
+        registry: Registry | None,
+        *,
+        watch: bool,
+        required: bool,
+    ) -> None:
+        """Look after the doors of one more selector."""
+        if not self._members:
+            self.reporting.begin(registry)
+            self.required = required
+            self._begun = self._barred = False
+            # First of all gates: before one opens, the report is withdrawn.
+            self._unsubscribe = switch.subscribe(self._gate, self._flipped)
+        self._members[member] = watch
+        for door in member.doors:
+            self._is_async = self._is_async or door.engine.dialect.is_async
+            door.before_connect = (*door.before_connect, self.attend)
+            door.after_refusal = (*door.after_refusal, self.refused)
+            if self._barred:
+                self._bar(door)
+        switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
+
+    def leave(self, member: Member, *, join: bool = False) -> None:
+        """Look after them no more; without any, the thread ends and the entry is removed.
+
+        An entry with connections in use is left: that the process ends will be seen.
+
+        :param join: whether to wait for the end of the thread.
+        """
+        forks.follow()
+        if self._members.pop(member, None) is not None:
+            for door in member.doors:
+                if door.held != door.idle:
+                    self._left[door] = None
+                door.before_connect = _without(door.before_connect, self.attend)
+                door.after_refusal = _without(door.after_refusal, self.refused)
+                self._unbar(door)
+        if not any(self._members.values()):
+            self.watcher.stop(None if join else 0)  # a garbage collection may call this anywhere
+        if self._members:
+            return
+        if join and self._beside is not None:
+            self._beside.join(_JOIN)
+        self._unsubscribe()
+        self._unsubscribe = _nothing
+        self._begun = False  # before it counts
+        if not self._in_use():
+            self.reporting.close()
+
+    def end(self) -> None:
+        """At the end of the process: remove the entry, unless a connection is in use.
+
+        So `wait` does not wait for a process that ended by itself before it noticed a flip. What
+        connects afterwards, in another function that is called at the end, registers anew.
+        """
+        forks.follow()
+        if not self._begun:
+            return
+        doors = self._doors()
+        for door in doors:
+            door.close_idle()
+        self._begun = False  # before it counts
+        if not self._in_use() and not any(door.held for door in doors):
+            self.reporting.close()
+
+    def _in_use(self) -> int:
+        """Return how many connections are in use of doors whose selector has gone."""
+        for door in list(self._left):
+            if door.held == door.idle:
+                self._left.pop(door, None)
+        return sum(door.held - door.idle for door in list(self._left))
+
+    def _doors(self) -> list[Door]:
+        return list({door: None for member in list(self._members) for door in member.doors})
+
+    # -- what is asked of it ---------------------------------------------------------------
+
+    def attend(self) -> None:
+        """Be registered, and have the thread started, before anything begins."""
+        forks.follow()
+        switch = self._switch()
+        # While a test dictates the mode, the process is not registered.
+        if not self._begun and switch is not None and not switch.overridden:
+            loops.wait_for(self._begin) if self._is_async else self._begin()
+
+    def _begin(self) -> None:
+        with self._beginning():
+            switch = self._switch()
+            if self._begun or self._begins or switch is None:
+                return
+            self._begins = True  # what is told of a flip may come here again in this thread
+            try:
+                self._ensure()
+                switch.fresh_until = -math.inf  # what is known is from before this registered
+                switch.check()
+                self._begun = True
+            finally:
+                self._begins = False
+            if self._is_watched():
+                self.watcher.start()
+        _leave_at_exit(self)
+        self.due()
+
+    def refresh(self, switch: Switch) -> State:
+        """Return an answer of the switch that may be used now, and see that all is watched."""
+        if self._is_async and loops.running() is not None:
+            return self._refresh_on_loop(switch)
+        return self._refresh(switch)
+
+    def _refresh(self, switch: Switch) -> State:
+        self.attend()
+        if not self.watcher.running and self._is_watched():
+            self.watcher.start()
+        state = switch.refresh()
+        if not self.watcher.alive:
+            self._due_now()
+        return state
+
+    def _refresh_on_loop(self, switch: Switch) -> State:
+        """Refresh while the loop waits for no more than a stat(); a thread does the rest."""
+        forks.follow()
+        work = partial(self._refresh, switch)
+        if (self._begun or not in_greenlet()) and switch.glance():
+            if not (self._begun and self.watcher.alive):
+                self._do_beside(work)
+            return switch.known
+        if in_greenlet():
+            return loops.wait_for(work)
+        # A flip that is not known yet: nothing can be awaited here, so the safe answer is given.
+        self._do_beside(work)
+        known = switch.known
+        return known if known.read_only else State(Mode.READ_ONLY, since=now())
+
+    def _do_beside(self, work: Callable[[], object]) -> None:
+        """Have a thread do it, one at a time: while one is at work, the next look asks again."""
+        beside = self._beside
+        if beside is None or not beside.is_alive():
+            self._beside = loops.aside(work)
+
+    def check(self, switch: Switch) -> State:
+        """Look again now, do what is due, and return the state."""
+        work = partial(self._check, switch)
+        return loops.wait_for(work) if self._is_async else work()
+
+    def _check(self, switch: Switch) -> State:
+        self.attend()
+        state = switch.check()
+        self._due_now()
+        return state
+
+    def tell(self, here: Seen, switch: Switch) -> Seen:
+        """Complete what this process tells of itself; from its memory, and acknowledging nothing.
+
+        :param here: what is known of it without a selector.
+        """
+        report = self._report(switch)
+        acknowledged = self.reporting.since is not None and report.may_acknowledge
+        return replace(
+            here, acknowledged=acknowledged, report=report, problem=self.reporting.problem
+        )
+
+    def refused(self) -> None:
+        """Report anew: a connection was in the making when the flip was reported."""
+        loops.wait_for(self.due) if self._is_async else self.due()
+
+    def due(self) -> None:
+        """Close what lies idle in retired pools, be registered, and report: each if it is due."""
+        self._doing.run(self._do)
+
+    def _due_now(self) -> None:
+        """Do what is due where no thread asks each second whether the entry is still there."""
+        self.reporting.doubt()
+        self.due()
+
+    def _do(self) -> None:
+        for door in self._doors():
+            door.sweep()
+        switch, reporting = self._switch(), self.reporting
+        if switch is None or not self._begun or not self._members or reporting.registry is None:
+            return
+        mark = self._mark(switch)
+        due = reporting.is_due(mark, self._connections)
+        if (due or not reporting.stands()) and self._ensure():
+            switch.check()
+            mark, due = self._mark(switch), True
+        if not switch.known.read_only:
+            reporting.sweep()
+        if due:
+            reporting.report(mark, partial(self._report, switch))
+
+    def _is_watched(self) -> bool:
+        switch = self._switch()  # what is forced never flips
+        return any(self._members.values()) and switch is not None and switch.forced is None
+
+    # -- workers="required" ----------------------------------------------------------------
+
+    def _ensure(self) -> bool:
+        """Be registered; True if that is new."""
+        new = self.reporting.ensure(lambda: bool(self._members))
+        barred = self.required and not self.reporting.registered
+        if barred is not self._barred:
+            self._barred = barred
+            for door in self._doors():
+                self._bar(door) if barred else self._unbar(door)
+        return new
+
+    def _bar(self, door: Door) -> None:
+        """Have a door shut and its held connections begin nothing: `wait` would not see them."""
+        guard.bar(door.engine, self, self._refuse)
+        door.shut(self)
+
+    def _unbar(self, door: Door) -> None:
+        guard.bar(door.engine, self, None)
+        door.open(self)
+
+    def _refuse(self) -> ReadOnlyError:
+        error = ReadOnlyError(
+            'A read-write transaction is refused: workers="required", and this process is not '
+            f"registered. Nothing was written. {self.reporting.problem}"
+        )
+        error._kind = "unregistered"
+        refusals.count(self._switch(), error._kind)
+        return error
+
+    # -- what is reported ------------------------------------------------------------------
+
+    def _mark(self, switch: Switch) -> Mark:
+        known = switch.known
+        shut, held = self._held(known)
+        needed = (
+            self.reporting.turns,
+            known.mode,
+            known.generation if shut else None,
+            held if known.read_only else None,
+            self._flips,
+            self.watcher.alive,
+            switch.forced,
+        )
+        return Mark(needed, sum(self._count_refused(switch).values()))
+
+    def _report(self, switch: Switch) -> Report:
+        known = switch.known
+        shut, held = self._held(known)
+        refused = self._count_refused(switch)
+        engines, retired = counted(member.engines for member in list(self._members))
+        return Report(
+            mode=known.mode,
+            generation=known.generation if shut else None,
+            connections=held,
+            since=self.reporting.since if known.read_only and held else None,
+            checked=_wall_clock(switch.checked),
+            flips=self._flips,
+            refused=sum(refused.values()),
+            watching=self.watcher.alive,
+            forced=switch.forced,
+            kinds=refused,
+            engines=engines,
+            retired=retired,
+        )
+
+    def _held(self, known: State) -> tuple[bool, int]:
+        """Return whether every door is shut, and how many read-write connections are held."""
+        doors, left = self._doors(), self._in_use()
+        # First whether they are shut, then what is held: then that can only fall.
+        shut = known.read_only and not left and all(door.is_shut for door in doors)
+        return shut, left + sum(door.held for door in doors)
+
+    def _connections(self) -> Mapping[str, Connections]:
+        return counted(member.engines for member in list(self._members))[0]
+
+    def _count_refused(self, switch: Switch) -> dict[str, int]:
+        """Return what was refused in this process, by kind; never fewer than before.
+
+        A read that is just being served elsewhere counts for a moment. Once that was reported it is
+        not taken back, as a count that falls means a new process to what adds them up.
+        """
+        told = self._refused
+        for kind, number in refusals.refusals(switch).items():
+            told[kind] = max(told.get(kind, 0), number - self._parents.get(kind, 0))
+        return {kind: number for kind, number in told.items() if number}
+
+    # -- flips -----------------------------------------------------------------------------
+
+    def _gate(self, state: State) -> None:
+        forks.follow()
+        self.reporting.turn(read_only=state.read_only)
+
+    def _flipped(self, _old: State, _new: State) -> None:
+        self._flips += 1
+        self.due()
+
+
+def counted(
+    several: Iterable[Mapping[str, Engine]],
+) -> tuple[dict[str, Connections], float | None]:
+    """Return the connections by name of engine, and since when the oldest is retired, or None."""
+    seen: set[Engine] = set()
+    found: dict[str, Connections] = {}
+    times: list[float] = []
+    for engines in several:
+        for name, engine in engines.items():
+            if engine not in seen:
+                seen.add(engine)
+                in_use, idle, retired = count(engine)
+                one = Connections(in_use, idle, len(retired))
+                found[name] = one.plus(found.get(name, Connections()))
+                times += retired
+    return found, min(times, default=None)
+
+
+def _wall_clock(moment: float) -> float | None:
+    """Return a time by the switch's clock in seconds since 1970; None if it has never been."""
+    return None if moment == -math.inf else time.time() - clock() + moment
+
+
+def _nothing() -> None:
+    pass
+
+
+def _without(several: tuple[_Hook, ...], one: _Hook) -> tuple[_Hook, ...]:
+    """Return them without one of those that are equal to this."""
+    kept = list(several)
+    kept.remove(one)
+    return tuple(kept)
+
+
+def _identify(reference: weakref.ref[Switch]) -> Callable[[], str | None]:
+    def identify() -> str | None:
+        switch = reference()
+        if switch is None:
+            raise RegistryError("The switch is gone.")
+        return switch.identify()
+
+    return identify
+
+
+_workers: weakref.WeakKeyDictionary[Switch, Worker] = weakref.WeakKeyDictionary()
+_finding = forks.PerProcess(threading.Lock)
+
+
+def worker_of(switch: Switch) -> Worker:
+    """Return the worker that all selectors with this switch share in this process."""
+    with _finding():
+        worker = _workers.get(switch)
+        if worker is None:
+            worker = _workers[switch] = Worker(switch)
+        return worker
+
+
+# -- the end of the process ------------------------------------------------------------------
+
+_ending: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def _leave_at_exit(worker: Worker) -> None:
+    _ending.add(worker)
+    _at_exit()
+
+
+def _see_to_the_end() -> None:
+    """Have the workers of this process told of its end."""
+    atexit.unregister(_end)  # a forked child inherits it
+    atexit.register(_end)
+    # Before Python 3.12 or so a child of multiprocessing ends without what is registered there.
+    util = sys.modules.get("multiprocessing.util")
+    process = sys.modules.get("multiprocessing.process")
+    if util is not None and process is not None and process.parent_process() is not None:
+        util.Finalize(None, _end_alone, exitpriority=0)
+
+
+_at_exit = forks.PerProcess(_see_to_the_end)
+
+
+def _end_alone() -> None:
+    # It is called before the threads of the child are waited for, which may be writing still.
+    me = threading.current_thread()
+    if all(thread is me or thread.daemon for thread in threading.enumerate()):
+        _end()
+
+
+def _end() -> None:
+    for worker in list(_ending):
+        worker.end()
