@@ -1,4 +1,4 @@
-"""An ASGI middleware: a refused write becomes an answer that people understand, and a status page.
+"""An ASGI middleware: a refused write is answered with an explanation; there is a status page.
 
 >>> app = ReadOnlyMiddleware(app, selector)                                      # doctest: +SKIP
 """
@@ -8,25 +8,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ReadOnlyError
-from .web.answers import (
-    AFTERWARDS,
-    DRAINED_BODY,
-    TOO_LATE,
-    Answer,
-    Pattern,
-    Request,
-    Site,
-    not_saved,
-)
+from .mode import clock
+from .web.answers import AFTERWARDS, DRAINED_BODY, TOO_LATE, Answer, Request, not_saved
+from .web.site import Site
 
 if TYPE_CHECKING:
     from .mode import State
     from .selector import EngineSelector
+    from .web.site import Pattern
 
 __all__ = ["ReadOnlyMiddleware", "Response", "response_for"]
 
@@ -42,7 +35,7 @@ _T = TypeVar("_T")
 
 
 class Response(Answer):
-    """An answer that is an ASGI application, as which Starlette takes it from a handler."""
+    """An answer that is also an ASGI application: Starlette takes that from an error handler."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name.lower().encode(), value.encode()) for name, value in self.headers]
@@ -66,7 +59,7 @@ def response_for(error: ReadOnlyError, scope: Scope, *, status: int = 503) -> Re
 
 
 class ReadOnlyMiddleware:
-    """Answers what a read-only application can't do, and tells how it stands.
+    """Answers a refused write with an explanation, and serves a status page.
 
     A :class:`.ReadOnlyError` that leaves the application before the response has begun becomes an
     answer; afterwards it is logged and goes on to the server, which closes the connection. While
@@ -74,19 +67,19 @@ class ReadOnlyMiddleware:
     of its body, so that a stream that is refused at once is answered properly. Websockets and
     lifespan pass through.
 
-    The event loop waits for nothing here: what looks at a file or at the directory of workers does
-    so in a thread, under asyncio.
+    It never blocks the event loop: under asyncio a look at the switch or at the registry of workers
+    runs in a thread.
 
     :param app: the application.
     :param selector: the :class:`.EngineSelector`.
-    :param status_path: where the status page is, within the application; None has none. Behind it,
+    :param status_path: the path of the status page within the application; None has none. Below it,
         ``/check?mode=read-write`` answers 200 or 503.
     :param status: the status code of a refused write. Load balancers may eject a backend on 503.
     :param details: whether the status page names workers (host, pid, program): True, or a callable,
         which may be a coroutine function, that is given the scope and says yes to this request.
     :param refuse: methods that are refused while read-only, before the application runs.
-    :param allow: paths to which they are not: strings with ``*`` and ``?``, of which ``*`` stands
-        for any text, or compiled regular expressions, which must match the whole path.
+    :param allow: paths for which they are not refused: strings in which ``*`` stands for any text
+        and ``?`` for a character, or compiled regular expressions that match the whole path.
     :raises ConfigurationError: if a setting makes no sense.
     """
 
@@ -143,7 +136,7 @@ class ReadOnlyMiddleware:
                 raise
             await self.response_for(error, scope)(scope, receive, send)
         except Exception as error:
-            # Starlette's, where a handler can't answer any more
+            # Starlette raises its own where an error handler comes too late to answer.
             if head.begun and isinstance(error.__cause__, ReadOnlyError):
                 head.complain(error)
             raise
@@ -152,7 +145,7 @@ class ReadOnlyMiddleware:
 
     async def _state(self) -> State:
         selector = self._site.selector
-        if time.monotonic() < selector.switch.fresh_until:
+        if clock() < selector.switch.fresh_until:
             return selector.state
         return await _in_thread(lambda: selector.state)
 
@@ -219,9 +212,9 @@ def _header(scope: Scope, name: bytes) -> str:
 
 
 async def _drain(scope: Scope, receive: Receive) -> None:
-    """Read a body that nobody wants: a connection closed over it may lose the answer, too.
+    """Read the body of a refused request, as a connection closed over it may lose the answer.
 
-    Not what a client sends only when told to go on, and not more than a megabyte.
+    It reads no body that the client sends only after a "100 Continue", and at most a megabyte.
     """
     if _header(scope, b"expect"):
         return
@@ -234,7 +227,7 @@ async def _drain(scope: Scope, receive: Receive) -> None:
 
 
 async def _in_thread(function: Callable[[], _T]) -> _T:
-    """Run what touches a file; where no asyncio runs, as under trio, at once."""
+    """Run a function that may block in a thread or, without asyncio (under trio), here."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

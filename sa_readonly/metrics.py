@@ -1,6 +1,6 @@
-"""Metrics for Prometheus: a collector over one snapshot, taken when somebody scrapes.
+"""Metrics for Prometheus: a collector that takes one snapshot at each scrape.
 
-Nothing is counted for it between two scrapes: it tells what the processes report anyway. It needs
+It shows what the processes report anyway, so between two scrapes it costs nothing. It needs
 prometheus_client, which the extra ``prometheus`` brings.
 """
 
@@ -19,12 +19,12 @@ from prometheus_client.registry import Collector
 from .errors import ConfigurationError
 from .mode import Mode
 from .refusals import KINDS
+from .selector import EngineSelector
 from .web.page import printable
 from .workers.protocol import Liveness
 from .workers.status import Snapshot, WorkerStatus, take
 
 if TYPE_CHECKING:
-    from .selector import EngineSelector
     from .workers.protocol import Report, Seen
 
 __all__ = ["ReadOnlyCollector"]
@@ -33,17 +33,17 @@ _STATES = ("in_use", "idle", "retired")
 
 
 class ReadOnlyCollector(Collector):
-    """Tells Prometheus of one application: the mode, its processes, and what they refused.
+    """Collects the mode of one application, the state of its processes, and what they refused.
 
-    ``REGISTRY.register(ReadOnlyCollector(selector))``. Registering it collects nothing. Whichever
-    process is asked answers for all that are registered beside the file and run on its host, so
-    that a scrape may hit any of them; those of other hosts answer for themselves.
+    ``REGISTRY.register(ReadOnlyCollector(selector))``. Registering it collects nothing. A scrape
+    may hit any process: it answers for all that are registered in its registry and run on its host.
+    Those of other hosts answer for themselves.
 
-    :param selectors: the :class:`.EngineSelector` of the application. Of several, as a name can be
-        registered once only, give all to one collector: each has its own label ``switch``. Those
-        that share a switch share their processes and count once.
-    :raises ConfigurationError: if there is none, one is no selector, or the switches of two can't
-        be told apart.
+    :param selectors: the :class:`.EngineSelector` of the application. Several go to one collector,
+        as a metric's name can be registered only once: the label ``switch`` tells their switches
+        apart. Selectors that share a switch share their processes, and count once.
+    :raises ConfigurationError: if there is none, one is no selector, or two switches have the same
+        name.
     """
 
     def __init__(self, *selectors: EngineSelector) -> None:
@@ -54,13 +54,12 @@ class ReadOnlyCollector(Collector):
             raise ConfigurationError("ReadOnlyCollector() takes an EngineSelector, or several.")
 
     def _add(self, selector: Any) -> None:
-        # not "state": asking for that would register the process, which may fork later
-        if not all(hasattr(selector, name) for name in ("switch", "check", "report")):
+        if not isinstance(selector, EngineSelector):
             raise ConfigurationError(
                 f"ReadOnlyCollector() takes an EngineSelector, not {type(selector).__name__}."
             )
         switch = selector.switch
-        name = printable(str(getattr(switch, "path", None) or type(switch).__name__))
+        name = printable(switch.name)
         known = self._selectors.setdefault(name, selector)
         if known.switch is not switch:
             raise ConfigurationError(
@@ -69,14 +68,14 @@ class ReadOnlyCollector(Collector):
             )
 
     def describe(self) -> Iterable[Metric]:
-        """Return what there may be, without looking at anything."""
+        """Return the families without samples; nothing is looked at."""
         return _Families().all
 
     def collect(self) -> Iterable[Metric]:
-        """Look at the switch, read the registry of workers, and tell. It touches no database."""
+        """Look at the switch, read the registry, and return the samples. It uses no database."""
         families = _Families()
         for name, selector in self._selectors.items():
-            selector.check()  # so that this process reports, too
+            selector.check()  # so that this process registers and reports, too
             seen = take(selector.switch, selector.registry, selector.report)
             families.add(name, seen, registers=selector.registry is not None)
         return families.all
@@ -90,7 +89,7 @@ class _Families:
         self.read_only = _gauge("read_only", "1 while read-only, 0 while read-write.", switch)
         self.generation = InfoMetricFamily(
             "sa_readonly_generation",
-            "The identity of the file that is there, the same for all who see that file.",
+            "The identity of the file that is there, the same in all processes that see it.",
             labels=switch,
         )
         self.since = _gauge("since_timestamp_seconds", "Since when the file is there.", switch)
@@ -99,8 +98,8 @@ class _Families:
         )
         self.registered = _gauge(
             "registered",
-            "0 if the process that answers can't register or report, so that nobody can wait for "
-            "it; else 1.",
+            "0 if the process that answers can't register or report, so that no wait counts it; "
+            "else 1.",
             switch,
         )
         self.workers = _gauge(
@@ -164,7 +163,7 @@ class _Families:
         _add_time(self.until, switch, state.until)
         if registers:
             self.registered.add_metric(switch, seen.problem is None)
-        # Who is of another host tells Prometheus itself, and may be told to live by some registry.
+        # A process of another host answers its own scrapes; a registry may show it here as well.
         here = None if seen.here is None else seen.here.entry
         ours = [one for one in seen.workers if here is None or one.entry.host == here.host]
         living = [one for one in ours if one.liveness is Liveness.ALIVE]
@@ -173,7 +172,7 @@ class _Families:
         self.noticed.add_metric(switch, sum(one.noticed for one in living))
         self.drained.add_metric(switch, sum(one.drained for one in living))
         self.died.add_metric(switch, len(died))
-        told = list(_told(living, here))
+        told = list(_reporting(living, here))
         reports = [report for _, report in told]
         self.unwatched.add_metric(switch, sum(not one.watching for one in reports))
         for mode in Mode:
@@ -194,12 +193,12 @@ class _Families:
             self.connections.add_metric((name, engine, state), number)
 
     def _add_counts(self, name: str, told: Sequence[tuple[str, Report]]) -> None:
-        """Add what is counted, by process: a sum would fall when one ends, as if it began anew."""
+        """Add the counters, by process: a sum would fall when a process ends, as at a restart."""
         flips: Counter[str] = Counter()
         refused: Counter[tuple[str, str]] = Counter()
         for pid, one in told:
             flips[pid] += one.flips
-            for kind in KINDS:  # all, so that an increase from none is seen
+            for kind in KINDS:  # from 0 on, so that Prometheus sees the first increase
                 refused[kind, pid] += 0
             for kind, number in one.kinds.items():
                 refused[kind, pid] += number
@@ -213,11 +212,11 @@ def _gauge(name: str, text: str, labels: Sequence[str]) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"sa_readonly_{name}", text, labels=labels)
 
 
-def _told(living: Iterable[WorkerStatus], here: Seen | None) -> Iterator[tuple[str, Report]]:
-    """Yield who has told something: what is reported, and of this process else its memory.
+def _reporting(living: Iterable[WorkerStatus], here: Seen | None) -> Iterator[tuple[str, Report]]:
+    """Yield the processes that have reported, and this one from its memory if it has not.
 
-    Its report goes first, as the other processes know that: two who answer in turn must not tell a
-    count that falls.
+    Where it has, its report is preferred to its memory, which is newer: the other processes answer
+    with the report, and two scrapes in turn must not show a counter that falls.
     """
     own = here
     for one in living:

@@ -1,4 +1,4 @@
-"""A WSGI middleware: a refused write becomes an answer that people understand, and a status page.
+"""A WSGI middleware: a refused write is answered with an explanation, and there is a status page.
 
 >>> app = ReadOnlyMiddleware(app, selector)                                      # doctest: +SKIP
 """
@@ -10,22 +10,15 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, ReadOnlyError
-from .web.answers import (
-    AFTERWARDS,
-    DRAINED_BODY,
-    TOO_LATE,
-    Answer,
-    Pattern,
-    Request,
-    Site,
-    not_saved,
-)
+from .web.answers import AFTERWARDS, DRAINED_BODY, TOO_LATE, Answer, Request, not_saved
+from .web.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from .selector import EngineSelector
+    from .web.site import Pattern
 
 __all__ = ["ReadOnlyMiddleware", "Response", "response_for"]
 
@@ -33,7 +26,7 @@ logger = logging.getLogger("sa_readonly")
 
 
 class Response(Answer):
-    """An answer that is a WSGI application, as which Flask and others take it from a handler."""
+    """An answer that is also a WSGI application: Flask takes that from an error handler."""
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response(f"{self.status} {self.phrase}", list(self.headers))
@@ -54,7 +47,7 @@ def response_for(error: ReadOnlyError, environ: WSGIEnvironment, *, status: int 
 
 
 class ReadOnlyMiddleware:
-    """Answers what a read-only application can't do, and tells how it stands.
+    """Answers a refused write with an explanation, and serves a status page.
 
     A :class:`.ReadOnlyError` that leaves the application before the response has begun becomes an
     answer; afterwards it is logged and goes on to the server, which closes the connection. While
@@ -63,14 +56,14 @@ class ReadOnlyMiddleware:
 
     :param app: the application.
     :param selector: the :class:`.EngineSelector`.
-    :param status_path: where the status page is, within the application; None has none. Behind it,
+    :param status_path: the path of the status page within the application; None has none. Below it,
         ``/check?mode=read-write`` answers 200 or 503.
     :param status: the status code of a refused write. Load balancers may eject a backend on 503.
     :param details: whether the status page names workers (host, pid, program): True, or a callable
         that is given the environ and says yes to this request.
     :param refuse: methods that are refused while read-only, before the application runs.
-    :param allow: paths to which they are not: strings with ``*`` and ``?``, of which ``*`` stands
-        for any text, or compiled regular expressions, which must match the whole path.
+    :param allow: paths for which they are not refused: strings in which ``*`` stands for any text
+        and ``?`` for a character, or compiled regular expressions that match the whole path.
     :raises ConfigurationError: if a setting makes no sense.
     """
 
@@ -125,8 +118,8 @@ class ReadOnlyMiddleware:
 class _Exchange:
     """One request, and the iterable of its response.
 
-    The head is kept until the body begins, as not every server takes it back: some send it with an
-    empty piece, some add the headers of a second ``start_response()`` to those of the first.
+    The head is kept back until the body begins, as not every server lets it be replaced: some send
+    it with an empty piece, some add the headers of a second ``start_response()`` to the first.
     """
 
     def __init__(
@@ -148,7 +141,7 @@ class _Exchange:
             iterable = self._middleware.app(self._environ, self._start)
         except ReadOnlyError as error:
             return self._refused(error)
-        # What can't raise any more is given on as it is: servers send a file in their own way.
+        # A list or file can't raise any more, and servers have faster ways to send them.
         wrapper = self._environ.get("wsgi.file_wrapper")
         if type(iterable) in (list, tuple) or (
             isinstance(wrapper, type) and isinstance(iterable, wrapper)
@@ -178,7 +171,7 @@ class _Exchange:
         return piece
 
     def close(self) -> None:
-        """Close the application's iterable, which was left alone until now."""
+        """Close the application's iterable, as the server does with its own."""
         close = getattr(self._iterable, "close", None)
         if close is None:
             return
@@ -197,18 +190,18 @@ class _Exchange:
     ) -> Callable[[bytes], object]:
         """Do what a server does when an application begins its response."""
         if exc_info is not None and self._write is not None:
-            return self._start_response(status, headers, exc_info)  # which raises it
+            return self._start_response(status, headers, exc_info)  # raises it
         self._kept = status, headers
         return self._writing
 
     def _writing(self, data: bytes) -> object:
         self._begin()
-        assert self._write is not None  # noqa: S101  # for the type: _start() was called
+        assert self._write is not None  # noqa: S101  # for the type: _start() came first
         return self._write(data)
 
     def _begin(self) -> None:
         kept, self._kept = self._kept, None
-        if kept is None:  # it has begun, or the server will say what is missing
+        if kept is None:  # it has begun, or start_response() is missing, which the server says
             return
         status, headers = kept
         marked = any(name.lower() == "x-read-only" for name, _ in headers)
@@ -217,7 +210,7 @@ class _Exchange:
         self._write = self._start_response(status, headers)
 
     def _refused(self, error: ReadOnlyError) -> Iterable[bytes]:
-        """Answer in the place of the application, or raise if that has begun to answer."""
+        """Answer in place of the application, or raise if its response has begun."""
         if self._write is not None:
             logger.error(AFTERWARDS, exc_info=error)
             raise error
@@ -242,9 +235,9 @@ def _request(environ: WSGIEnvironment) -> Request:
 
 
 def _drain(environ: WSGIEnvironment) -> None:
-    """Read a body that nobody wants: a connection closed over it may lose the answer, too.
+    """Read the body of a refused request, as a connection closed over it may lose the answer.
 
-    Not what a client sends only when told to go on, and not more than a megabyte.
+    It reads no body that the client sends only after a "100 Continue", and at most a megabyte.
     """
     if environ.get("HTTP_EXPECT"):
         return
@@ -255,5 +248,5 @@ def _drain(environ: WSGIEnvironment) -> None:
             if not piece:
                 return
             left -= len(piece)
-    except (OSError, ValueError):  # it has gone, or sends nonsense
+    except (OSError, ValueError):  # the client has gone, or sent no number
         return

@@ -294,7 +294,7 @@ class Settings:
         lite.start(workers=registry)
         site = self.middleware(None, lite.selector)._site
         clock = [time.monotonic()]
-        monkeypatch.setattr("sa_readonly.web.answers.time", Clock(clock))
+        monkeypatch.setattr("sa_readonly.web.site.time", Clock(clock))
 
         def told() -> str:
             return site.page(Request("GET", PAGE, "", ""), details=False).body.decode()
@@ -498,7 +498,7 @@ class Cases:
         fresh.on()
         with contextlib.suppress(http.client.IncompleteRead):
             assert fresh.ask("/closing").text == "whole"
-        assert fresh.logged("after the response was complete: whoever asked was not told")
+        assert fresh.logged("after the response was complete: the client was not told")
         assert fresh.ask().status == 200
 
     def test_a_client_that_goes_away_ends_the_response(self, fresh: Site) -> None:

@@ -1,0 +1,195 @@
+"""What both middlewares share: their settings, the status page, and refusing beforehand."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Union
+from urllib.parse import parse_qs
+
+from ..errors import ConfigurationError, ReadOnlyError
+from ..mode import Mode, State
+from ..refusals import record
+from ..selector import EngineSelector
+from ..workers.protocol import read_between
+from ..workers.status import Snapshot, same_file, snapshot
+from .accept import HTML, JSON, TEXT, choose
+from .answers import Answer, Request, answer, not_saved
+from .status import as_html
+
+if TYPE_CHECKING:
+    from ..workers.protocol import Seen
+
+__all__ = ["Pattern", "Site"]
+
+Pattern = Union[str, "re.Pattern[str]"]
+"""A path: as a glob, or as a regular expression that matches the whole of it."""
+
+_CACHED = 1.0  # seconds for which the entries of workers may be used again
+
+
+class Site:
+    """The selector, and how a middleware answers; see :class:`.wsgi.ReadOnlyMiddleware`.
+
+    :raises ConfigurationError: if a setting makes no sense; the message names it.
+    """
+
+    def __init__(
+        self,
+        selector: EngineSelector,
+        *,
+        status_path: str | None,
+        status: int,
+        details: bool | Callable[[Any], object],
+        refuse: Iterable[str],
+        allow: Iterable[Pattern],
+    ) -> None:
+        _check(selector, status_path, status, details)
+        self.selector = selector
+        self.status = status
+        self.details = details
+        self._page = None if status_path is None else status_path.rstrip("/") or "/"
+        self._check_path = None if self._page is None else self._page.rstrip("/") + "/check"
+        self._refuse = frozenset(_methods(refuse))
+        self._allow = tuple(_patterns(allow))
+        # The last reading of the registry: its time, the answer of the switch all the while, and
+        # the entries. It is replaced as a whole, so it needs no lock.
+        self._read: tuple[float, tuple[Mode, str | None], tuple[Seen, ...]] | None = None
+
+    # -- the status page -----------------------------------------------------------------
+
+    def owns(self, path: str) -> bool:
+        """True if the status page is at this path, or its check."""
+        return self._page is not None and path in (self._page, self._check_path)
+
+    def page(self, request: Request, *, details: bool) -> Answer:
+        """Return the status page or the check. It looks at the switch and reads the registry."""
+        if request.method not in ("GET", "HEAD"):
+            more = [("Allow", "GET, HEAD")]
+            text = "The status page takes GET and HEAD.\n"
+            return answer(405, TEXT, text, read_only=self.selector.read_only, more=more)
+        if request.path == self._check_path:
+            return self._checked(request)
+        seen = self._snapshot()
+        kind = choose(request.accept, (TEXT, JSON, HTML))
+        if kind == HTML:
+            body = as_html(seen, details=details)
+        elif kind == JSON:
+            told = {**seen.as_json(details=details), **self._whence(request)}
+            body = json.dumps(told, indent=2) + "\n"
+        else:
+            body = seen.as_text(details=details)
+        return answer(200, kind, body, read_only=seen.state.read_only)
+
+    def _whence(self, request: Request) -> dict[str, object]:
+        """Return what shows a machine that the answer is no cached one, and for which registry."""
+        asked = parse_qs(request.query).get("asked", [""])[0]
+        registry = self.selector.registry
+        return {
+            "registry": None if registry is None else registry.scope(),
+            "asked": asked if re.fullmatch(r"[A-Za-z0-9]{1,64}", asked) else None,
+        }
+
+    def _checked(self, request: Request) -> Answer:
+        state = self.selector.check()
+        asked = parse_qs(request.query).get("mode", [])
+        modes = {str(mode): mode for mode in Mode}
+        if len(asked) != 1 or asked[0] not in modes:
+            text = "Ask with ?mode=read-write or ?mode=read-only.\n"
+            return answer(400, TEXT, text, read_only=state.read_only)
+        status = 200 if state.mode is modes[asked[0]] else 503
+        return answer(status, TEXT, f"mode: {state.mode}\n", read_only=state.read_only)
+
+    def _snapshot(self) -> Snapshot:
+        """Judge every worker by the mode that holds now.
+
+        Entries may be used again for a second if the same file was there when they were read: a
+        worker that has registered since then looks after it registers, and so saw that file.
+        """
+        selector = self.selector
+        state, read = selector.check(), self._read
+        began = time.monotonic()
+        if read is not None and began < read[0] + _CACHED and read[1] == same_file(state):
+            seen = read[2]
+        else:
+            state, seen, same = read_between(selector.check, selector.registry, same_file)
+            if same:
+                self._read = (began, same_file(state), seen)
+        return snapshot(state, seen, time.time(), here=selector.report())
+
+    # -- refusing beforehand -------------------------------------------------------------
+
+    def may_refuse(self, request: Request) -> bool:
+        """True if this request is refused, while read-only, before the application runs."""
+        return request.method in self._refuse and not any(
+            pattern.fullmatch(request.path) for pattern in self._allow
+        )
+
+    def refusal(self, request: Request, state: State) -> Answer:
+        """Return the answer to a request that is refused before the application runs."""
+        error = ReadOnlyError(
+            "The request is refused: the application is read-only. Try again later.",
+            reason=state.reason,
+            until=state.until,
+            since=state.since,
+        )
+        what = f"{request.method} {request.path}"
+        record(error, what, kind="beforehand", switch=self.selector.switch)
+        return not_saved(error, request.accept, self.status)
+
+
+def _check(selector: Any, status_path: Any, status: Any, details: Any) -> None:
+    if not isinstance(selector, EngineSelector):
+        raise ConfigurationError(
+            f"ReadOnlyMiddleware(selector) takes an EngineSelector, not {type(selector).__name__}."
+        )
+    if status_path is not None and not (
+        isinstance(status_path, str) and status_path.startswith("/")
+    ):
+        raise ConfigurationError(
+            'ReadOnlyMiddleware(status_path) takes a path as "/-/read-only", or None for no page, '
+            f"not {status_path!r}."
+        )
+    if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
+        raise ConfigurationError(
+            f"ReadOnlyMiddleware(status) takes a status code from 400 to 599, not {status!r}."
+        )
+    if not isinstance(details, bool) and not callable(details):
+        raise ConfigurationError(
+            "ReadOnlyMiddleware(details) takes True, False or a callable that is asked at each "
+            f"request, not {details!r}."
+        )
+
+
+def _methods(given: Any) -> list[str]:
+    methods = _several(given)
+    if not all(isinstance(one, str) and re.fullmatch(r"[A-Za-z-]+", one) for one in methods):
+        raise ConfigurationError(
+            f'ReadOnlyMiddleware(refuse) takes methods as ("POST", "PUT"), not {given!r}.'
+        )
+    return [method.upper() for method in methods]
+
+
+def _patterns(given: Any) -> list[re.Pattern[str]]:
+    made = []
+    for pattern in _several(given):
+        if isinstance(pattern, str):
+            made.append(re.compile(fnmatch.translate(pattern)))
+        elif isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
+            made.append(pattern)
+        else:
+            raise ConfigurationError(
+                'ReadOnlyMiddleware(allow) takes a list of paths as ["/login", "/search/*"], or of '
+                "compiled regular expressions."
+            )
+    return made
+
+
+def _several(given: object) -> list[Any]:
+    """Return what was given as a list; of a text, [None], as its letters are never meant."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        return [None]
+    return list(given)
