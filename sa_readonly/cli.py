@@ -43,7 +43,9 @@ from .command.fleet import Fleet, FleetProgress, FleetWaiting, Host, read_hosts
 from .command.waiting import HOLDS, BaseWaiting, Progress, Waiting
 from .errors import ConfigurationError
 from .mode import Mode, State, now
-from .switch import FORCE, FileSwitch, parse_time
+from .subscribers import FORCE
+from .switch import FileSwitch
+from .text import parse_time
 from .workers.directory import DirectoryRegistry
 from .workers.status import Snapshot, WorkerStatus, take
 from .workers.verdict import Verdict

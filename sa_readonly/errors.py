@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import ArgumentError, DontWrapMixin, InvalidRequestError
@@ -58,3 +59,19 @@ class ReadOnlyError(DontWrapMixin, InvalidRequestError):
     # its way through a process pool or a task queue.
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.args, self.__dict__
+
+
+def seconds(name: str, value: object) -> float:
+    """Return a setting that is a number of seconds and not negative, or refuse it.
+
+    :raises ConfigurationError: if it is something else; the message names the setting.
+    """
+    if (
+        not isinstance(value, (int, float))
+        or isinstance(value, bool)
+        or not 0 <= value <= sys.float_info.max  # which NaN is not
+    ):
+        raise ConfigurationError(
+            f"{name} takes a number of seconds that is not negative, not {value!r}."
+        )
+    return float(value)

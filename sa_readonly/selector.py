@@ -20,9 +20,9 @@ from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 from . import refusals
 from .engines import guard, loops, poolers
 from .engines.pools import Door, Reader, TwinEngine, holds_database
-from .errors import ConfigurationError
+from .errors import ConfigurationError, seconds
 from .mode import Mode, State, Switch
-from .switch import FileSwitch, FixedSwitch, seconds
+from .switch import FileSwitch, FixedSwitch
 from .workers.directory import DirectoryRegistry
 from .workers.process import myself
 from .workers.protocol import Report, missing

@@ -549,6 +549,7 @@ def who(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[int]]:
 
         monkeypatch.setattr(cls, name, noted)
 
+    from sa_readonly import switch  # noqa: PLC0415
     from sa_readonly.workers import directory  # noqa: PLC0415
 
     entry = next(
@@ -556,7 +557,7 @@ def who(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[int]]:
         for cls in vars(directory).values()
         if isinstance(cls, type) and hasattr(cls, "withdraw")
     )
-    note(FileSwitch, "_read")
+    note(switch, "read")
     note(DirectoryRegistry, "register")
     for name in ("ensure", "report", "withdraw"):
         note(entry, name)
@@ -583,7 +584,7 @@ async def test_nothing_but_a_stat_is_done_on_the_loop(
                 await session.commit()
         app.off()
         await until(lambda: not app.selector.read_only, "read-write")
-    assert set(who) == {"_read", "register", "ensure", "report", "withdraw"}
+    assert set(who) == {"read", "register", "ensure", "report", "withdraw"}
     assert not any(threading.get_ident() in threads for threads in who.values())
 
 

@@ -133,7 +133,7 @@ def test_a_gate_is_not_turned_once_its_subscription_has_ended_in_the_same_flip(p
 def test_ending_a_subscription_does_not_wait_for_ever(path):
     switch = FileSwitch(path)
     end = switch.subscribe(nothing, nothing)
-    with switch._locks.state:
+    with switch._state():
         join(in_threads(1, end)[0])
     assert not switch._subscribers
 
@@ -368,30 +368,6 @@ def test_while_one_thread_tells_the_others_do_not_wait_and_lose_nothing(path):
     go_on.set()
     join(teller)
     assert told == [RO, RW]
-
-
-def test_what_is_said_while_the_teller_stops_is_told_by_it(path, log):
-    """The other thread finds the lock taken, after the teller found nothing more to tell."""
-    switch = FileSwitch(path)
-    lock = switch._locks.telling
-    late = [("WARNING", "late")]
-
-    class Telling:
-        acquire = lock.acquire
-        _is_owned = lock._is_owned
-
-        @staticmethod
-        def release():
-            if late:
-                late.pop()
-                switch._say(logging.WARNING, "late")
-                join(in_threads(1, switch._tell)[0])
-            lock.release()
-
-    switch._locks.telling = Telling
-    path.touch()
-    switch.check()
-    assert [text for _, text in log()][1:] == ["late"]
 
 
 def test_a_signal_handler_may_look_in_the_middle_of_a_flip(path):

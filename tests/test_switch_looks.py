@@ -43,6 +43,16 @@ def test_one_look_in_read_write_mode_is_one_stat(path, clock, stats):
         assert stats.count == looks
 
 
+def test_one_look_in_read_only_mode_is_one_stat(path, clock, stats):
+    path.touch()
+    switch = FileSwitch(path, ttl=10)
+    stats.count = 0
+    for looks in range(1, 6):
+        clock.now += 10
+        assert switch.read_only
+        assert stats.count == looks
+
+
 def test_a_ttl_of_zero_looks_each_time(path, stats):
     switch = FileSwitch(path, ttl=0)
     stats.count = 0
@@ -260,7 +270,7 @@ def test_looks_that_all_take_longer_than_ttl_mean_read_only_and_one_error(path, 
         (
             "ERROR",
             f"A look at {path} takes longer than ttl=10.0 s, so its answer is too old when it "
-            "comes and whoever asks is told read-only. Give a larger ttl.",
+            "comes, and read-only is told instead. Give a larger ttl.",
         ),
         ("INFO", f"A look at {path} is faster than ttl again."),
     ]

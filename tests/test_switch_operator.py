@@ -133,7 +133,7 @@ def test_enable_and_disable_bring_the_directory_to_the_disk(path, monkeypatch):
 @pytest.mark.parametrize(
     ("reason", "until", "message"),
     [
-        ("x" * 4096, None, "reason is too long: 4097 bytes, of which 4096 would be read."),
+        ("x" * 4096, None, "reason is too long: 4097 bytes, of which 4096 are read."),
         ("a\nUntil: 2030-01-01", None, "reason has a line that would be read as until."),
         ("a\udc80", None, "surrogates not allowed"),
         ("a", datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))), "until is out of range"),

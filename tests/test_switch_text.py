@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sa_readonly.mode import State
-from sa_readonly.switch import FileSwitch, _format, _parse
+from sa_readonly.switch import FileSwitch
+from sa_readonly.text import parse, render
 from tests.switches import REAL_STAT, RO, RW, UTC, Told, in_threads, join, log, path, quick, raiser
 
 __all__ = ["log", "path"]  # fixtures
@@ -188,7 +189,7 @@ EIGHT = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
     ],
 )
 def test_until_is_read_in_each_iso_8601_spelling_and_told_in_utc(text):
-    reason, until, _ = _parse(f"{text}\r\nwhy\r\n".encode())
+    reason, until = parse(f"{text}\r\nwhy\r\n".encode())
     assert (reason, until) == ("why", EIGHT)
     assert until.tzinfo is UTC
 
@@ -197,9 +198,9 @@ def test_a_time_without_offset_is_local_time(monkeypatch):
     monkeypatch.setenv("TZ", "XXX-03")
     time.tzset()
     try:
-        assert _parse(b"until: 2026-11-22T11:00").until == EIGHT
-        assert _parse(b"until: 2026-11-22").until == EIGHT - timedelta(hours=11)
-        assert _format(None, datetime(2026, 11, 22, 11)) == b"until: 2026-11-22T11:00:00+03:00\n"
+        assert parse(b"until: 2026-11-22T11:00").until == EIGHT
+        assert parse(b"until: 2026-11-22").until == EIGHT - timedelta(hours=11)
+        assert render(None, datetime(2026, 11, 22, 11)) == b"until: 2026-11-22T11:00:00+03:00\n"
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -223,16 +224,16 @@ def test_a_time_without_offset_is_local_time(monkeypatch):
 )
 def test_an_until_that_is_no_time_stays_in_the_reason(garbage):
     text = f"why\nuntil: {garbage}".strip()
-    assert _parse(text.encode()) == (text, None, None)
+    assert parse(text.encode()) == (text, None)
 
 
 def test_of_several_until_lines_the_first_good_one_counts():
     text = b"until: soon\nuntil: 2026-11-22T08:00Z\nuntil: 2027-01-01\n"
-    assert _parse(text) == ("until: soon\nuntil: 2027-01-01", EIGHT, None)
+    assert parse(text) == ("until: soon\nuntil: 2027-01-01", EIGHT)
 
 
 def test_bytes_that_are_no_utf_8_are_shown_as_such():
-    assert _parse(b"caf\xe9\xff ok").reason == "caf\ufffd\ufffd ok"
+    assert parse(b"caf\xe9\xff ok").reason == "caf\ufffd\ufffd ok"
 
 
 DATES = st.datetimes(
@@ -246,23 +247,22 @@ DATES = st.datetimes(
 @quick
 @given(st.binary() | st.builds(lambda b: b"until:" + b, st.binary()))
 def test_no_bytes_at_all_make_the_parser_raise(content):
-    reason, until, problem = _parse(content)
+    reason, until = parse(content)
     assert reason is None or reason == reason.strip() != ""
     assert until is None or until.tzinfo is UTC
-    assert problem is None
 
 
 @quick
 @given(st.text(alphabet="0123456789-+:.,TZ tz", max_size=30))
 def test_nothing_that_resembles_a_time_makes_the_parser_raise(text):
-    until = _parse(f"until: {text}".encode()).until
+    until = parse(f"until: {text}".encode()).until
     assert until is None or until.tzinfo is UTC
 
 
 @quick
 @given(st.none() | st.text(alphabet=string.printable + "äß€🎉:", max_size=200), st.none() | DATES)
 def test_what_is_written_is_read_back(reason, until):
-    read = _parse(_format(reason, until))
+    read = parse(render(reason, until))
     lines = (reason or "").strip().splitlines()
     assert read.reason == ("\n".join(lines).strip() or None)
     assert read.until == until

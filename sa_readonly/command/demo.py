@@ -35,7 +35,8 @@ from ..engines.pools import holds_database
 from ..errors import ReadOnlyError
 from ..selector import EngineSelector
 from ..session import RoutingSession
-from ..switch import FORCE, FileSwitch
+from ..subscribers import FORCE
+from ..switch import FileSwitch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

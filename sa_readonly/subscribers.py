@@ -1,0 +1,348 @@
+"""Telling a switch's subscribers: at a flip their gates are turned, and then it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import math
+import os
+import threading
+import weakref
+from collections import deque
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import InvalidRequestError
+
+from . import forks
+from .errors import ConfigurationError
+from .mode import Mode, State, Switch, clock, now
+from .text import described
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["FORCE", "BaseSwitch"]
+
+logger = logging.getLogger("sa_readonly")
+
+FORCE = "SA_READONLY_FORCE"
+
+
+class BaseSwitch(Switch):
+    """A switch that tells its subscribers, to derive a switch from whose mode changes.
+
+    What is derived takes a look in ``check()``, notes :func:`.mode.clock` before it, and hands the
+    state to :meth:`learn`. See ``docs/switches.md``.
+
+    :param name: see :attr:`.Switch.name`.
+    :param ttl: seconds for which an answer is fresh.
+    :param fence: seconds for which it is usable.
+    """
+
+    known: State
+
+    def __init__(self, name: str, *, ttl: float, fence: float) -> None:
+        self.name, self.ttl, self.fence = name, ttl, fence
+        self.known = State(Mode.READ_ONLY, f"{name} has not answered yet", since=now())
+        self._expires = -math.inf  # when the answer is as old as ttl; fresh_until comes before
+        # What is known, and the gates. It is never held during a look. It is reentrant, as a signal
+        # handler may ask for the mode in the middle of a flip.
+        self._state = forks.PerProcess(threading.RLock)
+        # A dict, which a garbage collection may change at any moment without a lock.
+        self._subscribers: dict[_Subscriber, None] = {}
+        self._turning = False  # whether gates are being turned
+        self._jammed = False  # whether it was logged that a gate failed
+        self._pending: deque[Callable[[], None]] = deque()  # what is to be logged and told
+        self._telling = forks.Latch()
+        self._overrides: dict[object, State] = {}  # the newest last
+        self._before: tuple[State, Mode | None] | None = None  # what was known before, and forced
+        forks.subscribe(in_child=self._after_fork)
+
+    @property
+    def state(self) -> State:
+        """The state now, by an answer that may be used."""
+        return self.known if clock() < self.fresh_until else self.refresh()
+
+    @property
+    def read_only(self) -> bool:
+        """True while the application must not write."""
+        return self.state.mode is Mode.READ_ONLY
+
+    def learn(self, state: State, asked: float) -> None:
+        """Take what a look brought for the answer, and tell the subscribers if it is a flip.
+
+        :param state: the state by that look. At a flip its ``since`` is now unless it is given;
+            otherwise it stays what it was.
+        :param asked: the time by :func:`.mode.clock` just before the look. An answer that comes
+            after that of a later look is dropped.
+        """
+
+        def decide(known: State) -> State:
+            same = state.mode is known.mode
+            return replace(state, since=known.since if same else state.since or now())
+
+        self._learn(decide, asked)
+        self._tell()
+
+    def _learn(self, decide: Callable[[State], State | None], asked: float) -> None:
+        """Have ``decide`` make a state of what is known, under the lock; None changes nothing."""
+        forks.follow()
+        with self._state():
+            old = self.known
+            if asked < self.checked or self._turning or self.forced is not None:
+                return
+            new = decide(old)
+            if new is None:
+                return
+            if new.read_only and old.read_only and new.generation != old.generation:
+                self._say(logging.INFO, "sa_readonly: still read-only: %s", self._why(new))
+            if not self._turn(new, lambda state: self._answer(state, asked), self._why(new)):
+                self._answer(old, asked)  # the gates are tried again at the next look
+
+    def _answer(self, state: State, asked: float) -> None:
+        # ``known`` first: a thread that reads the new time must read the new answer.
+        self.known = state
+        self.checked = asked
+        self._expires = asked + self.ttl
+        self.fresh_until = asked + self.ttl / 2
+
+    def _why(self, state: State) -> str:
+        """Return what the log says of the source of a state."""
+        return f"{self.name} says so" + (f" ({described(state)})" if state.read_only else "")
+
+    def _is_dictated(self) -> bool:
+        """True if the environment or a test dictates the mode: then no look is taken."""
+        if self.forced is None:
+            return False
+        self.fresh_until = math.inf  # it is -inf where another room has asked for a look
+        return True
+
+    def _force(self) -> bool:
+        """Have the mode that the environment forces upon this process; False if it does not."""
+        self.forced = _forced()
+        if self.forced is None:
+            return False
+        reason = f"{FORCE}={self.forced}"
+        self.known = State(self.forced, reason, since=now())
+        self._expires = self.fresh_until = math.inf
+        logger.warning("%s forces this process: %s is not looked at.", reason, self.name)
+        return True
+
+    def _after_fork(self) -> None:
+        self._turning = False
+        with self._state():
+            if self.known.read_only:  # the parent may have been about to close them
+                self._close_gates()
+
+    # -- subscribers ---------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        gate: Callable[[State], None],
+        flipped: Callable[[State, State], None],
+    ) -> Callable[[], None]:
+        """Have every flip told; see :meth:`.Switch.subscribe`.
+
+        Bound methods are held weakly: a subscriber that is collected is forgotten.
+        """
+        forks.follow()
+        subscriber = _Subscriber(gate, flipped)
+        with self._state():
+            subscriber.turn(self.known)
+            self._subscribers[subscriber] = None
+
+        def unsubscribe() -> None:
+            forks.follow()
+            # No gate is turned after this. The lock is not waited for without end: a garbage
+            # collection may call this in a thread that holds a lock for which a gate waits.
+            with forks.locked(self._state(), timeout=1):
+                self._subscribers.pop(subscriber, None)
+
+        return unsubscribe
+
+    # -- a test --------------------------------------------------------------------------
+
+    def override(self, state: State) -> Callable[[], None]:
+        """Have this process know ``state``; see :meth:`.Switch.override`."""
+        forks.follow()
+        key = object()
+
+        def end() -> None:
+            forks.follow()
+            settled = True
+            with self._state():
+                if self._overrides.pop(key, None) is not None:
+                    settled = self._settle("a test has ended")
+            self._tell()
+            if not settled:
+                raise InvalidRequestError(
+                    f"{self!r} stays {self.known.mode} after a test: a gate failed to open. The "
+                    "log tells why. Override it once more, and end that."
+                )
+
+        with self._state():
+            if not self._overrides and self._before is None:
+                self._before = self.known, self.forced
+            self._overrides[key], done = state, False
+            try:
+                done = self._settle("a test dictates it")
+            finally:
+                if not done:
+                    del self._overrides[key]
+                    self.overridden = bool(self._overrides)
+        self._tell()
+        if not done:
+            raise InvalidRequestError(
+                f"{self!r} can't be overridden {state.mode}: a gate failed to open. The log tells "
+                "why."
+            )
+        return end
+
+    def _settle(self, why: str) -> bool:
+        """Know what the newest override says or, without any, what was known before them."""
+        self.overridden = bool(self._overrides)
+        state, forced, until = self.known, self.forced, math.inf
+        if self._overrides:
+            state = list(self._overrides.values())[-1]
+            forced = state.mode
+        elif self._before is not None:
+            (state, forced), until = self._before, -math.inf
+
+        def answer(state: State) -> None:
+            self.known, self.forced = state, forced
+            self.fresh_until = self._expires = until
+
+        done = self._turn(state, answer, why)
+        if not self._overrides:
+            if done:
+                self._before = None
+            else:
+                answer(self.known)  # where there is a next look, it tries again then
+        return done
+
+    # -- the gates, under the lock --------------------------------------------------------
+
+    def _turn(self, new: State, answer: Callable[[State], None], why: str) -> bool:
+        """Have an answer, and turn the gates by it; False if they did not open for it."""
+        old = self.known
+        if new.mode is old.mode:
+            answer(new)
+            if new.read_only:
+                self._close_gates()  # those that failed to close
+        elif new.read_only:
+            answer(new)
+            self._jammed = False
+            try:
+                self._close_gates()
+            finally:
+                self._say_flip(logging.WARNING, old, new, why)
+        elif self._open_gates(new):
+            answer(new)
+            self._say_flip(logging.INFO, old, new, why)
+        else:
+            return False
+        return True
+
+    def _close_gates(self) -> None:
+        with self._are_turning():
+            for subscriber in list(self._subscribers):
+                if not subscriber.closed and subscriber in self._subscribers:
+                    try:
+                        subscriber.turn(self.known)
+                    except Exception as error:  # noqa: BLE001  # logged, though not under the lock
+                        self._say_jammed("A gate failed to close. Each BEGIN is refused.", error)
+
+    def _open_gates(self, new: State) -> bool:
+        """Open all gates, or none: when one fails, all are closed again."""
+        try:
+            with self._are_turning():
+                for subscriber in list(self._subscribers):
+                    if subscriber in self._subscribers:
+                        subscriber.turn(new)
+            return True
+        except BaseException as error:
+            self._close_gates()
+            if not isinstance(error, Exception):
+                raise
+            self._say_jammed("A gate failed to open: this process stays read-only for now.", error)
+            return False
+
+    @contextlib.contextmanager
+    def _are_turning(self) -> Iterator[None]:
+        """Have a gate that asks for the mode get the one that holds, and not turn the gates."""
+        self._turning = True
+        try:
+            yield
+        finally:
+            self._turning = False
+
+    # -- telling -------------------------------------------------------------------------
+
+    def _say(self, level: int, message: str, *args: object, **options: Any) -> None:
+        # A log handler may itself ask for the mode, so nothing is logged under the lock.
+        self._pending.append(partial(logger.log, level, message, *args, **options))
+
+    def _say_jammed(self, message: str, error: Exception) -> None:
+        if not self._jammed:
+            self._jammed = True
+            self._say(logging.ERROR, message, exc_info=error)
+
+    def _say_flip(self, level: int, old: State, new: State, why: str) -> None:
+        self._say(level, "sa_readonly: %s -> %s: %s", old.mode, new.mode, why)
+        for subscriber in list(self._subscribers):
+            self._pending.append(partial(self._tell_flip, subscriber, old, new))
+
+    def _tell_flip(self, subscriber: _Subscriber, old: State, new: State) -> None:
+        flipped = subscriber.flipped()
+        if flipped is None or subscriber not in self._subscribers:
+            return
+        try:
+            flipped(old, new)
+        except Exception:
+            logger.exception("What was to be done after a flip failed.")
+
+    def _tell(self) -> None:
+        """Log and tell what is pending: in order, by one thread at a time, under no lock."""
+        if self._pending:
+            self._telling.run(self._tell_pending)
+
+    def _tell_pending(self) -> None:
+        while self._pending:
+            self._pending.popleft()()
+
+
+class _Subscriber:
+    def __init__(
+        self, gate: Callable[[State], None], flipped: Callable[[State, State], None]
+    ) -> None:
+        self.gate = _weak(gate)
+        self.flipped = _weak(flipped)
+        self.closed = False
+
+    def turn(self, state: State) -> None:
+        """Turn the gate; when that raises, it counts as not closed."""
+        self.closed = False
+        if gate := self.gate():
+            gate(state)
+        self.closed = state.read_only
+
+
+def _weak(function: Callable[..., None]) -> Callable[[], Callable[..., None] | None]:
+    if inspect.ismethod(function):
+        return weakref.WeakMethod(function)
+    return lambda: function
+
+
+def _forced() -> Mode | None:
+    value = os.environ.get(FORCE)
+    if value is None:
+        return None
+    try:
+        return Mode(value)
+    except ValueError:
+        raise ConfigurationError(
+            f"{FORCE} is {value!r}. Set it to read-write or read-only, or unset it."
+        ) from None
