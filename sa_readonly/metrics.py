@@ -20,7 +20,7 @@ from .errors import ConfigurationError
 from .mode import Mode
 from .refusals import KINDS
 from .selector import EngineSelector
-from .web.page import printable
+from .text import printable
 from .workers.protocol import Liveness
 from .workers.status import Snapshot, WorkerStatus, take
 

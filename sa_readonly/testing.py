@@ -1,11 +1,12 @@
 """What an application's own tests need: either mode for one test, and "this writes nothing".
 
-A mode is forced in this process alone, whatever switch the selector has: no file is touched, and no
-thread and no registration begins meanwhile, so that it is fit for ``pytest -n 8``. All that a flip
-turns is turned. See ``docs/testing.md``.
+A block has the selector's switch overridden in this process: no file is touched, no thread starts
+and the process is not registered, so it works under ``pytest -n 8``. Everything else is as after a
+real flip. See ``docs/testing.md``.
 
-With ``pytest_plugins = ["sa_readonly.testing"]`` in the topmost ``conftest.py`` there are fixtures;
-pytest is needed for them alone. (PYTEST_DONT_REWRITE: a conftest.py may import this as well.)
+With ``pytest_plugins = ["sa_readonly.testing"]`` in the topmost ``conftest.py`` there are fixtures,
+the only part that needs pytest. (PYTEST_DONT_REWRITE: without this word pytest warns where a
+conftest.py has imported this module before.)
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["read_only", "read_write", "writes_nothing"]
 
 
-# Classes, as what contextlib makes would be a decorator as well: around a coroutine function it is
-# over before anything has run, and would assert nothing.
+# Classes, as a context manager of contextlib would be a decorator as well: on a coroutine function
+# its block ends before the coroutine has run, and would assert nothing.
 
 
 class _Block:
@@ -52,13 +53,13 @@ class _Block:
 
 
 class read_only(_Block):  # noqa: N801  # it reads as a function, as contextlib.suppress does
-    """Be read-only inside the block, and then what it was before.
+    """Be read-only inside the block, and afterwards as before.
 
-    Blocks may be nested or overlap, also with those of :class:`read_write`: the newest one counts.
-    A plain ``with`` is right in a coroutine, too. All selectors with the same switch are read-only,
-    in all threads.
+    All selectors with the same switch are read-only, in all threads. Blocks may be nested or
+    overlap, also with those of :class:`read_write`: the newest one counts. In a coroutine it is a
+    plain ``with``, too.
 
-    A transaction that had begun before the block may read and end, and writes nothing.
+    A transaction that has begun before the block may read and end, and writes nothing inside.
 
     :param selector: the application's :class:`.EngineSelector`.
     :param reason: what the operator would have written.
@@ -74,7 +75,7 @@ class read_only(_Block):  # noqa: N801  # it reads as a function, as contextlib.
 
 
 class read_write(_Block):  # noqa: N801  # the same
-    """Be read-write inside the block, and then what it was before; see :class:`read_only`.
+    """Be read-write inside the block, and afterwards as before; see :class:`read_only`.
 
     Around a whole test run it keeps the selector from looking at its file, from starting its thread
     and from registering this process.
@@ -89,16 +90,14 @@ class read_write(_Block):  # noqa: N801  # the same
 
 
 class writes_nothing(read_only):  # noqa: N801  # the same
-    """Assert that what is done inside the block writes nothing.
+    """Assert that nothing inside the block writes.
 
-    The block is :class:`read_only`, so that nothing is written. Each write that is refused for the
-    same switch counts, in whatever thread, also when the application has caught the error and
-    answered with it.
+    The block is :class:`read_only`, so that each write is refused. Every refusal for the same
+    switch counts, in any thread, also one that the application has caught and answered.
 
     :param selector: the application's :class:`.EngineSelector`.
-    :raises AssertionError: at the end of the block, if something was refused in it: it names each
-        write. The :class:`.ReadOnlyError` that has left the block, or another Exception, is its
-        cause.
+    :raises AssertionError: at the end of the block, if something was refused in it. It names each
+        write. Its cause is the :class:`.ReadOnlyError`, or other Exception, that left the block.
     :raises ConfigurationError: if the selector's switch can't be overridden.
     """
 
@@ -120,10 +119,10 @@ class writes_nothing(read_only):  # noqa: N801  # the same
         self._ends.pop()()
         super().__exit__(kind, error, traceback)
         if self._refused and (error is None or isinstance(error, Exception)):
-            raise AssertionError(_told(self._refused)) from error
+            raise AssertionError(_listed(self._refused)) from error
 
 
-def _told(refused: dict[ReadOnlyError, str]) -> str:
+def _listed(refused: dict[ReadOnlyError, str]) -> str:
     lines = [
         f"- {what}" if error.statement is None else f"- {what}: {error.statement}"
         for error, what in refused.items()

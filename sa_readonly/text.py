@@ -23,6 +23,7 @@ __all__ = [
     "described",
     "parse",
     "parse_time",
+    "printable",
     "read",
     "remove",
     "render",
@@ -207,10 +208,15 @@ def _sync(directory: str) -> None:
         os.close(descriptor)
 
 
-# -- in the log ------------------------------------------------------------------------------
+# -- where it is shown -----------------------------------------------------------------------
 
 
 def described(state: State) -> str:
     """Return the reason and the time of a read-only state, for a log record."""
     reason = "no reason given" if state.reason is None else f"reason {state.reason!r}"
     return reason if state.until is None else f"{reason}, until {state.until.isoformat()}"
+
+
+def printable(text: str) -> str:
+    """Return a line of text in which what could steer a terminal is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

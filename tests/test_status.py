@@ -320,7 +320,7 @@ def test_it_needs_neither_the_command_nor_a_file_nor_a_directory() -> None:
         timeout=60,
         check=True,
     )
-    known = ["errors", "mode", "workers", *(f"workers.{name}" for name in ROOMS)]
+    known = ["errors", "mode", "text", "workers", *(f"workers.{name}" for name in ROOMS)]
     assert done.stdout.split() == [f"sa_readonly.{name}" for name in known]
 
 

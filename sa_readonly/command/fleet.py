@@ -26,7 +26,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from ..errors import ConfigurationError
 from ..mode import Mode
-from ..web.page import printable
+from ..text import printable
 from ..workers.status import called, lasting
 from .waiting import HOLDS, NOBODY, NOT_YET, BaseWaiting, Progress, shortened
 

@@ -24,7 +24,7 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..engines.poolers import told_pid
-from ..web.page import printable
+from ..text import printable
 from .probe import (
     UnreachableError,
     attempt,

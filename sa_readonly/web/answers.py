@@ -9,8 +9,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..mode import now
+from ..text import printable
 from .accept import HTML, JSON, PROBLEM, TEXT, choose
-from .page import POLICY, document, escaped, printable
+from .page import POLICY, document, escaped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""The frame of an HTML page that needs no file from elsewhere, under the strictest policy.
+"""The frame of an HTML page, which loads nothing else and works under the strictest policy.
 
-It has one style and, where it refreshes itself, one script, both written into the page and allowed
-by their hashes alone.
+Its style, and the script of a page that refreshes itself, are written into it. The policy allows
+these two by their hashes, and nothing else.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import base64
 import hashlib
 import html
 
-from ..workers.process import printable
+from ..text import printable
 
-__all__ = ["POLICY", "document", "escaped", "printable"]
+__all__ = ["POLICY", "document", "escaped"]
 
-EVERY = 2  # seconds between two looks of a page that refreshes itself
+_EVERY = 2  # seconds between two refreshes of a page that refreshes itself
 
-STYLE = """
+_STYLE = """
 :root{color-scheme:light dark;--text:#1a1a1a;--back:#fff;--soft:#595959;--line:#c8c8c8;
 --off:#7a3b00;--off-back:#fff1d6;--on:#0b5a2b;--on-back:#e3f6e8}
 @media (prefers-color-scheme:dark){:root{--text:#ececec;--back:#131313;--soft:#b4b4b4;--line:#444;
@@ -38,9 +38,10 @@ td{overflow-wrap:break-word}tbody th{font-weight:400}
 .soft{color:var(--soft);font-size:.9rem}
 """
 
-# It takes the new text of each part that has an id, so that nothing jumps and a screen reader is
-# told the mode only when it changes. A page that can't look any more says so.
-SCRIPT = """
+# It replaces the parts that have an id, and only where their text has changed: so nothing jumps,
+# and a screen reader speaks only when the mode changes. When it can't refresh any more, the page
+# says so.
+_SCRIPT = """
 (function(){"use strict";
 async function look(){
  try{
@@ -63,7 +64,7 @@ async function look(){
 }
 setTimeout(look,EVERY);
 })();
-""".replace("EVERY", str(EVERY * 1000))
+""".replace("EVERY", str(_EVERY * 1000))
 
 
 def _hash(text: str) -> str:
@@ -72,7 +73,7 @@ def _hash(text: str) -> str:
 
 
 POLICY = (
-    f"default-src 'none'; style-src {_hash(STYLE)}; script-src {_hash(SCRIPT)}; "
+    f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'"
 )
 """The Content-Security-Policy under which these pages work."""
@@ -83,17 +84,17 @@ def document(title: str, body: str, *, refreshes: bool = False) -> str:
 
     :param title: text; it is escaped here.
     :param body: HTML.
-    :param refreshes: whether it looks again by itself, without a script by loading anew.
+    :param refreshes: whether it refreshes itself: by its script, or else by loading anew.
     """
     head = script = ""
     if refreshes:
-        head = f'<noscript><meta http-equiv="refresh" content="{EVERY}"></noscript>\n'
-        script = f"<script>{SCRIPT}</script>\n"
+        head = f'<noscript><meta http-equiv="refresh" content="{_EVERY}"></noscript>\n'
+        script = f"<script>{_SCRIPT}</script>\n"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="robots" content="noindex">\n'
-        f"<title>{escaped(title)}</title>\n{head}<style>{STYLE}</style>\n</head>\n"
+        f"<title>{escaped(title)}</title>\n{head}<style>{_STYLE}</style>\n</head>\n"
         f"<body>\n<main>\n{body}</main>\n{script}</body>\n</html>\n"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ..errors import ConfigurationError
+from ..text import printable
 from . import process
 from .entry import DirectoryEntry
 from .folder import Folder, told
@@ -51,7 +52,7 @@ class DirectoryRegistry(Registry):
             return []
         except (OSError, RegistryError) as error:
             problem = str(error) if isinstance(error, RegistryError) else told(error)
-            return [Seen(process.printable(self.path), Liveness.UNKNOWN, problem=problem)]
+            return [Seen(printable(self.path), Liveness.UNKNOWN, problem=problem)]
 
     def scope(self) -> str:
         """Return a digest of which directory it is; see :meth:`.Registry.scope`.

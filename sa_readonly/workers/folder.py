@@ -16,8 +16,8 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..text import printable
 from . import process
-from .process import printable
 from .protocol import SILENT, Liveness, RegistryError, Seen
 from .reports import LIMIT, decoded
 

@@ -11,9 +11,10 @@ import time
 import uuid
 from importlib import metadata
 
+from ..text import printable
 from .protocol import Liveness, Seen
 
-__all__ = ["about_me", "born", "host", "is_gone", "myself", "place", "printable", "scope"]
+__all__ = ["about_me", "born", "host", "is_gone", "myself", "place", "scope"]
 
 _INITIAL_NAMESPACE = 0xEFFFFFFC  # the inode of Linux's first process namespace
 
@@ -82,11 +83,6 @@ def is_gone(pid: int, when: int | None) -> bool:
         pass
     now = born(pid)
     return when is not None and now is not None and when != now
-
-
-def printable(text: str) -> str:
-    """Return a text that does a terminal no harm."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _started(mine: int | None) -> float:

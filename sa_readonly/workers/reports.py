@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..mode import Mode
-from .process import printable
+from ..text import printable
 from .protocol import Connections, RegistryError, Report
 
 if TYPE_CHECKING:

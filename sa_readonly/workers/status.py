@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ..mode import Mode, State
-from .process import printable
+from ..text import printable
 from .protocol import Liveness, process, read_between
 from .verdict import Verdict, drained, returned
 
