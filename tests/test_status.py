@@ -324,4 +324,4 @@ def test_it_needs_neither_the_command_nor_a_file_nor_a_directory() -> None:
     assert done.stdout.split() == [f"sa_readonly.{name}" for name in known]
 
 
-ROOMS = ["process", "protocol", "status", "verdict"]
+ROOMS = ["protocol", "status", "verdict"]
