@@ -24,9 +24,10 @@ from .errors import ConfigurationError, seconds
 from .mode import Mode, State, Switch
 from .switch import FileSwitch, FixedSwitch
 from .workers.directory import DirectoryRegistry
+from .workers.holdings import counted
 from .workers.process import myself
 from .workers.protocol import Report, missing
-from .workers.worker import Worker, counted, worker_of
+from .workers.worker import Worker, worker_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -102,24 +102,6 @@ def test_every_report_is_read_back(acknowledges: bool, **fields: Any) -> None:
         reports.decoded(other, content)
 
 
-def test_a_report_of_an_older_version_is_read(place: Place) -> None:
-    entry = place.register()
-    place.on()
-    place.acknowledge(entry, refused=3, kinds={"flush": 3})
-    fields = json.loads(place.report_of(entry).read_bytes())
-    for name in ("acknowledged", "check", "kinds", "engines", "retired"):
-        del fields[name]
-    rest = json.dumps(fields).encode()[1:-1]
-    check = reports._check(entry.name, rest).decode()
-    place.report_of(entry).write_bytes(
-        b'{"acknowledged":1,"check":"%s",%s}\n' % (check.encode(), rest)
-    )
-    assert place.look().holds
-    report = place.one().report
-    assert report is not None
-    assert (report.refused, report.kinds, report.engines, report.retired) == (3, {}, {}, None)
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -34,17 +34,14 @@ class DirectoryRegistry(Registry):
         self._folder = Folder(self.path)
 
     def register(self, identify: Identify) -> DirectoryEntry:
-        """Register this process; see :meth:`.Registry.register`."""
         entry = DirectoryEntry(self._folder, identify)
         entry.ensure()
         return entry
 
     def sweep(self, identify: Identify) -> None:
-        """Remove dead entries; see :meth:`.Registry.sweep`."""
         self._folder.sweep(identify)
 
     def read(self) -> list[Seen]:
-        """Return every entry; see :meth:`.Registry.read`."""
         try:
             with self._folder.opened() as directory:
                 return [one for _, one in self._folder.entries(directory)]

@@ -54,7 +54,6 @@ class DirectoryEntry(Entry):
         return f"<DirectoryEntry {self.name}>"
 
     def ensure(self) -> bool:
-        """Be registered; see :meth:`.Entry.ensure`. It costs two stats where nothing is due."""
         if self._over or self._is_whole():
             return False
         self._folder.sweep(self._identify)
@@ -64,16 +63,13 @@ class DirectoryEntry(Entry):
             return not self._over
 
     def stands(self) -> bool:
-        """Ask with one stat whether the lock file is there; see :meth:`.Entry.stands`."""
         forks.follow()
         return self._over or self._is_in_place()
 
     def closed(self) -> None:
-        """Note that a gate was closed; see :meth:`.Entry.closed`."""
         self._may_acknowledge = True
 
     def report(self, snapshot: Callable[[], Report]) -> None:
-        """Write a report; see :meth:`.Entry.report`."""
         with self._locked():
             if self._over:
                 return
@@ -87,7 +83,6 @@ class DirectoryEntry(Entry):
             self._acknowledged = acknowledged
 
     def withdraw(self) -> None:
-        """Take the acknowledgement back; see :meth:`.Entry.withdraw`."""
         with self._locked():
             if self._over:
                 return
@@ -113,7 +108,6 @@ class DirectoryEntry(Entry):
             self._acknowledged = False
 
     def close(self) -> None:
-        """Remove the entry; see :meth:`.Entry.close`. In a forked child it is the parent's."""
         self._over = True
         # Without the lock if it can't be had: a garbage collection may call this in a thread that
         # holds it. What a report leaves then is swept.
