@@ -19,7 +19,8 @@ from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 
 from . import refusals
 from .engines import guard, loops, poolers
-from .engines.pools import Door, Reader, TwinEngine, holds_database
+from .engines.handover import ROLES, GuardedEngines
+from .engines.pools import holds_database
 from .errors import ConfigurationError, seconds
 from .mode import Mode, State, Switch
 from .switch import FileSwitch, FixedSwitch
@@ -30,7 +31,7 @@ from .workers.protocol import Report, missing
 from .workers.worker import Worker, worker_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from types import FrameType, TracebackType
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -49,7 +50,6 @@ __all__ = ["EngineSelector", "Engines", "selector_from_config"]
 logger = logging.getLogger("sa_readonly")
 
 AnyEngine = Union[Engine, "AsyncEngine"]
-ROLES = ("primary", "replica")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         ro = None if read_only is None else _engines(read_only, "read_only")
         _check(rw, ro)
         _check_options(grace, watch)
-        behind = _check_pooler(pooler, rw, ro)
+        _check_pooler(pooler, rw, ro)
         self.switch: Switch = _switch(switch)
         registry, required = _registry(workers, self.switch), workers == "required"
         self._registry = registry
@@ -125,58 +125,21 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         self.is_async = not isinstance(rw.primary, Engine)
         self._callbacks: list[Callable[[State, State], object]] = []
 
-        primary = _sync(rw.primary)
-        replica = None if rw.replica is None else _sync(rw.replica)
-        taken_away, protected = _sorted(primary, replica, ro)
-        for engine in behind:
-            guard.behind(engine, pooler)
-        for engine in taken_away:
-            guard.gate(engine, self.switch)
-        for engine in protected:
-            guard.protect(engine, self.switch, serves=engine is replica)
-        readers = [Reader(engine) for engine in protected]
-
-        # Twins are engines of the same database whose transactions are read-only: one in the place
-        # of read_only, or one for sessions of the role "replica" where there is no replica.
-        twins: list[TwinEngine] = []
-        reader = replica or primary
-        if ro is None or (reader is primary and not holds_database(primary)):
-            twins.append(TwinEngine(primary, gated=ro is not None))
-            if reader is primary:
-                reader = twins[0]
-            if ro is None:
-                ro = Engines(_like(rw.primary, twins[0]), rw.replica)
-            else:
-                taken_away.append(twins[0])
+        given = {name: _sync(engine) for name, engine in _named(rw, ro).items()}
+        self._guarded = guarded = GuardedEngines(self.switch, given, grace=grace, pooler=pooler)
+        self.routes: Mapping[str, Mapping[Mode, Engine]] = guarded.routes
+        """For sessions: the sync engine by role and mode."""
+        as_given = {_sync(engine): engine for engine in _named(rw, ro).values()}
         self._engines: Mapping[tuple[Mode, str], AnyEngine] = {
-            (Mode.READ_WRITE, "primary"): rw.primary,
-            (Mode.READ_WRITE, "replica"): _like(rw.replica or rw.primary, reader),
-            (Mode.READ_ONLY, "primary"): ro.primary,
-            (Mode.READ_ONLY, "replica"): ro.replica or ro.primary,
+            (mode, role): as_given.get(engine) or _like(rw.primary, engine)
+            for role, engines in guarded.routes.items()
+            for mode, engine in engines.items()
         }
-        # For sessions: the sync engine by role and mode.
-        self.routes: Mapping[str, Mapping[Mode, Engine]] = {
-            role: {Mode.READ_WRITE: rw_engine, Mode.READ_ONLY: _sync(ro_engine)}
-            for role, rw_engine, ro_engine in (
-                ("primary", primary, ro.primary),
-                ("replica", reader, ro.replica or ro.primary),
-            )
-        }
-        # An engine that stands for several of them is counted by its first name.
-        named = {
-            f"{name}.{role}": self.routes[role][mode]
-            for role in ROLES
-            for name, mode in (("read_write", Mode.READ_WRITE), ("read_only", Mode.READ_ONLY))
-        }
-        self._doors = doors = _Doors(taken_away, named, grace, readers)
         if worker is not None:
-            worker.join(self.switch, doors, registry, watch=watch, required=required)
-        unsubscribe = self.switch.subscribe(doors.turn, self._flipped)
-        self._finalizer = weakref.finalize(
-            self, _give_back, self.switch, worker, unsubscribe, doors, protected
-        )
+            worker.join(self.switch, guarded, registry, watch=watch, required=required)
+        unsubscribe = self.switch.subscribe(guarded.turn, self._flipped)
+        self._finalizer = weakref.finalize(self, _give_back, worker, unsubscribe, guarded)
         self._finalizer.atexit = False
-        self._twins = twins
 
     # -- the mode ------------------------------------------------------------------------
 
@@ -252,7 +215,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
             here = worker.tell(here, self.switch)
         else:
             refused = refusals.refusals(self.switch)
-            engines, retired = counted([self._doors.engines])
+            engines, retired = counted([self._guarded.engines])
             report = Report(
                 self.switch.known.mode,
                 refused=sum(refused.values()),
@@ -333,10 +296,9 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         self.routes = self._engines = _Closed()
         worker, self._worker = self._worker, None
         if worker is not None:
-            worker.leave(self._doors, join=True)
+            worker.leave(self._guarded, join=True)
         self._finalizer()
-        for twin in self._twins:
-            twin.dispose()
+        self._guarded.dispose_twins()
 
     def __enter__(self) -> Self:
         return self
@@ -378,8 +340,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
         if self._worker is None:  # which closes what lies idle in the retired pools
-            for door in self._doors.doors:
-                door.sweep()
+            self._guarded.sweep()
         for callback in tuple(self._callbacks):
             try:
                 callback(old, new)
@@ -394,59 +355,13 @@ class _Closed(dict[Any, Any]):
         raise InvalidRequestError("This EngineSelector is closed. Make a new one.")
 
 
-class _Doors:
-    """The doors of the engines that are taken away while read-only."""
-
-    def __init__(
-        self,
-        taken_away: list[Engine],
-        engines: Mapping[str, Engine],
-        grace: float | None,
-        readers: list[Reader],
-    ) -> None:
-        self._readers = readers
-        self.doors = [Door.of(engine) for engine in taken_away]
-        self.engines = engines
-        self._grace = grace
-        self._deadline: float | None = None
-
-    def turn(self, state: State) -> None:
-        if not state.read_only:
-            self.open()
-            return
-        if self._deadline is None:
-            self._deadline = math.inf if self._grace is None else time.monotonic() + self._grace
-        for door in self.doors:
-            door.shut(self)
-            guard.limit(door.engine, self, self._deadline)
-
-    def open(self) -> None:
-        for reader in self._readers:
-            reader.let_go()
-        for door in self.doors:
-            if self._deadline is not None:
-                guard.limit(door.engine, self, None)
-            door.open(self)
-        self._deadline = None
-
-
 def _give_back(
-    switch: Switch,
-    worker: Worker | None,
-    unsubscribe: Callable[[], None],
-    doors: _Doors,
-    protected: list[Engine],
+    worker: Worker | None, unsubscribe: Callable[[], None], guarded: GuardedEngines
 ) -> None:
     if worker is not None:
-        worker.leave(doors)
+        worker.leave(guarded)
     unsubscribe()
-    doors.open()
-    for door in doors.doors:
-        if not isinstance(door.engine, TwinEngine):
-            guard.release(door.engine, switch)
-        door.sweep()
-    for engine in protected:
-        guard.release(engine, switch)
+    guarded.release()
 
 
 def selector_from_config(
@@ -532,20 +447,6 @@ def _engine_from(ours: Mapping[str, Any], name: str, prefix: str) -> Any:
         ) from error
 
 
-def _sorted(
-    primary: Engine, replica: Engine | None, ro: Engines | None
-) -> tuple[list[Engine], list[Engine]]:
-    """Return the engines that are taken away while read-only, and those that never write."""
-    taken_away, protected = [primary], list[Engine]()
-    if ro is not None:
-        protected += {_sync(ro.primary): None, _sync(ro.replica or ro.primary): None}
-    if replica is not None and replica not in (primary, *protected):
-        protected.append(replica)
-        if ro is not None:  # without, it goes on serving: it stands in both sets
-            taken_away.append(replica)
-    return taken_away, protected
-
-
 # -- what makes sense ------------------------------------------------------------------------
 
 
@@ -570,9 +471,7 @@ def _sync(engine: object, name: str = "") -> Engine:
 
 
 def _like(engine: AnyEngine, sync_engine: Engine) -> AnyEngine:
-    """Return a sync engine as one of the same kind as ``engine``, or ``engine`` if it is that."""
-    if sync_engine is _sync(engine):
-        return engine
+    """Return a sync engine as one of the same kind as ``engine``."""
     return sync_engine if isinstance(engine, Engine) else type(engine)(sync_engine)
 
 
@@ -659,12 +558,11 @@ def _check(rw: Engines, ro: Engines | None) -> None:
         )
 
 
-def _check_pooler(pooler: object, rw: Engines, ro: Engines | None) -> Iterable[Engine]:
-    """Refuse a pooler that can't be, and return all engines."""
+def _check_pooler(pooler: object, rw: Engines, ro: Engines | None) -> None:
+    """Refuse a pooler that makes no sense for these engines."""
     named = {name: _sync(engine) for name, engine in _named(rw, ro).items()}
     made = ro is None or rw.replica is None  # a read-only engine, of the primary
     poolers.check(pooler, named, {name for name in named if made or name != "read_write.primary"})
-    return named.values()
 
 
 def _named(rw: Engines, ro: Engines | None) -> dict[str, AnyEngine]:

@@ -27,7 +27,7 @@ from sa_readonly import (
     Switch,
 )
 from sa_readonly.engines import loops
-from sa_readonly.engines.pools import Door
+from sa_readonly.engines.doors import Door
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, Author, Book, in_thread
@@ -258,7 +258,7 @@ async def test_an_idle_process_closes_its_connections_on_their_loop(app: AsyncAp
     app.on()
     await until(lambda: closed and not door(app).held, "the idle connection to be closed")
     assert closed == [threading.get_ident()]
-    assert not door(app)._retired
+    assert not door(app)._old.retired
     registry = DirectoryRegistry(f"{app.path}.workers")
     await until(lambda: judge(app.selector.switch.identify, registry).holds, "drained")
     app.off()
@@ -281,7 +281,7 @@ async def test_a_connection_in_use_is_closed_when_it_comes_back(
     assert door(app).held == 0
     assert app.titles("rw") == ["one"]
     app.selector.check()
-    assert not door(app)._retired
+    assert not door(app)._old.retired
 
 
 @pytest.mark.parametrize("async_app", ["asyncpg", "psycopg"], indirect=True)
@@ -326,7 +326,7 @@ async def test_who_waits_in_the_queue_of_a_retired_pool_comes_out_at_once(app: A
         assert await holder.scalar(WHICH) == "rw"
     assert results[:2] == ["ro", "ro"]
     assert isinstance(results[2], ReadOnlyError)
-    await until(lambda: not door(app)._retired, "the old pool to be forgotten")
+    await until(lambda: not door(app)._old.retired, "the old pool to be forgotten")
     assert door(app).held == 0
 
 
@@ -754,7 +754,7 @@ async def test_a_cancelled_task_leaves_nothing_in_flight(
         app.selector.check()
     assert door(app).held == 0
     app.selector.check()
-    assert not door(app)._retired
+    assert not door(app)._old.retired
     assert app.titles("rw") == []
     assert await read(app) == "ro"
 

@@ -11,7 +11,7 @@ from sqlalchemy import URL, insert, select, text
 from sqlalchemy.pool import NullPool
 
 from sa_readonly import ConfigurationError, ReadOnlyError
-from sa_readonly.engines.pools import Door
+from sa_readonly.engines.doors import Door
 from tests.app import WHICH, App, Author, Book, Clock, make_app
 from tests.postgres import Server, wait_until
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sa_readonly.engines.guard import is_refusal
+from sa_readonly.engines.locks import is_refusal
 from sa_readonly.engines.statements import examine
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
-from sa_readonly.engines.pools import Door
+from sa_readonly.engines.doors import Door
 from tests.app import App, need
 from tests.postgres import Server, fresh_pair
 

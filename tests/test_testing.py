@@ -32,7 +32,7 @@ from sa_readonly import (
     State,
     Switch,
 )
-from sa_readonly.engines.pools import Door
+from sa_readonly.engines.doors import Door
 from sa_readonly.testing import read_only, read_write, writes_nothing
 from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.app import WHICH, App, Base, Book, in_thread, need
@@ -406,7 +406,7 @@ def test_a_transaction_around_a_test_reads_writes_nothing_and_lives_on(
     app: App, outer: Any, grace: float | None
 ) -> None:
     if grace is not None:
-        app.selector._doors._grace = grace
+        app.selector._guarded._grace = grace
     with outer.begin() as session:
         session.add(Book(title="before"))
     with read_only(app.selector):

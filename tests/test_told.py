@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from sa_readonly import Engines, EngineSelector, FixedSwitch, Mode, ReadOnlyError
-from sa_readonly.engines.guard import is_refusal
+from sa_readonly.engines.locks import is_refusal
 from tests.app import WHICH, App, Book, fill, sqlite_urls
 from tests.async_app import AsyncApp
 

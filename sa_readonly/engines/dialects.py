@@ -1,4 +1,8 @@
-"""What a dialect can do, whoever wrote it: its ancestors and its driver tell, not its name."""
+"""What a dialect and its driver can do, whoever wrote them.
+
+The ancestors of a dialect's class and its driver tell, not its name: CockroachDB's dialect descends
+from PostgreSQL's and has its drivers, and so its locks.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect, Engine
 
-__all__ = ["LOCKED", "can_authorize", "family", "holds_file"]
+__all__ = ["ATTRIBUTES", "LOCKED", "can_authorize", "family", "holds_file", "row", "run", "shown"]
 
 LOCKED = frozenset(("postgresql", "sqlite", "mysql", "mariadb"))
-"""The databases that can be told to refuse writes."""
+"""The families of databases that can be told to refuse writes."""
+
+ATTRIBUTES = {
+    "psycopg2": "readonly",
+    "asyncpg": "readonly",
+    "psycopg": "read_only",
+    "psycopg_async": "read_only",
+}
+"""By driver, the attribute of a PostgreSQL connection that makes each BEGIN a READ ONLY one.
+
+Drivers of PostgreSQL that are not in it have one that sets the session's default.
+"""
 
 
 def family(dialect: Dialect) -> str:
-    """Return which of those the driver of a dialect is for, or the dialect's own name.
+    """Return which of :data:`LOCKED` the driver of a dialect is for, or the dialect's own name.
 
-    CockroachDB's descends from PostgreSQL's and has its drivers, and so its locks. DuckDB's does,
-    too, but with a driver of its own, which has none of them.
+    DuckDB's dialect descends from PostgreSQL's, too, but has a driver of its own, and none of the
+    locks.
     """
     if dialect.name in LOCKED:
         return dialect.name
@@ -35,6 +50,33 @@ def can_authorize(dialect: Any) -> bool:
 
 
 def holds_file(engine: Engine) -> bool:
-    """True if no writer can open the database while it is read, by whatever process."""
+    """True if a process that reads the database keeps all others from writing it, as DuckDB's."""
     database = engine.url.database or ":memory:"
     return engine.dialect.name == "duckdb" and not database.startswith(":memory:")
+
+
+def shown(engine: Engine) -> str:
+    """Return an engine's URL as messages show it: without password, and without options."""
+    return engine.url.set(query={}).render_as_string(hide_password=True)
+
+
+# -- one statement on a connection -----------------------------------------------------------
+
+
+def run(dbapi_connection: Any, statement: str) -> None:
+    """Execute a statement on a driver's connection, past SQLAlchemy and its listeners."""
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute(statement)
+    finally:
+        cursor.close()
+
+
+def row(dbapi_connection: Any, statement: str) -> Any:
+    """Do the same, and return the first row."""
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute(statement)
+        return cursor.fetchone()
+    finally:
+        cursor.close()

@@ -16,10 +16,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy.util import await_only, greenlet_spawn
-from sqlalchemy.util.concurrency import in_greenlet
-
 from . import shared
+from .privates import await_only, greenlet_spawn, in_greenlet
 
 if TYPE_CHECKING:
     import asyncio

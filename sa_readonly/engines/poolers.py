@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine.default import DefaultDialect
 
 from ..errors import ConfigurationError
+from . import privates
+from .dialects import ATTRIBUTES, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,8 +33,6 @@ CURE = (
 )
 _BETWEEN = f"A pooler stands in between. {CURE}"
 
-# Their attribute is a word in each BEGIN that they send; others set it for the session.
-_BEGINNING = ("psycopg2", "psycopg", "psycopg_async", "asyncpg")
 _UNPROTECTED = "AUTOCOMMIT, which nothing protects behind a pooler in transaction mode,"
 
 
@@ -100,14 +100,14 @@ def check(pooler: object, engines: Mapping[str, Engine], readers: set[str]) -> N
             )
         if pooler == "session":
             continue
-        if dialect.driver not in _BEGINNING:
+        if dialect.driver not in ATTRIBUTES:
             raise ConfigurationError(
                 f'EngineSelector(pooler="transaction") needs a driver that begins each transaction '
                 f"READ ONLY by itself, which {dialect.driver} of {name} does not. Use psycopg2, "
                 "psycopg or asyncpg."
             )
-        level = getattr(dialect, "_on_connect_isolation_level", None)
-        if "AUTOCOMMIT" in (level, engine.get_execution_options().get("isolation_level")):
+        level = engine.get_execution_options().get("isolation_level")
+        if privates.commits(dialect) or level == "AUTOCOMMIT":
             raise ConfigurationError(
                 f'{name} has isolation_level="AUTOCOMMIT", which EngineSelector(pooler='
                 '"transaction") can\'t protect: no transaction is there to be READ ONLY. Give a '
@@ -175,12 +175,9 @@ class _ByTransaction(DefaultDialect):
     def do_ping(self, dbapi_connection: Any) -> bool:
         if self.driver == "asyncpg":  # which pings in a transaction
             return super().do_ping(dbapi_connection)
-        # SQLAlchemy goes through autocommit, and out of that psycopg2 with a SET for the session.
-        cursor = dbapi_connection.cursor()
-        try:
-            cursor.execute(self._dialect_specific_select_one)
-        finally:
-            cursor.close()
+        # SQLAlchemy pings under autocommit. psycopg2 leaves that with a SET for the session, which
+        # the pooler would give to another client.
+        run(dbapi_connection, privates.ping_statement(self))
         dbapi_connection.rollback()
         return True
 
@@ -191,8 +188,6 @@ def by_transaction(kind: type[Any]) -> type[Any]:
     return type(kind.__name__, (_ByTransaction, kind), {})
 
 
-def unlocked(connection: Any, attribute: str) -> str | None:
-    """Return why a statement on this connection would have no lock in transaction mode, or None."""
-    if connection.autocommit is True:
-        return _UNPROTECTED
-    return None if getattr(connection, attribute) is True else "A transaction that is not READ ONLY"
+def unlocked(connection: Any) -> str:
+    """Return what a statement on a connection is, where it is in no READ ONLY transaction."""
+    return _UNPROTECTED if connection.autocommit is True else "A transaction that is not READ ONLY"

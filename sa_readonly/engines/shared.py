@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy.util.concurrency import in_greenlet
+from .privates import in_greenlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from .. import refusals
-from ..engines.pools import count
+from ..engines.doors import count
 from .protocol import Connections
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from ..engines.pools import Door
+    from ..engines.doors import Door
     from ..mode import State, Switch
 
 __all__ = ["Holdings", "Member", "counted"]
@@ -57,23 +57,23 @@ class Holdings:
 
     def leave(self, door: Door) -> None:
         """Go on counting the connections in use of a door whose selector goes."""
-        if door.held != door.idle:
+        if door.connections != door.idle:
             self._left[door] = None
 
     @property
     def left(self) -> int:
         """How many connections are in use of doors whose selector has gone."""
         for door in list(self._left):
-            if door.held == door.idle:
+            if door.connections == door.idle:
                 self._left.pop(door, None)
-        return sum(door.held - door.idle for door in list(self._left))
+        return sum(door.connections - door.idle for door in list(self._left))
 
     def held(self, known: State) -> tuple[bool, int]:
         """Return whether every door is shut, and how many read-write connections are held."""
         doors, left = self.doors, self.left
         # First whether they are shut, then what is held, which can only fall from then on.
         shut = known.read_only and not left and all(door.is_shut for door in doors)
-        return shut, left + sum(door.held for door in doors)
+        return shut, left + sum(door.connections for door in doors)
 
     def refused(self, switch: Switch) -> dict[str, int]:
         """Return what was refused in this process, by kind; never fewer than before.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.util.concurrency import in_greenlet
 
 from .. import forks, refusals
-from ..engines import guard, loops
+from ..engines import loops
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode, State, clock, now
 from .ending import call_at_exit
@@ -25,7 +25,7 @@ from .watcher import Watcher
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..engines.pools import Door
+    from ..engines.doors import Door
     from ..mode import Switch
     from .holdings import Member
     from .protocol import Registry, Seen
@@ -125,7 +125,7 @@ class Worker:
                 self.holdings.leave(door)
                 door.before_connect = _without(door.before_connect, self.attend)
                 door.after_refusal = _without(door.after_refusal, self.refused)
-                self._unbar(door)
+                door.open(self)
         if not any(self.holdings.members.values()):
             self.watcher.stop(None if join else 0)  # a garbage collection may call this anywhere
         if self.holdings.members:
@@ -151,7 +151,7 @@ class Worker:
         for door in doors:
             door.close_idle()
         self._begun = False  # before it counts
-        if not self.holdings.left and not any(door.held for door in doors):
+        if not self.holdings.left and not any(door.connections for door in doors):
             self.reporting.close()
 
     # -- what is asked of it ---------------------------------------------------------------
@@ -285,17 +285,12 @@ class Worker:
         if barred is not self._barred:
             self._barred = barred
             for door in self.holdings.doors:
-                self._bar(door) if barred else self._unbar(door)
+                self._bar(door) if barred else door.open(self)
         return new
 
     def _bar(self, door: Door) -> None:
         """Have a door shut and its held connections begin nothing: `wait` would not see them."""
-        guard.bar(door.engine, self, self._refuse)
-        door.shut(self)
-
-    def _unbar(self, door: Door) -> None:
-        guard.bar(door.engine, self, None)
-        door.open(self)
+        door.shut(self, refuse=self._refuse)
 
     def _refuse(self) -> ReadOnlyError:
         error = ReadOnlyError(

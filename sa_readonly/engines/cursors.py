@@ -1,0 +1,259 @@
+"""Raw cursors: what code sends with the driver's connection in its hands is examined, too.
+
+Such code goes round the dialect. Where a driver's connection says of which class its cursors are,
+that becomes a subclass which examines; where an adapter or a method makes them, the connection's
+class becomes one whose cursors do. SQLite needs neither: its authorizer is asked (:mod:`.sqlite`).
+
+A further driver needs a row in one of the tables.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.engine.default import DefaultDialect
+
+from . import locks, poolers, shared, sqlite
+from .dialects import ATTRIBUTES
+from .statements import hides_a_parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["ADAPTED", "guard_cursors"]
+
+# By driver, the attributes of its connection that hold the classes of its cursors.
+_CLASSES = {
+    "psycopg2": ("cursor_factory",),
+    "psycopg2cffi": ("cursor_factory",),
+    "psycopg": ("cursor_factory", "server_cursor_factory"),
+    "psycopg_async": ("cursor_factory", "server_cursor_factory"),
+    "pymysql": ("cursorclass",),
+    "mysqldb": ("cursorclass",),
+    "aiomysql": ("cursorclass",),
+    "asyncmy": ("_cursor_cls",),
+}
+ADAPTED = frozenset(("asyncpg", "aiomysql", "asyncmy", "duckdb_engine"))
+"""Drivers before which an adapter stands that makes the cursors: SQLAlchemy's or its dialect's."""
+# Drivers whose connection makes cursors in a method, and has no attribute that tells their class.
+_MADE_BY_METHOD = frozenset(("mysqlconnector", "mariadbconnector"))
+# Drivers of PostgreSQL that are locked by the session alone, as their BEGIN can't be READ ONLY.
+_BY_SESSION = frozenset(("psycopg2cffi",))
+
+# A text that locks a session again: what a listener that resets a connection may send.
+_RESETS = ("RESET ALL", "DISCARD ALL", "DISCARD TEMP")
+
+_DO_EXECUTE = DefaultDialect.do_execute  # taken at import, before a tool for tracing patches it
+
+
+def guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
+    """Have what is sent through cursors of a connection examined, where the driver has a way to."""
+    if dialect._sa_readonly_family == "sqlite":
+        sqlite.settle(dialect, dbapi_connection)
+        return
+    driver_connection = dialect.get_driver_connection(dbapi_connection)
+    if dialect.driver in ADAPTED:
+        dbapi_connection.__class__ = _making(type(dbapi_connection), dialect)
+    if dialect.driver in _MADE_BY_METHOD:
+        made = _making(type(driver_connection), dialect)
+        shared.put_on(driver_connection, "__class__", made)
+    for name in _CLASSES.get(dialect.driver, ()):
+        base = getattr(driver_connection, name) or dialect.dbapi.extensions.cursor  # psycopg2's
+        shared.put_on(driver_connection, name, _examining(base, dialect))
+
+
+# -- classes ---------------------------------------------------------------------------------
+
+
+def _examining(base: type[Any], dialect: Any) -> type[Any]:
+    """Return the subclass of a driver's cursors that examines; each dialect has its own."""
+    known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
+    if base not in known:
+        adapted = dialect.driver in ADAPTED
+        body = {
+            "__slots__": (),
+            "_sa_readonly": dialect,
+            "_sa_readonly_attribute": ATTRIBUTES.get(dialect.driver),
+            "_sa_readonly_holder": "_adapt_connection" if adapted else "connection",
+        }
+        kind = _Streaming if getattr(base, "server_side", False) else _Cursor
+        bases = (kind, base)
+        if adapted and base.__dictoffset__:
+            bases = (_Roomy, *bases)  # type: ignore[assignment]  # one more
+        made = known[base] = type(base.__name__, bases, body)
+        # do_execute() may call the driver's own class where the dialect does no more than that. The
+        # dialect may have been released meanwhile, and have its own class again.
+        theirs = getattr(type(dialect), "_sa_readonly_base", type(dialect))
+        if theirs.do_execute is _DO_EXECUTE and dialect.driver not in _BY_SESSION:
+            dialect.__dict__.setdefault("_sa_readonly_straight", {})[made] = base
+    return known[base]  # type: ignore[no-any-return]  # made by type()
+
+
+def _making(base: type[Any], dialect: Any) -> type[Any]:
+    """Return the subclass of connections, or of SQLAlchemy's adapters, whose cursors examine."""
+    # A connection that MySQL's driver lends from its pool has the cursor() of the one behind it.
+    theirs = getattr(base, "cursor", None) or (
+        lambda self, *args, **kwargs: self.__getattr__("cursor")(*args, **kwargs)
+    )
+
+    def cursor(self: Any, *args: Any, **kwargs: Any) -> Any:
+        made = theirs(self, *args, **kwargs)
+        if dialect.driver == "mysqlconnector":  # its cursors can't change their class
+            return theirs(self, cursor_class=_examining(type(made), dialect))
+        made.__class__ = _examining(type(made), dialect)
+        return made
+
+    known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
+    if base not in known:
+        body = {"__slots__": (), "cursor": cursor, "_sa_readonly_adapted": base}
+        known[base] = type(base.__name__, (base,), body)
+    return known[base]  # type: ignore[no-any-return]  # made by type()
+
+
+class _Cursor:
+    """A cursor that examines what it is given; its methods are those of all drivers together."""
+
+    __slots__ = ()
+    _sa_readonly: Any  # the dialect
+    _sa_readonly_attribute: str | None  # of its connection, see ATTRIBUTES
+    _sa_readonly_holder: str  # the attribute of the cursor that holds the connection
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_examine(query, (args, kwargs))
+        return super().execute(query, *args, **kwargs)  # type: ignore[misc]  # the driver's
+
+    def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_examine(query, (args, kwargs), many=True)
+        return super().executemany(query, *args, **kwargs)  # type: ignore[misc]
+
+    def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_examine(query, (args, kwargs))
+        return super().stream(query, *args, **kwargs)  # type: ignore[misc]
+
+    def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_examine(statement, (args, kwargs))
+        return super().copy(statement, *args, **kwargs)  # type: ignore[misc]
+
+    def copy_expert(self, sql: Any, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_examine(sql, ())
+        return super().copy_expert(sql, *args, **kwargs)  # type: ignore[misc]
+
+    def copy_from(self, *args: Any, **kwargs: Any) -> Any:
+        self._sa_readonly_examine("COPY FROM STDIN", ())
+
+    def callproc(self, name: Any, *args: Any, **kwargs: Any) -> Any:
+        postgresql = self._sa_readonly._sa_readonly_family == "postgresql"
+        verb = "SELECT" if postgresql else "CALL"
+        self._sa_readonly_examine(f"{verb} {name}()", ())
+        return super().callproc(name, *args, **kwargs)  # type: ignore[misc]
+
+    def _sa_readonly_examine(self, query: Any, parameters: Any, *, many: bool = False) -> None:
+        dialect = self._sa_readonly
+        text = query if query.__class__ is str else _text_of(query, self)
+        opened = self._sa_readonly_opened(text)
+        if opened is not None:
+            raise dialect._sa_readonly_refusal(opened, text, kind="statement")
+        if text not in dialect._sa_readonly_passed and text not in _RESETS:
+            dialect._sa_readonly_examine(text, parameters)
+            if hasattr(self, "mogrify") and hides_a_parameter(text, dialect._sa_readonly_family):
+                args, kwargs = parameters or ((), {})
+                for values in (*args, *kwargs.values()):
+                    for one in values if isinstance(values, list) and many else [values]:
+                        dialect._sa_readonly_examine(_text_of(self.mogrify(text, one), self), ())
+
+    def _sa_readonly_opened(self, text: str) -> str | None:
+        """Return what is open of the locks of PostgreSQL, as words of a refusal, or None.
+
+        The dialect's do_execute() does not come here where this surely returns None.
+        """
+        dialect, attribute = self._sa_readonly, self._sa_readonly_attribute
+        if attribute is None and dialect.driver not in _BY_SESSION:
+            return None
+        connection = getattr(self, self._sa_readonly_holder)
+        if attribute is not None:
+            if locks.begins_read_only(connection, attribute):
+                return None
+            if getattr(connection, attribute, None) is False:
+                return "A transaction set to READ WRITE"
+            if dialect._sa_readonly_pooler == "transaction":
+                return poolers.unlocked(connection)
+            if connection.autocommit is not True:
+                return None
+        # The driver begins no transaction here, so the session decides. A function may have set it.
+        if text != locks.SET_DEFAULT and locks.reported(dialect, connection) == "off":
+            return "A session set to READ WRITE"
+        return None
+
+
+class _Roomy:
+    """Comes first of the bases where cursors have a dict.
+
+    Python lets a cursor change its class only to one of the same layout.
+    """
+
+
+class _Streaming(_Cursor):
+    """A server-side cursor of asyncpg's adapter, which lets pass what a fetch raises.
+
+    SQLAlchemy translates what the driver raises in the other methods alone.
+    """
+
+    __slots__ = ()
+
+    def fetchone(self) -> Any:
+        with self._sa_readonly_translated():
+            return super().fetchone()  # type: ignore[misc]  # the adapter's
+
+    def fetchmany(self, size: int | None = None) -> Any:
+        with self._sa_readonly_translated():
+            return super().fetchmany(size=size)  # type: ignore[misc]
+
+    def fetchall(self) -> Any:
+        with self._sa_readonly_translated():
+            return super().fetchall()  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def _sa_readonly_translated(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if locks.is_refusal(error):
+                raise self._sa_readonly._sa_readonly_refusal(
+                    "The statement", kind="server"
+                ) from error
+            raise
+
+
+# -- texts -----------------------------------------------------------------------------------
+
+
+def _text_of(query: Any, cursor: Any) -> str:
+    if isinstance(query, str):
+        return query
+    if isinstance(query, (bytes, bytearray)):
+        return _decoded(bytes(query), cursor)
+    return query.as_string(cursor)  # type: ignore[no-any-return]  # psycopg's sql.Composable
+
+
+# In these encodings a character may end in the byte of a backslash. Python does not know all such
+# characters, and a decoder that replaced one would leave its backslash alone.
+_WITH_BACKSLASH = frozenset(
+    ("big5", "big5hkscs", "gbk", "gb18030", "shift_jis", "shift_jis_2004", "cp932", "johab")
+)
+
+
+def _decoded(query: bytes, cursor: Any) -> str:
+    """Return what the server reads, in the connection's encoding."""
+    dialect, connection = cursor._sa_readonly, cursor.connection
+    if dialect.driver == "psycopg2":
+        name = dialect.dbapi.extensions.encodings.get(connection.encoding)
+    else:
+        name = getattr(getattr(connection, "info", connection), "encoding", None)
+    codec = codecs.lookup(name or "utf-8")
+    try:
+        return codec.decode(query, "strict" if codec.name in _WITH_BACKSLASH else "replace")[0]
+    except UnicodeDecodeError as error:
+        what = f"A text that can't be read as {codec.name}"
+        raise dialect._sa_readonly_refusal(what, kind="statement") from error

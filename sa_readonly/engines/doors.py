@@ -1,0 +1,336 @@
+"""The door of a read-write engine: shut while read-only, with the old pool retired for good."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool, StaticPool
+
+from .. import forks
+from ..errors import ReadOnlyError
+from ..mode import Mode, clock
+from . import guard, privates, protection, shared
+from .pools import (
+    CountedPool,
+    Ledger,
+    count_by,
+    holds_database,
+    is_in_memory,
+    keep_for_parent,
+    open_pool,
+)
+from .retired import OldPools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+    from .guard import Limit
+
+
+__all__ = ["ClosedPool", "Door", "count"]
+
+_A_CONNECTION = ("A read-write connection", "connection")
+_READ_ONLY_MODE = Mode.READ_ONLY  # an attribute of a class of enum is slow, in Python 3.11
+_PATIENCE = 1.0  # seconds to wait for another switch that turns the same door
+
+
+class _AskingPool(CountedPool):
+    """The pool of a read-write engine: it asks before it gives out a connection.
+
+    It asks when it has the connection, as a thread may have waited for that for a long time.
+    """
+
+    def connect(self) -> PoolProxiedConnection:
+        proxied = super().connect()
+        door: Door = self._sa_readonly.door
+        try:
+            for switch in door.engine.dialect._sa_readonly_gates:  # type: ignore[attr-defined]  # ours
+                if clock() >= switch.fresh_until or switch.known.mode is _READ_ONLY_MODE:
+                    guard.ask(door.engine, *_A_CONNECTION)
+        except BaseException as error:
+            proxied.close()
+            if isinstance(error, ReadOnlyError):
+                door.tell_refusal(error)
+            raise
+        return proxied
+
+
+class ClosedPool(Pool):
+    """The pool of a read-write engine while read-only: it refuses.
+
+    It stands in ``engine.pool``, so that it covers the engine's clones and survives a
+    ``dispose()``. Listeners that are added meanwhile go to its successor.
+    """
+
+    def __init__(self, successor: Pool, door: Door) -> None:
+        super().__init__(
+            privates.creator(successor),
+            echo=successor.echo,
+            logging_name=getattr(successor, "logging_name", None),
+            dialect=door.engine.dialect,
+        )
+        self.sa_readonly_successor = successor
+        self.dispatch = successor.dispatch
+        self._door = door
+
+    def connect(self) -> PoolProxiedConnection:
+        engine = self._door.engine
+        guard.ask(engine, *_A_CONNECTION)
+        if engine.pool is self:
+            raise self._door.refusal()
+        return engine.pool.connect()  # by that question the flip back was noticed
+
+    def recreate(self) -> ClosedPool:
+        return self
+
+    def dispose(self) -> None:
+        """Do nothing: it holds nothing."""
+
+    def status(self) -> str:
+        return "ClosedPool: the application is read-only"
+
+    def __getattr__(self, name: str) -> Any:
+        # What a monitor asks a pool, such as checkedout(): the successor has nothing out either.
+        if name == "sa_readonly_successor":
+            raise AttributeError(name)
+        return getattr(self.sa_readonly_successor, name)
+
+
+class Door:
+    """Shuts and opens one engine that is taken away, and sees its old pools off.
+
+    It knows each connection from the moment it is asked for until it is closed: pooled, checked
+    out, detached or of a pool that keeps none. That costs nothing at a checkout.
+
+    There is one for an engine, made by the first :meth:`of` and kept by the engine. The engine's
+    clones share its pool, and so its door.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.before_connect: tuple[Callable[[], None], ...] = ()
+        """What is called before each connection is made."""
+        self.after_refusal: tuple[Callable[[], None], ...] = ()
+        """What is called when a connection is closed that came too late to be given out."""
+        self._shut_by: dict[object, None] = {}
+        self._ledger = Ledger(engine.dialect)
+        self._old = OldPools(engine, self._ledger)
+        self._pid = os.getpid()
+        self._lock = forks.PerProcess(threading.RLock)
+        self._keep = holds_database(engine)
+        self._in_memory = is_in_memory(engine)
+        engine.dialect._sa_readonly_keeps = self._keep  # type: ignore[attr-defined]  # ours
+        if not self._keep:
+            self._old.replace()
+        count_by(engine.pool, self._ledger, self._counting(engine.pool), _AskingPool, self)
+        forks.subscribe(in_child=self.leave_to_parent)
+
+    @classmethod
+    def of(cls, engine: Engine) -> Door:
+        """Return the door of an engine or, which is the same, of its clones."""
+        engine = privates.unwrapped(engine)
+        door: Door | None = vars(engine).get("_sa_readonly_door")
+        if door is None:
+            door = engine._sa_readonly_door = cls(engine)  # type: ignore[attr-defined]  # ours
+        return door
+
+    def refusal(self) -> ReadOnlyError:
+        """Return the error that refuses a connection."""
+        return guard.refused_connection(self.engine)
+
+    # -- what there is -------------------------------------------------------------------
+
+    @property
+    def is_shut(self) -> bool:
+        """True if it gives out no connection."""
+        return bool(self._shut_by)
+
+    @property
+    def held(self) -> int:
+        """How many connections there are, or will be."""
+        if self._in_memory:
+            return 0
+        held = len(self._ledger.known) + len(self._old.uncounted)
+        # A StaticPool may have connected before it was counted.
+        pool = open_pool(self.engine)
+        return held or int(isinstance(pool, StaticPool) and bool(privates.kept_records(pool)))
+
+    @property
+    def idle(self) -> int:
+        """How many of them are surely not in use."""
+        pool = self.engine.pool
+        if self._keep:
+            return 0
+        if isinstance(pool, QueuePool):
+            return pool.checkedin()
+        if isinstance(pool, (SingletonThreadPool, AssertionPool)):
+            return len(self._ledger.known) - privates.connections_out(pool)
+        return 0
+
+    @property
+    def retired(self) -> list[float]:
+        """Since when, in wall-clock seconds, each of those is retired that an old pool made."""
+        return self._ledger.retired + self._old.uncounted
+
+    # -- turning -------------------------------------------------------------------------
+
+    def shut(
+        self,
+        by: object,
+        *,
+        limit: Limit | None = None,
+        refuse: Callable[[], ReadOnlyError] | None = None,
+    ) -> None:
+        """Give out no connection from now on. Short: nothing is closed here.
+
+        :param by: the selector, or the worker, that wants it; it stays shut while one does.
+        :param limit: how what has begun may go on.
+        :param refuse: returns the error where no switch is read-only: what has a connection is
+            refused a transaction then, too.
+        """
+        if refuse is not None:
+            protection.bar(self.engine, by, refuse)
+        with self._locked():
+            self._shut_by[by] = None
+            pool = self.engine.pool
+            if not isinstance(pool, ClosedPool):
+                # The successor is made first: recreate() takes listeners along, and those of a
+                # retired pool refuse.
+                self.engine.pool = ClosedPool(pool if self._keep else pool.recreate(), self)
+                if not self._keep:
+                    self._old.retire(pool, self.refusal)
+        if limit is not None:
+            protection.limit(self.engine, by, limit)
+
+    def open(self, by: object) -> None:
+        """Take back all of one :meth:`shut`; after the last a fresh pool gives out connections."""
+        protection.unlimit(self.engine, by)
+        with self._locked():
+            self._shut_by.pop(by, None)
+            pool = self.engine.pool
+            if not self._shut_by and isinstance(pool, ClosedPool):
+                self.engine.pool = pool.sa_readonly_successor
+
+    def close_idle(self) -> None:
+        """Close what is not in use, and go on with a fresh pool."""
+        if not self._keep and not self.is_shut:
+            self.shut(self)
+            self.open(self)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Close what lies idle in the retired pools, and forget those that have nothing out."""
+        self._old.sweep()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one switch at a time turn it, as an engine may stand in selectors of several."""
+        # Not for ever: a log handler that the pool calls may wait for a switch that waits for this.
+        lock = self._lock()
+        taken = lock.acquire(timeout=_PATIENCE)
+        try:
+            yield
+        finally:
+            if taken:
+                lock.release()
+
+    # -- connections ---------------------------------------------------------------------
+
+    def _counting(self, pool: Pool) -> Callable[..., DBAPIConnection]:
+        """Return the creator of a pool, made to ask and to count."""
+        create = privates.creator(pool)
+        ledger = self._ledger
+        known, dialect = ledger.known, self.engine.dialect
+
+        # Without a record where engine.pool._creator() is called, which people are told to do.
+        def counted(connection_record: ConnectionPoolEntry | None = None) -> DBAPIConnection:
+            try:
+                return connect(connection_record)
+            except ReadOnlyError as error:
+                self.tell_refusal(error)
+                raise
+
+        def connect(connection_record: ConnectionPoolEntry | None) -> DBAPIConnection:
+            if self._pid != os.getpid():  # where no hook ran at the fork
+                self._forget()
+            self._prepare()
+            creation = object()
+            known[creation] = (None, None)
+            try:
+                # Once more: a worker that was leaving at this moment did not see this creation, and
+                # the process may not be registered any more.
+                self._prepare()
+                if self.is_shut:
+                    raise self.refusal()
+                guard.ask(self.engine, *_A_CONNECTION)
+                connection = create(connection_record)
+                ledger.opened(connection, connection_record)
+                try:
+                    guard.ask(self.engine, *_A_CONNECTION)
+                    shared.take_off(dialect, connection)
+                except BaseException:
+                    close = partial(dialect.do_close, connection)
+                    # By the engine's pool: a reference to the first one would keep it for ever.
+                    ledger.close(self.engine.pool, connection, close, at_once=True)
+                    raise
+                return connection
+            finally:
+                del known[creation]
+
+        return counted
+
+    def tell_refusal(self, error: ReadOnlyError) -> None:
+        """Have it told that a connection was refused, and is closed by now."""
+        with guard.uncounted(self.engine, error):  # a read may be served by another engine
+            for tell in self.after_refusal:
+                tell()
+
+    def _prepare(self) -> None:
+        for prepare in self.before_connect:
+            prepare()
+
+    # -- forks ---------------------------------------------------------------------------
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: begin without connections, as all there are belong to the parent.
+
+        It is what SQLAlchemy tells to do by hand: ``engine.dispose(close=False)``.
+        """
+        if self._pid != os.getpid():
+            self._forget()
+            if not self._keep:
+                self.engine.dispose(close=False)
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        if self.engine.dialect.is_async:
+            keep_for_parent(*self._old.retired, self.engine.pool)
+        self._old.leave()
+        self._ledger.leave()
+
+
+# -- numbers ---------------------------------------------------------------------------------
+
+
+def count(engine: Engine) -> tuple[int, int, list[float]]:
+    """Return how many connections of an engine are in use and idle, and since when others retired.
+
+    Each is counted once. Of an engine that is never taken away those are known that its pool keeps.
+    """
+    engine = privates.unwrapped(engine)
+    door: Door | None = vars(engine).get("_sa_readonly_door")
+    if door is None:
+        pool = engine.pool
+        idle = pool.checkedin() if isinstance(pool, QueuePool) else 0
+        return privates.connections_out(pool), idle, []
+    held, idle, retired = door.held, door.idle, door.retired
+    in_use = max(0, held - idle - len(retired))  # they were not counted at one moment
+    return in_use, idle, retired

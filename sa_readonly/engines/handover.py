@@ -1,0 +1,151 @@
+"""The one way into this wing: a selector hands its engines over, and gets back what it picks from.
+
+Each engine goes down through the rooms once. It is taken away while read-only (gated, with a door),
+or protected (read-only in both modes, with a reader), or both; and where a read-only engine is
+missing, a twin is made.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from ..mode import Mode
+from . import guard, protection
+from .doors import Door
+from .guard import Limit
+from .pools import holds_database
+from .readers import Reader, TwinEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.engine import Engine
+
+    from ..mode import State, Switch
+
+__all__ = ["ROLES", "GuardedEngines"]
+
+ROLES = ("primary", "replica")
+
+
+class GuardedEngines:
+    """The engines of one selector, guarded until :meth:`release`.
+
+    :param switch: what tells the mode.
+    :param given: the engines by their names: ``"read_write.primary"`` and, as far as they were
+        given, ``"read_write.replica"``, ``"read_only.primary"`` and ``"read_only.replica"``.
+    :param grace: seconds for which what has begun may go on after a flip; None sets no limit.
+    :param pooler: one of :data:`.poolers.POOLERS`, or None.
+    """
+
+    routes: Mapping[str, Mapping[Mode, Engine]]
+    """The engine by role and mode."""
+
+    engines: Mapping[str, Engine]
+    """The same by name. An engine that stands for several is counted by its first name."""
+
+    doors: list[Door]
+    """The doors of the engines that are taken away while read-only."""
+
+    def __init__(
+        self,
+        switch: Switch,
+        given: Mapping[str, Engine],
+        *,
+        grace: float | None = None,
+        pooler: str | None = None,
+    ) -> None:
+        self._switch = switch
+        self._grace = grace
+        self._deadline: float | None = None  # while read-only
+        primary, replica = given["read_write.primary"], given.get("read_write.replica")
+        reading = given.get("read_only.primary")
+        reading_replica = given.get("read_only.replica", reading)
+
+        taken_away = [primary]
+        protected = [one for one in dict.fromkeys((reading, reading_replica)) if one is not None]
+        if replica is not None and replica not in (primary, *protected):
+            protected.append(replica)
+            if reading is not None:  # without, it goes on serving: it stands in both modes
+                taken_away.append(replica)
+        for engine in given.values():
+            protection.behind(engine, pooler)
+        for engine in taken_away:
+            protection.gate(engine, switch)
+        for engine in protected:
+            new = not guard.read_only(engine)
+            protection.protect(engine, switch, serves=engine is replica)
+            if new:
+                Reader.of(engine).lock()
+                protection.warn(engine)
+        self._protected = {engine: Reader.of(engine) for engine in protected}
+
+        # Twins: one in the place of read_only, or one for the role "replica" where there is none.
+        self._twins: list[TwinEngine] = []
+        serving = replica or primary
+        if reading is None or (serving is primary and not holds_database(primary)):
+            twin = TwinEngine(primary, gated=reading is not None)
+            self._twins.append(twin)
+            if serving is primary:
+                serving = twin
+            if reading is None:
+                protection.warn(primary)
+                reading, reading_replica = twin, replica or twin
+            else:
+                taken_away.append(twin)
+        self.doors = [Door.of(engine) for engine in taken_away]
+        self.routes = {
+            "primary": {Mode.READ_WRITE: primary, Mode.READ_ONLY: reading},
+            "replica": {Mode.READ_WRITE: serving, Mode.READ_ONLY: reading_replica or reading},
+        }
+        self.engines = {
+            f"{name}.{role}": self.routes[role][mode]
+            for role in ROLES
+            for name, mode in (("read_write", Mode.READ_WRITE), ("read_only", Mode.READ_ONLY))
+        }
+
+    def turn(self, state: State) -> None:
+        """Shut the doors, or open them: the gate that the switch calls at a flip."""
+        if not state.read_only:
+            self._open()
+            return
+        if self._deadline is None:
+            self._deadline = math.inf if self._grace is None else time.monotonic() + self._grace
+        limit = Limit(self._deadline, reads=self._switch.overridden)
+        for door in self.doors:
+            door.shut(self, limit=limit)
+
+    def _open(self) -> None:
+        for reader in self._protected.values():
+            reader.let_go()
+        for door in self.doors:
+            door.open(self)
+        self._deadline = None
+
+    def sweep(self) -> None:
+        """Close what lies idle in the retired pools."""
+        for door in self.doors:
+            door.sweep()
+
+    def release(self) -> None:
+        """Give the engines back as they were. The twins go on being read-only."""
+        self._open()
+        for door in self.doors:
+            if not isinstance(door.engine, TwinEngine):
+                self._release(door.engine)
+            door.sweep()
+        for engine in self._protected:
+            self._release(engine)
+
+    def _release(self, engine: Engine) -> None:
+        was_read_only = guard.read_only(engine)
+        protection.release(engine, self._switch)
+        if was_read_only and not guard.read_only(engine):
+            self._protected[engine].unlock()
+
+    def dispose_twins(self) -> None:
+        """Close the twins' connections: nothing is picked any more."""
+        for twin in self._twins:
+            twin.dispose()

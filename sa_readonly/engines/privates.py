@@ -1,0 +1,304 @@
+"""All that is touched of SQLAlchemy's private names by this wing, each where its use is explained.
+
+Every one of them was seen, as it is used here, in 2.0.53 and in 2.1.9, the oldest and the newest
+release that is supported. ``tests/test_privates.py`` has a test for each, which falls where another
+release does otherwise; then this room is what has to change. What may be touched without it is
+public: the events, ``Pool.recreate()``, ``checkedin()``, ``checkedout()``, the methods of dialects.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
+from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.util import await_only, greenlet_spawn, queue
+from sqlalchemy.util.concurrency import in_greenlet
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator, Mapping
+
+    from sqlalchemy.engine import Connection, Dialect, Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+    Creator = Callable[..., DBAPIConnection]
+
+__all__ = [
+    "ClosingPool",
+    "Ghost",
+    "OwnPoolEngine",
+    "add_to_isolation_level",
+    "apply_options_by_own_dialect",
+    "await_only",
+    "close_detached",
+    "commits",
+    "connections_out",
+    "creator",
+    "disconnect",
+    "give_back",
+    "greenlet_spawn",
+    "idle_records",
+    "in_greenlet",
+    "kept_records",
+    "loop_of_queue",
+    "may_wait",
+    "on_connection_of",
+    "ping_statement",
+    "put_ghost",
+    "quoting",
+    "refuse_creation",
+    "set_creator",
+    "take_idle",
+    "unwrapped",
+]
+
+
+# -- pools -----------------------------------------------------------------------------------
+
+
+def creator(pool: Pool) -> Creator:
+    """Return what a pool connects by: it takes a record, whatever the user's ``creator=`` takes."""
+    return pool._invoke_creator
+
+
+def set_creator(pool: Pool, create: Creator) -> None:
+    """Have a pool connect by this. Its ``recreate()`` takes that along."""
+    pool._creator = create
+
+
+def refuse_creation(pool: Pool, refuse: Callable[..., Any]) -> None:
+    """Have a pool refuse to connect, without a word to what ``recreate()`` takes along."""
+    pool._invoke_creator = refuse
+
+
+class ClosingPool(Pool):
+    """A pool that tells :meth:`sa_readonly_close` instead of closing a connection.
+
+    There is no event in which a connection can be closed otherwise than SQLAlchemy does it.
+    """
+
+    def sa_readonly_close(
+        self, connection: DBAPIConnection, gently: Callable[[], None], *, terminate: bool
+    ) -> None:
+        """Close a connection.
+
+        :param gently: closes it as SQLAlchemy does, which for an async driver means awaiting.
+        :param terminate: whether it may be in use, by a statement that is to be cancelled.
+        """
+        raise NotImplementedError
+
+    def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:
+        gently = partial(super()._close_connection, connection, terminate=terminate)
+        self.sa_readonly_close(connection, gently, terminate=terminate)
+
+    def dispose(self) -> None:
+        super().dispose()
+        if isinstance(self, QueuePool):
+            # SQLAlchemy would put what comes back into a queue that is asked no more, where it
+            # stays open until a garbage collection. It is no listener, as recreate() takes those
+            # along.
+            self._do_return_conn = _close_record  # type: ignore[method-assign]  # for this one
+
+    def _create_connection(self) -> ConnectionPoolEntry:
+        vars(self).pop("_do_return_conn", None)  # the pool is used after its dispose() all the same
+        return super()._create_connection()
+
+
+def _close_record(record: ConnectionPoolEntry) -> None:
+    record.close()
+
+
+def give_back(record: ConnectionPoolEntry) -> None:
+    """Give a record its place in the pool back, where an interrupted check-in would lose it."""
+    record._ConnectionRecord__pool._return_conn(record)  # type: ignore[attr-defined]
+
+
+def connections_out(pool: Pool) -> int:
+    """Return how many connections are checked out of a pool and will come back to it.
+
+    A pool that keeps none, as NullPool, closes them itself when they come back.
+    """
+    if isinstance(pool, QueuePool):
+        return pool.checkedout()
+    if isinstance(pool, SingletonThreadPool):
+        return sum(record.in_use for record in list(pool._all_conns))
+    if isinstance(pool, AssertionPool):
+        return int(pool._checked_out)
+    return 0
+
+
+def kept_records(pool: Pool) -> list[ConnectionPoolEntry]:
+    """Return the records of a pool that keeps connections otherwise than in a queue."""
+    records: list[Any] = []
+    if isinstance(pool, StaticPool):
+        records = [vars(pool).get("connection")]  # reading it would connect
+    elif isinstance(pool, SingletonThreadPool):
+        records = list(pool._all_conns)
+    elif isinstance(pool, AssertionPool):
+        records = [pool._conn]
+    return [record for record in records if record is not None]
+
+
+def idle_records(pool: Pool) -> list[ConnectionPoolEntry]:
+    """Return those of them that are not in use; a StaticPool's may always be."""
+    if isinstance(pool, StaticPool):
+        return []
+    checked_out = isinstance(pool, AssertionPool) and pool._checked_out
+    return [record for record in kept_records(pool) if not (checked_out or record.in_use)]
+
+
+def take_idle(pool: QueuePool) -> Iterator[ConnectionPoolEntry]:
+    """Take the idle records out of a pool's queue, one by one; ghosts stay.
+
+    The pool counts each as closed, so that its ``checkedout()`` is right all the time.
+    """
+    ghosts = []
+    try:
+        while True:
+            record = pool._pool.get(False)
+            if isinstance(record, Ghost):
+                ghosts.append(record)
+                continue
+            yield record
+            pool._dec_overflow()
+    except queue.Empty:
+        pass
+    finally:
+        for ghost in ghosts:
+            pool._pool.put(ghost, False)
+
+
+class Ghost(_ConnectionRecord):
+    """A record without a connection: the thread that takes it asks the creator for one."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool, connect=False)
+
+
+def put_ghost(pool: QueuePool) -> None:
+    """Wake a thread that waits in a pool's queue, by a ghost; it puts the next one there."""
+    with pool._overflow_lock:
+        pool._overflow += 1
+    try:
+        pool._pool.put(Ghost(pool), False)
+    except queue.Full:
+        pool._dec_overflow()
+
+
+def may_wait(pool: QueuePool) -> bool:
+    """True if a thread may wait in a pool's queue: there is a limit to its connections."""
+    return pool._max_overflow >= 0
+
+
+def loop_of_queue(pool: Pool) -> asyncio.AbstractEventLoop | None:
+    """Return the loop in which a task has waited in the queue of an async pool, or None."""
+    if not isinstance(pool, QueuePool):
+        return None
+    return getattr(getattr(pool._pool, "_queue", None), "_loop", None)  # asyncio's own, at the end
+
+
+# -- engines and connections -----------------------------------------------------------------
+
+
+class OwnPoolEngine(OptionEngine):
+    """A clone of an engine, as by ``execution_options()``, with a pool and a dialect of its own."""
+
+    def __init__(self, engine: Engine, dialect: Dialect, pool: Pool) -> None:
+        super().__init__(engine, {})
+        self.dialect = dialect
+        pool._dialect = dialect
+        self._own_pool = pool
+
+    @property
+    def pool(self) -> Pool:
+        return self._own_pool
+
+    @pool.setter
+    def pool(self, pool: Pool) -> None:
+        self._own_pool = pool
+
+
+def unwrapped(engine: Engine) -> Engine:
+    """Return the engine whose pool this one has: a clone shares that of its original."""
+    while isinstance(engine, OptionEngine) and not isinstance(engine, OwnPoolEngine):
+        engine = engine._proxied
+    return engine
+
+
+def disconnect(connection: Connection) -> None:
+    """Have SQLAlchemy treat what is raised next as the loss of the connection.
+
+    It would close the cursor first, of which the driver has no connection any more, and log that.
+    """
+    connection._is_disconnect = True
+
+
+def close_detached(connection: Connection) -> None:
+    """Close the driver's connection of one that is detached, through the pool that it had.
+
+    ``invalidate()`` would let it go only, and so it would be open until a garbage collection.
+    """
+    proxied: Any = connection.connection
+    if proxied.is_detached:
+        proxied._pool._close_connection(proxied.dbapi_connection)
+
+
+def on_connection_of(context: DefaultExecutionContext) -> Any:
+    """Return the driver's connection, or the adapter's, on which a statement runs."""
+    return context._dbapi_connection
+
+
+# -- dialects --------------------------------------------------------------------------------
+
+
+def commits(dialect: Dialect) -> bool:
+    """True if ``isolation_level="AUTOCOMMIT"`` was given to ``create_engine()``."""
+    return getattr(dialect, "_on_connect_isolation_level", None) == "AUTOCOMMIT"
+
+
+def quoting(dialect: Dialect) -> tuple[bool | None, bool]:
+    """Return how the server reads quotes, as SQLAlchemy found out on the first connection.
+
+    :return: whether a backslash escapes, if that is known; whether ``"`` quotes identifiers in
+        MySQL.
+    """
+    return (
+        getattr(dialect, "_backslash_escapes", None),
+        getattr(dialect, "_server_ansiquotes", False),
+    )
+
+
+def ping_statement(dialect: DefaultDialect) -> Any:
+    """Return the text by which a dialect pings."""
+    return dialect._dialect_specific_select_one
+
+
+def add_to_isolation_level(base: Any, mixin: type[Any]) -> Mapping[str, Any]:
+    """Return the connection characteristics of a dialect's class, the isolation level with a mixin.
+
+    Execution options of connections and of engines come to it, also of engines' clones that were
+    made before.
+    """
+    theirs = base.connection_characteristics
+    level = type(theirs["isolation_level"])
+    made = type(level.__name__, (mixin, level), {})()
+    return theirs.union({"isolation_level": made})  # type: ignore[no-any-return]  # untyped
+
+
+def apply_options_by_own_dialect(dialect: Any) -> None:
+    """Have the options of an engine applied by the dialect of the connection's own engine.
+
+    SQLAlchemy asks the dialect of the engine to which they were given. A twin shares these options
+    with its engine, whose dialect would let it write.
+    """
+    dialect.__dict__["_set_connection_characteristics"] = _apply_options
+
+
+def _apply_options(connection: Connection, options: Mapping[str, Any]) -> None:
+    dialect: Any = connection.engine.dialect
+    type(dialect)._set_connection_characteristics(dialect, connection, options)

@@ -1,0 +1,256 @@
+"""The pools of read-only engines: each connection is locked when it is made, and when it returns.
+
+There are two kinds of such engines: the application's own, and twins, which are made of a
+read-write engine where there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event
+
+from .. import forks
+from . import guard, locks, poolers, privates, protection, shared, sqlite
+from .cursors import guard_cursors
+from .dialects import family, holds_file, row
+from .pools import (
+    Ledger,
+    close_idle,
+    count_by,
+    forget_idle,
+    holds_database,
+    keep_for_parent,
+    uncounted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry, Pool
+
+__all__ = ["Reader", "TwinEngine"]
+
+logger = logging.getLogger("sa_readonly")
+
+
+class Reader:
+    """Locks the pool of a read-only engine of the application's, and unlocks it at the end.
+
+    There is one for an engine, made by the first :meth:`of` and kept by the engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._locking: _Locking | None = None
+        if not holds_database(engine):
+            forks.subscribe(in_child=self.leave_to_parent)
+            if holds_file(engine):
+                event.listen(engine.pool, "checkin", self._returned)
+
+    @classmethod
+    def of(cls, engine: Engine) -> Reader:
+        """Return the reader of an engine."""
+        reader: Reader | None = vars(engine).get("_sa_readonly_reader")
+        if reader is None:
+            reader = engine._sa_readonly_reader = cls(engine)  # type: ignore[attr-defined]  # ours
+        return reader
+
+    def lock(self) -> None:
+        """Lock what the pool has, when the engine has become a read-only one."""
+        engine = self._engine
+        forget_idle(engine)  # it was connected without the locks
+        self._change_kept(_lock_kept)
+        if self._locking is None:
+            self._locking = _Locking(engine.pool, engine.dialect)
+        self._locking.lock_at_checkout(engine.pool)
+
+    def unlock(self) -> None:
+        """Unlock it, when the engine is a read-only one no more."""
+        forget_idle(self._engine)
+        self._change_kept(sqlite.unlock)
+
+    def _change_kept(self, change: Callable[[Any, Any], None]) -> None:
+        """Change what a pool keeps that can't be forgotten: it may be the database itself."""
+        dialect: Any = self._engine.dialect
+        for record in privates.kept_records(self._engine.pool):
+            if record.dbapi_connection is None:
+                continue
+            if family(dialect) != "sqlite":
+                record.invalidate(soft=True)  # it is made anew when it is next asked for
+            elif privates.in_greenlet() or not dialect.is_async:
+                # Another thread's connection can't be reached; it is changed when it comes back.
+                with contextlib.suppress(dialect.dbapi.ProgrammingError):
+                    change(dialect, record.dbapi_connection)
+
+    def let_go(self) -> None:
+        """Close what is idle of an engine that keeps writers from its file."""
+        if holds_file(self._engine) and not guard.serves(self._engine):
+            close_idle(self._engine.pool)
+
+    def _returned(self, _: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        switches = () if guard.serves(self._engine) else guard.told(self._engine)
+        if switches and not any(switch.known.read_only for switch in switches):
+            record.close()  # as let_go() did with those that were idle at the flip
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: see :meth:`.Door.leave_to_parent`."""
+        if self._engine.dialect.is_async:
+            keep_for_parent(self._engine.pool)
+        self._engine.dispose(close=False)
+
+
+class TwinEngine(privates.OwnPoolEngine):
+    """A read-only engine made of another one: its creator, events and options, and an own pool.
+
+    :param engine: a gated one.
+    :param gated: whether it is taken away with the other one, or stays while read-only.
+    """
+
+    def __init__(self, engine: Engine, *, gated: bool) -> None:
+        dialect, pool = protection.twin(engine, gated=gated), uncounted(engine)
+        super().__init__(engine, dialect, pool)
+        create = privates.creator(pool)
+
+        def for_twin(connection_record: ConnectionPoolEntry | None) -> DBAPIConnection:
+            with guard.making_for_twin():
+                return create(connection_record)
+
+        privates.set_creator(pool, for_twin)
+        _Locking(pool, dialect).lock_at_checkout(pool)
+        if not gated:  # or its door counts
+            self._count()
+        forks.subscribe(in_child=self.leave_to_parent)
+
+    def _count(self) -> None:
+        """Note the loop of each connection, so that it can be closed from any thread."""
+        pool = self.pool
+        create, ledger = privates.creator(pool), Ledger(self.dialect)
+
+        def noted(connection_record: ConnectionPoolEntry | None = None) -> DBAPIConnection:
+            connection = create(connection_record)
+            ledger.opened(connection, connection_record)
+            return connection
+
+        count_by(pool, ledger, noted)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: begin with an empty pool."""
+        self.dispose(close=False)
+
+
+# -- locking ---------------------------------------------------------------------------------
+
+
+def _lock_kept(dialect: Any, dbapi_connection: Any) -> None:
+    locks.lock_again(dialect, dbapi_connection)
+    guard_cursors(dialect, dbapi_connection)
+
+
+class _Locking:
+    """Locks the connections of a pool while its engine is a read-only one.
+
+    It stays for good: ``Pool.recreate()`` takes listeners along.
+    """
+
+    def __init__(self, pool: Pool, dialect: Any) -> None:
+        self._dialect = dialect
+        self._at_checkout = False
+        self._create = privates.creator(pool)
+        privates.set_creator(pool, self._connect)
+        # First of all listeners: one of the application's may leave a transaction open, in which
+        # psycopg2's attribute can't be set.
+        event.listen(pool, "connect", self._connected, insert=True)
+        event.listen(pool, "checkin", self._returned)
+        event.listen(pool, "close", self._left)
+        event.listen(pool, "close_detached", self._left)
+        # Last: what the application's listeners send to a new connection is not examined.
+        event.listen(pool, "connect", self._ready)
+
+    @property
+    def _is_on(self) -> bool:
+        return isinstance(self._dialect, guard.ReadOnly)
+
+    def _connect(self, connection_record: ConnectionPoolEntry | None = None) -> Any:
+        connection = self._create(connection_record)
+        if connection_record is None and self._is_on:
+            # It was asked for past the pool, and no listener will be told of it.
+            locks.lock_new(self._dialect, connection)
+            guard_cursors(self._dialect, connection)
+        return connection
+
+    def _connected(self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        dialect = self._dialect
+        if self._is_on:
+            shared.take_off(dialect, dbapi_connection)
+            before = partial(locks.unlock, dialect, dbapi_connection)
+            shared.borrow(dialect, dbapi_connection, before)
+            locks.lock_new(dialect, dbapi_connection)  # SQLAlchemy closes it where this raises
+            if dialect._sa_readonly_family == "sqlite":
+                sqlite.watch(dialect, dbapi_connection, record)
+
+    def _ready(self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        dialect = self._dialect
+        if not self._is_on:
+            return
+        if dialect._sa_readonly_pooler == "transaction":
+            poolers.refuse_autocommit(dialect, dbapi_connection)
+        guard_cursors(dialect, dbapi_connection)
+        for what in sqlite.skipped(record, lambda ask: row(dbapi_connection, ask)[0]):
+            if what not in dialect._sa_readonly_skipped:
+                dialect._sa_readonly_skipped = (*dialect._sa_readonly_skipped, what)
+                logger.warning(
+                    '`%s` in a "connect" listener is skipped on read-only connections, as it may '
+                    "write into the database. The rest of the listener is done.",
+                    what,
+                )
+
+    def lock_at_checkout(self, pool: Pool) -> None:
+        """Lock each connection that is given out, too, where the pooler needs that.
+
+        Elsewhere there is no such listener: it would cost each checkout.
+        """
+        if self._dialect._sa_readonly_pooler == "session" and not self._at_checkout:
+            self._at_checkout = True
+            event.listen(pool, "checkout", self._given_out, insert=True)
+
+    def _given_out(
+        self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry, _: object
+    ) -> None:
+        if self._is_on and self._dialect._sa_readonly_pooler == "session":
+            locks.set_default(dbapi_connection)
+
+    def _returned(
+        self, dbapi_connection: DBAPIConnection | None, record: ConnectionPoolEntry
+    ) -> None:
+        if dbapi_connection is None or not isinstance(self._dialect, guard.ReadOnly):
+            return
+        if getattr(dbapi_connection, "_sa_readonly_answer", None) is sqlite.answer:
+            return  # nothing can have opened the lock of SQLite
+        put_back = _lock_kept if sqlite.keeps(dbapi_connection) else locks.lock_again
+        try:
+            put_back(self._dialect, dbapi_connection)
+        except Exception as error:  # noqa: BLE001  # it would keep the record out for ever
+            record.invalidate(error)
+        except BaseException as error:  # an interrupt goes on, but the record keeps its place
+            record.invalidate(error)
+            privates.give_back(record)
+            raise
+
+    def _left(
+        self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry | None = None
+    ) -> None:
+        # Also when the engine was released: another pool may take the connection back.
+        dialect = self._dialect
+        if dialect._sa_readonly_family != "sqlite":
+            shared.take_off_leaving(dialect, dbapi_connection)
+        elif not sqlite.keeps(dbapi_connection) and (
+            not dialect.is_async or privates.in_greenlet()
+        ):
+            with contextlib.suppress(Exception):  # it may be another thread's
+                sqlite.unlock(dialect, dbapi_connection)

@@ -1,0 +1,124 @@
+"""Old pools of an engine: what is idle in them is closed, and what is in use when it comes back.
+
+``Engine.dispose()`` does not do that. It forgets the old pool, whose connections stay open when
+they come back until a garbage collection, and its ``checkedout()`` is wrong from then on.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event
+from sqlalchemy.pool import QueuePool
+
+from . import loops, privates
+from .pools import close_idle, forget_idle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry, Pool
+
+    from .pools import Ledger, Loop
+
+__all__ = ["OldPools"]
+
+
+class OldPools:
+    """The pools that an engine had before."""
+
+    def __init__(self, engine: Engine, ledger: Ledger) -> None:
+        self._engine = engine
+        self._ledger = ledger
+        self.retired: dict[Pool, Loop] = {}
+        """Those that were retired, each with the event loop that was asked to sweep it, or None."""
+        # Those that counted nothing, and since when they are retired, in wall-clock seconds.
+        self._uncounted: dict[Pool, float] = {}
+
+    @property
+    def uncounted(self) -> list[float]:
+        """Since when each connection is retired that is out of a pool that did not count."""
+        return [
+            since
+            for pool, since in list(self._uncounted.items())
+            for _ in range(privates.connections_out(pool))
+        ]
+
+    def replace(self) -> None:
+        """Begin with an empty pool, which can count each connection that it makes."""
+        pool = self._engine.pool
+        if self._engine.dialect.is_async or not privates.connections_out(pool):
+            forget_idle(self._engine)
+            return
+        self._engine.pool = pool.recreate()
+        event.listen(pool, "checkin", _close_returned)
+        close_idle(pool)
+        self._uncounted[pool] = time.time()
+
+    def retire(self, pool: Pool, refusal: Callable[[], Exception]) -> None:
+        """Have a pool, which the engine has no more, give out nothing and keep nothing.
+
+        :param refusal: returns the error for the threads that still come to it.
+        """
+
+        def refuse(*_: Any) -> Any:
+            raise refusal()
+
+        # A thread that has read ``engine.pool`` before may still come. It takes its record first
+        # and looks for listeners then; so the listeners are put on before anything is counted. They
+        # come with a dispatch of their own, as another thread may be walking through the old one.
+        model = pool.recreate()
+        event.listen(model, "checkout", refuse, insert=True)
+        event.listen(model, "checkin", _close_returned)
+        pool.dispatch = model.dispatch
+        privates.refuse_creation(pool, refuse)
+        pool._sa_readonly_retired = True  # type: ignore[attr-defined]  # it is a CountedPool
+        self.retired[pool] = None
+        self._ledger.retire()
+        self._wake(pool)
+
+    def _wake(self, pool: Pool) -> None:
+        """Let the threads that wait in a pool's queue come out, to be refused one by one."""
+        if not isinstance(pool, QueuePool) or not privates.may_wait(pool):
+            return
+        if not self._engine.dialect.is_async:
+            privates.put_ghost(pool)
+        elif (loop := privates.loop_of_queue(pool)) is not None and loop.is_running():
+            loops.call(loop, partial(privates.put_ghost, pool))
+
+    def sweep(self) -> None:
+        """Close what lies idle, and forget the pools that have nothing out.
+
+        The queue of an async pool belongs to a loop; where one runs, it is swept there.
+        """
+        self._ledger.sweep()
+        for pool in list(self._uncounted):
+            if not privates.connections_out(pool):
+                self._uncounted.pop(pool, None)
+        for pool, asked in list(self.retired.items()):
+            loop = privates.loop_of_queue(pool) or self._ledger.a_loop()
+            if loop is None or not loop.is_running():
+                self._sweep(pool)
+            elif asked is not loop:  # or it was asked already
+                self.retired[pool] = loop
+                loops.call(loop, partial(self._sweep, pool))
+
+    def _sweep(self, pool: Pool) -> None:
+        if pool not in self.retired:
+            return
+        self.retired[pool] = None
+        close_idle(pool)
+        if privates.connections_out(pool) == 0:
+            self.retired.pop(pool, None)
+
+    def leave(self) -> None:
+        """In a forked child: know of none, as all are the parent's."""
+        self.retired, self._uncounted = {}, {}
+
+
+def _close_returned(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+    record.close()
