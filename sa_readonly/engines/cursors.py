@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine.default import DefaultDialect
 
-from . import locks, poolers, shared, sqlite
+from . import locks, poolers, privates, shared, sqlite
 from .dialects import ATTRIBUTES
 from .statements import hides_a_parameter
 
@@ -76,7 +76,9 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
             "__slots__": (),
             "_sa_readonly": dialect,
             "_sa_readonly_attribute": ATTRIBUTES.get(dialect.driver),
-            "_sa_readonly_holder": "_adapt_connection" if adapted else "connection",
+            "_sa_readonly_holder": privates.CONNECTION_OF_ADAPTED_CURSOR
+            if adapted
+            else "connection",
         }
         kind = _Streaming if getattr(base, "server_side", False) else _Cursor
         bases = (kind, base)

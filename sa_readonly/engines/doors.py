@@ -250,7 +250,7 @@ class Door:
         ledger = self._ledger
         known, dialect = ledger.known, self.engine.dialect
 
-        # Without a record where engine.pool._creator() is called, which people are told to do.
+        # Without a record where code calls engine.pool._creator(), as it can without a selector.
         def counted(connection_record: ConnectionPoolEntry | None = None) -> DBAPIConnection:
             try:
                 return connect(connection_record)

@@ -219,7 +219,7 @@ def _mysql_reads(dbapi_connection: Any) -> bool:
 def is_refusal(error: BaseException, connection: Any = None) -> bool:
     """True if by this error a server, or a driver, refuses a write as something is read-only.
 
-    :param connection: the driver's, or the adapter's of it, on which the error was raised.
+    :param connection: the one on which the error was raised: it has a cursor().
     """
     if isinstance(error, ReadOnlyError):  # it has a sqlstate, too
         return False

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Creator = Callable[..., DBAPIConnection]
 
 __all__ = [
+    "CONNECTION_OF_ADAPTED_CURSOR",
     "ClosingPool",
     "Ghost",
     "OwnPoolEngine",
@@ -248,8 +249,12 @@ def close_detached(connection: Connection) -> None:
         proxied._pool._close_connection(proxied.dbapi_connection)
 
 
+CONNECTION_OF_ADAPTED_CURSOR = "_adapt_connection"
+"""The attribute of a cursor, of SQLAlchemy's adapters of async drivers, that holds the adapter."""
+
+
 def on_connection_of(context: DefaultExecutionContext) -> Any:
-    """Return the driver's connection, or the adapter's, on which a statement runs."""
+    """Return the connection, as its pool gave it out, on which a statement runs."""
     return context._dbapi_connection
 
 
