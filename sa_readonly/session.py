@@ -197,7 +197,7 @@ class RoutingSession(Session):
                 elif gates and isinstance(bind, Connection) and bind.in_transaction():
                     modes[switch] = Mode.READ_WRITE  # it was begun before; it may go on
                 else:
-                    modes[switch] = guard.look(engine, switch).mode
+                    modes[switch] = guard.refresh(engine, switch).mode
             if gates and Mode.READ_ONLY in modes.values():
                 what = "The use of a read-write engine"
                 raise guard.refused(engine, what, "transaction", began=True)

@@ -256,7 +256,7 @@ async def test_an_idle_process_closes_its_connections_on_their_loop(app: AsyncAp
     event.listen(app.engines["rw"].pool, "close", lambda *_: closed.append(threading.get_ident()))
     assert await read(app) == "rw"
     app.on()
-    await until(lambda: closed and not door(app).held, "the idle connection to be closed")
+    await until(lambda: closed and not door(app).connections, "the idle connection to be closed")
     assert closed == [threading.get_ident()]
     assert not door(app)._old.retired
     registry = DirectoryRegistry(f"{app.path}.workers")
@@ -277,8 +277,8 @@ async def test_a_connection_in_use_is_closed_when_it_comes_back(
         await session.flush()
         app.on()
         app.selector.check()
-        assert door(app).held == 1
-    assert door(app).held == 0
+        assert door(app).connections == 1
+    assert door(app).connections == 0
     assert app.titles("rw") == ["one"]
     app.selector.check()
     assert not door(app)._old.retired
@@ -327,7 +327,7 @@ async def test_who_waits_in_the_queue_of_a_retired_pool_comes_out_at_once(app: A
     assert results[:2] == ["ro", "ro"]
     assert isinstance(results[2], ReadOnlyError)
     await until(lambda: not door(app)._old.retired, "the old pool to be forgotten")
-    assert door(app).held == 0
+    assert door(app).connections == 0
 
 
 @pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")  # of the loop's owner
@@ -339,9 +339,9 @@ def test_a_loop_that_is_gone_leaves_no_connection_open(
     wild = asyncio.new_event_loop()
     wild.run_until_complete(read(app))
     wild.close()
-    assert door(app).held == 1
+    assert door(app).connections == 1
     in_thread(lambda: (app.on(), app.selector.check()))
-    assert door(app).held == 0
+    assert door(app).connections == 0
     if app.engines["rw"].dialect.name == "postgresql":
         server: Server = request.getfixturevalue("pg_server")
         wait_until(lambda: not server.activity(app.urls["rw"]), "the backend's end")
@@ -353,9 +353,9 @@ def test_a_loop_that_stands_still_leaves_no_connection_open(
 ) -> None:
     app.start()
     app.run(read(app))
-    assert door(app).held == 1
+    assert door(app).connections == 1
     in_thread(lambda: (app.on(), app.selector.check()))
-    assert door(app).held == 0
+    assert door(app).connections == 0
     if app.engines["rw"].dialect.name == "postgresql":
         server: Server = request.getfixturevalue("pg_server")
         wait_until(lambda: not server.activity(app.urls["rw"]), "the backend's end")
@@ -381,7 +381,7 @@ def test_a_loop_that_begins_to_run_while_a_connection_of_its_is_closed_loses_not
     assert taken.wait(SECONDS)
     app.run(until(lambda: not closing.is_alive(), "the connection to be closed"))
     closing.join()
-    assert door(app).held == 0  # and that no transport is lost is seen when the loop is closed
+    assert door(app).connections == 0  # a lost transport would be seen when the loop is closed
 
 
 @pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")  # of the loop's owner
@@ -395,7 +395,7 @@ def test_a_loop_that_ends_while_it_is_asked_leaves_no_connection_open(
         await read(app)
         app.on()
         in_thread(app.selector.check)  # what it asks of this loop comes too late
-        assert door(app).held == 1
+        assert door(app).connections == 1
 
     wild = asyncio.new_event_loop()
     task = wild.create_task(go())
@@ -404,7 +404,7 @@ def test_a_loop_that_ends_while_it_is_asked_leaves_no_connection_open(
     task.result()
     wild.close()
     in_thread(app.selector.check)
-    assert door(app).held == 0
+    assert door(app).connections == 0
 
 
 def test_two_loops_in_two_threads_close_their_own_connections(
@@ -431,7 +431,7 @@ def test_two_loops_in_two_threads_close_their_own_connections(
             connected.release()
             await asyncio.to_thread(both.wait, SECONDS)  # each has one of its own
         await asyncio.to_thread(both.wait, SECONDS)
-        await until(lambda: door(app).held == 0, "both to be closed")
+        await until(lambda: door(app).connections == 0, "both to be closed")
 
     threads = [threading.Thread(target=lambda: asyncio.run(work())) for _ in range(2)]
     for thread in threads:  # one after the other: SQLAlchemy's lock for the first is of one loop
@@ -453,7 +453,7 @@ async def test_a_selector_made_in_a_coroutine_closes_what_was_idle(app: AsyncApp
         await connection.scalar(WHICH)
     assert engine.pool.checkedin() == 1
     app.start()  # or a connection would be open of which nobody knows
-    assert (engine.pool.checkedin(), door(app).held) == (0, 0)
+    assert (engine.pool.checkedin(), door(app).connections) == (0, 0)
     gc.collect()
     assert await read(app) == "rw"
 
@@ -529,7 +529,7 @@ async def test_a_check_from_anywhere_closes_what_is_idle(app: AsyncApp, way: str
     else:
         state = await asyncio.to_thread(check)
     assert (state.mode, state.reason) == (Mode.READ_ONLY, "a reason")
-    assert door(app).held == 0
+    assert door(app).connections == 0
 
 
 # -- the loop does not wait ------------------------------------------------------------------
@@ -752,7 +752,7 @@ async def test_a_cancelled_task_leaves_nothing_in_flight(
     if flip == "flip after":
         app.on()
         app.selector.check()
-    assert door(app).held == 0
+    assert door(app).connections == 0
     app.selector.check()
     assert not door(app)._old.retired
     assert app.titles("rw") == []
@@ -790,11 +790,11 @@ async def test_a_statement_that_is_cancelled_at_the_server_leaves_nothing_in_fli
     await until(sleeps, "the statement")
     app.on()
     app.selector.check()
-    assert door(app).held == 1
+    assert door(app).connections == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert door(app).held == 0
+    assert door(app).connections == 0
     await until(lambda: not pg_server.activity(app.urls["rw"]), "the backend's end")
 
 
@@ -818,7 +818,7 @@ async def test_a_cancelled_look_leaves_the_selector_usable(
         await task
     go_on.set()
     assert await read(app) == "rw"
-    assert door(app).held == 1
+    assert door(app).connections == 1
 
 
 async def test_after_its_grace_a_cancelled_task_is_counted_no_more(app: AsyncApp) -> None:
@@ -836,7 +836,7 @@ async def test_after_its_grace_a_cancelled_task_is_counted_no_more(app: AsyncApp
                 with pytest.raises(ReadOnlyError):
                     await session.commit()
                 await session.rollback()
-                assert door(app).held == 0
+                assert door(app).connections == 0
 
     task = asyncio.create_task(work())
     await reached.wait()
@@ -863,9 +863,9 @@ async def test_a_detached_connection_is_counted_until_it_is_closed(app: AsyncApp
         await connection.run_sync(lambda sync: sync.detach())
         app.on()
         app.selector.check()
-        assert door(app).held == 1
+        assert door(app).connections == 1
     if app.urls["rw"].get_driver_name() == "psycopg":
         await driver.close()  # SQLAlchemy leaves one of psycopg's open
     del driver
     gc.collect()
-    await until(lambda: door(app).held == 0, "the end of the connection")
+    await until(lambda: door(app).connections == 0, "the end of the connection")

@@ -59,7 +59,7 @@ def test_after_its_grace_a_commit_is_refused_rolled_back_and_closed(app: App, cl
     assert caught.value.reason == "upgrade"
     assert caught.value.statement == "COMMIT"
     assert app.titles("rw") == []
-    assert Door.of(app.engines["rw"]).held == 0
+    assert Door.of(app.engines["rw"]).connections == 0
     assert session.scalar(WHICH) == "ro"
     session.close()
 
@@ -88,7 +88,7 @@ def test_after_its_grace_the_next_statement_is_refused_rolled_back_and_closed(
         clock.ahead = 31
         with pytest.raises(ReadOnlyError, match=MESSAGE):
             work(session)
-        assert Door.of(app.engines["rw"]).held == 0
+        assert Door.of(app.engines["rw"]).connections == 0
         session.rollback()
         assert session.scalar(WHICH) == "ro"
     assert app.titles("rw") == []
@@ -105,7 +105,7 @@ def test_after_its_grace_a_rollback_is_a_rollback(app: App, clock: Clock) -> Non
             savepoint.rollback()
         session.rollback()
     assert app.titles("rw") == []
-    assert Door.of(app.engines["rw"]).held == 0
+    assert Door.of(app.engines["rw"]).connections == 0
 
 
 def test_a_core_transaction_has_its_grace_too(app: App, clock: Clock) -> None:
@@ -119,7 +119,7 @@ def test_a_core_transaction_has_its_grace_too(app: App, clock: Clock) -> None:
         connection.rollback()
         with pytest.raises(ReadOnlyError):
             connection.execute(WHICH)
-    assert Door.of(app.engines["rw"]).held == 0
+    assert Door.of(app.engines["rw"]).connections == 0
     with app.engines["ro"].connect() as connection:
         assert connection.scalar(WHICH) == "ro"
 
@@ -239,7 +239,7 @@ def test_under_autocommit_what_is_held_over_the_flip_writes_no_more(app: App, wh
         flip(app)
         with pytest.raises(ReadOnlyError, match="A read-write statement under AUTOCOMMIT is"):
             connection.execute(insert(Book).values(title="after"))
-        assert Door.of(app.engines["rw"]).held == 0
+        assert Door.of(app.engines["rw"]).connections == 0
     assert app.titles("rw") == ["before"]
     app.off()
     with app.sessions.begin() as session:

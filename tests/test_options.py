@@ -209,11 +209,11 @@ def test_what_the_creator_of_a_pool_makes_is_counted_until_it_is_lost(url: URL) 
     engine = create_engine(url.set(drivername="postgresql+psycopg2"))
     with EngineSelector(FixedSwitch(Mode.READ_WRITE), read_write=engine):
         connection = engine.pool._creator()
-        assert Door.of(engine).held == 1
+        assert Door.of(engine).connections == 1
         connection.close()
         del connection
         gc.collect()
-        assert Door.of(engine).held == 0
+        assert Door.of(engine).connections == 0
 
 
 def test_the_creator_of_an_async_pool_takes_no_argument(place: Path) -> None:

@@ -25,18 +25,18 @@ def test_each_connection_is_known_until_it_is_closed(app: App, poolclass: Any) -
     engine = app.engines["rw"]
     door = Door.of(engine)
     assert door is Door.of(engine.execution_options(x=1))
-    assert door.held == 0
+    assert door.connections == 0
     with engine.connect() as connection:
         assert connection.scalar(WHICH) == "rw"
-        assert door.held == 1
+        assert door.connections == 1
         app.on()
         app.selector.check()
-        assert door.held == 1
-    assert door.held == 0
+        assert door.connections == 1
+    assert door.connections == 0
     app.off()
     with app.sessions() as session:
         assert session.scalar(WHICH) == "rw"
-        assert door.held == 1
+        assert door.connections == 1
 
 
 @pytest.mark.parametrize("poolclass", POOLS)
@@ -47,7 +47,7 @@ def test_idle_connections_are_closed_at_once(app: App, poolclass: Any) -> None:
         assert session.scalar(WHICH) == "rw"
     app.on()
     app.selector.check()
-    assert Door.of(app.engines["rw"]).held == 0
+    assert Door.of(app.engines["rw"]).connections == 0
 
 
 def test_a_detached_connection_is_counted_until_it_is_closed(app: App) -> None:
@@ -56,16 +56,16 @@ def test_a_detached_connection_is_counted_until_it_is_closed(app: App) -> None:
     connection.detach()
     app.on()
     app.selector.check()
-    assert Door.of(app.engines["rw"]).held == 1
+    assert Door.of(app.engines["rw"]).connections == 1
     connection.close()
-    assert Door.of(app.engines["rw"]).held == 0
+    assert Door.of(app.engines["rw"]).connections == 0
 
 
 def test_an_invalidated_connection_is_counted_no_more(app: App) -> None:
     app.start()
     with app.engines["rw"].connect() as connection:
         connection.invalidate()
-        assert Door.of(app.engines["rw"]).held == 0
+        assert Door.of(app.engines["rw"]).connections == 0
 
 
 def test_connections_that_outlive_a_dispose_are_counted_until_they_come_back(app: App) -> None:
@@ -73,8 +73,8 @@ def test_connections_that_outlive_a_dispose_are_counted_until_they_come_back(app
     with app.engines["rw"].connect() as connection:
         app.engines["rw"].dispose()
         assert connection.scalar(WHICH) == "rw"
-        assert Door.of(app.engines["rw"]).held == 1
-    assert Door.of(app.engines["rw"]).held == 0
+        assert Door.of(app.engines["rw"]).connections == 1
+    assert Door.of(app.engines["rw"]).connections == 0
 
 
 def test_a_pool_that_is_used_after_its_dispose_keeps_its_connections(app: App) -> None:
@@ -83,7 +83,7 @@ def test_a_pool_that_is_used_after_its_dispose_keeps_its_connections(app: App) -
     pool.dispose()
     for _ in range(2):
         pool.connect().close()
-        assert Door.of(app.engines["rw"]).held == 1
+        assert Door.of(app.engines["rw"]).connections == 1
     pool.dispose()
 
 
@@ -96,11 +96,11 @@ def test_a_connection_that_is_being_made_at_the_flip_is_refused_and_closed(app: 
     def flip(*_: Any) -> None:
         app.on()
         app.selector.check()
-        held.append(door.held)
+        held.append(door.connections)
 
     with pytest.raises(ReadOnlyError):
         app.engines["rw"].connect()
-    assert (held, door.held) == ([1], 0)
+    assert (held, door.connections) == ([1], 0)
 
 
 def test_after_the_flip_no_connection_is_left_at_the_server(
@@ -133,7 +133,7 @@ def test_flipping_five_hundred_times_leaves_nothing_behind(lite: App) -> None:
             session.scalar(WHICH)
         lite.flip()
         lite.selector.check()
-    assert door.held == 0 if lite.path.exists() else door.held <= 1
+    assert door.connections == 0 if lite.path.exists() else door.connections <= 1
     assert not door._old.retired
     listeners = len(list(lite.engines["rw"].pool.dispatch.checkin))
     assert listeners <= 1
@@ -152,7 +152,7 @@ def test_a_detached_connection_that_is_lost_counts_no_more_once_it_is_collected(
         connection.close() if end == "invalidate" else None
         del connection
         gc.collect()
-        assert Door.of(app.engines["rw"]).held == 0
+        assert Door.of(app.engines["rw"]).connections == 0
 
 
 def test_a_pool_that_was_forgotten_counts_no_more_once_it_is_collected(app: App) -> None:
@@ -161,4 +161,4 @@ def test_a_pool_that_was_forgotten_counts_no_more_once_it_is_collected(app: App)
         connection.scalar(WHICH)
     app.engines["rw"].dispose(close=False)
     gc.collect()
-    assert Door.of(app.engines["rw"]).held == 0
+    assert Door.of(app.engines["rw"]).connections == 0

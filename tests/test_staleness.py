@@ -87,7 +87,7 @@ def test_by_no_road_a_connection_is_given_out_after_the_file_appeared(each: App)
             each.on()
             with pytest.raises(ReadOnlyError, match=A_CONNECTION):
                 go(engine)
-            assert Door.of(engine).held == 0, (name, kept)
+            assert Door.of(engine).connections == 0, (name, kept)
             each.off()
             each.selector.close()
     assert not each.statements
@@ -109,7 +109,7 @@ def test_each_kind_of_pool_refuses_and_goes_on_after_the_flip_back(
         for give in (engine.raw_connection, engine.connect, pool.connect, engine.pool.connect):
             with pytest.raises(ReadOnlyError):
                 give()
-        assert Door.of(engine).held == int(poolclass is StaticPool)  # it is the database itself
+        assert Door.of(engine).connections == int(poolclass is StaticPool)  # which holds it
         app.off()
         with engine.begin() as connection:  # which notices it
             connection.execute(A_BOOK)
@@ -128,7 +128,7 @@ def test_a_second_checkout_of_a_thread_is_refused_and_the_first_one_goes_on(lite
         with pytest.raises(ReadOnlyError, match=A_CONNECTION):
             engine.raw_connection()
     assert lite.titles("rw") == ["after"]
-    assert Door.of(engine).held == 0
+    assert Door.of(engine).connections == 0
 
 
 def test_a_pool_that_holds_the_database_refuses_and_loses_nothing(place: Path) -> None:
@@ -169,7 +169,7 @@ def test_what_appears_while_a_connection_is_made_ready_is_seen(each: App) -> Non
         event.listen(engine, late, lambda *_: each.on())
         with pytest.raises(ReadOnlyError, match=A_CONNECTION):
             engine.raw_connection()
-        assert Door.of(engine).held == 0, late
+        assert Door.of(engine).connections == 0, late
         each.off()
         each.selector.close()
 
@@ -188,7 +188,7 @@ def test_a_connection_that_was_long_in_the_making_is_closed_and_shown_to_none(ea
     event.listen(engine, "connect", lambda *_: shown.append("shown"))
     with pytest.raises(ReadOnlyError, match=A_CONNECTION):
         engine.connect()
-    assert (len(made), shown, Door.of(engine).held) == (1, [], 0)
+    assert (len(made), shown, Door.of(engine).connections) == (1, [], 0)
     with pytest.raises(Exception, match=r"(?i)closed|no active connection"):
         made[0].cursor().execute("select 1")
 
@@ -211,7 +211,7 @@ def test_a_connection_that_is_made_anew_is_refused(app: App, how: str) -> None:
         event.listen(engine, "checkout", lost_once())
     with pytest.raises(ReadOnlyError, match=A_CONNECTION):
         engine.connect()
-    assert Door.of(engine).held == 0
+    assert Door.of(engine).connections == 0
 
 
 def lost_once() -> Callable[..., None]:
@@ -241,7 +241,7 @@ def test_who_has_waited_in_the_queue_of_the_pool_is_refused(lite: App) -> None:
     pool._pool.get = get
     with pytest.raises(ReadOnlyError, match=A_CONNECTION):
         engine.connect()
-    assert (Door.of(engine).held, pool.checkedout()) == (0, 0)
+    assert (Door.of(engine).connections, pool.checkedout()) == (0, 0)
 
 
 def test_a_checkout_goes_by_the_age_of_the_answer(lite: App, clock: Clock) -> None:
@@ -310,7 +310,7 @@ def test_a_read_that_has_chosen_its_engine_is_given_the_read_only_one(each: App)
         with each.sessions() as session:
             assert session.scalar(WHICH) == "ro", late
             assert session.scalar(select(Book.title)) is None
-        assert Door.of(engine).held == 0
+        assert Door.of(engine).connections == 0
         assert each.selector.report().report.refused == 0
         each.off()
         each.selector.close()
@@ -324,7 +324,7 @@ def test_a_flush_that_has_chosen_its_engine_is_refused(each: App) -> None:
         with pytest.raises(ReadOnlyError):
             session.flush()
     assert (each.titles("rw"), each.titles("ro")) == ([], [])
-    assert Door.of(each.engines["rw"]).held == 0
+    assert Door.of(each.engines["rw"]).connections == 0
 
 
 # -- BEGIN -----------------------------------------------------------------------------------
@@ -392,7 +392,7 @@ def test_under_autocommit_each_statement_is_refused_after_the_file_appeared(each
                 with pytest.raises(ReadOnlyError, match=UNDER_AUTOCOMMIT) as caught:
                     send(connection)
                 assert caught.value.statement is not None
-                assert Door.of(engine).held == 0, (where, name)
+                assert Door.of(engine).connections == 0, (where, name)
             each.off()
         each.selector.close()
     titles = each.titles("rw")
@@ -483,7 +483,7 @@ async def test_an_async_engine_refuses_by_its_own_roads(async_app: AsyncApp) -> 
     for go in (engine.raw_connection, engine.connect().start, engine.begin().__aenter__):
         with pytest.raises(ReadOnlyError, match=A_CONNECTION):
             await go()
-    assert Door.of(engine.sync_engine).held == 0
+    assert Door.of(engine.sync_engine).connections == 0
     assert async_app.titles("rw") == ["before"]
 
 

@@ -120,12 +120,12 @@ def test_all_that_a_flip_turns_is_turned(app: App, caplog: pytest.LogCaptureFixt
     app.selector.on_flip(lambda old, new: flips.append((old.mode, new.mode, new.reason)))
     engine, until = app.engines["rw"], datetime(2026, 11, 23, 4, tzinfo=timezone.utc)
     door = Door.of(engine)
-    assert (door.held, door.is_shut) == (1, False)
+    assert (door.connections, door.is_shut) == (1, False)
     out = engine.connect()
     with read_only(app.selector, "upgrade", until):
-        assert (door.held, door.is_shut) == (1, True)
+        assert (door.connections, door.is_shut) == (1, True)
         out.close()
-        assert door.held == 0
+        assert door.connections == 0
         for use in (engine.connect, app.selector.require_read_write, lambda: write(app)):
             with pytest.raises(ReadOnlyError) as caught:
                 use()
@@ -149,9 +149,9 @@ def test_idle_connections_of_a_fixed_switch_are_closed(lite: App, mode: Mode) ->
     with EngineSelector(FixedSwitch(mode), read_write=engine, read_only=lite.engines["ro"]) as one:
         with read_write(one):
             engine.connect().close()
-            assert Door.of(engine).held == 1
+            assert Door.of(engine).connections == 1
             with read_only(one):
-                assert Door.of(engine).held == 0
+                assert Door.of(engine).connections == 0
             engine.connect().close()
         assert Door.of(engine).is_shut is (mode is Mode.READ_ONLY)
 
@@ -639,7 +639,7 @@ async def test_a_coroutine_holds_a_mode_by_a_plain_with(async_app: AsyncApp) -> 
     with read_write(selector):
         await add()
         with read_only(selector, "upgrade"):
-            assert Door.of(async_app.engines["rw"]).held == 0
+            assert Door.of(async_app.engines["rw"]).connections == 0
             async with sessions() as session:
                 assert await session.scalar(WHICH) == "ro"
             refused = await asyncio.gather(*(add() for _ in range(3)), return_exceptions=True)

@@ -154,14 +154,14 @@ class Door:
         return bool(self._shut_by)
 
     @property
-    def held(self) -> int:
+    def connections(self) -> int:
         """How many connections there are, or will be."""
         if self._in_memory:
             return 0
-        held = len(self._ledger.known) + len(self._old.uncounted)
+        counted = len(self._ledger.known) + len(self._old.uncounted)
         # A StaticPool may have connected before it was counted.
         pool = open_pool(self.engine)
-        return held or int(isinstance(pool, StaticPool) and bool(privates.kept_records(pool)))
+        return counted or int(isinstance(pool, StaticPool) and bool(privates.kept_records(pool)))
 
     @property
     def idle(self) -> int:
@@ -331,6 +331,6 @@ def count(engine: Engine) -> tuple[int, int, list[float]]:
         pool = engine.pool
         idle = pool.checkedin() if isinstance(pool, QueuePool) else 0
         return privates.connections_out(pool), idle, []
-    held, idle, retired = door.held, door.idle, door.retired
-    in_use = max(0, held - idle - len(retired))  # they were not counted at one moment
+    known, idle, retired = door.connections, door.idle, door.retired
+    in_use = max(0, known - idle - len(retired))  # they were not counted at one moment
     return in_use, idle, retired

@@ -40,9 +40,9 @@ __all__ = [
     "ReadOnlyContext",
     "ask",
     "gates",
-    "look",
     "making_for_twin",
     "read_only",
+    "refresh",
     "refused",
     "refused_connection",
     "serves",
@@ -98,7 +98,7 @@ class Guarded(DefaultDialect):
             state = over  # a read-write engine refused while read-only, which has just ended
         return refusal(what, state, statement, kind=kind, switch=switch, over=over, role=role)
 
-    def _sa_readonly_look(self, switch: Switch) -> State:
+    def _sa_readonly_refresh(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
 
     def _sa_readonly_would(self, statement: str, parameters: Any) -> str | None:
@@ -167,7 +167,7 @@ class Gated(Guarded):
         """Refuse ``what`` while nothing may begin, by answers that are fresh."""
         for switch in self._sa_readonly_gates:
             fresh = clock() < switch.fresh_until
-            state = switch.known if fresh else self._sa_readonly_look(switch)
+            state = switch.known if fresh else self._sa_readonly_refresh(switch)
             if state.mode is _READ_ONLY_MODE:
                 raise refusal(what, state, statement, kind=kind, switch=switch)
         if self._sa_readonly_bars:
@@ -331,10 +331,10 @@ def told(engine: Engine) -> tuple[Switch, ...]:
     return dialect._sa_readonly_told or dialect._sa_readonly_gates
 
 
-def look(engine: Engine, switch: Switch) -> State:
+def refresh(engine: Engine, switch: Switch) -> State:
     """Refresh one of these switches; the event loop of an async engine does not wait for it."""
     dialect: Any = engine.dialect
-    return dialect._sa_readonly_look(switch)  # type: ignore[no-any-return]  # untyped
+    return dialect._sa_readonly_refresh(switch)  # type: ignore[no-any-return]  # untyped
 
 
 def ask(engine: Engine, what: str, kind: str) -> None:

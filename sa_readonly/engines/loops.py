@@ -1,8 +1,8 @@
 """Event loops: closing the connections of async drivers, and keeping work off a loop.
 
-What an async engine has open belongs to the loop on which it was opened, while a flip may be
-noticed in any thread. So a connection is hung up, which nobody has to wait for, in the thread of
-its loop; if nobody runs that loop any more, in any thread.
+A connection of an async driver belongs to the loop on which it was opened, while a flip may be
+noticed in any thread. So it is hung up, which needs no waiting, in the thread of its loop or, where
+that loop does not run any more, in the thread that noticed.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def running() -> asyncio.AbstractEventLoop | None:
 
 
 def call(loop: asyncio.AbstractEventLoop | None, function: Callable[[], object]) -> None:
-    """Call in the thread of a loop: at once if that is this one; here if nobody runs the loop."""
+    """Call in the thread of a loop; at once if that is this one, or if the loop does not run."""
     if loop is not None and loop.is_running() and loop is not running():
-        with contextlib.suppress(RuntimeError):  # it was closed just now
+        with contextlib.suppress(RuntimeError):  # it has been closed just now
             loop.call_soon_threadsafe(function)
             return
     function()
@@ -56,19 +56,19 @@ def call(loop: asyncio.AbstractEventLoop | None, function: Callable[[], object])
 
 # -- work that may block ---------------------------------------------------------------------
 #
-# In threads of our own, one for each piece of work: there is hardly any between flips, and the
-# executor of a loop may be full of what the application does.
+# Each piece of work has a thread of its own. There is hardly any between flips, and the executor of
+# a loop may be busy with work of the application.
 
 
 def in_thread(function: Callable[[], T]) -> Awaitable[T]:
-    """Have a thread call; the running loop awaits what it returns."""
+    """Call in a thread; the task that runs awaits the result."""
     loop = running()
     if loop is None:
         raise RuntimeError("There is no running event loop.")
     future: asyncio.Future[T] = loop.create_future()
 
     def settle(set_it: Callable[[Any], None], outcome: object) -> None:
-        if not future.done():  # or who awaits it was cancelled
+        if not future.done():  # it is, where the task that awaits it was cancelled
             set_it(outcome)
 
     def work() -> None:
@@ -92,7 +92,10 @@ def wait_for(function: Callable[[], T]) -> T:
 
 
 def aside(function: Callable[[], object]) -> threading.Thread:
-    """Have a thread call, which is returned, and don't wait; what that raises is logged."""
+    """Call in a thread without waiting for it; what that raises is logged.
+
+    :return: the thread.
+    """
 
     def work() -> None:
         try:
@@ -110,23 +113,17 @@ def _start(work: Callable[[], object]) -> threading.Thread:
 
 
 def refresh(switch: Switch) -> State:
-    """Refresh a switch while a loop must not wait for longer than a stat()."""
-    if running() is not None and glance(switch):
+    """Refresh a switch; an event loop that runs in this thread is blocked for a stat() at most."""
+    if running() is not None and switch.glance():
         return switch.known
     return wait_for(switch.refresh)
-
-
-def glance(switch: Switch) -> bool:
-    """Look without blocking; False if the switch can't, or if there is more to do."""
-    look: Callable[[], bool] | None = getattr(switch, "glance", None)
-    return look is not None and look()
 
 
 # -- connections -----------------------------------------------------------------------------
 
 
 def loop_of(dialect: Dialect, connection: Any) -> asyncio.AbstractEventLoop | None:
-    """Return the loop of a connection that was made unseen, as far as that can be told."""
+    """Return the loop of a connection, as far as the connection itself tells."""
     driver = dialect.get_driver_connection(connection)
     return getattr(driver, "_loop", None) or running()
 
@@ -137,22 +134,22 @@ def hang_up(dialect: Dialect, connection: Any, loop: asyncio.AbstractEventLoop |
     A connection of PostgreSQL says good-bye to the server and waits for no answer, so that no
     cancellation can come in between.
 
-    :param loop: its loop. This is the thread in which that runs, unless nobody runs it.
+    :param loop: its loop. If that runs, it runs in this thread.
     """
     driver: Any = dialect.get_driver_connection(connection)
     abandoned = loop is None or not loop.is_running()
     end = _ENDS.get(dialect.driver)
     if not abandoned and shared.comes_back(dialect, driver):
-        # Ended here it would be lost to its pool, which would wait for it for ever.
+        # It belongs to another pool, which would wait for ever for one that is hung up.
         if in_greenlet():
             dialect.do_close(connection)
         else:
             _close_in_task(dialect, connection, loop)
     elif end is not None and abandoned:
         shut = _shut_socket(driver)
-        with contextlib.suppress(RuntimeError):  # it is closed: the socket is shut all the same
+        with contextlib.suppress(RuntimeError):  # the loop is closed, but the socket is shut
             if shut and loop is not None and not loop.is_closed():
-                # It may run again, and begin to just now: what is the loop's is left to it.
+                # The loop may run again, perhaps from now on, so its own part is left to it.
                 loop.call_soon_threadsafe(end, driver)
             else:
                 end(driver)
@@ -175,7 +172,8 @@ def _end_psycopg(driver: Any) -> None:
 
 
 def _end_aiosqlite(driver: Any) -> None:
-    # In a thread without a loop: it would have its own thread tell the loop, which may be gone.
+    # In a thread without a loop: elsewhere stop() makes a future of the loop there, which may be
+    # closed by the time at which the future is done.
     _start(driver.stop).join()
 
 
@@ -210,7 +208,10 @@ def _close_in_task(
 
 
 def _shut_socket(driver: Any) -> bool:
-    """Shut what a transport keeps open for a loop that does not run; False if that is not done."""
+    """Shut the socket of a transport, which keeps it open for a loop that does not run.
+
+    :return: whether it is shut.
+    """
     transport = getattr(driver, "_transport", None)
     found = None if transport is None else transport.get_extra_info("socket")
     if found is None:

@@ -1,8 +1,8 @@
-"""A pooler between a read-only engine and its server: what is done otherwise, and how it is told.
+"""A pooler between a read-only engine and its server: what is done otherwise, and its errors.
 
-A pooler may refuse the start-up parameter that locks each session of PostgreSQL, or drop it. One in
-transaction mode gives each transaction another of its sessions at the server, so nothing may be set
-for a session there: the next client would get it.
+A pooler of PostgreSQL may refuse the start-up parameter that locks each session, or drop it. In
+transaction mode it serves each transaction by another of its sessions at the server, so nothing may
+be set for a session: the next client would get it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ _UNPROTECTED = "AUTOCOMMIT, which nothing protects behind a pooler in transactio
 
 
 def told_pid(driver: str, connection: Any) -> int | None:
-    """Return the server process as the server, or a pooler in its place, named it at the start.
+    """Return the number of the server process, as a connection was told it at the start.
+
+    It was told so by the server, or by a pooler, which makes one up.
 
     :param driver: the name of SQLAlchemy's dialect for it.
     :param connection: the driver's own.
@@ -56,14 +58,14 @@ def told_pid(driver: str, connection: Any) -> int | None:
 
 @cache
 def takes_parameters(dbapi: Any) -> bool:
-    """True for a pg8000 that sends start-up parameters, which is one from 1.31.3 on."""
+    """True if this pg8000 can send start-up parameters, as it can from 1.31.3 on."""
     return "startup_params" in inspect.signature(dbapi.connect).parameters
 
 
 def is_direct(dialect: Any, dbapi_connection: Any, pid: int) -> bool:
-    """True if a connection surely is a session of its own: no pooler knows the server's numbers.
+    """True if a connection surely is a session of its own, with no pooler in between.
 
-    :param pid: what the server says.
+    :param pid: the server's answer to ``pg_backend_pid()``. A pooler tells another number at start.
     """
     return told_pid(dialect.driver, dialect.get_driver_connection(dbapi_connection)) == pid
 
@@ -72,9 +74,10 @@ def is_direct(dialect: Any, dbapi_connection: Any, pid: int) -> bool:
 
 
 def check(pooler: object, engines: Mapping[str, Engine], readers: set[str]) -> None:
-    """Refuse a setting that makes no sense for these engines, by their names.
+    """Refuse a setting of EngineSelector(pooler=) that makes no sense for its engines.
 
-    :param readers: the names of those that a read-only engine is, or is made of.
+    :param engines: the engines by name.
+    :param readers: the names of those that are read-only, or of which a read-only one is made.
     """
     if pooler is not None and pooler not in POOLERS:
         raise ConfigurationError(
@@ -117,7 +120,7 @@ def check(pooler: object, engines: Mapping[str, Engine], readers: set[str]) -> N
 
 @contextlib.contextmanager
 def told(dialect: Any) -> Iterator[None]:
-    """Tell the cure where a server refuses the start-up parameter."""
+    """Add the cure to the error by which a server, or a pooler, refuses the start-up parameter."""
     try:
         yield
     except Exception as error:

@@ -1,8 +1,8 @@
-"""Connections that another pool takes back: what is put on one is taken off when it leaves.
+"""Connections that belong to another pool: what is changed on one is changed back when it leaves.
 
-A creator may lend what belongs to another pool, as ``creator=pool.getconn`` of psycopg_pool does;
-closing it gives it back, and the next borrower may be one that writes. So what a connection had
-before is kept for each that the engine's own dialect has not made.
+A creator may lend connections of another pool, as ``creator=pool.getconn`` of psycopg_pool does.
+Closing one gives it back to that pool, which may lend it next to an engine that writes. So for each
+connection that the engine's own dialect has not made, what it had before is noted.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ __all__ = ["borrow", "comes_back", "made", "put_on", "take_off", "take_off_leavi
 
 logger = logging.getLogger("sa_readonly")
 
-_made: WeakSet[Any] = WeakSet()  # the driver's: closing one of these closes it
+_made: WeakSet[Any] = WeakSet()  # connections that are closed for good when they are closed
 _worn: WeakKeyDictionary[Any, _Worn] = WeakKeyDictionary()
 
-# What a connection has that belongs to a pool of psycopg's, mariadb's and MySQL's own driver.
+# Attributes by which connections of psycopg_pool, mariadb and MySQL's own driver know their pool.
 _MARKS = ("_pool", "_Connection__pool", "_cnx_pool")
 
 
 class _Worn:
-    """What is to be put back: attributes of the driver's connection, and what the server has."""
+    """What a connection had before: attributes of the driver's, and the server's session."""
 
     def __init__(self, undo: Callable[[Any], None]) -> None:
         self.attributes: dict[str, Any] = {}
@@ -56,7 +56,7 @@ def comes_back(dialect: Dialect, driver: Any) -> bool:
 def borrow(
     dialect: Dialect, dbapi_connection: Any, before: Callable[[], Callable[[Any], None]]
 ) -> None:
-    """Begin to keep what a connection had, unless its dialect has made it.
+    """Begin to note what a connection had, unless its dialect has made it.
 
     :param before: returns what brings the server's session back to how it is now.
     """
@@ -67,7 +67,7 @@ def borrow(
 
 
 def put_on(driver: Any, name: str, value: Any) -> None:
-    """Set an attribute of a driver's connection, to be set back when that leaves."""
+    """Set an attribute of a driver's connection, to be set back when the connection leaves."""
     worn = _find(driver)
     if worn is not None:
         worn.attributes.setdefault(name, getattr(driver, name))
@@ -75,18 +75,18 @@ def put_on(driver: Any, name: str, value: Any) -> None:
 
 
 def take_off(dialect: Dialect, dbapi_connection: Any) -> None:
-    """Put back all that a connection had, if it wears anything: it has come back meanwhile."""
+    """Put back all that a new connection had, if it was here before and has still our changes."""
     driver, worn = _found(dialect, dbapi_connection)
     if worn is None:
         return
-    # That it does is first seen here, unless it is of a pool that is known. From now on the locks
-    # at the server are taken off when one leaves: a round trip that a plain close can do without.
+    # So there is another pool, of a kind that comes_back() does not know. From now on the locks at
+    # the server are taken off when a connection leaves: a round trip that a mere close can save.
     vars(dialect)["_sa_readonly_lends"] = True
     _finish(driver, worn, dbapi_connection)
 
 
 def take_off_leaving(dialect: Dialect, dbapi_connection: Any) -> None:
-    """Put back what a connection had that is about to be closed, or given to another pool."""
+    """Put back what a connection had that is about to be closed, or given back."""
     driver, worn = _found(dialect, dbapi_connection)
     if worn is None:
         return
@@ -96,12 +96,12 @@ def take_off_leaving(dialect: Dialect, dbapi_connection: Any) -> None:
     try:
         dialect.do_rollback(dbapi_connection)
         _finish(driver, worn, dbapi_connection)
-    except Exception as error:  # noqa: BLE001  # it is broken, or seen to when it comes back
+    except Exception as error:  # noqa: BLE001  # it is broken, or take_off() does it next time
         logger.debug("%r is given back with its locks: %s", driver, error)
 
 
 def _found(dialect: Dialect, dbapi_connection: Any) -> tuple[Any, _Worn | None]:
-    if not _worn:  # nearly always: no connection is anybody else's
+    if not _worn:  # nearly always: all connections were made by our dialects
         return None, None
     driver = dialect.get_driver_connection(dbapi_connection)
     return driver, _find(driver)
