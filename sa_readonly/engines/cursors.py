@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine.default import DefaultDialect
@@ -20,9 +21,9 @@ from .dialects import ATTRIBUTES
 from .statements import hides_a_parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["ADAPTED", "guard_cursors"]
+__all__ = ["ADAPTED", "SHUT", "guard_cursors"]
 
 # By driver, the attributes of its connection that hold the classes of its cursors.
 _CLASSES = {
@@ -44,6 +45,10 @@ _BY_SESSION = frozenset(("psycopg2cffi",))
 
 # A text that locks a session again: what a listener that resets a connection may send.
 _RESETS = ("RESET ALL", "DISCARD ALL", "DISCARD TEMP")
+
+SHUT = (True, False)
+"""What the lock of a cursor of PostgreSQL reads while each statement is in a READ ONLY transaction:
+the attribute of :data:`.dialects.ATTRIBUTES`, and autocommit."""
 
 _DO_EXECUTE = DefaultDialect.do_execute  # taken at import, before a tool for tracing patches it
 
@@ -71,14 +76,14 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
     """Return the subclass of a driver's cursors that examines; each dialect has its own."""
     known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
     if base not in known:
-        adapted = dialect.driver in ADAPTED
+        adapted, attribute = dialect.driver in ADAPTED, ATTRIBUTES.get(dialect.driver)
+        holder = privates.CONNECTION_OF_ADAPTED_CURSOR if adapted else "connection"
         body = {
             "__slots__": (),
             "_sa_readonly": dialect,
-            "_sa_readonly_attribute": ATTRIBUTES.get(dialect.driver),
-            "_sa_readonly_holder": privates.CONNECTION_OF_ADAPTED_CURSOR
-            if adapted
-            else "connection",
+            "_sa_readonly_connection": attrgetter(holder),
+            "_sa_readonly_lock": attribute
+            and attrgetter(f"{holder}.{attribute}", f"{holder}.autocommit"),
         }
         kind = _Streaming if getattr(base, "server_side", False) else _Cursor
         bases = (kind, base)
@@ -119,8 +124,8 @@ class _Cursor:
 
     __slots__ = ()
     _sa_readonly: Any  # the dialect
-    _sa_readonly_attribute: str | None  # of its connection, see ATTRIBUTES
-    _sa_readonly_holder: str  # the attribute of the cursor that holds the connection
+    _sa_readonly_connection: Callable[[Any], Any]
+    _sa_readonly_lock: Callable[[Any], Any] | None  # returns SHUT while the connection is locked
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         self._sa_readonly_examine(query, (args, kwargs))
@@ -166,27 +171,25 @@ class _Cursor:
                         dialect._sa_readonly_examine(_text_of(self.mogrify(text, one), self), ())
 
     def _sa_readonly_opened(self, text: str) -> str | None:
-        """Return what is open of the locks of PostgreSQL, as words of a refusal, or None.
-
-        The dialect's do_execute() does not come here where this surely returns None.
-        """
-        dialect, attribute = self._sa_readonly, self._sa_readonly_attribute
-        if attribute is None and dialect.driver not in _BY_SESSION:
-            return None
-        connection = getattr(self, self._sa_readonly_holder)
-        if attribute is not None:
-            if locks.begins_read_only(connection, attribute):
+        """Return what is open of the locks of PostgreSQL, as words of a refusal, or None."""
+        dialect = self._sa_readonly
+        if self._sa_readonly_lock is not None:
+            lock = read_only, autocommit = self._sa_readonly_lock(self)
+            if lock == SHUT:
                 return None
-            if getattr(connection, attribute, None) is False:
+            if read_only is False:
                 return "A transaction set to READ WRITE"
             if dialect._sa_readonly_pooler == "transaction":
-                return poolers.unlocked(connection)
-            if connection.autocommit is not True:
+                return poolers.unlocked(autocommit=autocommit)
+            if autocommit is not True:
                 return None
+        elif dialect.driver not in _BY_SESSION:
+            return None
         # The driver begins no transaction here, so the session decides. A function may have set it.
-        if text != locks.SET_DEFAULT and locks.reported(dialect, connection) == "off":
-            return "A session set to READ WRITE"
-        return None
+        if text == locks.SET_DEFAULT:
+            return None
+        told = locks.reported(dialect, self._sa_readonly_connection(self))
+        return "A session set to READ WRITE" if told == "off" else None
 
 
 class _Roomy:

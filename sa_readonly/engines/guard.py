@@ -19,6 +19,7 @@ from .. import refusals
 from ..mode import Mode, State, clock
 from ..refusals import refusal
 from . import locks, loops, poolers, privates, shared
+from .cursors import SHUT
 from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter
 
 if TYPE_CHECKING:
@@ -203,13 +204,11 @@ class ReadOnly(Guarded):
             statement = self._sa_readonly_examine(statement, parameters, context)
         # Not by __class__: a proxy, as of a tool for tracing, has that of the cursor behind it.
         elif (base := self._sa_readonly_straight.get(type(cursor))) is not None:
-            # The cursor examines, too. It would find nothing where the text has passed and the
-            # connection's lock is shut, so the driver's own method is called. It is looked up each
-            # time, as tools for tracing patch it.
-            attribute = cursor._sa_readonly_attribute
-            if attribute is None or locks.begins_read_only(
-                getattr(cursor, cursor._sa_readonly_holder), attribute
-            ):
+            # The cursor examines, too. It would find nothing where the text has passed and the lock
+            # is shut, so the driver's own method is called. That is looked up each time, as tools
+            # for tracing patch it.
+            lock = cursor._sa_readonly_lock
+            if lock is None or lock(cursor) == SHUT:
                 base.execute(cursor, statement, parameters)
                 return
         super().do_execute(cursor, statement, parameters, context)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SET_DEFAULT",
-    "begins_read_only",
     "is_refusal",
     "lock_again",
     "lock_new",
@@ -164,15 +163,6 @@ def reported(dialect: Any, dbapi_connection: Any) -> str | None:
     else:
         value = None
     return value  # type: ignore[no-any-return]  # a driver's
-
-
-def begins_read_only(connection: Any, attribute: str) -> bool:
-    """True if each statement on a PostgreSQL connection runs in a READ ONLY transaction.
-
-    :param connection: the driver's, or SQLAlchemy's adapter of it.
-    :param attribute: its entry in :data:`.dialects.ATTRIBUTES`.
-    """
-    return getattr(connection, attribute, None) is True and connection.autocommit is not True
 
 
 # -- a connection that leaves ----------------------------------------------------------------

@@ -191,6 +191,6 @@ def by_transaction(kind: type[Any]) -> type[Any]:
     return type(kind.__name__, (_ByTransaction, kind), {})
 
 
-def unlocked(connection: Any) -> str:
-    """Return what a statement on a connection is, where it is in no READ ONLY transaction."""
-    return _UNPROTECTED if connection.autocommit is True else "A transaction that is not READ ONLY"
+def unlocked(*, autocommit: bool) -> str:
+    """Return what a statement is that would be in no READ ONLY transaction."""
+    return _UNPROTECTED if autocommit else "A transaction that is not READ ONLY"
