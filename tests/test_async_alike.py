@@ -12,7 +12,7 @@ from sqlalchemy.pool import SingletonThreadPool
 
 from tests import (
     test_grace,
-    test_pools,
+    test_doors,
     test_session_binds,
     test_session_classes,
     test_session_guard,
@@ -69,7 +69,7 @@ for each in (
     test_session_binds,
     test_session_classes,
     test_session_guard,
-    test_pools,
+    test_doors,
     test_grace,
 ):
     globals().update(alike(each))
