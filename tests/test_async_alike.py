@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy.pool import SingletonThreadPool
 
 from tests import (
-    test_grace,
     test_doors,
+    test_grace,
     test_session_binds,
     test_session_classes,
     test_session_guard,
