@@ -320,9 +320,7 @@ def test_without_flock_the_module_imports_and_registering_says_what_to_do(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    spec = importlib.util.spec_from_file_location(
-        "sa_readonly.workers._no_flock", folder.__file__
-    )
+    spec = importlib.util.spec_from_file_location("sa_readonly.workers._no_flock", folder.__file__)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
