@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from sa_readonly import Mode
+from sa_readonly.mode import State
 from sa_readonly.workers import reporting
 from sa_readonly.workers.protocol import Connections, Report
 from sa_readonly.workers.reporting import Mark, Reporting
-from tests.app import WHICH, App, Book
+from tests.app import WHICH, App, Book, in_thread
 from tests.postgres import wait_until
 from tests.registries import MemoryRegistry
 from tests.test_worker_refusals import kinds
@@ -147,6 +148,37 @@ def test_each_thing_that_a_verdict_needs_is_reported_at_the_next_look(lite: App)
     assert told().watching
     worker.watcher.stop()
     lite.selector.close()
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_process_that_could_not_open_acknowledges_again_at_the_next_look(
+    lite: App, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+) -> None:
+    registry = MemoryRegistry()
+    lite.on()
+    lite.start(watch=False, workers=registry)
+    read(lite)
+    worker = lite.selector._worker
+    assert registry.read()[0].acknowledged
+
+    def stuck(state: State) -> None:
+        if not state.read_only:
+            raise RuntimeError("stuck")
+
+    end = lite.selector.switch.subscribe(stuck, lambda *_: None)
+    entry, closed = worker.reporting._entry, worker.reporting._entry.closed
+
+    def closed_late() -> None:
+        in_thread(worker.due)  # as the watcher, between the two steps of the gate
+        assert not registry.read()[0].acknowledged
+        closed()
+
+    if meanwhile:
+        monkeypatch.setattr(entry, "closed", closed_late)
+    lite.off()
+    assert lite.selector.check().read_only
+    assert registry.read()[0].acknowledged
+    end()
 
 
 def test_the_last_connection_that_comes_back_is_seen_at_the_next_look(app: App) -> None:

@@ -3,8 +3,8 @@
 A worker has a lock file there and, once it has reported, a report. The lock lasts as long as its
 process. It is a ``flock``, as a POSIX record lock is lost as soon as any code of the process opens
 the file and closes it. The price is that a forked child that does not close its copy keeps the lock
-of its dead parent. That errs on the safe side, and where the process is seen to be gone the entry
-is believed no more.
+of its dead parent. That errs on the safe side: where the process is seen to be gone, it is unknown
+whether the entry lives.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Folder:
     """A directory with, for each worker, a lock file and a report.
 
     It is made when the first worker registers, for the same group as the directory above it where
-    that is shared by a group. A symlink in its place is not followed; one that anybody may write
-    into, or may have put there, is not used.
+    that is shared by a group. A symlink in its place is not followed; a directory is not used if
+    every user may write into it or may have put it there.
 
     :param path: its absolute path.
     """
@@ -79,7 +79,7 @@ class Folder:
             os.close(directory)
 
     def make(self) -> None:
-        """Make the directory if it is missing, for the users for whom the one above it is meant."""
+        """Make the directory if it is missing, for the users that share the one above it."""
         if fcntl is None:
             return
         try:

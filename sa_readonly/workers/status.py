@@ -161,7 +161,7 @@ class Snapshot:
 
     @property
     def waiting(self) -> int:
-        """How many entries are not there yet, in either mode; who died without a word counts."""
+        """How many entries are not there yet, in either mode; those that died silently count."""
         return sum(one.why is not None for one in self.workers)
 
     @property
