@@ -24,8 +24,8 @@ from .engines.pools import holds_database
 from .errors import ConfigurationError, seconds
 from .mode import Mode, State, Switch
 from .switch import FileSwitch, FixedSwitch
+from .workers.counts import counted
 from .workers.directory import DirectoryRegistry
-from .workers.holdings import counted
 from .workers.process import myself
 from .workers.protocol import Report, missing
 from .workers.worker import Worker, worker_of

@@ -96,7 +96,7 @@ def test_the_report_is_withdrawn_before_a_door_opens(
     lite.start()
     lite.on()
     read(lite)
-    (door,) = lite.selector._worker.holdings.doors[:1]
+    (door,) = lite.selector._worker.counts.doors[:1]
     opened, seen = door.open, []
 
     def look_first(by: object) -> None:

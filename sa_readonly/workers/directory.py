@@ -8,7 +8,7 @@ from ..errors import ConfigurationError
 from ..text import printable
 from . import process
 from .entry import DirectoryEntry
-from .folder import Folder, told
+from .folder import Folder, why
 from .protocol import Identify, Liveness, Registry, RegistryError, Seen
 
 __all__ = ["DirectoryRegistry"]
@@ -48,7 +48,7 @@ class DirectoryRegistry(Registry):
         except FileNotFoundError:
             return []
         except (OSError, RegistryError) as error:
-            problem = str(error) if isinstance(error, RegistryError) else told(error)
+            problem = str(error) if isinstance(error, RegistryError) else why(error)
             return [Seen(printable(self.path), Liveness.UNKNOWN, problem=problem)]
 
     def scope(self) -> str:

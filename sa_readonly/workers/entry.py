@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import forks
 from . import process
-from .folder import LOCK, NEW, REPORT, told, try_to_lock
+from .folder import LOCK, NEW, REPORT, try_to_lock, why
 from .protocol import Entry, RegistryError
 from .reports import encoded, overwrite
 
@@ -103,7 +103,7 @@ class DirectoryEntry(Entry):
                 except OSError as error:
                     raise RegistryError(
                         f"{path} says that this process is drained, and that can't be taken back "
-                        f"({told(error)}): it stays read-only. Make the directory writable."
+                        f"({why(error)}): it stays read-only. Make the directory writable."
                     ) from error
             self._acknowledged = False
 
@@ -181,7 +181,7 @@ class DirectoryEntry(Entry):
             self._enter()
         except OSError as error:
             raise RegistryError(
-                f"This process can't register in {self._folder.path} ({told(error)}): nobody "
+                f"This process can't register in {self._folder.path} ({why(error)}): nobody "
                 "can wait for it. Make a directory there into which it may write."
             ) from error
         _registered.add(self)
@@ -249,7 +249,7 @@ class DirectoryEntry(Entry):
             with contextlib.suppress(OSError):
                 os.unlink(new)
             raise RegistryError(
-                f"The report {path} can't be written ({told(error)}): it tells nothing of what "
+                f"The report {path} can't be written ({why(error)}): it tells nothing of what "
                 "happened since. Make room, or make its directory writable."
             ) from error
 

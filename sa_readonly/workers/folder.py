@@ -31,7 +31,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # what needs it says so
 
-__all__ = ["LOCK", "NEW", "REPORT", "Folder", "told", "try_to_lock"]
+__all__ = ["LOCK", "NEW", "REPORT", "Folder", "try_to_lock", "why"]
 
 LOCK, REPORT, NEW = ".lock", ".json", ".new"
 """What follows the name of an entry: its lock, its report, and a report that is being written."""
@@ -133,7 +133,7 @@ def try_to_lock(descriptor: int) -> bool:
     return True
 
 
-def told(error: OSError) -> str:
+def why(error: OSError) -> str:
     """Return what the operating system says of an error."""
     return error.strerror or str(error)
 
@@ -182,8 +182,8 @@ def _seen(directory: int, found: os.stat_result, stem: str, here: str) -> Seen:
     except FileNotFoundError:
         raise
     except OSError as error:
-        why = f"can't tell if it lives: its lock is not readable, {told(error)}"
-        return replace(one, doubt=why)
+        unreadable = f"can't tell if it lives: its lock is not readable, {why(error)}"
+        return replace(one, doubt=unreadable)
     try:
         lock = os.fstat(descriptor)
         doubt = _foreign(lock, found)
@@ -205,7 +205,7 @@ def _liveness(descriptor: int, place: str, here: str) -> tuple[Liveness, str | N
     except BlockingIOError:
         return Liveness.ALIVE, None
     except OSError as error:
-        return Liveness.UNKNOWN, f"can't tell if it lives: {told(error)}"
+        return Liveness.UNKNOWN, f"can't tell if it lives: {why(error)}"
     return Liveness.DEAD, None
 
 
@@ -226,7 +226,7 @@ def _with_report(directory: int, one: Seen, lock: os.stat_result) -> Seen:
     except FileNotFoundError:
         one = replace(one, problem=SILENT)
     except OSError as error:
-        one = replace(one, problem=f"its report is not readable, {told(error)}")
+        one = replace(one, problem=f"its report is not readable, {why(error)}")
     except (ValueError, KeyError, TypeError, RecursionError):
         one = replace(one, problem="its report is damaged")
     if one.liveness is Liveness.ALIVE and one.pid is not None and process.is_gone(one.pid, born):

@@ -16,8 +16,8 @@ from .. import forks, refusals
 from ..engines import loops
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode, State, clock, now
+from .counts import Counts
 from .ending import call_at_exit
-from .holdings import Holdings
 from .protocol import RegistryError, Report
 from .reporting import Mark, Reporting
 from .watcher import Watcher
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ..engines.doors import Door
     from ..mode import Switch
-    from .holdings import Member
+    from .counts import Member
     from .protocol import Registry, Seen
 
     _Hook = Callable[[], None]
@@ -42,7 +42,7 @@ class Worker:
 
     It registers before the first answer of the switch is used, in a forked child anew, and before
     a read-write connection is made, also past the selector. On the way to read-only its doors are
-    shut, then what is held is counted, then that is reported; on the way back the acknowledgement
+    shut, then connections are counted, then that is reported; on the way back the acknowledgement
     is withdrawn before a door opens.
     """
 
@@ -52,7 +52,7 @@ class Worker:
         self.reporting = Reporting(_identify(self._switch))
         self.required = False
         self._is_async = False  # whether an event loop may wait for it
-        self.holdings = Holdings(switch)
+        self.counts = Counts(switch)
         self._unsubscribe: Callable[[], None] = _nothing
         self._barred = False
         self._beginning = forks.PerProcess(threading.RLock)  # what is told of a flip may connect
@@ -69,8 +69,8 @@ class Worker:
         self._forget()
         self.reporting.follow_fork()
         switch = self._switch()
-        self.holdings.begin(switch)
-        if switch is not None and self.holdings.members:
+        self.counts.begin(switch)
+        if switch is not None and self.counts.members:
             switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
 
     # -- the selectors -------------------------------------------------------------------
@@ -81,7 +81,7 @@ class Worker:
         :raises ConfigurationError: if there is another selector with this switch and other workers.
         """
         mine = self.reporting.registry, self.required
-        if self.holdings.members and (registry, required) != mine:
+        if self.counts.members and (registry, required) != mine:
             raise ConfigurationError(
                 "EngineSelector(workers=...) differs from that of another selector with the same "
                 "switch, with which it shares one entry. Give the same to both."
@@ -97,13 +97,13 @@ class Worker:
         required: bool,
     ) -> None:
         """Look after the doors of one more selector."""
-        if not self.holdings.members:
+        if not self.counts.members:
             self.reporting.begin(registry)
             self.required = required
             self._begun = self._barred = False
             # First of all gates: before one opens, the report is withdrawn.
             self._unsubscribe = switch.subscribe(self._gate, self._flipped)
-        self.holdings.members[member] = watch
+        self.counts.members[member] = watch
         for door in member.doors:
             self._is_async = self._is_async or door.engine.dialect.is_async
             door.before_connect = (*door.before_connect, self.attend)
@@ -120,22 +120,22 @@ class Worker:
         :param join: whether to wait for the end of the thread.
         """
         forks.follow()
-        if self.holdings.members.pop(member, None) is not None:
+        if self.counts.members.pop(member, None) is not None:
             for door in member.doors:
-                self.holdings.leave(door)
+                self.counts.leave(door)
                 door.before_connect = _without(door.before_connect, self.attend)
                 door.after_refusal = _without(door.after_refusal, self.refused)
                 door.open(self)
-        if not any(self.holdings.members.values()):
+        if not any(self.counts.members.values()):
             self.watcher.stop(None if join else 0)  # a garbage collection may call this anywhere
-        if self.holdings.members:
+        if self.counts.members:
             return
         if join and self._beside is not None:
             self._beside.join(_JOIN)
         self._unsubscribe()
         self._unsubscribe = _nothing
         self._begun = False  # before it counts
-        if not self.holdings.left:
+        if not self.counts.left:
             self.reporting.close()
 
     def end(self) -> None:
@@ -147,11 +147,11 @@ class Worker:
         forks.follow()
         if not self._begun:
             return
-        doors = self.holdings.doors
+        doors = self.counts.doors
         for door in doors:
             door.close_idle()
         self._begun = False  # before it counts
-        if not self.holdings.left and not any(door.connections for door in doors):
+        if not self.counts.left and not any(door.connections for door in doors):
             self.reporting.close()
 
     # -- what is asked of it ---------------------------------------------------------------
@@ -254,13 +254,13 @@ class Worker:
         self.due()
 
     def _do(self) -> None:
-        for door in self.holdings.doors:
+        for door in self.counts.doors:
             door.sweep()
         switch, reporting = self._switch(), self.reporting
         if switch is None or reporting.registry is None or not self._is_at_work():
             return
         mark = self._mark(switch)
-        due = reporting.is_due(mark, lambda: self.holdings.engines[0])
+        due = reporting.is_due(mark, lambda: self.counts.engines[0])
         if (due or not reporting.stands()) and self._ensure():
             switch.check()
             mark, due = self._mark(switch), True
@@ -270,26 +270,26 @@ class Worker:
             reporting.report(mark, partial(self._report, switch))
 
     def _is_at_work(self) -> bool:
-        return self._begun and bool(self.holdings.members)
+        return self._begun and bool(self.counts.members)
 
     def _is_watched(self) -> bool:
         switch = self._switch()  # what is forced never flips
-        return any(self.holdings.members.values()) and switch is not None and switch.forced is None
+        return any(self.counts.members.values()) and switch is not None and switch.forced is None
 
     # -- workers="required" ----------------------------------------------------------------
 
     def _ensure(self) -> bool:
         """Be registered; True if that is new."""
-        new = self.reporting.ensure(lambda: bool(self.holdings.members))
+        new = self.reporting.ensure(lambda: bool(self.counts.members))
         barred = self.required and not self.reporting.registered
         if barred is not self._barred:
             self._barred = barred
-            for door in self.holdings.doors:
+            for door in self.counts.doors:
                 self._bar(door) if barred else door.open(self)
         return new
 
     def _bar(self, door: Door) -> None:
-        """Have a door shut and its held connections begin nothing: `wait` would not see them."""
+        """Have a door shut, and its connections begin nothing: `wait` would not see them."""
         door.shut(self, refuse=self._refuse)
 
     def _refuse(self) -> ReadOnlyError:
@@ -305,28 +305,28 @@ class Worker:
 
     def _mark(self, switch: Switch) -> Mark:
         known = switch.known
-        shut, held = self.holdings.held(known)
+        shut, connections = self.counts.connections(known)
         needed = (
             self.reporting.turns,
             known.mode,
             known.generation if shut else None,
-            held if known.read_only else None,
+            connections if known.read_only else None,
             self._flips,
             self.watcher.alive,
             switch.forced,
         )
-        return Mark(needed, sum(self.holdings.refused(switch).values()))
+        return Mark(needed, sum(self.counts.refused(switch).values()))
 
     def _report(self, switch: Switch) -> Report:
         known = switch.known
-        shut, held = self.holdings.held(known)
-        refused = self.holdings.refused(switch)
-        engines, retired = self.holdings.engines
+        shut, connections = self.counts.connections(known)
+        refused = self.counts.refused(switch)
+        engines, retired = self.counts.engines
         return Report(
             mode=known.mode,
             generation=known.generation if shut else None,
-            connections=held,
-            since=self.reporting.since if known.read_only and held else None,
+            connections=connections,
+            since=self.reporting.since if known.read_only and connections else None,
             checked=_wall_clock(switch.checked),
             flips=self._flips,
             refused=sum(refused.values()),

@@ -1,4 +1,4 @@
-"""What the selectors of this process hold and have refused: what a worker reports."""
+"""The connections of the selectors of this process, and what they refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..engines.doors import Door
     from ..mode import State, Switch
 
-__all__ = ["Holdings", "Member", "counted"]
+__all__ = ["Counts", "Member", "counted"]
 
 
 class Member(Protocol):
@@ -31,7 +31,7 @@ class Member(Protocol):
         """All of its engines, by their names."""
 
 
-class Holdings:
+class Counts:
     """The selectors of this process with one switch, and their connections and refusals."""
 
     def __init__(self, switch: Switch) -> None:
@@ -68,10 +68,10 @@ class Holdings:
                 self._left.pop(door, None)
         return sum(door.connections - door.idle for door in list(self._left))
 
-    def held(self, known: State) -> tuple[bool, int]:
-        """Return whether every door is shut, and how many read-write connections are held."""
+    def connections(self, known: State) -> tuple[bool, int]:
+        """Return whether every door is shut, and how many read-write connections there are."""
         doors, left = self.doors, self.left
-        # First whether they are shut, then what is held, which can only fall from then on.
+        # First whether they are shut, then the number, which can only fall from then on.
         shut = known.read_only and not left and all(door.is_shut for door in doors)
         return shut, left + sum(door.connections for door in doors)
 
