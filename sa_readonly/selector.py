@@ -30,9 +30,10 @@ from .engines import loops
 from .engines.handover import GuardedEngines
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch, clock
-from .workers.directory import myself
+from .workers.counts import counted
+from .workers.process import myself
 from .workers.protocol import Report
-from .workers.watcher import Worker, counted, worker_of
+from .workers.worker import Worker, worker_of
 
 if TYPE_CHECKING:
     import os

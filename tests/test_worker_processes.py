@@ -17,11 +17,13 @@ import pytest
 
 from sa_readonly import FileSwitch
 from sa_readonly.mode import clock
-from sa_readonly.workers.protocol import Liveness, look
+from sa_readonly.workers.protocol import Liveness
+from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, App
 from tests.postgres import wait_until
 from tests.test_watcher import in_child
 from tests.worker_app import lite, read, registry
+from tests.worker_process import without_hooks
 
 __all__ = ["lite"]  # a fixture
 
@@ -46,18 +48,15 @@ def test_a_forked_child_registers_for_itself_at_its_first_transaction(lite: App)
 def test_a_forked_child_registers_where_no_hooks_ran(lite: App) -> None:
     lite.start(ttl=3600)
     read(lite)
-    worker = lite.selector._worker
 
     def child() -> None:
-        # As under uWSGI: the answer of the parent is still fresh, and its pool is there.
-        lite.selector.switch.fresh_until = clock() + 3600
-        worker._begun = True
-        lite.engines["rw"].dispose(close=False)
+        assert clock() < lite.selector.switch.fresh_until  # by the look of the parent
+        lite.engines["rw"].dispose(close=False)  # as the documentation of SQLAlchemy says
         with lite.engines["rw"].connect() as connection:
             assert connection.scalar(WHICH) == "rw"
         assert os.getpid() in {entry.pid for entry in registry(lite).read()}
 
-    in_child(child)
+    in_child(child, without_hooks)
 
 
 def test_a_forked_child_begins_without_its_parents_connections(app: App) -> None:
@@ -87,7 +86,7 @@ def test_a_forked_child_may_ask_for_the_mode_though_a_gate_was_being_turned(lite
     taken, release = threading.Event(), threading.Event()
 
     def turn() -> None:
-        with worker._turning:
+        with worker.reporting._turning():
             taken.set()
             release.wait(10)
 
@@ -145,7 +144,7 @@ def child(lite: App) -> Iterator[Callable[..., int]]:
 def judged(app: App) -> list[str]:
     """Judge as `wait` does, which has no selector."""
     switch = FileSwitch(app.path)
-    return [why for _, why in look(switch.identify, registry(app)).waiting]
+    return [why for _, why in judge(switch.identify, registry(app)).waiting]
 
 
 def test_who_is_killed_in_a_transaction_is_unknown(lite: App, child: Callable[..., int]) -> None:

@@ -90,13 +90,32 @@ def test_a_process_that_starts_read_only_is_drained_at_once(lite: App) -> None:
     assert verdict(lite).holds
 
 
+def test_a_process_with_a_door_that_does_not_shut_acknowledges_nothing(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start()
+    read(lite)
+    (door,) = lite.selector._worker.counts.doors[:1]
+
+    def stuck(*_: object, **__: object) -> None:
+        raise RuntimeError("stuck")
+
+    lite.on()
+    with monkeypatch.context() as patch:
+        patch.setattr(door, "shut", stuck)
+        assert lite.selector.check().read_only
+        assert whys(lite) == ["has not noticed, no watcher thread runs there"]
+    lite.selector.check()
+    assert verdict(lite).holds
+
+
 def test_the_report_is_withdrawn_before_a_door_opens(
     lite: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lite.start()
     lite.on()
     read(lite)
-    (door,) = lite.selector._worker._doors()[:1]
+    (door,) = lite.selector._worker.counts.doors[:1]
     opened, seen = door.open, []
 
     def look_first(by: object) -> None:

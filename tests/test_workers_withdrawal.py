@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.folder import Folder
 from sa_readonly.workers.protocol import RegistryError, Report
 from tests.workers import BOUND, READ_ONLY, Place, fail, place
 
@@ -181,7 +181,7 @@ def test_each_thread_that_finds_no_registration_must_look_again(
     entry = place.register()
     (place.path / f"{entry.name}.lock").unlink()
     both = threading.Barrier(2, timeout=BOUND)
-    monkeypatch.setattr(DirectoryRegistry, "sweep", lambda *_: both.wait())
+    monkeypatch.setattr(Folder, "sweep", lambda *_: both.wait())
     answers: list[bool] = []
     threads = [threading.Thread(target=lambda: answers.append(entry.ensure())) for _ in range(2)]
     for thread in threads:

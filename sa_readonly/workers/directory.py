@@ -8,7 +8,7 @@ from ..errors import ConfigurationError
 from ..text import printable
 from . import process
 from .entry import DirectoryEntry
-from .folder import Folder, told
+from .folder import Folder, why
 from .protocol import Identify, Liveness, Registry, RegistryError, Seen
 
 __all__ = ["DirectoryRegistry"]
@@ -34,24 +34,21 @@ class DirectoryRegistry(Registry):
         self._folder = Folder(self.path)
 
     def register(self, identify: Identify) -> DirectoryEntry:
-        """Register this process; see :meth:`.Registry.register`."""
         entry = DirectoryEntry(self._folder, identify)
         entry.ensure()
         return entry
 
     def sweep(self, identify: Identify) -> None:
-        """Remove dead entries; see :meth:`.Registry.sweep`."""
         self._folder.sweep(identify)
 
     def read(self) -> list[Seen]:
-        """Return every entry; see :meth:`.Registry.read`."""
         try:
             with self._folder.opened() as directory:
                 return [one for _, one in self._folder.entries(directory)]
         except FileNotFoundError:
             return []
         except (OSError, RegistryError) as error:
-            problem = str(error) if isinstance(error, RegistryError) else told(error)
+            problem = str(error) if isinstance(error, RegistryError) else why(error)
             return [Seen(printable(self.path), Liveness.UNKNOWN, problem=problem)]
 
     def scope(self) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import forks
 from . import process
-from .folder import LOCK, NEW, REPORT, told, try_to_lock
+from .folder import LOCK, NEW, REPORT, try_to_lock, why
 from .protocol import Entry, RegistryError
 from .reports import encoded, overwrite
 
@@ -54,7 +54,6 @@ class DirectoryEntry(Entry):
         return f"<DirectoryEntry {self.name}>"
 
     def ensure(self) -> bool:
-        """Be registered; see :meth:`.Entry.ensure`. It costs two stats where nothing is due."""
         if self._over or self._is_whole():
             return False
         self._folder.sweep(self._identify)
@@ -64,16 +63,13 @@ class DirectoryEntry(Entry):
             return not self._over
 
     def stands(self) -> bool:
-        """Ask with one stat whether the lock file is there; see :meth:`.Entry.stands`."""
         forks.follow()
         return self._over or self._is_in_place()
 
     def closed(self) -> None:
-        """Note that a gate was closed; see :meth:`.Entry.closed`."""
         self._may_acknowledge = True
 
     def report(self, snapshot: Callable[[], Report]) -> None:
-        """Write a report; see :meth:`.Entry.report`."""
         with self._locked():
             if self._over:
                 return
@@ -87,7 +83,6 @@ class DirectoryEntry(Entry):
             self._acknowledged = acknowledged
 
     def withdraw(self) -> None:
-        """Take the acknowledgement back; see :meth:`.Entry.withdraw`."""
         with self._locked():
             if self._over:
                 return
@@ -108,12 +103,11 @@ class DirectoryEntry(Entry):
                 except OSError as error:
                     raise RegistryError(
                         f"{path} says that this process is drained, and that can't be taken back "
-                        f"({told(error)}): it stays read-only. Make the directory writable."
+                        f"({why(error)}): it stays read-only. Make the directory writable."
                     ) from error
             self._acknowledged = False
 
     def close(self) -> None:
-        """Remove the entry; see :meth:`.Entry.close`. In a forked child it is the parent's."""
         self._over = True
         # Without the lock if it can't be had: a garbage collection may call this in a thread that
         # holds it. What a report leaves then is swept.
@@ -187,7 +181,7 @@ class DirectoryEntry(Entry):
             self._enter()
         except OSError as error:
             raise RegistryError(
-                f"This process can't register in {self._folder.path} ({told(error)}): nobody "
+                f"This process can't register in {self._folder.path} ({why(error)}): nobody "
                 "can wait for it. Make a directory there into which it may write."
             ) from error
         _registered.add(self)
@@ -255,7 +249,7 @@ class DirectoryEntry(Entry):
             with contextlib.suppress(OSError):
                 os.unlink(new)
             raise RegistryError(
-                f"The report {path} can't be written ({told(error)}): it tells nothing of what "
+                f"The report {path} can't be written ({why(error)}): it tells nothing of what "
                 "happened since. Make room, or make its directory writable."
             ) from error
 

@@ -3,8 +3,8 @@
 A worker has a lock file there and, once it has reported, a report. The lock lasts as long as its
 process. It is a ``flock``, as a POSIX record lock is lost as soon as any code of the process opens
 the file and closes it. The price is that a forked child that does not close its copy keeps the lock
-of its dead parent. That errs on the safe side, and where the process is seen to be gone the entry
-is believed no more.
+of its dead parent. That errs on the safe side: where the process is seen to be gone, it is unknown
+whether the entry lives.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # what needs it says so
 
-__all__ = ["LOCK", "NEW", "REPORT", "Folder", "told", "try_to_lock"]
+__all__ = ["LOCK", "NEW", "REPORT", "Folder", "try_to_lock", "why"]
 
 LOCK, REPORT, NEW = ".lock", ".json", ".new"
 """What follows the name of an entry: its lock, its report, and a report that is being written."""
@@ -46,8 +46,8 @@ class Folder:
     """A directory with, for each worker, a lock file and a report.
 
     It is made when the first worker registers, for the same group as the directory above it where
-    that is shared by a group. A symlink in its place is not followed; one that anybody may write
-    into, or may have put there, is not used.
+    that is shared by a group. A symlink in its place is not followed; a directory is not used if
+    every user may write into it or may have put it there.
 
     :param path: its absolute path.
     """
@@ -79,7 +79,7 @@ class Folder:
             os.close(directory)
 
     def make(self) -> None:
-        """Make the directory if it is missing, for the users for whom the one above it is meant."""
+        """Make the directory if it is missing, for the users that share the one above it."""
         if fcntl is None:
             return
         try:
@@ -133,7 +133,7 @@ def try_to_lock(descriptor: int) -> bool:
     return True
 
 
-def told(error: OSError) -> str:
+def why(error: OSError) -> str:
     """Return what the operating system says of an error."""
     return error.strerror or str(error)
 
@@ -182,8 +182,8 @@ def _seen(directory: int, found: os.stat_result, stem: str, here: str) -> Seen:
     except FileNotFoundError:
         raise
     except OSError as error:
-        why = f"can't tell if it lives: its lock is not readable, {told(error)}"
-        return replace(one, doubt=why)
+        unreadable = f"can't tell if it lives: its lock is not readable, {why(error)}"
+        return replace(one, doubt=unreadable)
     try:
         lock = os.fstat(descriptor)
         doubt = _foreign(lock, found)
@@ -205,7 +205,7 @@ def _liveness(descriptor: int, place: str, here: str) -> tuple[Liveness, str | N
     except BlockingIOError:
         return Liveness.ALIVE, None
     except OSError as error:
-        return Liveness.UNKNOWN, f"can't tell if it lives: {told(error)}"
+        return Liveness.UNKNOWN, f"can't tell if it lives: {why(error)}"
     return Liveness.DEAD, None
 
 
@@ -226,7 +226,7 @@ def _with_report(directory: int, one: Seen, lock: os.stat_result) -> Seen:
     except FileNotFoundError:
         one = replace(one, problem=SILENT)
     except OSError as error:
-        one = replace(one, problem=f"its report is not readable, {told(error)}")
+        one = replace(one, problem=f"its report is not readable, {why(error)}")
     except (ValueError, KeyError, TypeError, RecursionError):
         one = replace(one, problem="its report is damaged")
     if one.liveness is Liveness.ALIVE and one.pid is not None and process.is_gone(one.pid, born):

@@ -100,7 +100,8 @@ class Reporting:
         self._ensured_at = time.monotonic()
         new = False
         try:
-            if self._entry is None:
+            entry = self._entry
+            if entry is None:
                 entry = self.registry.register(self._identify)
                 with self._turning():
                     self._entry = entry
@@ -111,7 +112,7 @@ class Reporting:
                         return False
                 new = True
             else:
-                new = self._entry.ensure()
+                new = entry.ensure()
             self.registered = True
             self.turns += new
         except RegistryError as error:

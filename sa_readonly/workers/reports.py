@@ -80,7 +80,6 @@ def decoded(one: Seen, content: bytes) -> tuple[Seen, int | None]:
     if fields["format"] != _FORMAT:
         return replace(one, problem="its report is of another version of sa_readonly"), None
     told = {name: read(fields[name]) for name, read in _READ.items()}
-    told.update({name: read(fields[name]) for name, read in _READ_LATER.items() if name in fields})
     report = Report(**told)
     one = replace(
         one,
@@ -151,9 +150,6 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "refused": _count,
     "watching": _only(bool),
     "forced": _or_none(Mode),
-}
-# A process that runs an older version does not tell these.
-_READ_LATER: dict[str, Callable[[Any], Any]] = {
     "kinds": _by_name(_count),
     "engines": _by_name(_connections),
     "retired": _seconds,

@@ -161,7 +161,7 @@ class Snapshot:
 
     @property
     def waiting(self) -> int:
-        """How many entries are not there yet, in either mode; who died without a word counts."""
+        """How many entries are not there yet, in either mode; those that died silently count."""
         return sum(one.why is not None for one in self.workers)
 
     @property
@@ -262,22 +262,16 @@ def same_file(state: State) -> tuple[Mode, str | None]:
 
 
 def snapshot(
-    state: State,
-    seen: Sequence[Seen],
-    now: float,
-    *,
-    ignore_dead: bool = False,
-    here: Seen | None = None,
+    state: State, seen: Sequence[Seen], now: float, *, here: Seen | None = None
 ) -> Snapshot:
     """Judge the workers.
 
     :param state: what the switch told while they were read.
     :param seen: every entry.
     :param now: the wall-clock time, in seconds since 1970.
-    :param ignore_dead: see :func:`.drained`.
     :param here: the process that answers, as it tells of itself, or None.
     """
-    workers = judged(_verdict(state, seen, now, ignore_dead=ignore_dead), state.mode)
+    workers = judged(_verdict(state, seen, now), state.mode)
     at = _time(now) or datetime.now(timezone.utc)
     if here is None:
         return Snapshot(state, workers, at)
@@ -285,14 +279,12 @@ def snapshot(
     return Snapshot(state, workers, at, own, here.problem)
 
 
-def _verdict(
-    state: State, seen: Sequence[Seen], now: float, *, ignore_dead: bool = False
-) -> Verdict:
+def _verdict(state: State, seen: Sequence[Seen], now: float) -> Verdict:
     if not state.read_only:
         return returned(seen)
     if state.generation is None:
         return Verdict(None, tuple(seen), tuple((one, UNTOLD) for one in seen))
-    return drained(state.generation, seen, now, ignore_dead=ignore_dead)
+    return drained(state.generation, seen, now)
 
 
 def judged(verdict: Verdict, mode: Mode) -> tuple[WorkerStatus, ...]:

@@ -2,53 +2,39 @@
 
 from __future__ import annotations
 
-import atexit
 import math
-import sys
 import threading
 import time
 import weakref
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sqlalchemy.util.concurrency import in_greenlet
 
 from .. import forks, refusals
-from ..engines import guard, loops
-from ..engines.pools import count
+from ..engines import loops
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode, State, clock, now
-from .protocol import Connections, RegistryError, Report
+from .counts import Counts
+from .ending import call_at_exit
+from .protocol import RegistryError, Report
 from .reporting import Mark, Reporting
 from .watcher import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable
 
-    from sqlalchemy import Engine
-
-    from ..engines.pools import Door
+    from ..engines.doors import Door
     from ..mode import Switch
+    from .counts import Member
     from .protocol import Registry, Seen
 
     _Hook = Callable[[], None]
 
-__all__ = ["Worker", "counted", "worker_of"]
+__all__ = ["Worker", "worker_of"]
 
 _JOIN = 1.0  # seconds for which a selector that closes waits for work beside a loop
-
-
-class Member(Protocol):
-    """One selector, as its worker knows it."""
-
-    @property
-    def doors(self) -> Sequence[Door]:
-        """The doors of its engines that are taken away while read-only."""
-
-    @property
-    def engines(self) -> Mapping[str, Engine]:
-        """All of its engines, by their names."""
 
 
 class Worker:
@@ -56,7 +42,7 @@ class Worker:
 
     It registers before the first answer of the switch is used, in a forked child anew, and before
     a read-write connection is made, also past the selector. On the way to read-only its doors are
-    shut, then what is held is counted, then that is reported; on the way back the acknowledgement
+    shut, then connections are counted, then that is reported; on the way back the acknowledgement
     is withdrawn before a door opens.
     """
 
@@ -66,7 +52,7 @@ class Worker:
         self.reporting = Reporting(_identify(self._switch))
         self.required = False
         self._is_async = False  # whether an event loop may wait for it
-        self._members: dict[Member, bool] = {}  # whether each of them wants the thread
+        self.counts = Counts(switch)
         self._unsubscribe: Callable[[], None] = _nothing
         self._barred = False
         self._beginning = forks.PerProcess(threading.RLock)  # what is told of a flip may connect
@@ -78,17 +64,13 @@ class Worker:
         self._begun = self._begins = False
         self._beside: threading.Thread | None = None
         self._flips = 0
-        switch = self._switch()
-        self._parents = {} if switch is None else refusals.refusals(switch)
-        self._refused: dict[str, int] = {}
-        # Doors of members that have left, in use yet; in a child what is in use is the parent's.
-        self._left: dict[Door, None] = {}
 
     def _follow_fork(self) -> None:
         self._forget()
         self.reporting.follow_fork()
         switch = self._switch()
-        if switch is not None and self._members:
+        self.counts.begin(switch)
+        if switch is not None and self.counts.members:
             switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
 
     # -- the selectors -------------------------------------------------------------------
@@ -98,7 +80,8 @@ class Worker:
 
         :raises ConfigurationError: if there is another selector with this switch and other workers.
         """
-        if self._members and (registry, required) != (self.reporting.registry, self.required):
+        mine = self.reporting.registry, self.required
+        if self.counts.members and (registry, required) != mine:
             raise ConfigurationError(
                 "EngineSelector(workers=...) differs from that of another selector with the same "
                 "switch, with which it shares one entry. Give the same to both."
@@ -114,13 +97,13 @@ class Worker:
         required: bool,
     ) -> None:
         """Look after the doors of one more selector."""
-        if not self._members:
+        if not self.counts.members:
             self.reporting.begin(registry)
             self.required = required
             self._begun = self._barred = False
             # First of all gates: before one opens, the report is withdrawn.
             self._unsubscribe = switch.subscribe(self._gate, self._flipped)
-        self._members[member] = watch
+        self.counts.members[member] = watch
         for door in member.doors:
             self._is_async = self._is_async or door.engine.dialect.is_async
             door.before_connect = (*door.before_connect, self.attend)
@@ -137,23 +120,22 @@ class Worker:
         :param join: whether to wait for the end of the thread.
         """
         forks.follow()
-        if self._members.pop(member, None) is not None:
+        if self.counts.members.pop(member, None) is not None:
             for door in member.doors:
-                if door.held != door.idle:
-                    self._left[door] = None
+                self.counts.leave(door)
                 door.before_connect = _without(door.before_connect, self.attend)
                 door.after_refusal = _without(door.after_refusal, self.refused)
-                self._unbar(door)
-        if not any(self._members.values()):
+                door.open(self)
+        if not any(self.counts.members.values()):
             self.watcher.stop(None if join else 0)  # a garbage collection may call this anywhere
-        if self._members:
+        if self.counts.members:
             return
         if join and self._beside is not None:
             self._beside.join(_JOIN)
         self._unsubscribe()
         self._unsubscribe = _nothing
         self._begun = False  # before it counts
-        if not self._in_use():
+        if not self.counts.left:
             self.reporting.close()
 
     def end(self) -> None:
@@ -165,22 +147,12 @@ class Worker:
         forks.follow()
         if not self._begun:
             return
-        doors = self._doors()
+        doors = self.counts.doors
         for door in doors:
             door.close_idle()
         self._begun = False  # before it counts
-        if not self._in_use() and not any(door.held for door in doors):
+        if not self.counts.left and not any(door.connections for door in doors):
             self.reporting.close()
-
-    def _in_use(self) -> int:
-        """Return how many connections are in use of doors whose selector has gone."""
-        for door in list(self._left):
-            if door.held == door.idle:
-                self._left.pop(door, None)
-        return sum(door.held - door.idle for door in list(self._left))
-
-    def _doors(self) -> list[Door]:
-        return list({door: None for member in list(self._members) for door in member.doors})
 
     # -- what is asked of it ---------------------------------------------------------------
 
@@ -207,7 +179,7 @@ class Worker:
                 self._begins = False
             if self._is_watched():
                 self.watcher.start()
-        _leave_at_exit(self)
+        call_at_exit(self)
         self.due()
 
     def refresh(self, switch: Switch) -> State:
@@ -282,13 +254,13 @@ class Worker:
         self.due()
 
     def _do(self) -> None:
-        for door in self._doors():
+        for door in self.counts.doors:
             door.sweep()
         switch, reporting = self._switch(), self.reporting
-        if switch is None or not self._begun or not self._members or reporting.registry is None:
+        if switch is None or reporting.registry is None or not self._is_at_work():
             return
         mark = self._mark(switch)
-        due = reporting.is_due(mark, self._connections)
+        due = reporting.is_due(mark, lambda: self.counts.engines[0])
         if (due or not reporting.stands()) and self._ensure():
             switch.check()
             mark, due = self._mark(switch), True
@@ -297,30 +269,28 @@ class Worker:
         if due:
             reporting.report(mark, partial(self._report, switch))
 
+    def _is_at_work(self) -> bool:
+        return self._begun and bool(self.counts.members)
+
     def _is_watched(self) -> bool:
         switch = self._switch()  # what is forced never flips
-        return any(self._members.values()) and switch is not None and switch.forced is None
+        return any(self.counts.members.values()) and switch is not None and switch.forced is None
 
     # -- workers="required" ----------------------------------------------------------------
 
     def _ensure(self) -> bool:
         """Be registered; True if that is new."""
-        new = self.reporting.ensure(lambda: bool(self._members))
+        new = self.reporting.ensure(lambda: bool(self.counts.members))
         barred = self.required and not self.reporting.registered
         if barred is not self._barred:
             self._barred = barred
-            for door in self._doors():
-                self._bar(door) if barred else self._unbar(door)
+            for door in self.counts.doors:
+                self._bar(door) if barred else door.open(self)
         return new
 
     def _bar(self, door: Door) -> None:
-        """Have a door shut and its held connections begin nothing: `wait` would not see them."""
-        guard.bar(door.engine, self, self._refuse)
-        door.shut(self)
-
-    def _unbar(self, door: Door) -> None:
-        guard.bar(door.engine, self, None)
-        door.open(self)
+        """Have a door shut, and its connections begin nothing: `wait` would not see them."""
+        door.shut(self, refuse=self._refuse)
 
     def _refuse(self) -> ReadOnlyError:
         error = ReadOnlyError(
@@ -335,28 +305,28 @@ class Worker:
 
     def _mark(self, switch: Switch) -> Mark:
         known = switch.known
-        shut, held = self._held(known)
+        shut, connections = self.counts.connections(known)
         needed = (
             self.reporting.turns,
             known.mode,
             known.generation if shut else None,
-            held if known.read_only else None,
+            connections if known.read_only else None,
             self._flips,
             self.watcher.alive,
             switch.forced,
         )
-        return Mark(needed, sum(self._count_refused(switch).values()))
+        return Mark(needed, sum(self.counts.refused(switch).values()))
 
     def _report(self, switch: Switch) -> Report:
         known = switch.known
-        shut, held = self._held(known)
-        refused = self._count_refused(switch)
-        engines, retired = counted(member.engines for member in list(self._members))
+        shut, connections = self.counts.connections(known)
+        refused = self.counts.refused(switch)
+        engines, retired = self.counts.engines
         return Report(
             mode=known.mode,
             generation=known.generation if shut else None,
-            connections=held,
-            since=self.reporting.since if known.read_only and held else None,
+            connections=connections,
+            since=self.reporting.since if known.read_only and connections else None,
             checked=_wall_clock(switch.checked),
             flips=self._flips,
             refused=sum(refused.values()),
@@ -367,27 +337,6 @@ class Worker:
             retired=retired,
         )
 
-    def _held(self, known: State) -> tuple[bool, int]:
-        """Return whether every door is shut, and how many read-write connections are held."""
-        doors, left = self._doors(), self._in_use()
-        # First whether they are shut, then what is held: then that can only fall.
-        shut = known.read_only and not left and all(door.is_shut for door in doors)
-        return shut, left + sum(door.held for door in doors)
-
-    def _connections(self) -> Mapping[str, Connections]:
-        return counted(member.engines for member in list(self._members))[0]
-
-    def _count_refused(self, switch: Switch) -> dict[str, int]:
-        """Return what was refused in this process, by kind; never fewer than before.
-
-        A read that is just being served elsewhere counts for a moment. Once that was reported it is
-        not taken back, as a count that falls means a new process to what adds them up.
-        """
-        told = self._refused
-        for kind, number in refusals.refusals(switch).items():
-            told[kind] = max(told.get(kind, 0), number - self._parents.get(kind, 0))
-        return {kind: number for kind, number in told.items() if number}
-
     # -- flips -----------------------------------------------------------------------------
 
     def _gate(self, state: State) -> None:
@@ -397,24 +346,6 @@ class Worker:
     def _flipped(self, _old: State, _new: State) -> None:
         self._flips += 1
         self.due()
-
-
-def counted(
-    several: Iterable[Mapping[str, Engine]],
-) -> tuple[dict[str, Connections], float | None]:
-    """Return the connections by name of engine, and since when the oldest is retired, or None."""
-    seen: set[Engine] = set()
-    found: dict[str, Connections] = {}
-    times: list[float] = []
-    for engines in several:
-        for name, engine in engines.items():
-            if engine not in seen:
-                seen.add(engine)
-                in_use, idle, retired = count(engine)
-                one = Connections(in_use, idle, len(retired))
-                found[name] = one.plus(found.get(name, Connections()))
-                times += retired
-    return found, min(times, default=None)
 
 
 def _wall_clock(moment: float) -> float | None:
@@ -454,39 +385,3 @@ def worker_of(switch: Switch) -> Worker:
         if worker is None:
             worker = _workers[switch] = Worker(switch)
         return worker
-
-
-# -- the end of the process ------------------------------------------------------------------
-
-_ending: weakref.WeakSet[Worker] = weakref.WeakSet()
-
-
-def _leave_at_exit(worker: Worker) -> None:
-    _ending.add(worker)
-    _at_exit()
-
-
-def _see_to_the_end() -> None:
-    """Have the workers of this process told of its end."""
-    atexit.unregister(_end)  # a forked child inherits it
-    atexit.register(_end)
-    # Before Python 3.12 or so a child of multiprocessing ends without what is registered there.
-    util = sys.modules.get("multiprocessing.util")
-    process = sys.modules.get("multiprocessing.process")
-    if util is not None and process is not None and process.parent_process() is not None:
-        util.Finalize(None, _end_alone, exitpriority=0)
-
-
-_at_exit = forks.PerProcess(_see_to_the_end)
-
-
-def _end_alone() -> None:
-    # It is called before the threads of the child are waited for, which may be writing still.
-    me = threading.current_thread()
-    if all(thread is me or thread.daemon for thread in threading.enumerate()):
-        _end()
-
-
-def _end() -> None:
-    for worker in list(_ending):
-        worker.end()

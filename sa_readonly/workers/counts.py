@@ -1,0 +1,105 @@
+"""The connections of the selectors of this process, and what they refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from .. import refusals
+from ..engines.doors import count
+from .protocol import Connections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from sqlalchemy import Engine
+
+    from ..engines.doors import Door
+    from ..mode import State, Switch
+
+__all__ = ["Counts", "Member", "counted"]
+
+
+class Member(Protocol):
+    """One selector, as its worker knows it."""
+
+    @property
+    def doors(self) -> Sequence[Door]:
+        """The doors of its engines that are taken away while read-only."""
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """All of its engines, by their names."""
+
+
+class Counts:
+    """The selectors of this process with one switch, and their connections and refusals."""
+
+    def __init__(self, switch: Switch) -> None:
+        self.members: dict[Member, bool] = {}
+        """Each selector, and whether it wants the watcher's thread."""
+        self.begin(switch)
+
+    def begin(self, switch: Switch | None) -> None:
+        """Count anew; in a child, connections in use and what was refused are the parent's."""
+        self._left: dict[Door, None] = {}  # of selectors that have gone, with connections in use
+        self._before = {} if switch is None else refusals.refusals(switch)
+        self._refused: dict[str, int] = {}
+
+    @property
+    def doors(self) -> list[Door]:
+        """The doors of all selectors, each once."""
+        return list({door: None for member in list(self.members) for door in member.doors})
+
+    @property
+    def engines(self) -> tuple[dict[str, Connections], float | None]:
+        """The connections of all engines; see :func:`counted`."""
+        return counted(member.engines for member in list(self.members))
+
+    def leave(self, door: Door) -> None:
+        """Go on counting the connections in use of a door whose selector goes."""
+        if door.connections != door.idle:
+            self._left[door] = None
+
+    @property
+    def left(self) -> int:
+        """How many connections are in use of doors whose selector has gone."""
+        for door in list(self._left):
+            if door.connections == door.idle:
+                self._left.pop(door, None)
+        return sum(door.connections - door.idle for door in list(self._left))
+
+    def connections(self, known: State) -> tuple[bool, int]:
+        """Return whether every door is shut, and how many read-write connections there are."""
+        doors, left = self.doors, self.left
+        # First whether they are shut, then the number, which can only fall from then on.
+        shut = known.read_only and not left and all(door.is_shut for door in doors)
+        return shut, left + sum(door.connections for door in doors)
+
+    def refused(self, switch: Switch) -> dict[str, int]:
+        """Return what was refused in this process, by kind; never fewer than before.
+
+        A read that is just being served elsewhere counts for a moment. Once that was reported it is
+        not taken back, as a count that falls means a new process to what adds them up.
+        """
+        told = self._refused
+        for kind, number in refusals.refusals(switch).items():
+            told[kind] = max(told.get(kind, 0), number - self._before.get(kind, 0))
+        return {kind: number for kind, number in told.items() if number}
+
+
+def counted(
+    several: Iterable[Mapping[str, Engine]],
+) -> tuple[dict[str, Connections], float | None]:
+    """Return the connections by name of engine, and since when the oldest is retired, or None."""
+    seen: set[Engine] = set()
+    found: dict[str, Connections] = {}
+    times: list[float] = []
+    for engines in several:
+        for name, engine in engines.items():
+            if engine not in seen:
+                seen.add(engine)
+                in_use, idle, retired = count(engine)
+                one = Connections(in_use, idle, len(retired))
+                found[name] = one.plus(found.get(name, Connections()))
+                times += retired
+    return found, min(times, default=None)
