@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["DirectoryEntry"]
 
-_PATIENCE = 0.2  # seconds to wait for another thread: a gate may be waiting
-_PATIENCE_OF_A_LOOK = 5.0  # the same, where none is
+_PATIENCE = 0.2  # seconds to wait for another thread: a gate may be waiting for this one
+_PATIENCE_TO_REGISTER = 5.0  # the same, where no gate waits
 _NAMES = 10  # that are tried
 _NO_FILE = (-1, -1)
 
-# A selector that is collected over a connection leaves its entry, of which a child must close its
-# copy all the same: so the entries that are registered are kept here.
+# forks.py holds an entry weakly. But a selector that is collected while a connection is in use
+# leaves its entry behind, and a forked child must close its copy of that lock file all the same.
 _registered: set[DirectoryEntry] = set()
 
 
@@ -57,7 +57,7 @@ class DirectoryEntry(Entry):
         if self._over or self._is_whole():
             return False
         self._folder.sweep(self._identify)
-        with self._locked(_PATIENCE_OF_A_LOOK):
+        with self._locked(_PATIENCE_TO_REGISTER):
             if not self._over and not self._is_whole():  # another thread may have been here
                 self._register()
             return not self._over
@@ -174,8 +174,8 @@ class DirectoryEntry(Entry):
     # -- registering -----------------------------------------------------------------------
 
     def _register(self) -> None:
-        # The old entry, if there is one, is the parent's; or a reader may just be looking at it
-        # that has missed the new one. It is left to a sweep.
+        # An old entry is left to a sweep. It may be the parent's; and a reader that has listed the
+        # directory already misses the new one, so it must find the old one.
         self._drop()
         try:
             self._enter()
@@ -207,8 +207,8 @@ class DirectoryEntry(Entry):
         try:
             identity = _identity(os.fstat(self._descriptor))
             os.fchmod(self._descriptor, mode)  # whatever the umask is
-            # Until it is locked it looks dead. A reader that is just trying the lock has it for a
-            # moment, or for long if it was stopped there; a sweep may have removed the file.
+            # Until it is locked it looks dead, so a sweep may remove it. And a reader that tries
+            # the lock has it for a moment, or for longer if it is stopped there.
             if try_to_lock(self._descriptor):
                 self._identity = identity  # from now on it stands, if it is in place
                 entered = self._is_in_place()

@@ -56,7 +56,8 @@ class Reporting:
         self.turns = 0
         """How often what a report may acknowledge has changed: a gate was turned, or it registered.
         It belongs into each :class:`Mark`."""
-        self._turning = forks.PerProcess(threading.RLock)  # the gate, against making the entry
+        # Taken to turn the gate, and to note a new entry: no entry misses that the gate was shut.
+        self._turning = forks.PerProcess(threading.RLock)
         self._entry: Entry | None = None
         self.begin(None)
 

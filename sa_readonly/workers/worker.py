@@ -51,11 +51,11 @@ class Worker:
         self.watcher = Watcher(switch, self.due)
         self.reporting = Reporting(_identify(self._switch))
         self.required = False
-        self._is_async = False  # whether an event loop may wait for it
+        self._is_async = False  # whether an engine is, so that an event loop may wait for this
         self.counts = Counts(switch)
         self._unsubscribe: Callable[[], None] = _nothing
         self._barred = False
-        self._beginning = forks.PerProcess(threading.RLock)  # what is told of a flip may connect
+        self._beginning = forks.PerProcess(threading.RLock)  # an on_flip() callback may connect
         self._doing = forks.Latch()
         self._forget()
         forks.subscribe(in_child=self._follow_fork)
@@ -113,9 +113,9 @@ class Worker:
         switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
 
     def leave(self, member: Member, *, join: bool = False) -> None:
-        """Look after them no more; without any, the thread ends and the entry is removed.
+        """Look after one selector no more; after the last, the thread ends and the entry goes.
 
-        An entry with connections in use is left: that the process ends will be seen.
+        The entry stays while connections are in use: readers see when the process ends.
 
         :param join: whether to wait for the end of the thread.
         """
@@ -169,7 +169,7 @@ class Worker:
             switch = self._switch()
             if self._begun or self._begins or switch is None:
                 return
-            self._begins = True  # what is told of a flip may come here again in this thread
+            self._begins = True  # the look may find a flip, whose callbacks may lead here again
             try:
                 self._ensure()
                 switch.fresh_until = -math.inf  # what is known is from before this registered
