@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError, RoutingSession
-from sa_readonly.engines.guard import is_refusal
+from sa_readonly.engines.locks import is_refusal
 from tests.postgres import Pair
 
 

@@ -24,7 +24,7 @@ from sqlalchemy.pool import (
 
 from sa_readonly import Engines, EngineSelector, FileSwitch, ReadOnlyError
 from sa_readonly.engines.doors import Door
-from sa_readonly.workers.protocol import look
+from sa_readonly.workers.verdict import judge
 from tests.app import SECONDS, WHICH, App, Book, Clock, in_thread, make_app, sqlite_urls
 from tests.async_app import DRIVERS, AsyncApp, make_async_app
 from tests.postgres import Pair
@@ -272,7 +272,7 @@ def test_a_process_that_notices_the_flip_by_a_checkout_is_drained_at_once(each: 
         with pytest.raises(ReadOnlyError, match=A_CONNECTION):
             engine.connect()
         selector = each.selector
-        assert look(selector.switch.identify, selector.registry).holds, kept
+        assert judge(selector.switch.identify, selector.registry).holds, kept
         each.off()
         selector.close()
 

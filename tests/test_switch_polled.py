@@ -27,7 +27,7 @@ from sa_readonly import (
     ReadOnlyError,
     RoutingSession,
 )
-from sa_readonly.engines.pools import Door
+from sa_readonly.engines.doors import Door
 from tests.app import WHICH, App, Book, lite, place, sqlite_urls
 from tests.async_app import AsyncApp, make_async_app
 from tests.switches import (
@@ -564,7 +564,7 @@ def test_without_a_watcher_a_transaction_follows_the_flag(
     clock.now += 1.1
     with pytest.raises(ReadOnlyError, match="upgrade"):
         add(sessions)
-    assert Door.of(lite.engines["rw"]).held == 0
+    assert Door.of(lite.engines["rw"]).connections == 0
     flag.text = None
     clock.now += 1.1
     add(sessions)
@@ -580,7 +580,7 @@ def test_with_a_watcher_an_idle_process_follows_the_flag(start: Any, flag: Flag,
     for text, mode in (("upgrade", RO), (None, RW)):
         flag.text = text
         assert flips.get(timeout=BOUND) is mode
-        assert Door.of(lite.engines["rw"]).held == 0
+        assert Door.of(lite.engines["rw"]).connections == 0
 
 
 def test_past_fence_while_a_look_hangs_by_no_road_a_connection_is_given_out(
@@ -599,7 +599,7 @@ def test_past_fence_while_a_look_hangs_by_no_road_a_connection_is_given_out(
         assert held.scalar(WHICH) == "rw"  # what has begun goes on
         with sessions() as session:
             assert session.scalar(WHICH) == "ro"
-    assert Door.of(engine).held == 0
+    assert Door.of(engine).connections == 0
     assert lite.titles("rw") == ["x"]
 
 
@@ -610,14 +610,14 @@ def test_an_idle_process_whose_look_hangs_is_read_only_past_fence(
     sessions = start(switch)
     add(sessions)
     engine, flipped = lite.engines["rw"], threading.Event()
-    assert Door.of(engine).held == 1
+    assert Door.of(engine).connections == 1
     lite.selector.on_flip(lambda _old, new: flipped.set() if new.read_only else None)
     flag.hangs = True
     clock.now += 0.015
     assert flag.asked.acquire(timeout=BOUND)  # the watcher has a look begun
     clock.now += 10.1
     assert flipped.wait(BOUND)
-    assert Door.of(engine).held == 0
+    assert Door.of(engine).connections == 0
 
 
 def test_on_an_event_loop_a_look_is_awaited_and_none_is_called_there(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,8 +31,7 @@ def test_a_refusal_inside_a_refusal_is_counted(lite: App) -> None:
             lite.selector.require_read_write()
 
     try:
-        lock = refusals._counting.setdefault(os.getpid(), threading.RLock())
-        with lock:
+        with refusals._counting():
             signal.raise_signal(signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, before)

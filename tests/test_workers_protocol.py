@@ -11,7 +11,7 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 
 from sa_readonly import Mode, ReadOnlyError
-from sa_readonly.command.waiting import HOLDS, NOBODY, Waiting
+from sa_readonly.command.waiting import HOLDS, NOBODY, WorkersWait
 from sa_readonly.workers.protocol import (
     Connections,
     Entry,
@@ -318,20 +318,20 @@ def test_selector_and_session_report_there_and_wait_and_status_read_it(
         assert session.scalar(WHICH) == "rw"
         lite.on()
         lite.selector.check()
-        waiting = Waiting(switch.identify, shop.registry, timeout=0)
-        assert "1 connection out" in str(waiting.look())
+        waiting = WorkersWait(switch.identify, shop.registry, timeout=0)
+        assert "1 connection out" in str(waiting.round())
     lite.selector.check()
-    assert waiting.look().code == HOLDS
+    assert waiting.round().code == HOLDS
     shown = take(switch, shop.registry)
     assert (shown.registered, shown.noticed, shown.drained) == (1, 1, 1)
     with pytest.raises(ReadOnlyError), lite.sessions.begin() as session:
         session.add(Book(title="x"))
     lite.off()
     lite.selector.check()
-    back = Waiting(switch.identify, shop.registry, mode=Mode.READ_WRITE)
-    assert back.look().code == HOLDS
+    back = WorkersWait(switch.identify, shop.registry, mode=Mode.READ_WRITE)
+    assert back.round().code == HOLDS
     lite.selector.close()
-    assert back.look().code == NOBODY
+    assert back.round().code == NOBODY
 
 
 def test_with_required_nothing_is_written_while_it_is_broken(shop: Shop, lite: App) -> None:

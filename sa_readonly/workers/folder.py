@@ -144,7 +144,7 @@ def why(error: OSError) -> str:
 def _distrust(found: os.stat_result, above: os.stat_result) -> str | None:
     """Return why a directory is not to be used, or None.
 
-    A user who may put it there may also put the file there, and rules over the mode anyway. So it
+    An account that may put it there may also put the file there, and decides the mode anyway. So it
     may belong to root, to this user or to the owner of the directory above it; and to any user if
     not every user can make one there.
     """
