@@ -18,6 +18,7 @@ from .mode import Switch, missing
 from .switch import FileSwitch, FixedSwitch
 from .workers.directory import DirectoryRegistry
 from .workers.protocol import Registry
+from .workers.protocol import missing as lacking_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,7 +113,7 @@ def switch_of(value: object) -> Switch:
         raise ConfigurationError(
             f"EngineSelector(switch): {value!r} is no whole Switch, as it has no "
             f"{', '.join(lacking)}. Derive its class from sa_readonly.Switch, which has a default "
-            "for all but known."
+            "for all but known, check() and subscribe()."
         )
     return value  # type: ignore[return-value]  # it has the members
 
@@ -133,7 +134,7 @@ def registry_of(workers: object, switch: Switch) -> Registry | None:
         return None
     if isinstance(workers, (str, os.PathLike)) and workers:
         return DirectoryRegistry(workers) if kind.flips else None
-    lacking = [name for name in vars(Registry) if name[0] != "_" and not hasattr(workers, name)]
+    lacking = lacking_of(workers)
     if not lacking:
         return workers  # type: ignore[return-value]  # it has the members
     why = "" if "register" in lacking else f" It has no {', '.join(lacking)}."

@@ -158,7 +158,7 @@ def test_a_switch_that_lacks_members_is_told_which() -> None:
     assert str(caught.value) == (
         "EngineSelector(switch): Half() is no whole Switch, as it has no ttl, fence, checked, "
         "forced, overridden, name, glance, identify, override. Derive its class from "
-        "sa_readonly.Switch, which has a default for all but known."
+        "sa_readonly.Switch, which has a default for all but known, check() and subscribe()."
     )
 
 
@@ -208,7 +208,7 @@ def test_a_registry_that_lacks_members_is_told_which(place: Path) -> None:
         def __repr__(self) -> str:
             return "Half()"
 
-    for workers, more in ((Half(), " It has no sweep, read"), (3, ""), ("", "")):
+    for workers, more in ((Half(), " It has no name, sweep, read"), (3, ""), ("", "")):
         with pytest.raises(ConfigurationError) as caught:
             EngineSelector(place / "x", read_write=one, workers=workers)
         assert str(caught.value).startswith(

@@ -148,6 +148,6 @@ def _check(place: Place, mode: Mode, changed: bool, *, quiet: bool) -> None:
 def _warn_of_nobody(place: Place) -> None:
     if Verdict(None, tuple(place.registry.read())).nobody:
         note(
-            f"Nobody is registered in {place.workers}: whether any process obeys is not known. "
-            "If the application's workers report elsewhere, give --workers DIR."
+            f"Nobody is registered in {place.registry.name}: whether any process obeys is not "
+            "known. If the application's workers report elsewhere, give --workers DIR."
         )

@@ -7,18 +7,18 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..checks import make_switch, registry_of
 from ..errors import ConfigurationError
 from ..mode import Mode, State
 from ..subscribers import FORCE
 from ..switch import FileSwitch
-from ..workers.directory import DirectoryRegistry
 from ..workers.protocol import Registry
 from ..workers.status import Snapshot, WorkerStatus, take
 from .terminal import CannotRun, Failed, application_log, local, note, say, shown
@@ -27,14 +27,10 @@ _MARGIN = 12  # lines of a terminal that are not the table's
 
 
 class Place(NamedTuple):
-    """What a command is about.
-
-    :param workers: what the operator calls the registry: its directory.
-    """
+    """What a command is about."""
 
     switch: FileSwitch
     registry: Registry
-    workers: str
     as_json: bool
 
     def snapshot(self) -> Snapshot:
@@ -51,8 +47,8 @@ def operate(file: str | None, workers: str | None, as_json: bool) -> Iterator[Pl
     try:
         with application_log(lambda _line: None):
             # Commands look by check(). The ttl only has to be longer than a slow look takes.
-            switch = FileSwitch(file, ttl=60)
-        registry = DirectoryRegistry(workers or f"{switch.path}.workers")
+            switch: Any = make_switch(file, ttl=60)
+        registry: Any = registry_of(os.path.abspath(workers) if workers else True, switch)
     except ConfigurationError as error:
         raise CannotRun(str(error)) from None
     except OSError as error:  # the working directory is gone
@@ -70,7 +66,7 @@ def operate(file: str | None, workers: str | None, as_json: bool) -> Iterator[Pl
         note(f"{FORCE}={forced} is set here. {obeyed}")
     with application_log(_note_errors):
         try:
-            yield Place(switch, registry, registry.path, as_json)
+            yield Place(switch, registry, as_json)
         except KeyboardInterrupt:
             state = switch.check()
             where = "is there" if state.read_only else "is not there"
@@ -98,7 +94,7 @@ def document(place: Place, snapshot: Snapshot, *, changed: bool) -> dict[str, ob
     """Return the state as what :mod:`json` takes."""
     return {
         "file": place.switch.name,
-        "workers_directory": place.workers,
+        "workers_directory": place.registry.name,
         **snapshot.as_json(),
         "changed": changed,
         "forced": os.environ.get(FORCE),
@@ -114,7 +110,7 @@ def rows(place: Place, state: State) -> list[tuple[str, str]]:
         told.append(("until", f"{until} (overdue)" if state.overdue else until))
     if state.since is not None:
         told.append(("since", local(state.since)))
-    told.append(("workers", place.workers))
+    told.append(("workers", place.registry.name))
     return [(name, shown(value)) for name, value in told]
 
 

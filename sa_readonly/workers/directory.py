@@ -31,6 +31,7 @@ class DirectoryRegistry(Registry):
             raise ConfigurationError(
                 f"workers takes the path of a directory, True or False, not {path!r}."
             )
+        self.name = self.path
         self._folder = Folder(self.path)
 
     def register(self, identify: Identify) -> DirectoryEntry:

@@ -236,6 +236,9 @@ class Registry(Protocol):
     Two registries are equal if they are the same place.
     """
 
+    name: str = "the registry"
+    """What an operator calls it, such as its path."""
+
     @abstractmethod
     def register(self, identify: Identify) -> Entry:
         """Register this process, after a :meth:`sweep`: from now on readers find its entry.
