@@ -149,7 +149,8 @@ class PolledSwitch(BaseSwitch):
 
     def _usable(self) -> State:
         """Return what is known, or read-only if that is too old."""
-        checked = self.checked  # before ``known``, which is then no older than that
+        # Read before ``known``: the other way round, a new time could be read with an old answer.
+        checked = self.checked
         if not self.known.read_only and clock() >= checked + self.fence:
             self._shut_off()
         self._tell()
@@ -200,9 +201,9 @@ class PolledSwitch(BaseSwitch):
         """Wait for the end of a look, at most until it has taken ``ttl``."""
         caller = self._caller
         if caller is not None and threading.current_thread() is caller.thread:
-            return  # look() asks for the mode
+            return  # look() itself asks for the mode, and can't end while it waits
         if forks.is_mine(self._state()):
-            return  # a gate does, and what the look brought would wait for this thread
+            return  # a gate asks: this thread holds the lock that is needed to take the answer
         with self._beginning():
             look.waiting += 1
         try:
@@ -260,7 +261,7 @@ class PolledSwitch(BaseSwitch):
         generation = look.generation
         if look.answer is None or generation is None:
             if clock() >= look.began + self.fence:
-                return None  # it is too old already
+                return None  # such an old answer must not let anything write
             return State(Mode.READ_WRITE, since=now()) if known.read_only else known
         if generation == known.generation:
             return known
@@ -287,17 +288,17 @@ class PolledSwitch(BaseSwitch):
         look, caller = self._under_way, self._caller
         if caller is None or threading.current_thread() is caller.thread:
             return
-        if look is not None:  # a young one; another may hang
+        if look is not None:  # waited for until it is as old as ttl: then it may hang
             look.ended.wait(min(_JOIN, max(0.0, look.began + self.ttl - clock())))
         with self._beginning():
             if self._under_way is not None:
-                return  # it hangs
+                return  # it hangs, so its thread can't be stopped
             self._caller = None
         caller.looks.put(None)
         caller.thread.join(_JOIN)
 
     def _after_fork(self) -> None:
-        self._under_way = self._caller = None  # the parent's
+        self._under_way = self._caller = None  # that thread runs in the parent
         super()._after_fork()
 
 
@@ -342,7 +343,7 @@ def _call_each(
             return
         try:
             call(look)
-        except BaseException:  # a gate may exit, but this thread is ours
+        except BaseException:  # also a SystemExit that a gate raises: this thread must go on
             logger.exception("What a look brought could not be taken; the next one goes on.")
         del call  # or the switch could not be collected while this waits
 

@@ -330,7 +330,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
 
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
-        if self._worker is None:  # which closes what lies idle in the retired pools
+        if self._worker is None:  # a worker sweeps the retired pools; else it is done here
             self._guarded.sweep()
         for callback in tuple(self._callbacks):
             try:

@@ -124,7 +124,7 @@ class RoutingSession(Session):
             selector = super().get_bind(mapper, clause=clause, bind=bind, **kw)
             if not isinstance(selector, EngineSelector):
                 self._check_given(selector, clause)
-                return selector  # type: ignore[no-any-return]  # as it was given
+                return selector  # type: ignore[no-any-return]  # a bind of the application's own
         pin = getattr(self.get_transaction(), _PIN, _NOTHING)
         engine, mode = pin[selector] if selector in pin else self._choose(selector, pin)
         if (mode is _READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
@@ -270,7 +270,8 @@ class RoutingSession(Session):
 # -- listeners -------------------------------------------------------------------------------
 
 
-# Before the user's own listeners: one that calls get_bind() makes another choice.
+# Inserted before the application's own listeners: one that calls session.get_bind() replaces
+# session._choice, by which this connection was got.
 @event.listens_for(RoutingSession, "after_begin", propagate=True, insert=True)
 def _pin_mode(
     session: RoutingSession, transaction: SessionTransaction, connection: Connection
@@ -278,7 +279,7 @@ def _pin_mode(
     """Pin the mode by which the root transaction got a connection."""
     if transaction.nested:  # a savepoint: its root has this connection, and has pinned its mode
         return
-    connection._sa_readonly_role = session._role  # type: ignore[attr-defined]  # for an error
+    connection._sa_readonly_role = session._role  # type: ignore[attr-defined]  # an error tells it
     choice, session._choice = session._choice, None
     engine = connection.engine
     chosen = choice[1] if choice is not None and choice[0] is engine else _modes_of(engine)
@@ -301,7 +302,7 @@ def _modes_of(engine: Engine) -> _Pin:
 def _refuse_flush(
     session: RoutingSession,
     flush_context: UOWTransaction,  # noqa: ARG001  # the event gives it
-    instances: Sequence[object] | None,  # noqa: ARG001  # the same
+    instances: Sequence[object] | None,  # noqa: ARG001  # the event gives it
 ) -> None:
     """Refuse a flush that would write, before it begins."""
     if session._only is not None and not session._refuses(session.get_bind()):

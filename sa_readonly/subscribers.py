@@ -134,7 +134,8 @@ class BaseSwitch(Switch):
         """True if the environment or a test dictates the mode: then no look is taken."""
         if self.forced is None:
             return False
-        self.fresh_until = math.inf  # it is -inf where another room has asked for a look
+        # A worker or selector that wants a look sets it to -inf, but there is none to take.
+        self.fresh_until = math.inf
         if self.forced is None:  # the test has ended just now, and asked for a look
             self.fresh_until = -math.inf
         return self.forced is not None
@@ -151,7 +152,7 @@ class BaseSwitch(Switch):
     def _after_fork(self) -> None:
         self._turning = False
         with self._state():
-            if self.known.read_only:  # the parent may have been about to close them
+            if self.known.read_only:  # the fork may have come before the parent closed all
                 self._close_gates()
 
     # -- subscribers ---------------------------------------------------------------------
@@ -219,7 +220,7 @@ class BaseSwitch(Switch):
         return end
 
     def _settle(self, why: str) -> bool:
-        """Know what the newest override says or, without any, what was known before them."""
+        """Know what the newest override says or, once there is none, what was known before."""
         self.overridden = bool(self._overrides)
         state, forced, until = self.known, self.forced, math.inf
         if self._overrides:
@@ -243,12 +244,12 @@ class BaseSwitch(Switch):
     # -- the gates, under the lock --------------------------------------------------------
 
     def _turn(self, new: State, answer: Callable[[State], None], why: str) -> bool:
-        """Have an answer, and turn the gates by it; False if they did not open for it."""
+        """Make ``new`` known by ``answer``, and turn the gates; False if they failed to open."""
         old = self.known
         if new.mode is old.mode:
             answer(new)
             if new.read_only:
-                self._close_gates()  # those that failed to close
+                self._close_gates()  # again, as some may have failed to close
         elif new.read_only:
             answer(new)
             self._jammed = False

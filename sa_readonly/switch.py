@@ -169,7 +169,7 @@ class FileSwitch(BaseSwitch):
         for _ in range(_LOOKS):
             started = clock()
             self._apply(self._examine(), started)
-            # In this order, so that ``known`` is no older than that; see _answer().
+            # In this order, the reverse of _answer()'s: no new time is read with an old answer.
             expires, known = self._expires, self.known
             # A ttl of 0 asks for one look each time, no less.
             in_time = self.ttl == 0 or clock() <= expires
@@ -291,7 +291,7 @@ class FileSwitch(BaseSwitch):
         return State(Mode.READ_ONLY, reason, until, since, seen.key)
 
     def _is_elsewhere(self, seen: _Gone | None) -> bool:
-        """True if the file is missing in another directory than the one in which it was."""
+        """True if the directory without the file is not the one in which the file was seen."""
         directory = None if seen is None else seen.directory
         if directory is not None and self._home in (None, directory):
             return False
@@ -349,7 +349,8 @@ class FixedSwitch(BaseSwitch):
 
     def check(self) -> State:
         """Return the one state there is."""
-        self.fresh_until = math.inf  # it is -inf where another room has asked for a look
+        # A worker or selector that wants a look sets it to -inf, but there is none to take.
+        self.fresh_until = math.inf
         return self.known
 
     def __repr__(self) -> str:

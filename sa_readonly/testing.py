@@ -74,7 +74,7 @@ class read_only(_Block):  # noqa: N801  # it reads as a function, as contextlib.
         super().__init__(selector, State(Mode.READ_ONLY, reason, until, since=now()))
 
 
-class read_write(_Block):  # noqa: N801  # the same
+class read_write(_Block):  # noqa: N801  # it reads as a function, too
     """Be read-write inside the block, and afterwards as before; see :class:`read_only`.
 
     Around a whole test run it keeps the selector from looking at its file, from starting its thread
@@ -89,7 +89,7 @@ class read_write(_Block):  # noqa: N801  # the same
         super().__init__(selector, State(Mode.READ_WRITE, since=now()))
 
 
-class writes_nothing(read_only):  # noqa: N801  # the same
+class writes_nothing(read_only):  # noqa: N801  # it reads as a function, too
     """Assert that nothing inside the block writes.
 
     The block is :class:`read_only`, so that each write is refused. Every refusal for the same

@@ -191,7 +191,8 @@ class _Exchange:
     ) -> Callable[[bytes], object]:
         """Do what a server does when an application begins its response."""
         if exc_info is not None and self._write is not None:
-            return self._start_response(status, headers, exc_info)  # raises it
+            # The head is sent, so the server's start_response() raises what is in exc_info.
+            return self._start_response(status, headers, exc_info)
         self._kept = status, headers
         return self._writing
 

@@ -32,7 +32,7 @@ class Host:
 
     :param called: what people call it.
     :param url: the page that was asked for.
-    :param why: why it is not there, or None.
+    :param why: why it is not in the awaited mode, or None.
     :param page: what its page told, or None without one.
     """
 
@@ -58,13 +58,13 @@ class Host:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What is another one after a restart of the host, or once another file is there."""
+        """What differs after a restart of the host, or once another file is there."""
         page = self.page
         return (self.called, page and page.registry, page and page.generation)
 
     @property
     def lasting(self) -> tuple[object, ...]:
-        """What is the same until something happens."""
+        """Equal in two rounds between which nothing happened, though time has passed."""
         sums = () if self.page is None else tuple(self.page.sums.values())
         return (self.called, self.mode, lasting(self.why or ""), sums)
 
@@ -99,12 +99,12 @@ class FleetProgress(Progress):
 
     @property
     def tally(self) -> str:
-        """How many are there, of how many."""
+        """How many hosts are in the awaited mode, of how many."""
         return f"{sum(host.why is None for host in self.hosts)} of {len(self.hosts)} hosts"
 
     @property
     def lasting(self) -> tuple[object, ...]:
-        """What is the same until something happens."""
+        """Equal in two rounds between which nothing happened, though time has passed."""
         return (*super().lasting, *(host.lasting for host in self.hosts))
 
     def _count(self) -> str:
@@ -260,7 +260,7 @@ class FleetWait(Wait):
 
 
 def _workers(hosts: Iterable[Host]) -> int:
-    """Count the living workers of the hosts that are there; those of two that are one once."""
+    """Count the living workers of the hosts in the awaited mode; of names of one host, once."""
     counts: dict[object, int] = {}
     for host in hosts:
         if host.page is not None and host.why is None:

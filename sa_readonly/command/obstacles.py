@@ -54,7 +54,7 @@ class Obstacle:
 
     @property
     def lasting(self) -> tuple[object, ...]:
-        """What is the same until something happens."""
+        """Equal in two rounds between which nothing happened, though time has passed."""
         return (self.kind, self.pid, self.ends, self.state, self.query)
 
     def as_lines(self) -> list[str]:

@@ -136,7 +136,7 @@ def table(
     what: str = "Worker",
     of: str = "Connections",
 ) -> Table:
-    """Return a table, first what is not there yet; no higher than the terminal."""
+    """Return a table, first what is waited for; no higher than the terminal."""
     made = Table(what, "Mode", of, "", box=SIMPLE_HEAD, pad_edge=False)
     room = len(told) if console is None else max(3, console.height - _MARGIN)
     for row in sorted(told, key=lambda row: row.why is None)[:room]:

@@ -255,7 +255,8 @@ def is_pgpool(connection: Connection) -> bool:
     ask = "SHOW pool_version"
     try:
         with connection.begin_nested():
-            if connection.dialect.driver == "asyncpg":  # what it prepares, pgpool passes on
+            # fetch() has asyncpg prepare, and what is prepared pgpool passes on to the server.
+            if connection.dialect.driver == "asyncpg":
                 adapted: Any = connection.connection.dbapi_connection
                 adapted.run_async(lambda driver: driver.execute(ask))
             else:

@@ -90,7 +90,7 @@ class Server:
                 return pooled("Pgpool-II")
             self._direct = True
             reply = ask_postgresql(connection)
-            # After the sessions: what they have committed lies before it.
+            # Taken after the list of sessions: what one had committed that has gone lies before it.
             position = None if self._standby is None else position_of(connection)
         if self._standby is None or position is None:
             return reply

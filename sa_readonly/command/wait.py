@@ -233,7 +233,7 @@ def _end(
 ) -> NoReturn:
     """Wait, tell how it went, and exit.
 
-    :param stays: what is as it was, whatever comes of it.
+    :param stays: a sentence on what the end of the wait leaves as it is, printed if it fails.
     :param documents: returns what is told as JSON beside how it went.
     """
     said = ""

@@ -25,7 +25,8 @@ PAUSE = 0.2  # seconds between two rounds
 SERVER_PAUSE = 1.0  # seconds between two questions to the server
 _NAMED = 20  # workers that the last line names
 
-# What is said of a switch that is not where it is waited for, from the beginning or meanwhile.
+# Why no wait for this mode can end well: the switch was in the other one when the wait began, or
+# was moved there while it went on.
 _MOVED = {
     Mode.READ_ONLY: (
         "the file is not there, it is read-write; turn it on first",
@@ -91,7 +92,7 @@ class Progress:
 
     @property
     def tally(self) -> str:
-        """How many of them are, of how many."""
+        """How many workers are in the awaited mode, of how many."""
         return f"{self.settled} of {len(self.workers)}"
 
     @property
@@ -104,7 +105,7 @@ class Progress:
 
     @property
     def lasting(self) -> tuple[object, ...]:
-        """What is the same until something happens."""
+        """Equal in two rounds between which nothing happened, though time has passed."""
         obstacles = () if self.reply is None else self.reply.obstacles
         return (
             *(self.code, self.problem, self.settled, self.reply is None),
@@ -292,7 +293,7 @@ class WorkersWait(Wait):
 
 
 def _settled(verdict: Verdict) -> int:
-    """Count the processes that live and are there, with each of their entries."""
+    """Count the living processes that are in the awaited mode by each of their entries."""
     missing = {process(one.name) for one, _ in verdict.waiting}
     living = {process(one.name) for one in verdict.seen if one.liveness is Liveness.ALIVE}
     return len(living - missing)

@@ -43,7 +43,9 @@ _MADE_BY_METHOD = frozenset(("mysqlconnector", "mariadbconnector"))
 # Drivers of PostgreSQL that are locked by the session alone, as their BEGIN can't be READ ONLY.
 _BY_SESSION = frozenset(("psycopg2cffi",))
 
-# A text that locks a session again: what a listener that resets a connection may send.
+# Texts that an application's "reset" listener may send by a raw cursor, and that pass unexamined.
+# They set the session's default back to that of the start-up packet. Where no lock was in that, the
+# driver's attribute still holds, or the next statement is refused; the check-in locks again.
 _RESETS = ("RESET ALL", "DISCARD ALL", "DISCARD TEMP")
 
 SHUT = (True, False)
@@ -88,7 +90,7 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
         kind = _Streaming if getattr(base, "server_side", False) else _Cursor
         bases = (kind, base)
         if adapted and base.__dictoffset__:
-            bases = (_Roomy, *bases)  # type: ignore[assignment]  # one more
+            bases = (_Roomy, *bases)  # type: ignore[assignment]  # a third base
         made = known[base] = type(base.__name__, bases, body)
         # do_execute() may call the driver's own class where the dialect does no more than that. The
         # dialect may have been released meanwhile, and have its own class again.

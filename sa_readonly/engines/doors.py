@@ -52,7 +52,7 @@ class _AskingPool(CountedPool):
         proxied = super().connect()
         door: Door = self._sa_readonly.door
         try:
-            for switch in door.engine.dialect._sa_readonly_gates:  # type: ignore[attr-defined]  # ours
+            for switch in door.engine.dialect._sa_readonly_gates:  # type: ignore[attr-defined]  # this package adds it
                 if clock() >= switch.fresh_until or switch.known.mode is _READ_ONLY_MODE:
                     guard.ask(door.engine, *_A_CONNECTION)
         except BaseException as error:
@@ -86,7 +86,7 @@ class ClosedPool(Pool):
         guard.ask(engine, *_A_CONNECTION)
         if engine.pool is self:
             raise self._door.refusal()
-        return engine.pool.connect()  # by that question the flip back was noticed
+        return engine.pool.connect()  # ask() noticed the flip back, and opened the door
 
     def recreate(self) -> ClosedPool:
         return self
@@ -98,7 +98,8 @@ class ClosedPool(Pool):
         return "ClosedPool: the application is read-only"
 
     def __getattr__(self, name: str) -> Any:
-        # What a monitor asks a pool, such as checkedout(): the successor has nothing out either.
+        # A monitor may ask engine.pool for checkedout() and the like. The successor answers, which
+        # has no connection either.
         if name == "sa_readonly_successor":
             raise AttributeError(name)
         return getattr(self.sa_readonly_successor, name)
@@ -119,7 +120,7 @@ class Door:
         self.before_connect: tuple[Callable[[], None], ...] = ()
         """What is called before each connection is made."""
         self.after_refusal: tuple[Callable[[], None], ...] = ()
-        """What is called when a connection is closed that came too late to be given out."""
+        """What is called when a connection was refused that counted until then."""
         self._shut_by: dict[object, None] = {}
         self._ledger = Ledger(engine.dialect)
         self._old = OldPools(engine, self._ledger)
@@ -127,7 +128,7 @@ class Door:
         self._lock = forks.PerProcess(threading.RLock)
         self._keep = holds_database(engine)
         self._in_memory = is_in_memory(engine)
-        engine.dialect._sa_readonly_keeps = self._keep  # type: ignore[attr-defined]  # ours
+        engine.dialect._sa_readonly_keeps = self._keep  # type: ignore[attr-defined]  # this package adds it
         if not self._keep:
             self._old.replace()
         count_by(engine.pool, self._ledger, self._counting(engine.pool), _AskingPool, self)
@@ -135,11 +136,11 @@ class Door:
 
     @classmethod
     def of(cls, engine: Engine) -> Door:
-        """Return the door of an engine or, which is the same, of its clones."""
+        """Return the door of an engine, which its clones share."""
         engine = privates.unwrapped(engine)
         door: Door | None = vars(engine).get("_sa_readonly_door")
         if door is None:
-            door = engine._sa_readonly_door = cls(engine)  # type: ignore[attr-defined]  # ours
+            door = engine._sa_readonly_door = cls(engine)  # type: ignore[attr-defined]  # this package adds it
         return door
 
     def refusal(self) -> ReadOnlyError:
@@ -165,7 +166,7 @@ class Door:
 
     @property
     def idle(self) -> int:
-        """How many of them are surely not in use."""
+        """How many of the connections are surely not in use."""
         pool = self.engine.pool
         if self._keep:
             return 0
@@ -177,7 +178,7 @@ class Door:
 
     @property
     def retired(self) -> list[float]:
-        """Since when, in wall-clock seconds, each of those is retired that an old pool made."""
+        """The wall-clock times at which the connections of old pools, still open, were retired."""
         return self._ledger.retired + self._old.uncounted
 
     # -- turning -------------------------------------------------------------------------
@@ -275,7 +276,7 @@ class Door:
                     shared.take_off(dialect, connection)
                 except BaseException:
                     close = partial(dialect.do_close, connection)
-                    # By the engine's pool: a reference to the first one would keep it for ever.
+                    # By the engine's pool of now: a reference to an older one would keep that.
                     ledger.close(self.engine.pool, connection, close, at_once=True)
                     raise
                 return connection
@@ -285,7 +286,7 @@ class Door:
         return counted
 
     def tell_refusal(self, error: ReadOnlyError) -> None:
-        """Have it told that a connection was refused, and is closed by now."""
+        """Call ``after_refusal``: a connection is refused that counted until now."""
         with guard.uncounted(self.engine, error):  # a read may be served by another engine
             for tell in self.after_refusal:
                 tell()

@@ -56,7 +56,8 @@ class Judging(Gated):
         super(Gated, self).do_commit(dbapi_connection)
 
     def do_prepare_twophase(self, connection: Connection, xid: Any) -> None:
-        _expire(self, connection, "PREPARE TRANSACTION")  # which is a method with some drivers
+        # Some drivers send it by their tpc_prepare(), which no method for statements sees.
+        _expire(self, connection, "PREPARE TRANSACTION")
         super(Gated, self).do_prepare_twophase(connection, xid)
 
     def do_commit_twophase(
@@ -82,7 +83,7 @@ class Judging(Gated):
 
 
 class JudgingReadOnly(Judging, GatedReadOnly):
-    """The same for a replica."""
+    """Judges the statements of a replica that is taken away, and so is gated and read-only."""
 
 
 # Set while a two-phase transaction ends that is prepared already, or is rolled back.

@@ -66,14 +66,14 @@ class Guarded(DefaultDialect):
 
     _sa_readonly_base: type[Dialect]  # the class that the dialect had before
     _sa_readonly_gates: tuple[Switch, ...] = ()  # no transaction begins while one is read-only
-    _sa_readonly_told: tuple[Switch, ...] = ()  # those for which nothing is ever written
+    _sa_readonly_told: tuple[Switch, ...] = ()  # read-only in both modes of these
     _sa_readonly_family: str  # see dialects.family()
     _sa_readonly_serves = False  # whether it serves the role "replica" while read-write
     _sa_readonly_pooler: str | None = None  # one of poolers.POOLERS
     _sa_readonly_offered = False  # whether the first lock goes into the start-up packet
 
     def _sa_readonly_says(self) -> tuple[Switch | None, State]:
-        """Return the state that an error tells, and whose it is: one that is read-only, if any."""
+        """Return the switch and state that an error tells: read-only ones, if there are any."""
         switches = self._sa_readonly_told or self._sa_readonly_gates
         states = [(switch, switch.known) for switch in switches]
         if not states:  # a twin has outlived its selector
@@ -92,11 +92,11 @@ class Guarded(DefaultDialect):
         switch, state = self._sa_readonly_says()
         over = None if state.read_only or switch is None else refusals.last_read_only(switch)
         reads = isinstance(self, ReadOnly)
-        is_twin = reads and not self._sa_readonly_told  # it has the gates of its engine
+        is_twin = reads and not self._sa_readonly_told  # a twin shares its engine's gates
         if role is None and not is_twin and not (reads and self._sa_readonly_serves):
             role = "primary"  # sessions of the role "replica" are given none of the other engines
         if over is not None and role == "primary" and not (reads or began):
-            state = over  # a read-write engine refused while read-only, which has just ended
+            state = over  # read-only ended just now: the error tells why this was refused
         return refusal(what, state, statement, kind=kind, switch=switch, over=over, role=role)
 
     def _sa_readonly_refresh(self, switch: Switch) -> State:
@@ -180,7 +180,7 @@ class Gated(Guarded):
                 connection = super().connect(*cargs, **locks.start_up(self, cparams))
         else:
             connection = super().connect(*cargs, **cparams)
-        return shared.made(self, connection)  # type: ignore[no-any-return]  # what it is given
+        return shared.made(self, connection)  # type: ignore[no-any-return]  # made() returns its argument
 
 
 # -- read-only engines -----------------------------------------------------------------------
@@ -190,14 +190,14 @@ class ReadOnly(Guarded):
     """The dialect of a read-only engine: each text is examined, the first time it is seen."""
 
     _sa_readonly_passed: dict[str, None]  # the texts that were examined and only read
-    _sa_readonly_skipped: tuple[str, ...] = ()  # what of "connect" listeners, see sqlite.py
+    _sa_readonly_skipped: tuple[str, ...] = ()  # told once each, see sqlite.skipped()
     # The driver's own class behind each class of cursors that examines.
     _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         with poolers.told(self):
             connection = super().connect(*cargs, **locks.start_up(self, cparams))
-        return shared.made(self, connection)  # type: ignore[no-any-return]  # what it is given
+        return shared.made(self, connection)  # type: ignore[no-any-return]  # made() returns its argument
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         if statement not in self._sa_readonly_passed:

@@ -44,7 +44,7 @@ class GuardedEngines:
     """The engine by role and mode."""
 
     engines: Mapping[str, Engine]
-    """The same by name. An engine that stands for several is counted by its first name."""
+    """The same by name. An engine may have several names; what counts goes by the first."""
 
     doors: list[Door]
     """The doors of the engines that are taken away while read-only."""
@@ -68,7 +68,7 @@ class GuardedEngines:
         protected = [one for one in dict.fromkeys((reading, reading_replica)) if one is not None]
         if replica is not None and replica not in (primary, *protected):
             protected.append(replica)
-            if reading is not None:  # without, it goes on serving: it stands in both modes
+            if reading is not None:  # else the replica serves in both modes
                 taken_away.append(replica)
         for engine in given.values():
             protection.behind(engine, pooler)

@@ -32,7 +32,8 @@ __all__ = [
 ]
 
 SET_DEFAULT = f"SET {poolers.SETTING} = on"
-# A function may open this lock, in a SELECT like any other, and no server tells when one did.
+# A stored function may undo this from within a harmless SELECT, and neither MySQL nor MariaDB
+# reports that. So it is sent again at every check-in, without asking whether it still holds.
 _SET_SESSION = "SET SESSION TRANSACTION READ ONLY"
 
 
@@ -207,9 +208,11 @@ def _mysql_reads(dbapi_connection: Any) -> bool:
 
 
 def is_refusal(error: BaseException, connection: Any = None) -> bool:
-    """True if by this error a server, or a driver, refuses a write as something is read-only.
+    """True if a server or driver raises this error because something that would write is read-only.
 
-    :param connection: the one on which the error was raised: it has a cursor().
+    :param connection: the DBAPI connection on which it was raised, if at hand. SQLite gives one
+        message to writes and to reads that fail: before Python 3.11, which has an error's code, a
+        query on this connection tells them apart.
     """
     if isinstance(error, ReadOnlyError):  # it has a sqlstate, too
         return False

@@ -41,7 +41,7 @@ def running() -> asyncio.AbstractEventLoop | None:
     if asyncio is None:
         return None
     try:
-        return asyncio.get_running_loop()  # type: ignore[no-any-return]  # of a module
+        return asyncio.get_running_loop()  # type: ignore[no-any-return]  # sys.modules has no types
     except RuntimeError:
         return None
 
@@ -62,7 +62,7 @@ def call(loop: asyncio.AbstractEventLoop | None, function: Callable[[], object])
 
 
 def in_thread(function: Callable[[], T]) -> Awaitable[T]:
-    """Call in a thread; the task that runs awaits the result."""
+    """Begin to call in a thread now; return what the running task may await for the result."""
     loop = running()
     if loop is None:
         raise RuntimeError("There is no running event loop.")

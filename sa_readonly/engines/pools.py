@@ -136,7 +136,7 @@ class Ledger:
 
     @property
     def retired(self) -> list[float]:
-        """Since when each of those that are still open is retired, in wall-clock seconds."""
+        """The wall-clock times at which the connections that are still open were retired."""
         for key in list(self._retired):
             if key not in self.connections:
                 self._retired.pop(key, None)
@@ -160,7 +160,7 @@ class Ledger:
 
 
 class Counting(NamedTuple):
-    """What a counted pool has of ours; its ``recreate()`` takes it along."""
+    """What this package attaches to a counted pool, and ``recreate()`` hands to the new one."""
 
     ledger: Ledger
     create: Callable[..., DBAPIConnection]  # the creator that does not count
@@ -202,7 +202,7 @@ def count_by(
     made._sa_readonly = Counting(ledger, privates.creator(pool), door)
     privates.set_creator(pool, create)
     event.listen(pool, "detach", ledger.detached)
-    made.__class__ = _counted(type(pool), kind)  # type: ignore[arg-type]  # it is hashable
+    made.__class__ = _counted(type(pool), kind)  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
 
 
 def uncounted(engine: Engine) -> Pool:
@@ -221,7 +221,7 @@ def _counted(base: type[Pool], kind: Any) -> type[Any]:
     theirs: Any = getattr(base, "_sa_readonly_base", base)
     if theirs is not base:
         return _counted(theirs, kind)
-    # Its names name its logger.
+    # SQLAlchemy names a pool's logger after the module and name of its class.
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
     return type(base.__name__, (kind, base), {"_sa_readonly_base": base, **names})
 

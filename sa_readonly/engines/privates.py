@@ -65,17 +65,17 @@ __all__ = [
 
 
 def creator(pool: Pool) -> Creator:
-    """Return what a pool connects by: it takes a record, whatever the user's ``creator=`` takes."""
+    """Return what a pool calls to connect: with a record, even if ``creator=`` takes none."""
     return pool._invoke_creator
 
 
 def set_creator(pool: Pool, create: Creator) -> None:
-    """Have a pool connect by this. Its ``recreate()`` takes that along."""
+    """Have a pool connect by ``create``, and so each one that its ``recreate()`` makes."""
     pool._creator = create
 
 
 def refuse_creation(pool: Pool, refuse: Callable[..., Any]) -> None:
-    """Have a pool refuse to connect, without a word to what ``recreate()`` takes along."""
+    """Have a pool refuse to connect. One that its ``recreate()`` makes keeps the creator."""
     pool._invoke_creator = refuse
 
 
@@ -105,7 +105,7 @@ class ClosingPool(Pool):
             # SQLAlchemy would put what comes back into a queue that is asked no more, where it
             # stays open until a garbage collection. It is no listener, as recreate() takes those
             # along.
-            self._do_return_conn = _close_record  # type: ignore[method-assign]  # for this one
+            self._do_return_conn = _close_record  # type: ignore[method-assign]  # for this pool alone
 
     def _create_connection(self) -> ConnectionPoolEntry:
         vars(self).pop("_do_return_conn", None)  # the pool is used after its dispose() all the same
@@ -148,7 +148,7 @@ def kept_records(pool: Pool) -> list[ConnectionPoolEntry]:
 
 
 def idle_records(pool: Pool) -> list[ConnectionPoolEntry]:
-    """Return those of them that are not in use; a StaticPool's may always be."""
+    """Return the kept records that are not in use; of a StaticPool none, as its one may be."""
     if isinstance(pool, StaticPool):
         return []
     checked_out = isinstance(pool, AssertionPool) and pool._checked_out
@@ -184,7 +184,10 @@ class Ghost(_ConnectionRecord):
 
 
 def put_ghost(pool: QueuePool) -> None:
-    """Wake a thread that waits in a pool's queue, by a ghost; it puts the next one there."""
+    """Wake a thread that waits in a pool's queue: give it a ghost.
+
+    Where the creator refuses, SQLAlchemy puts the ghost back, and so the next thread wakes.
+    """
     with pool._overflow_lock:
         pool._overflow += 1
     try:
@@ -202,7 +205,7 @@ def loop_of_queue(pool: Pool) -> asyncio.AbstractEventLoop | None:
     """Return the loop in which a task has waited in the queue of an async pool, or None."""
     if not isinstance(pool, QueuePool):
         return None
-    return getattr(getattr(pool._pool, "_queue", None), "_loop", None)  # asyncio's own, at the end
+    return getattr(getattr(pool._pool, "_queue", None), "_loop", None)  # of the asyncio.Queue
 
 
 # -- engines and connections -----------------------------------------------------------------

@@ -205,7 +205,7 @@ def _kin(dialect: Dialect) -> dict[Dialect, Dialect]:
     It is for the connections that are under AUTOCOMMIT while the rest is not, or the other way
     round. A twin shares this dict with its engine.
     """
-    return dialect.__dict__.setdefault("_sa_readonly_kin", {})  # type: ignore[no-any-return]  # ours
+    return dialect.__dict__.setdefault("_sa_readonly_kin", {})  # type: ignore[no-any-return]  # this package adds it
 
 
 # -- twins -----------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Reader:
         """Return the reader of an engine."""
         reader: Reader | None = vars(engine).get("_sa_readonly_reader")
         if reader is None:
-            reader = engine._sa_readonly_reader = cls(engine)  # type: ignore[attr-defined]  # ours
+            reader = engine._sa_readonly_reader = cls(engine)  # type: ignore[attr-defined]  # this package adds it
         return reader
 
     def lock(self) -> None:
@@ -123,7 +123,7 @@ class TwinEngine(privates.OwnPoolEngine):
 
         privates.set_creator(pool, for_twin)
         _Locking(pool, dialect).lock_at_checkout(pool)
-        if not gated:  # or its door counts
+        if not gated:  # a gated one has a door, which counts
             self._count()
         forks.subscribe(in_child=self.leave_to_parent)
 

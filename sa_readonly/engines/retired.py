@@ -36,12 +36,13 @@ class OldPools:
         self._ledger = ledger
         self.retired: dict[Pool, Loop] = {}
         """Those that were retired, each with the event loop that was asked to sweep it, or None."""
-        # Those that counted nothing, and since when they are retired, in wall-clock seconds.
+        # The pools from before the engine was guarded, which count nothing, and the wall-clock
+        # time at which each was retired.
         self._uncounted: dict[Pool, float] = {}
 
     @property
     def uncounted(self) -> list[float]:
-        """Since when each connection is retired that is out of a pool that did not count."""
+        """The times of retirement, one for each connection in use of a pool that did not count."""
         return [
             since
             for pool, since in list(self._uncounted.items())
@@ -103,7 +104,7 @@ class OldPools:
             loop = privates.loop_of_queue(pool) or self._ledger.a_loop()
             if loop is None or not loop.is_running():
                 self._sweep(pool)
-            elif asked is not loop:  # or it was asked already
+            elif asked is not loop:  # else this loop was asked before, and has not come to it yet
                 self.retired[pool] = loop
                 loops.call(loop, partial(self._sweep, pool))
 

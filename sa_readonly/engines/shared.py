@@ -75,12 +75,13 @@ def put_on(driver: Any, name: str, value: Any) -> None:
 
 
 def take_off(dialect: Dialect, dbapi_connection: Any) -> None:
-    """Put back all that a new connection had, if it was here before and has still our changes."""
+    """Undo what is still changed on a connection that a creator lends once more."""
     driver, former = _found(dialect, dbapi_connection)
     if former is None:
         return
-    # So there is another pool, of a kind that comes_back() does not know. From now on the locks at
-    # the server are taken off when a connection leaves: a round trip that a mere close can save.
+    # It was closed here and came again, so there is another pool, of a kind that comes_back() does
+    # not know. From now on the locks at the server are taken off when a connection leaves: a round
+    # trip that a mere close can save.
     vars(dialect)["_sa_readonly_lends"] = True
     _finish(driver, former, dbapi_connection)
 

@@ -79,8 +79,8 @@ def keeps(dbapi_connection: Any) -> bool:
 def answer(action: int, first: str | None, second: str | None, *_: object) -> int:
     """Answer SQLite for a locked connection: 0 permits, 1 refuses.
 
-    A connection that keeps its lock has it as ``_sa_readonly_answer`` while it is locked, so that a
-    check-in costs no more than a look at that.
+    A connection that keeps its lock has this as ``_sa_readonly_answer`` while it is locked, so that
+    a check-in costs no more than a look at that.
     """
     if action == _ATTACH:
         return 1
@@ -88,7 +88,7 @@ def answer(action: int, first: str | None, second: str | None, *_: object) -> in
 
 
 def authorize(dialect: Any, dbapi_connection: Any, by: Callable[..., int]) -> None:
-    """Have a connection's statements permitted or refused by what this answers."""
+    """Have SQLite ask ``by`` whether a statement of the connection is permitted."""
     if not can_authorize(dialect):
         return
     if hasattr(dbapi_connection, "run_async"):
@@ -100,7 +100,10 @@ def authorize(dialect: Any, dbapi_connection: Any, by: Callable[..., int]) -> No
 
 
 def _put(connection: Any, by: Callable[..., int]) -> Callable[..., int] | None:
-    """Return what to give to set_authorizer() of a connection, so that it has this answer."""
+    """Return what to give to ``set_authorizer()`` of a connection, so that SQLite asks ``by``.
+
+    That of :class:`_Keeping` takes the application's authorizer, and has ``by`` asked before it.
+    """
     if not isinstance(connection, _Keeping):
         return by
     connection._sa_readonly_answer = by
@@ -162,7 +165,7 @@ def _can_be_read(connection: Any) -> bool:
 
 
 class _Watch:
-    """The authorizer meanwhile: it permits all but the two, which it notes."""
+    """The authorizer while "connect" listeners run: it ignores and notes the two statements."""
 
     def __init__(self) -> None:
         self.skipped: list[tuple[str, str | None, str | None]] = []
@@ -199,7 +202,7 @@ def watch(dialect: Any, dbapi_connection: Any, record: ConnectionPoolEntry) -> N
 
 
 def skipped(record: ConnectionPoolEntry, value_of: Callable[[str], Any]) -> Iterator[str]:
-    """Yield what the listeners did not get done.
+    """Yield the statements of "connect" listeners that were ignored, and would have had an effect.
 
     :param value_of: returns the value of a PRAGMA.
     """
@@ -207,7 +210,7 @@ def skipped(record: ConnectionPoolEntry, value_of: Callable[[str], Any]) -> Iter
     for name, value, schema in () if watched is None else watched.skipped:
         if name == "optimize":
             yield "PRAGMA optimize"
-        elif value_of(_asking(schema)) != str(value).lower():  # or it was so already
+        elif value_of(_asking(schema)) != str(value).lower():  # else that mode is there anyway
             yield f"PRAGMA journal_mode = {value}"
 
 
@@ -231,7 +234,7 @@ class _Connecting(_Keeping):
 
 class _Cursor:
     def execute(self, sql: str, *args: Any) -> Any:
-        watched: Any = self.connection._sa_readonly_answer  # type: ignore[attr-defined]  # ours
+        watched: Any = self.connection._sa_readonly_answer  # type: ignore[attr-defined]  # this package adds it
         watched.asked = None  # an executescript() may have left it
         done = super().execute(sql, *args)  # type: ignore[misc]  # the driver's
         if watched.asked is not None:

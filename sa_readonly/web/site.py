@@ -96,7 +96,11 @@ class Site:
         return answer(200, kind, body, read_only=seen.state.read_only)
 
     def _whence(self, request: Request) -> dict[str, object]:
-        """Return what shows a machine that the answer is no cached one, and for which registry."""
+        """Return the two JSON fields by which ``wait --url`` judges a page.
+
+        ``asked`` repeats a text of the request, so a page that some cache kept is found out.
+        ``registry`` tells which hosts answer for the same workers.
+        """
         asked = parse_qs(request.query).get("asked", [""])[0]
         registry = self.selector.registry
         return {

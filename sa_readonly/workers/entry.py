@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["DirectoryEntry"]
 
 _PATIENCE = 0.2  # seconds to wait for another thread: a gate may be waiting for this one
-_PATIENCE_TO_REGISTER = 5.0  # the same, where no gate waits
-_NAMES = 10  # that are tried
+_PATIENCE_TO_REGISTER = 5.0  # seconds to wait for it to register, which no gate waits for
+_NAMES = 10  # names that are tried for a new entry
 _NO_FILE = (-1, -1)
 
 # forks.py holds an entry weakly. But a selector that is collected while a connection is in use

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # what needs it says so
+    fcntl = None  # type: ignore[assignment]  # without it the directory is refused
 
 __all__ = ["LOCK", "NEW", "REPORT", "Folder", "try_to_lock", "why"]
 

@@ -58,7 +58,7 @@ def place() -> str:
 
 
 def scope(identity: str) -> str:
-    """Return a digest of something of this host, as processes of this place see it."""
+    """Return a digest of ``identity`` that differs with the host, its boot and :func:`place`."""
     return _digest(_text("/proc/sys/kernel/random/boot_id"), place(), identity)
 
 

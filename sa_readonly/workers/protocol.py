@@ -205,9 +205,10 @@ class Entry(Protocol):
         The report acknowledges if ``closed`` was called after the last :meth:`withdraw` and before
         the snapshot is taken, and if the report has ``may_acknowledge``.
 
-        :param snapshot: returns the report. It is called while :meth:`withdraw` waits or fails, so
-            that what it counts holds; it neither looks at the switch nor waits for it. Unless every
-            gate is shut it leaves ``generation`` None.
+        :param snapshot: returns the report. Call it, and store what it returns, while a concurrent
+            :meth:`withdraw` waits or fails: no gate can open between the count and the report. It
+            does not ask the switch, the lock of which the gate that withdraws may hold. While a
+            gate is open, the ``generation`` that it gives is None.
         :raises RegistryError: if it can't be told. Readers find the old report then, or none.
         """
 
@@ -243,7 +244,8 @@ class Registry(Protocol):
     def register(self, identify: Identify) -> Entry:
         """Register this process, after a :meth:`sweep`: from now on readers find its entry.
 
-        :param identify: for the sweeps; the entry may keep it.
+        :param identify: tells the generation that is there, see :data:`Identify`. The sweep needs
+            it, and so does the entry for its own, later sweeps.
         :raises RegistryError: if it can't be registered.
         """
 

@@ -54,8 +54,8 @@ class Reporting:
         self.since: float | None = None
         """Since when the gate is shut, in wall-clock seconds, or None."""
         self.turns = 0
-        """How often what a report may acknowledge has changed: a gate was turned, or it registered.
-        It belongs into each :class:`Mark`."""
+        """How often a new report became due whatever is counted: a gate was turned, or this process
+        registered. Each :class:`Mark` has it."""
         # Taken to turn the gate, and to note a new entry: no entry misses that the gate was shut.
         self._turning = forks.PerProcess(threading.RLock)
         self._entry: Entry | None = None
@@ -64,7 +64,7 @@ class Reporting:
     def begin(self, registry: Registry | None) -> None:
         """Register in this registry from now on; None is none."""
         if registry != self.registry:
-            self._entry = None  # one that was left over a connection in use stays where it is
+            self._entry = None  # in that registry it stays, if a connection was in use
         self.registry, self.problem = registry, None
         self.follow_fork()
 
@@ -152,7 +152,7 @@ class Reporting:
                 if entry is not None and self.registered:  # else it has acknowledged nothing
                     entry.withdraw()
                 self.since = None
-            self.turns += 1  # last: after a report that was begun before, another one is due
+            self.turns += 1  # last: a report under way has the old number, so another is due
 
     # -- reporting -------------------------------------------------------------------------
 

@@ -43,8 +43,9 @@ def encoded(
 ) -> bytes:
     """Return a report as bytes.
 
-    :param name: that of the entry.
-    :param about: what the process tells of itself: program, version, born and started.
+    :param name: the entry's name, which goes into the check, so that a copy of another entry's
+        report is damaged.
+    :param about: facts of the process, see :func:`.process.about_me`.
     """
     fields = {"format": _FORMAT, **about, "written": time.time(), **asdict(report)}
     told = {name: _finite(value) for name, value in fields.items()}
@@ -116,7 +117,7 @@ def _seconds(value: object) -> float | None:
         return None
     if type(value) not in (int, float) or not abs(value) < _FOREVER:  # type: ignore[arg-type]  # no number but these
         raise TypeError
-    return float(value)  # type: ignore[arg-type]  # the same
+    return float(value)  # type: ignore[arg-type]  # int or float, see above
 
 
 def _only(kind: type[T]) -> Callable[[Any], T]:

@@ -33,7 +33,7 @@ class WorkerStatus:
     """One entry of the registry, judged by the mode of the snapshot.
 
     :param entry: the entry.
-    :param why: why it is not there yet, or None: drained, or read-write again.
+    :param why: why it is not yet drained or, with no file, read-write again; or None if it is.
     :param noticed: whether it has told that it is in that mode, by that very file.
     :param drained: whether it is read-only, holds no read-write connection and can get none.
     """
@@ -76,14 +76,14 @@ class WorkerStatus:
 
     @property
     def state(self) -> str:
-        """How far it is, in a few words."""
+        """Why it is not drained, or read-write again, in a few words; else "drained", or ""."""
         if self.why is None and self.liveness is Liveness.DEAD:
             return "dead, held no connection"
         return self.why or ("drained" if self.drained else "")
 
     @property
     def lasting(self) -> tuple[object, ...]:
-        """What is the same until something happens; the seconds in ``why`` are not."""
+        """Equal in two rounds between which nothing happened, though time has passed."""
         told = (self.liveness, self.mode, self.connections, self.noticed, self.drained)
         return (self.name, *told, lasting(self.why or ""))
 
@@ -161,12 +161,12 @@ class Snapshot:
 
     @property
     def waiting(self) -> int:
-        """How many entries are not there yet, in either mode; those that died silently count."""
+        """How many entries are not drained, or read-write again; those that died silently count."""
         return sum(one.why is not None for one in self.workers)
 
     @property
     def settled(self) -> int:
-        """How many processes live and are there, with each of their entries."""
+        """How many living processes are drained, or read-write again, by each of their entries."""
         missing = {process(one.name) for one in self.workers if one.why is not None}
         living = {process(one.name) for one in self.workers if one.liveness is Liveness.ALIVE}
         return len(living - missing)
@@ -179,7 +179,7 @@ class Snapshot:
 
     @property
     def lasting(self) -> tuple[object, ...]:
-        """What is the same until something happens."""
+        """Equal in two rounds between which nothing happened, though time has passed."""
         return (self.state, self.state.overdue, *(one.lasting for one in self.workers))
 
     @property
@@ -312,7 +312,7 @@ def called(program: str | None, pid: int | None, host: str | None, name: str) ->
 
 
 def lasting(why: str) -> str:
-    """Return why a worker is not there yet without what changes each second."""
+    """Return the ``why`` of a worker without the seconds in it, which change each time."""
     return re.sub(r" since \d+ s", "", why)
 
 

@@ -39,7 +39,7 @@ class Verdict:
 
     :param generation: the identity of the file that this is about, or None without one.
     :param seen: every entry.
-    :param waiting: each entry that is not there yet, and why.
+    :param waiting: each entry that is not drained or, with no file, read-write again; and why.
     :param problem: why nothing can be said at all, or None.
     """
 
@@ -55,7 +55,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """True if they all are there, and there are any."""
+        """True if no entry is waited for, and there is at least one entry."""
         return self.problem is None and bool(self.seen) and not self.waiting
 
 

@@ -122,7 +122,7 @@ class Watcher:
         return self._switch() is None or self._due() is None
 
     def _before_fork(self) -> None:
-        self._forking = self.stop(_JOIN) or self._forking  # another thread may fork, too
+        self._forking = self.stop(_JOIN) or self._forking  # or another fork stopped it
 
     def _start_again(self) -> None:
         if self._forking:

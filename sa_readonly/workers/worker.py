@@ -134,7 +134,7 @@ class Worker:
             self._beside.join(_JOIN)
         self._unsubscribe()
         self._unsubscribe = _nothing
-        self._begun = False  # before it counts
+        self._begun = False  # before the count: what connects after it registers anew
         if not self.counts.left:
             self.reporting.close()
 
@@ -150,7 +150,7 @@ class Worker:
         doors = self.counts.doors
         for door in doors:
             door.close_idle()
-        self._begun = False  # before it counts
+        self._begun = False  # before the count: what connects after it registers anew
         if not self.counts.left and not any(door.connections for door in doors):
             self.reporting.close()
 
@@ -289,7 +289,7 @@ class Worker:
         return new
 
     def _bar(self, door: Door) -> None:
-        """Have a door shut, and its connections begin nothing: `wait` would not see them."""
+        """Shut a door while this process is not registered: `wait` would miss its connections."""
         door.shut(self, refuse=self._refuse)
 
     def _refuse(self) -> ReadOnlyError:
@@ -358,7 +358,7 @@ def _nothing() -> None:
 
 
 def _without(several: tuple[_Hook, ...], one: _Hook) -> tuple[_Hook, ...]:
-    """Return them without one of those that are equal to this."""
+    """Return the hooks without ``one``; an equal one that another selector put in stays."""
     kept = list(several)
     kept.remove(one)
     return tuple(kept)

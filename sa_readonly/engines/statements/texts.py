@@ -163,7 +163,7 @@ def _inside_set_statement(tokens: list[Token]) -> list[Token]:
 
 
 def _from(tokens: list[Token], word: str) -> list[Token]:
-    """Return the tokens from a word on that stands after the first one, at its depth."""
+    """Return the tokens from ``word`` on, where that follows the first token at the same depth."""
     for index, token in enumerate(tokens):
         found = index and token.kind == "word" and token.text == word
         if found and token.depth == tokens[0].depth:
@@ -172,7 +172,7 @@ def _from(tokens: list[Token], word: str) -> list[Token]:
 
 
 def _verb(tokens: list[Token]) -> str:
-    """Return the first text that is no parenthesis."""
+    """Return the text of the first token that is no opening parenthesis."""
     return next((token.text for token in tokens if token.text != "("), "")
 
 
