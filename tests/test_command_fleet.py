@@ -39,6 +39,8 @@ from tests.test_command_on_off import command, refused, running
 from tests.test_command_wait import ONLY, PIPES, Asked, read_until
 from tests.web_cases import serving
 
+STANDBY = "--standby (SA_READONLY_STANDBY_URL) needs --read-write (SA_READONLY_READ_WRITE_URL)."
+
 URL = "http://{host}/-/read-only"
 
 
@@ -772,7 +774,10 @@ LIST = ("--hosts", "{list}")
             ["--url", URL, *LIST, "--mode", "read-write", "--ignore-dead"],
             "--ignore-dead is for --mode read-only only.",
         ),
-        (["--url", URL, *LIST, "--standby", "x"], "--standby needs --read-write."),
+        (
+            ["--url", URL, *LIST, "--standby", "x"],
+            STANDBY,
+        ),
         (["--file", "x", *LIST], "--hosts needs --url."),
         (["--file", "x", "--all-addresses"], "--all-addresses needs --url."),
         (["--file", "x", "--expect-hosts", "2"], "--expect-hosts needs --url."),

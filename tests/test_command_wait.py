@@ -27,6 +27,8 @@ from tests.forked import Forked
 from tests.test_command_on_off import ROOT, command, nobody, refused, running
 from tests.worker_process import identity, obey
 
+STANDBY = "--standby (SA_READONLY_STANDBY_URL) needs --read-write (SA_READONLY_READ_WRITE_URL)."
+
 ONLY = r" \(only registered workers are known; --expect N tells how many there must be\)"
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
@@ -543,7 +545,10 @@ def test_a_workers_directory_that_cannot_be_used_is_told_and_never_drained(site:
         (["on", "--read-write", "x"], "--read-write needs --wait."),
         (["on", "--standby", "x"], "--standby needs --wait."),
         (["off", "--timeout", "5"], "--timeout needs --wait."),
-        (["on", "--wait", "--standby", "x"], "--standby needs --read-write."),
+        (
+            ["on", "--wait", "--standby", "x"],
+            STANDBY,
+        ),
         (
             ["wait", "--mode", "read-write", "--read-write", "x"],
             "--read-write is for --mode read-only only.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -435,3 +437,29 @@ def test_a_thread_s_own_connection_is_locked_again_for_the_next_selector(tmp_pat
     again.close()
     reader.dispose()
     writer.dispose()
+
+
+WITHOUT_GREENLET = """
+import sys
+sys.modules["greenlet"] = None
+from sqlalchemy import create_engine, text
+from sa_readonly import EngineSelector, FixedSwitch, Mode
+engines = [create_engine("sqlite://"), create_engine("sqlite://")]
+for engine in engines:
+    engine.connect().close()
+always = FixedSwitch(Mode.READ_ONLY)
+with EngineSelector(always, read_write=engines[0], read_only=engines[1]) as one:
+    with one.engine().connect() as connection:
+        print(connection.scalar(text("SELECT 'read'")))
+"""
+
+
+def test_sync_engines_need_no_greenlet() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_GREENLET],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("read\n", "")

@@ -55,7 +55,7 @@ def test_the_examples_of_the_readme_and_of_usage_run_in_either_mode(lite: App) -
     selector.check()
     for block in others:
         exec(block, names)
-    assert names["message"] == "Not saved: upgrade. Try again after None."
+    assert names["message"] == "Not saved: upgrade. Try again after a while."
     assert names["show_banner"]() == "We are read-only: upgrade"
     for role in ("primary", "replica"):
         selector.engine(role).dispose()

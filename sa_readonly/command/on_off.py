@@ -72,8 +72,8 @@ def on(
 ) -> None:
     """Turn the application read-only: create the file.
 
-    That it is there already is no error. Then another --reason or --until replaces its whole text:
-    give both, or the one not given is gone. With neither of them the text stays.
+    That it is there already is no error. Then --reason and --until change its text, and what is not
+    given stays.
 
     With --wait it exits as `sa-readonly wait` does.
     """
@@ -92,11 +92,13 @@ def on(
 
 
 def _enable(switch: FileSwitch, reason: str | None, until: datetime | None) -> bool:
-    """Create the file, or replace its text if there is another one; return if that was so."""
+    """Create the file, or change of its text what is given; return if there was another one."""
     before = switch.known
-    given = reason is not None or until is not None
+    if before.read_only:
+        reason = before.reason if reason is None else reason
+        until = until or before.until
     text = "\n".join((reason or "").splitlines()).strip() or None  # as it is read from the file
-    if before.read_only and ((text, until) == (before.reason, before.until) or not given):
+    if before.read_only and (text, until) == (before.reason, before.until):
         return False
     try:
         switch.enable(reason, until)

@@ -41,7 +41,7 @@ limits = options(
         callback=seconds,
         default="60",
         show_default=True,
-        help="How long to wait. Then the file stays as it is.",
+        help="How long to wait. Then it ends, and the file is left as it is.",
     ),
     click.option(
         "--expect",
@@ -182,7 +182,9 @@ def _how(
 def _server(read_write: str | None, standby: str | None) -> Server | None:
     """Return the server of the database, asked for the first time, or None without one."""
     if standby and not read_write:
-        raise click.UsageError("--standby needs --read-write.")
+        raise click.UsageError(
+            "--standby (SA_READONLY_STANDBY_URL) needs --read-write (SA_READONLY_READ_WRITE_URL)."
+        )
     if not read_write:
         return None
     try:

@@ -8,6 +8,7 @@ public: the events, ``Pool.recreate()``, ``checkedin()``, ``checkedout()``, the 
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from sqlalchemy.orm.session import SessionTransactionState
 from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import await_only, greenlet_spawn, queue
-from sqlalchemy.util.concurrency import in_greenlet
+from sqlalchemy.util.concurrency import in_greenlet as _in_greenlet
 
 if TYPE_CHECKING:
     import asyncio
@@ -59,6 +60,14 @@ __all__ = [
     "take_idle",
     "unwrapped",
 ]
+
+
+def in_greenlet() -> bool:
+    """True in a greenlet of SQLAlchemy's, which may await.
+
+    SQLAlchemy 2.1 brings no greenlet, and its own function raises where it is not installed.
+    """
+    return sys.modules.get("greenlet") is not None and _in_greenlet()
 
 
 # -- pools -----------------------------------------------------------------------------------

@@ -78,7 +78,12 @@ class WorkerStatus:
     def state(self) -> str:
         """Why it is not drained, or read-write again, in a few words; else "drained", or ""."""
         if self.why is None and self.liveness is Liveness.DEAD:
-            return "dead, held no connection"
+            out = self.connections
+            return (
+                f"dead, with {out} connection{'s' * (out > 1)} out in its last report"
+                if out
+                else "dead"
+            )
         return self.why or ("drained" if self.drained else "")
 
     @property

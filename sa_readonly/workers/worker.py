@@ -10,10 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sqlalchemy.util.concurrency import in_greenlet
-
 from .. import forks, refusals
 from ..engines import loops
+from ..engines.privates import in_greenlet
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode, State, clock, now
 from .counts import Counts
