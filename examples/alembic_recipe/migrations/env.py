@@ -12,7 +12,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 # Another database that is no standby, as a copy that is read meanwhile:
-# alembic -x url=postgresql://... upgrade head
+# alembic -x url=postgresql+psycopg2://... upgrade head
 url = context.get_x_argument(as_dictionary=True).get("url") or os.environ["GUESTBOOK_RW_URL"]
 
 with create_engine(url, poolclass=NullPool).connect() as connection:
