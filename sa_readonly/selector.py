@@ -121,9 +121,13 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
             for role, routes in guarded.routes.items()
             for mode, engine in routes.items()
         }
-        if worker is not None:
-            worker.join(self.switch, guarded, registry, watch=watch, required=required)
-        unsubscribe = self.switch.subscribe(guarded.turn, self._flipped)
+        try:
+            if worker is not None:
+                worker.join(self.switch, guarded, registry, watch=watch, required=required)
+            unsubscribe = self.switch.subscribe(guarded.turn, self._flipped)
+        except BaseException:
+            _give_back(worker, None, guarded)
+            raise
         self._finalizer = weakref.finalize(self, _give_back, worker, unsubscribe, guarded)
         self._finalizer.atexit = False
 
@@ -347,11 +351,12 @@ class _Closed(dict[Any, Any]):
 
 
 def _give_back(
-    worker: Worker | None, unsubscribe: Callable[[], None], guarded: GuardedEngines
+    worker: Worker | None, unsubscribe: Callable[[], None] | None, guarded: GuardedEngines
 ) -> None:
     if worker is not None:
         worker.leave(guarded)
-    unsubscribe()
+    if unsubscribe is not None:
+        unsubscribe()
     guarded.release()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, text
 
-from sa_readonly import FileSwitch, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly import EngineSelector, FileSwitch, FixedSwitch, Mode, ReadOnlyError
 from sa_readonly.engines.handover import GuardedEngines
 from sa_readonly.engines.readers import TwinEngine
 
@@ -108,3 +108,38 @@ def test_after_a_flip_and_back_a_statement_costs_what_it_did(
     assert {name: type(engine.dialect) for name, engine in guarded.engines.items()} == before
     end()
     guarded.release()
+
+
+def test_a_selector_that_is_closed_leaves_another_ones_guard_on_a_shared_replica(
+    engines: dict[str, Engine], tmp_path: Path
+) -> None:
+    switch = FileSwitch(tmp_path / "read-only.txt")
+    given = {name: engines[name] for name in (RW, RW_REPLICA, RO)}
+    first, second = GuardedEngines(switch, given), GuardedEngines(switch, given)
+    first.release()
+    dialect: Any = engines[RW_REPLICA].dialect
+    assert (dialect._sa_readonly_gates, dialect._sa_readonly_told) == ((switch,), (switch,))
+    with engines[RW_REPLICA].connect() as connection, pytest.raises(ReadOnlyError):
+        connection.execute(text("CREATE TABLE t (x)"))
+    second.release()
+    with engines[RW_REPLICA].connect() as connection:
+        connection.execute(text("CREATE TABLE t (x)"))
+
+
+class Failing(FileSwitch):
+    def subscribe(self, gate: Any, flipped: Any) -> Any:
+        raise RuntimeError("no")
+
+
+def test_a_selector_that_could_not_be_made_leaves_the_engines_as_they_were(
+    engines: dict[str, Engine], tmp_path: Path
+) -> None:
+    switch = Failing(tmp_path / "read-only.txt")
+    with pytest.raises(RuntimeError, match="no"):
+        EngineSelector(switch, read_write=engines[RW], read_only=engines[RO])
+    for engine in engines[RW], engines[RO]:
+        assert type(engine.dialect).__mro__[0].__module__.startswith("sqlalchemy"), engine
+    (tmp_path / "read-only.txt").touch()
+    switch.check()
+    with engines[RW].begin() as connection:
+        connection.execute(text("CREATE TABLE t (x)"))

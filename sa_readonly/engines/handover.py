@@ -60,6 +60,18 @@ class GuardedEngines:
         self._switch = switch
         self._grace = grace
         self._deadline: float | None = None  # while read-only
+        self._gated: list[Engine] = []
+        self._protected: dict[Engine, Reader] = {}
+        self._twins: list[TwinEngine] = []
+        self.doors = []
+        try:
+            self._take_over(given, pooler)
+        except BaseException:
+            self.release()
+            raise
+
+    def _take_over(self, given: Mapping[str, Engine], pooler: str | None) -> None:
+        switch = self._switch
         primary, replica = given["read_write.primary"], given.get("read_write.replica")
         reading = given.get("read_only.primary")
         reading_replica = given.get("read_only.replica", reading)
@@ -74,16 +86,16 @@ class GuardedEngines:
             protection.behind(engine, pooler)
         for engine in taken_away:
             protection.gate(engine, switch)
+            self._gated.append(engine)
         for engine in protected:
             new = not guard.read_only(engine)
             protection.protect(engine, switch, serves=engine is replica)
+            self._protected[engine] = Reader.of(engine)
             if new:
-                Reader.of(engine).lock()
+                self._protected[engine].lock()
                 protection.warn(engine)
-        self._protected = {engine: Reader.of(engine) for engine in protected}
 
         # Twins: one in the place of read_only, or one for the role "replica" where there is none.
-        self._twins: list[TwinEngine] = []
         serving = replica or primary
         if reading is None or (serving is primary and not holds_database(primary)):
             twin = TwinEngine(primary, gated=reading is not None)
@@ -132,18 +144,13 @@ class GuardedEngines:
     def release(self) -> None:
         """Give the engines back as they were. The twins go on being read-only."""
         self._open()
-        for door in self.doors:
-            if not isinstance(door.engine, TwinEngine):
-                self._release(door.engine)
-            door.sweep()
-        for engine in self._protected:
-            self._release(engine)
-
-    def _release(self, engine: Engine) -> None:
-        was_read_only = guard.read_only(engine)
-        protection.release(engine, self._switch)
-        if was_read_only and not guard.read_only(engine):
-            self._protected[engine].unlock()
+        for engine in dict.fromkeys((*self._gated, *self._protected)):
+            protected = engine in self._protected
+            gated = engine in self._gated
+            protection.release(engine, self._switch, gated=gated, protected=protected)
+            if protected and not guard.read_only(engine):
+                self._protected[engine].unlock()
+        self.sweep()
 
     def dispose_twins(self) -> None:
         """Close the twins' connections: nothing is picked any more."""

@@ -70,13 +70,13 @@ def protect(engine: Engine, switch: Switch, *, serves: bool) -> None:
     _become(dialect)
 
 
-def release(engine: Engine, switch: Switch) -> None:
-    """Take back one :func:`gate` or :func:`protect`, or both, that was done for this switch."""
+def release(engine: Engine, switch: Switch, *, gated: bool, protected: bool) -> None:
+    """Take back one :func:`gate`, one :func:`protect`, or both, that was done for this switch."""
     dialect: Any = engine.dialect
-    for name in ("_sa_readonly_gates", "_sa_readonly_told"):
+    for name, done in (("_sa_readonly_gates", gated), ("_sa_readonly_told", protected)):
         switches = list(getattr(dialect, name, ()))
-        if switch in switches:
-            switches.remove(switch)
+        if done and switch in switches:
+            switches.remove(switch)  # once: another selector may have this engine, too
             setattr(dialect, name, tuple(switches))
     _become(dialect)
 
