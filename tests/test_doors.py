@@ -103,6 +103,18 @@ def test_a_connection_that_is_being_made_at_the_flip_is_refused_and_closed(app: 
     assert (held, door.connections) == ([1], 0)
 
 
+def test_what_lies_idle_in_a_pool_that_was_taken_away_is_not_given_out(app: App) -> None:
+    app.start(ttl=3600)
+    engine = app.engines["rw"]
+    engine.connect().close()
+    pool, door = engine.pool, Door.of(engine)
+    door.shut(door, refuse=lambda: ReadOnlyError("not registered"))
+    with pytest.raises(ReadOnlyError, match="^not registered$"):
+        pool.connect()  # as a thread does that has read engine.pool before
+    assert door.connections == 0
+    door.open(door)
+
+
 def test_after_the_flip_no_connection_is_left_at_the_server(
     pg_server: Server, pg_urls: Any, place: Path
 ) -> None:
