@@ -879,6 +879,30 @@ async def test_a_plain_async_session_refuses_a_selector_and_names_the_cure(app: 
             await session.scalar(WHICH)
 
 
+@pytest.mark.parametrize("idle", [0, 1])
+async def test_a_connection_in_use_when_the_selector_is_made_counts_until_it_comes_back(
+    app: AsyncApp, idle: int
+) -> None:
+    app.engine("rw")
+    engine = app.async_engine("rw")
+    async with engine.connect() as connection:
+        assert await connection.scalar(WHICH) == "rw"
+        for _ in range(idle):
+            async with engine.connect() as other:
+                await other.scalar(WHICH)
+        app.start()
+        assert door(app).connections == 1
+        app.on()
+        app.selector.check()
+        assert door(app).connections == 1
+        app.off()
+        app.selector.check()
+    assert door(app).connections == 0
+    async with engine.connect() as connection:
+        assert await connection.scalar(WHICH) == "rw"
+        assert door(app).connections == 1
+
+
 async def test_a_detached_connection_is_counted_until_it_is_closed(app: AsyncApp) -> None:
     app.start()
     async with app.async_engine("rw").connect() as connection:

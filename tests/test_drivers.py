@@ -118,6 +118,8 @@ def test_what_a_function_opens_at_the_server_is_shut_before_the_next_one_has_the
         connection.commit()
 
     def write(connection: Connection) -> None:
+        if database.kind == "postgresql":  # which has another lock beside this one
+            assert connection.scalar(text("SHOW default_transaction_read_only")) == "on"
         with pytest.raises(ReadOnlyError) as caught:
             connection.execute(text("SELECT w()"))
         assert caught.value._kind == "server"

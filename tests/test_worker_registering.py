@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.pool import StaticPool
 
 from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
 from sa_readonly.workers import protocol
@@ -51,6 +52,16 @@ def test_who_connects_past_the_selector_is_registered_too(lite: App) -> None:
     lite.start(ttl=3600)
     with lite.engines["rw"].connect() as connection:
         assert connection.scalar(WHICH) == "rw"
+        assert one(lite).liveness is Liveness.ALIVE
+
+
+def test_who_is_given_a_connection_that_a_pool_had_before_the_selector_is_registered_too(
+    lite: App,
+) -> None:
+    engine = lite.engine("rw", poolclass=StaticPool)
+    engine.connect().close()
+    lite.start()
+    with engine.connect():
         assert one(lite).liveness is Liveness.ALIVE
 
 
