@@ -64,6 +64,19 @@ def test_a_forked_child_goes_by_a_look_that_it_takes_once_it_is_registered(lite:
         in_child(child)
 
 
+def test_a_forked_child_that_has_not_registered_has_nothing_to_withdraw(lite: App) -> None:
+    lite.start(ttl=0)
+    read(lite)
+    lite.on()
+    lite.selector.check()
+
+    def child() -> None:
+        lite.off()
+        assert not lite.selector.switch.check().read_only
+
+    in_child(child)
+
+
 def test_a_forked_child_registers_where_no_hooks_ran(lite: App) -> None:
     lite.start(ttl=3600)
     read(lite)

@@ -120,6 +120,14 @@ def test_a_selector_that_is_closed_over_a_transaction_leaves_its_entry(lite: App
     assert whys(lite) == ["has not noticed, no watcher thread runs there"]
 
 
+def test_a_process_that_ends_over_a_transaction_leaves_its_entry(lite: App) -> None:
+    lite.start()
+    with lite.engines["rw"].connect() as connection:
+        connection.scalar(WHICH)
+        lite.selector._worker.end()
+        assert one(lite).liveness is Liveness.ALIVE
+
+
 def test_workers_false_registers_nobody(lite: App) -> None:
     lite.start(workers=False)
     read(lite)
