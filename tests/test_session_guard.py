@@ -133,7 +133,7 @@ def test_a_flush_without_a_net_change_is_no_write(app: App) -> None:
 def test_a_text_is_refused_before_it_is_sent_by_whichever_method_of_the_driver(app: App) -> None:
     app.start()
     app.on()
-    with app.selector.engine().connect() as connection:
+    with app.engine_now().connect() as connection:
         bare = connection.execution_options(no_parameters=True)
         for send in (
             lambda: connection.execute(text("delete from book where id = :id"), {"id": 1}),
