@@ -28,6 +28,7 @@ from sa_readonly import (
 )
 from sa_readonly.engines import loops
 from sa_readonly.engines.doors import Door
+from sa_readonly.engines.pools import close_idle
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, Author, Book, in_thread
@@ -394,12 +395,35 @@ def test_a_loop_that_ends_while_it_is_asked_leaves_no_connection_open(
     async def go() -> None:
         await read(app)
         app.on()
+        wild.stop()
         in_thread(app.selector.check)  # what it asks of this loop comes too late
         assert door(app).connections == 1
 
     wild = asyncio.new_event_loop()
     task = wild.create_task(go())
-    task.add_done_callback(lambda _: wild.stop())
+    wild.run_forever()
+    task.result()
+    wild.close()
+    in_thread(app.selector.check)
+    assert door(app).connections == 0
+
+
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")  # of the loop's owner
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_what_a_loop_that_has_ended_was_to_close_is_closed_at_the_next_look(
+    app: AsyncApp, own_loop: None
+) -> None:
+    app.start()
+
+    async def go() -> None:
+        await read(app)
+        pool = app.engines["rw"].pool
+        wild.stop()
+        in_thread(lambda: close_idle(pool))  # what it asks of this loop comes too late
+        assert door(app).connections == 1
+
+    wild = asyncio.new_event_loop()
+    task = wild.create_task(go())
     wild.run_forever()
     task.result()
     wild.close()
@@ -853,6 +877,30 @@ async def test_a_plain_async_session_refuses_a_selector_and_names_the_cure(app: 
     async with AsyncSession(app.selector) as session:
         with pytest.raises(ConfigurationError, match="sync_session_class=RoutingSession"):
             await session.scalar(WHICH)
+
+
+@pytest.mark.parametrize("idle", [0, 1])
+async def test_a_connection_in_use_when_the_selector_is_made_counts_until_it_comes_back(
+    app: AsyncApp, idle: int
+) -> None:
+    app.engine("rw")
+    engine = app.async_engine("rw")
+    async with engine.connect() as connection:
+        assert await connection.scalar(WHICH) == "rw"
+        for _ in range(idle):
+            async with engine.connect() as other:
+                await other.scalar(WHICH)
+        app.start()
+        assert door(app).connections == 1
+        app.on()
+        app.selector.check()
+        assert door(app).connections == 1
+        app.off()
+        app.selector.check()
+    assert door(app).connections == 0
+    async with engine.connect() as connection:
+        assert await connection.scalar(WHICH) == "rw"
+        assert door(app).connections == 1
 
 
 async def test_a_detached_connection_is_counted_until_it_is_closed(app: AsyncApp) -> None:

@@ -56,9 +56,10 @@ def test_a_detached_connection_is_counted_until_it_is_closed(app: App) -> None:
     connection.detach()
     app.on()
     app.selector.check()
-    assert Door.of(app.engines["rw"]).connections == 1
+    door = Door.of(app.engines["rw"])
+    assert (door.connections, len(door.retired)) == (1, 1)
     connection.close()
-    assert Door.of(app.engines["rw"]).connections == 0
+    assert (door.connections, door.retired) == (0, [])
 
 
 def test_an_invalidated_connection_is_counted_no_more(app: App) -> None:
@@ -101,6 +102,44 @@ def test_a_connection_that_is_being_made_at_the_flip_is_refused_and_closed(app: 
     with pytest.raises(ReadOnlyError):
         app.engines["rw"].connect()
     assert (held, door.connections) == ([1], 0)
+
+
+def test_what_lies_idle_in_a_pool_that_was_taken_away_is_not_given_out(app: App) -> None:
+    app.start(ttl=3600)
+    engine = app.engines["rw"]
+    engine.connect().close()
+    pool, door = engine.pool, Door.of(engine)
+    door.shut(door, refuse=lambda: ReadOnlyError("not registered"))
+    with pytest.raises(ReadOnlyError, match=r"^not registered$"):
+        pool.connect()  # as a thread does that has read engine.pool before
+    assert door.connections == 0
+    door.open(door)
+
+
+def test_a_pool_that_was_taken_away_connects_no_more_after_the_flip_back(app: App) -> None:
+    app.start()
+    engine = app.engines["rw"]
+    pool, asked = engine.pool, list[str]()
+    for _ in range(2):
+        app.flip()
+        app.selector.check()
+    event.listen(engine, "do_connect", lambda *_: asked.append("asked"))
+    with pytest.raises(ReadOnlyError):
+        pool.connect()
+    assert asked == []
+    engine.connect().close()
+    assert asked == ["asked"]
+
+
+def test_what_was_in_use_before_the_selector_was_made_is_closed_when_it_comes_back(
+    app: App,
+) -> None:
+    engine, closed = app.engine("rw"), list[str]()
+    event.listen(engine, "close", lambda *_: closed.append("closed"))
+    with engine.connect():
+        app.start()
+        assert closed == []
+    assert closed == ["closed"]
 
 
 def test_after_the_flip_no_connection_is_left_at_the_server(

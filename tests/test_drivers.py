@@ -118,6 +118,8 @@ def test_what_a_function_opens_at_the_server_is_shut_before_the_next_one_has_the
         connection.commit()
 
     def write(connection: Connection) -> None:
+        if database.kind == "postgresql":  # which has another lock beside this one
+            assert connection.scalar(text("SHOW default_transaction_read_only")) == "on"
         with pytest.raises(ReadOnlyError) as caught:
             connection.execute(text("SELECT w()"))
         assert caught.value._kind == "server"
@@ -125,6 +127,19 @@ def test_what_a_function_opens_at_the_server_is_shut_before_the_next_one_has_the
 
     database.try_it(write, lift, write, write)
     assert database.rows() == 0
+
+
+RESET_VALUE = "SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only'"
+
+
+@pytest.mark.parametrize("driver", list(POSTGRESQL))
+def test_a_session_is_read_only_from_its_start_up_packet_on_so_that_no_reset_opens_it(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    def look(connection: Connection) -> None:
+        assert connection.scalar(text(RESET_VALUE)) == "on"
+
+    Database(request, driver).try_it(look)
 
 
 def done(value: Any) -> Any:

@@ -229,6 +229,24 @@ def test_a_connect_listener_may_attach_a_file(tmp_path: Path) -> None:
         flipper.close()
 
 
+def test_what_a_connect_listener_writes_is_refused_on_a_read_only_connection(lite: App) -> None:
+    refused = list[str]()
+
+    @event.listens_for(lite.engine("rw"), "connect")
+    def write(opened: Any, _: object) -> None:
+        try:
+            opened.execute("INSERT INTO book (title) VALUES ('listener')")
+            opened.commit()
+        except sqlite3.OperationalError as error:
+            refused.append(str(error))
+
+    lite.on()
+    lite.start(read_only=None)
+    with lite.sessions() as session:
+        assert session.scalar(text("SELECT count(*) FROM book")) == 0
+    assert refused == ["attempt to write a readonly database"]
+
+
 def test_a_creator_is_used_and_its_connections_are_read_only(pg_pair: Pair, tmp_path: Path) -> None:
     import psycopg2
 

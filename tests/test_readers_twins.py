@@ -205,6 +205,17 @@ def test_the_creator_of_a_read_only_pool_makes_what_is_locked(lite: App, given: 
         lite.selector.engine().dispose()
 
 
+def test_the_creator_of_a_read_only_pool_puts_both_locks_on(url: URL) -> None:
+    engine = create_engine(url.set(drivername="postgresql+psycopg2"))
+    with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+        connection: Any = selector.engine().pool._creator()
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW default_transaction_read_only")
+            assert (cursor.fetchone(), connection.readonly) == (("on",), True)
+        connection.close()
+    engine.dispose()
+
+
 def test_what_the_creator_of_a_pool_makes_is_counted_until_it_is_lost(url: URL) -> None:
     engine = create_engine(url.set(drivername="postgresql+psycopg2"))
     with EngineSelector(FixedSwitch(Mode.READ_WRITE), read_write=engine):

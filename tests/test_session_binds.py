@@ -87,6 +87,28 @@ def test_two_selectors_with_switches_of_their_own_know_nothing_of_each_other(
             session.commit()
 
 
+def test_a_transaction_keeps_the_engine_of_each_switch_it_has_a_connection_by(
+    lite: App, other: App
+) -> None:
+    lite.start()
+    other.start()
+    factory = sessionmaker(
+        class_=RoutingSession, binds={Author: lite.selector, Which: other.selector}
+    )
+    with factory() as session:
+        session.get(Author, 1)
+        assert session.scalar(WHICH) == "rw"
+        other.on()
+        other.selector.check()
+        assert session.scalar(WHICH) == "rw"
+        lite.on()
+        lite.selector.check()
+        session.get(Author, 2)
+        assert lite.statements[-1][0] == "rw"
+        session.rollback()
+        assert session.scalar(WHICH) == "ro"
+
+
 def test_a_plain_engine_among_the_binds_is_written_to_while_read_only(
     lite: App, other: App
 ) -> None:

@@ -9,8 +9,17 @@ from sqlalchemy import create_engine, delete, event, exc, func, insert, select, 
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool, QueuePool
 
-from sa_readonly import EngineSelector, FileSwitch, FixedSwitch, Mode, ReadOnlyError, RoutingSession
+from sa_readonly import (
+    EngineSelector,
+    FileSwitch,
+    FixedSwitch,
+    Mode,
+    ReadOnlyError,
+    RoutingSession,
+    State,
+)
 from sa_readonly.engines import guard
+from sa_readonly.engines.doors import Door
 from tests.app import WHICH, App, Author, Base, Book, Which
 
 
@@ -119,6 +128,21 @@ def test_a_flush_without_a_net_change_is_no_write(app: App) -> None:
         session.expunge(new)
         session.commit()
         assert session.scalar(WHICH) == "ro"
+
+
+def test_a_text_is_refused_before_it_is_sent_by_whichever_method_of_the_driver(app: App) -> None:
+    app.start()
+    app.on()
+    with app.engine_now().connect() as connection:
+        bare = connection.execution_options(no_parameters=True)
+        for send in (
+            lambda: connection.execute(text("delete from book where id = :id"), {"id": 1}),
+            lambda: connection.execute(text("delete from book where id = :id"), [{"id": 1}] * 2),
+            lambda: bare.exec_driver_sql("delete from book"),
+        ):
+            with pytest.raises(ReadOnlyError) as caught:
+                send()
+            assert caught.value._kind == "statement"
 
 
 def test_the_server_refuses_what_a_raw_cursor_writes(app: App) -> None:
@@ -258,6 +282,16 @@ def test_a_fixed_switch_decides_for_a_script(lite: App) -> None:
             RoutingSession(selector) as session,
         ):
             assert session.scalar(WHICH) == name
+
+
+def test_a_fixed_switch_that_a_test_flips_closes_what_lies_idle(lite: App) -> None:
+    engine = lite.engine("rw")
+    switch = FixedSwitch(Mode.READ_WRITE)
+    with EngineSelector(switch, read_write=engine):
+        engine.connect().close()
+        end = switch.override(State(Mode.READ_ONLY))
+        assert Door.of(engine).connections == 0
+        end()
 
 
 def test_filling_again_is_possible_after_the_selector_is_closed(lite: App) -> None:

@@ -174,6 +174,19 @@ def test_what_appears_while_a_connection_is_made_ready_is_seen(each: App) -> Non
         each.selector.close()
 
 
+def test_once_the_file_is_there_no_server_is_asked_for_a_connection(each: App) -> None:
+    asked = list[Any]()
+    each.start()
+    engine = each.engines["rw"]
+    engine.connect().close()  # so that the process is registered: that looks, too
+    engine.dispose()
+    event.listen(engine, "do_connect", lambda *_: asked.append("asked"))
+    each.on()
+    with pytest.raises(ReadOnlyError, match=A_CONNECTION):
+        engine.connect()
+    assert asked == []
+
+
 def test_a_connection_that_was_long_in_the_making_is_closed_and_shown_to_none(each: App) -> None:
     each.start()
     engine = each.engines["rw"]

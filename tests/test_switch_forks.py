@@ -7,9 +7,20 @@ import threading
 import pytest
 
 from sa_readonly.switch import FileSwitch
-from tests.switches import BOUND, RO, Told, in_child, in_threads, join, log, nothing, path
+from tests.switches import (
+    BOUND,
+    RO,
+    Told,
+    clock,
+    in_child,
+    in_threads,
+    join,
+    log,
+    nothing,
+    path,
+)
 
-__all__ = ["log", "path"]  # fixtures
+__all__ = ["clock", "log", "path"]  # fixtures
 
 
 @pytest.fixture
@@ -43,6 +54,14 @@ def test_a_forked_child_waits_for_no_lock_of_a_thread_it_does_not_have(held, pat
         return 0 if state.read_only and not held._turning else 1
 
     assert in_child(child) == 0
+
+
+def test_a_forked_child_looks_ahead_though_a_thread_of_its_parent_did(path, clock):
+    switch = FileSwitch(path, ttl=10)
+    path.touch()
+    clock.now += 7
+    with switch._refreshing():
+        assert in_child(lambda: 0 if switch.refresh().read_only else 1) == 0
 
 
 def test_a_forked_child_closes_the_gates_its_parent_was_about_to_close(path):

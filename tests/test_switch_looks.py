@@ -289,3 +289,29 @@ def test_an_answer_that_comes_too_late_is_asked_for_again(path, clock, stats):
     stats.count = 0
     assert switch.state.mode is RW
     assert stats.count == 2
+
+
+def test_a_glance_counts_its_answer_from_before_the_stat(path, clock, stats):
+    switch = FileSwitch(path, ttl=10)
+    clock.now += 6
+
+    def take(name):
+        clock.now += 4
+
+    stats.before = take
+    assert switch.glance()
+    stats.before, stats.count = nothing, 0
+    clock.now += 2  # it is six seconds old by now, and a look is due
+    assert switch.glance()
+    assert stats.count == 1
+
+
+def test_a_glance_whose_stat_took_longer_than_ttl_lets_nothing_begin(path, clock, stats):
+    switch = FileSwitch(path, ttl=10)
+    clock.now += 6
+
+    def take(name):
+        clock.now += 11
+
+    stats.before = take
+    assert not switch.glance()

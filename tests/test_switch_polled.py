@@ -588,12 +588,24 @@ def test_past_fence_while_a_look_hangs_by_no_road_a_connection_is_given_out(
 ) -> None:
     sessions = start(switch, watch=False)
     engine = lite.engines["rw"]
-    with sessions() as held, engine.connect() as other:
+    with (
+        sessions() as held,
+        engine.connect() as other,
+        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as committing,
+    ):
         assert held.scalar(WHICH) == "rw"
+        committing.scalar(WHICH)
         hang(switch, flag, clock)
         add(sessions)
         clock.now = START + 10.1
-        for go in (engine.connect, engine.raw_connection, other.begin, lambda: add(sessions)):
+        for go in (
+            lambda: committing.scalar(WHICH),
+            engine.connect,
+            engine.raw_connection,
+            other.begin,
+            lambda: add(sessions),
+            lite.selector.require_read_write,
+        ):
             with pytest.raises(ReadOnlyError, match="flag\\(\\) has not answered for 10 s"):
                 go()
         assert held.scalar(WHICH) == "rw"  # what has begun goes on

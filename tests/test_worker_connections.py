@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from sqlalchemy.pool import AssertionPool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, StaticPool
 
 from sa_readonly import EngineSelector
 from sa_readonly.workers.protocol import Connections
@@ -26,6 +26,21 @@ def test_what_was_connected_before_the_selector_was_made_counts(app: App) -> Non
         assert whys(app) == ["1 connection out since 0 s, no watcher thread runs there"]
     app.selector.check()
     assert verdict(app).holds
+
+
+@pytest.mark.parametrize("poolclass", [QueuePool, AssertionPool, SingletonThreadPool, StaticPool])
+@pytest.mark.parametrize("past_the_selector", [False, True])
+def test_what_had_lain_idle_before_the_selector_was_made_counts_once_it_is_used(
+    app: App, poolclass: Any, past_the_selector: bool
+) -> None:
+    engine = app.engine("rw", poolclass=poolclass)
+    engine.connect().close()
+    app.start()
+    with engine.connect() if past_the_selector else app.sessions() as used:
+        assert used.scalar(WHICH) == "rw"
+        app.on()
+        app.selector.check()
+        assert whys(app) == ["1 connection out since 0 s, no watcher thread runs there"]
 
 
 @pytest.mark.parametrize("poolclass", [AssertionPool, SingletonThreadPool])

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sa_readonly import FileSwitch
+from sa_readonly import EngineSelector, FileSwitch, PolledSwitch
 from sa_readonly.mode import clock
 from sa_readonly.workers.protocol import Liveness
 from sa_readonly.workers.verdict import judge
@@ -43,6 +43,38 @@ def test_a_forked_child_registers_for_itself_at_its_first_transaction(lite: App)
 
     in_child(child)
     assert {entry.liveness for entry in registry(lite).read()} == {Liveness.ALIVE, Liveness.DEAD}
+
+
+def test_a_forked_child_goes_by_a_look_that_it_takes_once_it_is_registered(lite: App) -> None:
+    seen: list[set[int | None]] = []
+
+    def look() -> None:
+        seen.append({entry.pid for entry in registry(lite).read()})
+
+    switch = PolledSwitch(look, ttl=3600, fence=3600)
+    engine, workers = lite.engine("rw"), f"{lite.path}.workers"
+    with EngineSelector(switch, read_write=engine, workers=workers, watch=False) as selector:
+        engine.connect().close()
+
+        def child() -> None:
+            seen.clear()
+            assert not selector.read_only
+            assert os.getpid() in seen[-1]
+
+        in_child(child)
+
+
+def test_a_forked_child_that_has_not_registered_has_nothing_to_withdraw(lite: App) -> None:
+    lite.start(ttl=0)
+    read(lite)
+    lite.on()
+    lite.selector.check()
+
+    def child() -> None:
+        lite.off()
+        assert not lite.selector.switch.check().read_only
+
+    in_child(child)
 
 
 def test_a_forked_child_registers_where_no_hooks_ran(lite: App) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.pool import StaticPool
 
 from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
 from sa_readonly.workers import protocol
@@ -51,6 +52,16 @@ def test_who_connects_past_the_selector_is_registered_too(lite: App) -> None:
     lite.start(ttl=3600)
     with lite.engines["rw"].connect() as connection:
         assert connection.scalar(WHICH) == "rw"
+        assert one(lite).liveness is Liveness.ALIVE
+
+
+def test_who_is_given_a_connection_that_a_pool_had_before_the_selector_is_registered_too(
+    lite: App,
+) -> None:
+    engine = lite.engine("rw", poolclass=StaticPool)
+    engine.connect().close()
+    lite.start()
+    with engine.connect():
         assert one(lite).liveness is Liveness.ALIVE
 
 
@@ -107,6 +118,14 @@ def test_a_selector_that_is_closed_over_a_transaction_leaves_its_entry(lite: App
     assert one(lite).liveness is Liveness.ALIVE
     lite.on()
     assert whys(lite) == ["has not noticed, no watcher thread runs there"]
+
+
+def test_a_process_that_ends_over_a_transaction_leaves_its_entry(lite: App) -> None:
+    lite.start()
+    with lite.engines["rw"].connect() as connection:
+        connection.scalar(WHICH)
+        lite.selector._worker.end()
+        assert one(lite).liveness is Liveness.ALIVE
 
 
 def test_workers_false_registers_nobody(lite: App) -> None:

@@ -54,6 +54,7 @@ class _AskingPool(CountedPool):
         try:
             for switch in door.engine.dialect._sa_readonly_gates:  # type: ignore[attr-defined]  # this package adds it
                 if clock() >= switch.fresh_until or switch.known.mode is _READ_ONLY_MODE:
+                    door._prepare()  # a pool that is the database may have connected before
                     guard.ask(door.engine, *_A_CONNECTION)
         except BaseException as error:
             proxied.close()
@@ -310,7 +311,7 @@ class Door:
     def _forget(self) -> None:
         self._pid = os.getpid()
         if self.engine.dialect.is_async:
-            keep_for_parent(*self._old.retired, self.engine.pool)
+            keep_for_parent(*self._old.pools, self.engine.pool)
         self._old.leave()
         self._ledger.leave()
 

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import QueuePool
 
 from . import loops, privates
-from .pools import close_idle, forget_idle
+from .pools import close_idle, count_by, forget_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,11 @@ class OldPools:
         self._uncounted: dict[Pool, float] = {}
 
     @property
+    def pools(self) -> list[Pool]:
+        """All of them that may have connections out."""
+        return [*self.retired, *self._uncounted]
+
+    @property
     def uncounted(self) -> list[float]:
         """The times of retirement, one for each connection in use of a pool that did not count."""
         return [
@@ -52,10 +57,12 @@ class OldPools:
     def replace(self) -> None:
         """Begin with an empty pool, which can count each connection that it makes."""
         pool = self._engine.pool
-        if self._engine.dialect.is_async or not privates.connections_out(pool):
+        if not (privates.connections_out(pool) or privates.kept_records(pool)):
             forget_idle(self._engine)
             return
         self._engine.pool = pool.recreate()
+        count_by(pool, self._ledger, privates.creator(pool))  # it closes through the ledger now
+        pool._sa_readonly_retired = True  # type: ignore[attr-defined]  # it is a CountedPool
         event.listen(pool, "checkin", _close_returned)
         close_idle(pool)
         self._uncounted[pool] = time.time()
