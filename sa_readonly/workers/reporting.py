@@ -78,9 +78,13 @@ class Reporting:
     # -- being registered ------------------------------------------------------------------
 
     def stands(self) -> bool:
-        """True if it is registered and its entry is still there; asked once a second at most."""
+        """True if it is registered and its entry is still there.
+
+        At each look it is asked whether readers see that this process lives: they would take it for
+        dead at once. Whether they find the entry is asked once a second.
+        """
         entry = self._entry
-        if entry is None or not self.registered:
+        if entry is None or not self.registered or not entry.lives():
             return False
         if time.monotonic() < self._ensured_at + _ENSURED:
             return True
