@@ -235,20 +235,19 @@ def test_a_report_is_due_when_a_reader_needs_it(monkeypatch: pytest.MonkeyPatch)
     registry = MemoryRegistry()
     mine.begin(registry)
     mine.ensure(lambda: True)
-    mark, engines = Mark((), 0), {"read_write.primary": Connections()}
+    report = replace(BARE, engines={"read_write.primary": Connections()})
 
     def tell(**fields: Any) -> bool:
-        nonlocal mark, engines
-        engines = fields.pop("engines", engines)
-        mark = mark._replace(**fields)
-        if not mine.is_due(mark, lambda: engines):
+        nonlocal report
+        report = replace(report, **fields)
+        if not mine.is_due(Mark.of(report, mine.turns), lambda: report.engines):
             return False
-        mine.report(mark, lambda: replace(BARE, engines=engines))
+        mine.report(lambda: report)
         return True
 
     assert tell()
     assert not tell()
-    assert tell(needed=("another",))
+    assert tell(flips=1)
     assert not tell(engines={"read_write.primary": Connections(1)})
     clock[0] += 0.25
     assert not tell()
