@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from sa_readonly import ReadOnlyError
+from sa_readonly import ReadOnlyError, forks
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Liveness, Report
+from sa_readonly.workers.reporting import Reporting
 from sa_readonly.workers.verdict import judge
 from tests.app import App
 from tests.postgres import wait_until
@@ -220,3 +221,27 @@ def test_a_report_of_what_was_so_only_while_it_was_built_is_followed_by_another(
     worker.watcher.tick()
     assert judge(switch.identify, registry).holds
     lite.selector.close()
+
+
+def test_a_turn_of_the_gate_while_another_thread_registers_is_not_lost() -> None:
+    class Counted(Reporting):
+        """Notes each change of ``turns`` at which another thread could change it, too."""
+
+        alone = True
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "turns" and "_entry" in vars(self):
+                self.alone = self.alone and forks.is_mine(self._turning())
+            super().__setattr__(name, value)
+
+    reporting, registry = Counted(lambda: None), MemoryRegistry()
+    reporting.begin(registry)
+    counts = []
+    for lost in (False, False, True):
+        if lost:
+            registry.entries.clear()
+        reporting.ensure(lambda: True)
+        counts.append(reporting.turns)
+    reporting.turn(read_only=True)
+    assert (counts, reporting.turns) == ([1, 1, 2], 3)
+    assert reporting.alone

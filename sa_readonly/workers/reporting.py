@@ -81,7 +81,8 @@ class Reporting:
         self.turns = 0
         """How often a new report became due whatever is counted: a gate was turned, or this process
         registered. Each :class:`Mark` has it."""
-        # Taken to turn the gate, and to note a new entry: no entry misses that the gate was shut.
+        # Taken to turn the gate, and to note a new entry: no entry misses that the gate was shut,
+        # and no turn is lost.
         self._turning = forks.PerProcess(threading.RLock)
         self._entry: Entry | None = None
         self.begin(None)
@@ -144,7 +145,9 @@ class Reporting:
             else:
                 new = entry.ensure()
             self.registered = True
-            self.turns += new
+            if new:
+                with self._turning():
+                    self.turns += 1
         except RegistryError as error:
             self.registered = False
             self._fall_ill(error)
