@@ -50,6 +50,7 @@ class DirectoryEntry(Entry):
         self._over = False
         self._may_acknowledge = False
         self._acknowledged = False  # whether a reader may find an acknowledgement
+        self._asked_for_report = True  # whether the last question whether it stands was for that
         forks.subscribe(in_child=self._drop)
 
     def __repr__(self) -> str:
@@ -69,7 +70,12 @@ class DirectoryEntry(Entry):
         return self._over or self._is_held()
 
     def stands(self) -> bool:
-        return self._over or self._is_whole()
+        if self._over or not self._is_whole():
+            return self._over
+        # Every other time, as each question costs a stat(). A worker without a report is waited
+        # for, so to miss it late is safe.
+        self._asked_for_report = not self._asked_for_report
+        return not self._asked_for_report or self._is_there(REPORT)
 
     def closed(self) -> None:
         self._may_acknowledge = True
@@ -132,13 +138,16 @@ class DirectoryEntry(Entry):
         return self._is_held() and self._is_in_place()
 
     def _is_in_place(self) -> bool:
+        return self._is_there(LOCK, self._identity)
+
+    def _is_there(self, suffix: str, identity: tuple[int, int] | None = None) -> bool:
         try:
-            found = os.stat(self._path(LOCK), follow_symlinks=False)
+            found = os.stat(self._path(suffix), follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:  # it can't be seen now, which is no reason to make another
             return True
-        return _identity(found) == self._identity
+        return identity is None or _identity(found) == identity
 
     def _is_held(self) -> bool:
         # Code that makes a daemon closes all descriptors; the number of this one may then be that

@@ -193,10 +193,10 @@ class Entry(Protocol):
         return True
 
     def stands(self) -> bool:
-        """True if readers still find the entry, as far as one cheap question tells.
+        """True if readers still find the entry and its report, as far as a cheap question tells.
 
-        It is asked once a second, and :meth:`ensure` is called after False. By default it is True:
-        that nothing but this process removes an entry.
+        It is asked once a second; :meth:`ensure` and :meth:`report` are called after False. By
+        default it is True: that nothing but this process removes an entry.
         """
         return True
 

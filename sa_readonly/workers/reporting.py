@@ -107,7 +107,7 @@ class Reporting:
         """True if it is registered and its entry is still there.
 
         At each look it is asked whether readers see that this process lives: they would take it for
-        dead at once. Whether they find the entry is asked once a second.
+        dead at once. Whether they find the entry and its report is asked once a second.
         """
         entry = self._entry
         if entry is None or not self.registered or not entry.lives():

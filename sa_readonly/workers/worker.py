@@ -258,10 +258,12 @@ class Worker:
         switch, reporting = self._switch(), self.reporting
         if switch is None or reporting.registry is None or not self._is_at_work():
             return
-        due = reporting.is_due(self._mark(switch), lambda: self.counts.engines[0])
-        if (due or not reporting.stands()) and self._ensure():
+        due = (
+            reporting.is_due(self._mark(switch), lambda: self.counts.engines[0])
+            or not reporting.stands()  # then its report may be missing, too
+        )
+        if due and self._ensure():
             switch.check()
-            due = True
         if not switch.known.read_only:
             reporting.sweep()
         if due:
