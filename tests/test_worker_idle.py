@@ -49,7 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
 
 @pytest.mark.parametrize("mode", ["read-write", "read-only"])
-def test_an_idle_second_costs_one_stat_a_ttl_and_one_more(
+def test_an_idle_second_costs_one_stat_a_ttl_and_two_more_at_most(
     lite: App, asked: Counter[str], mode: str
 ) -> None:
     if mode == "read-only":
@@ -73,9 +73,9 @@ def test_an_idle_second_costs_one_stat_a_ttl_and_one_more(
     assert ten.wait(30)
     seconds = time.monotonic() - began
     assert seconds >= 10 * TTL
-    # One stat of the file at each look; and one of the entry in each second, where ten looks take
-    # longer than one on a machine that is busy.
-    assert sum(asked.values()) <= 11 + int(seconds), asked
+    # One stat of the file at each look; of the entry, one in each second, and of its report, one in
+    # each two. On a machine that is busy, ten looks take longer than a second.
+    assert sum(asked.values()) <= 12 * seconds, asked
     lite.selector.close()
 
 
@@ -228,6 +228,30 @@ def test_an_entry_that_is_taken_away_is_missed_within_a_second_and_the_switch_lo
     assert registry.read()[0].acknowledged
 
 
+def test_a_report_that_is_taken_away_is_written_anew_within_two_seconds(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start(ttl=3600, watch=False)
+    read(lite)
+    worker = lite.selector._worker
+    worker.watcher.tick()
+    later = [time.monotonic()]
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: later[0])
+    for _ in range(2):  # in either second of the two
+        before = one(lite)
+        later[0] += 1
+        worker.watcher.tick()
+        os.unlink(f"{lite.path}.workers/{before.name}.json")
+        assert one(lite).report is None
+        for _ in range(2):
+            later[0] += 1
+            worker.watcher.tick()
+        found = one(lite)
+        assert found.report is not None
+        assert found.name == before.name
+    lite.selector.close()
+
+
 def test_a_report_is_due_when_a_reader_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(reporting.time, "monotonic", lambda: clock[0])
@@ -235,20 +259,19 @@ def test_a_report_is_due_when_a_reader_needs_it(monkeypatch: pytest.MonkeyPatch)
     registry = MemoryRegistry()
     mine.begin(registry)
     mine.ensure(lambda: True)
-    mark, engines = Mark((), 0), {"read_write.primary": Connections()}
+    report = replace(BARE, engines={"read_write.primary": Connections()})
 
     def tell(**fields: Any) -> bool:
-        nonlocal mark, engines
-        engines = fields.pop("engines", engines)
-        mark = mark._replace(**fields)
-        if not mine.is_due(mark, lambda: engines):
+        nonlocal report
+        report = replace(report, **fields)
+        if not mine.is_due(Mark.of(report, mine.turns), lambda: report.engines):
             return False
-        mine.report(mark, lambda: replace(BARE, engines=engines))
+        mine.report(lambda: report)
         return True
 
     assert tell()
     assert not tell()
-    assert tell(needed=("another",))
+    assert tell(flips=1)
     assert not tell(engines={"read_write.primary": Connections(1)})
     clock[0] += 0.25
     assert not tell()

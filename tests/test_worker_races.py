@@ -6,16 +6,20 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
-from sa_readonly import ReadOnlyError
+from sa_readonly import ReadOnlyError, forks
 from sa_readonly.workers.directory import DirectoryRegistry
-from sa_readonly.workers.protocol import Liveness
+from sa_readonly.workers.protocol import Liveness, Report
+from sa_readonly.workers.reporting import Reporting
+from sa_readonly.workers.verdict import judge
 from tests.app import App
 from tests.postgres import wait_until
+from tests.registries import MemoryRegistry
 from tests.worker_app import lite, one, read, registry, verdict, whys
 
 __all__ = ["lite"]  # a fixture
@@ -183,3 +187,61 @@ def test_two_threads_that_begin_at_once_register_once(lite: App) -> None:
         thread.join(10)
     assert seen == ["rw"] * 8
     assert one(lite).liveness is Liveness.ALIVE
+
+
+@pytest.mark.parametrize("what", ["connection in the making", "open door"])
+def test_a_report_of_what_was_so_only_while_it_was_built_is_followed_by_another(
+    lite: App, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    registry = MemoryRegistry()
+    lite.start(ttl=3600, watch=False, workers=registry)
+    read(lite)
+    worker, switch = lite.selector._worker, lite.selector.switch
+    door = worker.counts.doors[0]
+    entry, passed = worker.reporting._entry, list[bool]()
+    report = entry.report
+
+    def meanwhile(snapshot: Callable[[], Report]) -> None:
+        shut_by, key = dict(door._shut_by), object()
+        if not passed:
+            passed.append(True)
+            if what == "open door":
+                door._shut_by.clear()
+            else:
+                door._ledger.connections[key] = (None, None)
+        report(snapshot)
+        door._shut_by.update(shut_by)
+        door._ledger.connections.pop(key, None)
+
+    monkeypatch.setattr(entry, "report", meanwhile)
+    lite.on()
+    switch.check()
+    assert passed
+    assert not judge(switch.identify, registry).holds
+    worker.watcher.tick()
+    assert judge(switch.identify, registry).holds
+    lite.selector.close()
+
+
+def test_a_turn_of_the_gate_while_another_thread_registers_is_not_lost() -> None:
+    class Counted(Reporting):
+        """Notes each change of ``turns`` at which another thread could change it, too."""
+
+        alone = True
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "turns" and "_entry" in vars(self):
+                self.alone = self.alone and forks.is_mine(self._turning())
+            super().__setattr__(name, value)
+
+    reporting, registry = Counted(lambda: None), MemoryRegistry()
+    reporting.begin(registry)
+    counts = []
+    for lost in (False, False, True):
+        if lost:
+            registry.entries.clear()
+        reporting.ensure(lambda: True)
+        counts.append(reporting.turns)
+    reporting.turn(read_only=True)
+    assert (counts, reporting.turns) == ([1, 1, 2], 3)
+    assert reporting.alone

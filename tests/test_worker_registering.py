@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.pool import StaticPool
 
 from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
-from sa_readonly.workers import protocol
+from sa_readonly.workers import protocol, reporting
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Liveness, Seen
 from tests.app import WHICH, App
@@ -231,3 +231,39 @@ def test_a_forced_process_registers_and_only_one_forced_to_read_only_is_drained(
     assert whys(lite) == expected
     assert verdict(lite).holds is (not expected)
     assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("number", ["free", "of another file", "of the same file"])
+def test_a_lock_that_other_code_closed_is_missed_at_the_next_look(
+    lite: App, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    lite.start(ttl=3600, watch=False)
+    read(lite)
+    worker = lite.selector._worker
+    worker.watcher.tick()
+    now = time.monotonic()
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: now)  # no second passes
+    with lite.engines["rw"].connect() as connection:
+        assert connection.scalar(WHICH) == "rw"
+        worker.watcher.tick()
+        before = one(lite)
+        descriptor = worker.reporting._entry._descriptor
+        os.close(descriptor)
+        if number != "free":
+            lock = f"{lite.path}.workers/{before.name}.lock"
+            opened = os.open(lock if number == "of the same file" else os.devnull, os.O_RDONLY)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+        assert one(lite).liveness is Liveness.DEAD
+        worker.watcher.tick()
+        found = one(lite)
+        assert (found.liveness, found.name != before.name) == (Liveness.ALIVE, True)
+        lite.on()
+        lite.selector.switch.check()
+        registry(lite).sweep(lite.selector.switch.identify)
+        (why,) = whys(lite)
+        assert why.startswith("1 connection out")
+    if number != "free":
+        os.close(descriptor)
+    lite.selector.close()

@@ -243,6 +243,7 @@ def test_a_report_that_was_begun_before_a_withdrawal_acknowledges_nothing_after_
 def test_an_entry_that_was_taken_away_is_missed_and_registered_anew(shop: Shop) -> None:
     entry, shop.generation = shop.register(), "g"
     shop.acknowledge(entry)
+    assert entry.lives()
     assert entry.stands()
     assert not entry.ensure()
     shop.kind.lose(entry)
@@ -266,6 +267,7 @@ def test_an_entry_that_is_closed_is_gone_and_does_nothing_more(shop: Shop) -> No
         entry.closed()
         entry.report(lambda: BUSY)
         entry.withdraw()
+        assert entry.lives()
         assert entry.stands()
         assert not entry.ensure()
         assert shop.registry.read() == []

@@ -28,6 +28,7 @@ _PATIENCE = 0.2  # seconds to wait for another thread: a gate may be waiting for
 _PATIENCE_TO_REGISTER = 5.0  # seconds to wait for it to register, which no gate waits for
 _NAMES = 10  # names that are tried for a new entry
 _NO_FILE = (-1, -1)
+_OFFSETS = 2**30  # of a lock file: above the size of most files, and in what every disk allows
 
 # forks.py holds an entry weakly. But a selector that is collected while a connection is in use
 # leaves its entry behind, and a forked child must close its copy of that lock file all the same.
@@ -43,11 +44,13 @@ class DirectoryEntry(Entry):
         self._identify = identify
         self._descriptor = -1
         self._identity = _NO_FILE  # of the lock file: device and inode
+        self._offset = -1  # of the open lock file, by which it is known
         self._about: Mapping[str, str | int | float | None] = {}
         self._lock = forks.PerProcess(threading.RLock)
         self._over = False
         self._may_acknowledge = False
         self._acknowledged = False  # whether a reader may find an acknowledgement
+        self._asked_for_report = True  # whether the last question whether it stands was for that
         forks.subscribe(in_child=self._drop)
 
     def __repr__(self) -> str:
@@ -62,9 +65,17 @@ class DirectoryEntry(Entry):
                 self._register()
             return not self._over
 
-    def stands(self) -> bool:
+    def lives(self) -> bool:
         forks.follow()
-        return self._over or self._is_in_place()
+        return self._over or self._is_held()
+
+    def stands(self) -> bool:
+        if self._over or not self._is_whole():
+            return self._over
+        # Every other time, as each question costs a stat(). A worker without a report is waited
+        # for, so to miss it late is safe.
+        self._asked_for_report = not self._asked_for_report
+        return not self._asked_for_report or self._is_there(REPORT)
 
     def closed(self) -> None:
         self._may_acknowledge = True
@@ -127,19 +138,23 @@ class DirectoryEntry(Entry):
         return self._is_held() and self._is_in_place()
 
     def _is_in_place(self) -> bool:
+        return self._is_there(LOCK, self._identity)
+
+    def _is_there(self, suffix: str, identity: tuple[int, int] | None = None) -> bool:
         try:
-            found = os.stat(self._path(LOCK), follow_symlinks=False)
+            found = os.stat(self._path(suffix), follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:  # it can't be seen now, which is no reason to make another
             return True
-        return _identity(found) == self._identity
+        return identity is None or _identity(found) == identity
 
     def _is_held(self) -> bool:
         # Code that makes a daemon closes all descriptors; the number of this one may then be that
-        # of another file.
+        # of another file. The lock is of what was opened, and so is the offset, which nothing else
+        # moves: unlike a stat(), this asks no disk, and tells it from the same file opened anew.
         try:
-            return _identity(os.fstat(self._descriptor)) == self._identity
+            return os.lseek(self._descriptor, 0, os.SEEK_CUR) == self._offset
         except OSError:
             return False
 
@@ -210,6 +225,8 @@ class DirectoryEntry(Entry):
             # Until it is locked it looks dead, so a sweep may remove it. And a reader that tries
             # the lock has it for a moment, or for longer if it is stopped there.
             if try_to_lock(self._descriptor):
+                self._offset = _OFFSETS + secrets.randbelow(_OFFSETS)
+                os.lseek(self._descriptor, self._offset, os.SEEK_SET)
                 self._identity = identity  # from now on it stands, if it is in place
                 entered = self._is_in_place()
             return entered
@@ -218,7 +235,7 @@ class DirectoryEntry(Entry):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.name + LOCK, dir_fd=directory)
                 os.close(self._descriptor)
-                self._descriptor, self._identity = -1, _NO_FILE
+                self._descriptor, self._identity, self._offset = -1, _NO_FILE, -1
 
     def _drop(self) -> None:
         """Close the lock file, and never unlock it: in a child that would unlock the parent's.
@@ -227,7 +244,7 @@ class DirectoryEntry(Entry):
         """
         if self._is_held():
             os.close(self._descriptor)
-        self._descriptor, self._identity = -1, _NO_FILE
+        self._descriptor, self._identity, self._offset = -1, _NO_FILE, -1
         self._acknowledged = False
         _registered.discard(self)
 

@@ -183,11 +183,20 @@ class Entry(Protocol):
         :raises RegistryError: if it can't be registered.
         """
 
-    def stands(self) -> bool:
-        """True if readers still find the entry, as far as one cheap question tells.
+    def lives(self) -> bool:
+        """True if this process still has what tells readers that it lives, such as its lock.
 
-        It is asked once a second, and :meth:`ensure` is called after False. By default it is True:
-        that nothing but this process removes an entry.
+        It is asked at each look, so it asks nothing outside of this process; :meth:`ensure` is
+        called after False. What seems dead may be swept, and is not waited for, though it is in a
+        transaction. By default it is True: that nothing but its end makes a process seem dead.
+        """
+        return True
+
+    def stands(self) -> bool:
+        """True if readers still find the entry and its report, as far as a cheap question tells.
+
+        It is asked once a second; :meth:`ensure` and :meth:`report` are called after False. By
+        default it is True: that nothing but this process removes an entry.
         """
         return True
 

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import forks
+from ..mode import Mode
 from .protocol import RegistryError, Report
 
 if TYPE_CHECKING:
@@ -32,12 +33,36 @@ _SWEPT = 300.0  # seconds after which it sweeps entries of processes that have d
 class Mark(NamedTuple):
     """What a report would say. It is made at each look, so it is cheap: no report is built for it.
 
-    :param needed: what a verdict depends on.
-    :param refused: how many writes were refused.
+    A verdict depends on all but ``refused``.
+
+    :param turns: see :attr:`Reporting.turns`.
+    :param connections: as in a report; None while read-write, when no verdict depends on them.
+
+    The others are as in a :class:`.Report`.
     """
 
-    needed: tuple[object, ...]
+    turns: int
+    mode: Mode
+    generation: str | None
+    connections: int | None
+    flips: int
+    watching: bool
+    forced: Mode | None
     refused: int
+
+    @classmethod
+    def of(cls, report: Report, turns: int) -> Mark:
+        """Return what a report says; ``turns`` are from before it was built."""
+        return cls(
+            turns,
+            report.mode,
+            report.generation,
+            report.connections if report.mode is Mode.READ_ONLY else None,
+            report.flips,
+            report.watching,
+            report.forced,
+            report.refused,
+        )
 
 
 class Reporting:
@@ -56,7 +81,8 @@ class Reporting:
         self.turns = 0
         """How often a new report became due whatever is counted: a gate was turned, or this process
         registered. Each :class:`Mark` has it."""
-        # Taken to turn the gate, and to note a new entry: no entry misses that the gate was shut.
+        # Taken to turn the gate, and to note a new entry: no entry misses that the gate was shut,
+        # and no turn is lost.
         self._turning = forks.PerProcess(threading.RLock)
         self._entry: Entry | None = None
         self.begin(None)
@@ -78,9 +104,13 @@ class Reporting:
     # -- being registered ------------------------------------------------------------------
 
     def stands(self) -> bool:
-        """True if it is registered and its entry is still there; asked once a second at most."""
+        """True if it is registered and its entry is still there.
+
+        At each look it is asked whether readers see that this process lives: they would take it for
+        dead at once. Whether they find the entry and its report is asked once a second.
+        """
         entry = self._entry
-        if entry is None or not self.registered:
+        if entry is None or not self.registered or not entry.lives():
             return False
         if time.monotonic() < self._ensured_at + _ENSURED:
             return True
@@ -115,7 +145,9 @@ class Reporting:
             else:
                 new = entry.ensure()
             self.registered = True
-            self.turns += new
+            if new:
+                with self._turning():
+                    self.turns += 1
         except RegistryError as error:
             self.registered = False
             self._fall_ill(error)
@@ -161,19 +193,19 @@ class Reporting:
 
         :param connections: returns what stands in a report as ``engines``.
         """
-        if self._told is None or self._told[0].needed != mark.needed:
+        if self._told is None or self._told[0]._replace(refused=mark.refused) != mark:
             return True
         age = time.monotonic() - self._told_at
         if self._told[0].refused != mark.refused:
             return age >= _COUNTED
         return age >= _RENEWED or (age >= _MINOR and self._told[1].engines != connections())
 
-    def report(self, mark: Mark, snapshot: Callable[[], Report]) -> None:
-        """Report.
+    def report(self, snapshot: Callable[[], Report]) -> None:
+        """Report. What has changed after the snapshot, or differs from it, is told the next time.
 
-        :param mark: made before: what changes while it reports is told the next time.
+        :param snapshot: see :meth:`.Entry.report`.
         """
-        entry, built = self._entry, list[Report]()
+        entry, built, turns = self._entry, list[Report](), self.turns
         if entry is None or not self.registered:
             return
 
@@ -187,7 +219,10 @@ class Reporting:
             self._fall_ill(error)
             return
         if built:
-            self._told, self._told_at = (mark, built[-1]), time.monotonic()
+            # Of what it says, and not of what the look saw before: a connection may have been in
+            # the making only while it was built.
+            self._told = Mark.of(built[-1], turns), built[-1]
+            self._told_at = time.monotonic()
         if self.problem is not None:
             self.problem = None
             logger.info("This process is registered, and reports again.")

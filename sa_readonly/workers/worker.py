@@ -258,15 +258,16 @@ class Worker:
         switch, reporting = self._switch(), self.reporting
         if switch is None or reporting.registry is None or not self._is_at_work():
             return
-        mark = self._mark(switch)
-        due = reporting.is_due(mark, lambda: self.counts.engines[0])
-        if (due or not reporting.stands()) and self._ensure():
+        due = (
+            reporting.is_due(self._mark(switch), lambda: self.counts.engines[0])
+            or not reporting.stands()  # then its report may be missing, too
+        )
+        if due and self._ensure():
             switch.check()
-            mark, due = self._mark(switch), True
         if not switch.known.read_only:
             reporting.sweep()
         if due:
-            reporting.report(mark, partial(self._report, switch))
+            reporting.report(partial(self._report, switch))
 
     def _is_at_work(self) -> bool:
         return self._begun and bool(self.counts.members)
@@ -305,7 +306,7 @@ class Worker:
     def _mark(self, switch: Switch) -> Mark:
         known = switch.known
         shut, connections = self.counts.connections(known)
-        needed = (
+        return Mark(
             self.reporting.turns,
             known.mode,
             known.generation if shut else None,
@@ -313,8 +314,8 @@ class Worker:
             self._flips,
             self.watcher.alive,
             switch.forced,
+            sum(self.counts.refused(switch).values()),
         )
-        return Mark(needed, sum(self.counts.refused(switch).values()))
 
     def _report(self, switch: Switch) -> Report:
         known = switch.known
