@@ -24,7 +24,7 @@ from .text import described
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["FORCE", "BaseSwitch"]
+__all__ = ["FORCE", "BaseSwitch", "looks_at_a_glance"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -80,8 +80,13 @@ class BaseSwitch(Switch):
         return self.known if self._is_dictated() else super().refresh()
 
     def glance(self) -> bool:
-        """Say whether ``known`` may be used now; see :meth:`.Switch.glance`."""
-        return self._is_dictated() or super().glance()
+        """Say whether ``known`` may be used now; see :meth:`.Switch.glance`.
+
+        Between ``ttl / 2`` and ``ttl`` it may: a thread looks meanwhile.
+        """
+        return self._is_dictated() or (
+            self.fresh_until != -math.inf and clock() < self._expires  # no look was asked for
+        )
 
     def learn(self, state: State, asked: float) -> None:
         """Take what a look brought for the answer, and tell the subscribers if it is a flip.
@@ -330,6 +335,11 @@ class BaseSwitch(Switch):
     def _tell_pending(self) -> None:
         while self._pending:
             self._pending.popleft()()
+
+
+def looks_at_a_glance(switch: Switch) -> bool:
+    """True if the switch has a ``glance()`` of its own, which says False only where it must."""
+    return getattr(type(switch), "glance", None) not in (Switch.glance, BaseSwitch.glance)
 
 
 class _Subscriber:
