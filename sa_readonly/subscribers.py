@@ -61,7 +61,7 @@ class BaseSwitch(Switch):
         self._telling = forks.Latch()
         self._overrides: dict[object, State] = {}  # the newest last
         self._before: tuple[State, Mode | None] | None = None  # what was known before, and forced
-        forks.subscribe(in_child=self._after_fork)
+        forks.subscribe(in_child=self._after_fork, last_in_child=self._close_after_fork)
         if self._forcible:
             self._force()
 
@@ -156,6 +156,10 @@ class BaseSwitch(Switch):
 
     def _after_fork(self) -> None:
         self._turning = False
+
+    def _close_after_fork(self) -> None:
+        # Last, when the engines have pools of this process: a lock of a pool of the parent's may be
+        # held for ever.
         with self._state():
             if self.known.read_only:  # the fork may have come before the parent closed all
                 self._close_gates()
