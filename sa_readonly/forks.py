@@ -137,7 +137,8 @@ def subscribe(
     Their objects are held weakly: one that is collected is forgotten. What a method raises is
     logged.
 
-    :param before: called before the fork, if hooks run.
+    :param before: called before the fork, if hooks run: in the reverse order, as what subscribed
+        later may use what did so earlier, and must not start it again.
     :param in_parent: called after it in the parent, if hooks run.
     :param in_child: called once in the child: by the hook or, without one, by :func:`follow`. The
         locks that it needs must be of this process, see :class:`PerProcess`.
@@ -154,7 +155,7 @@ def subscribe(
         _pid = os.getpid()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(
-                before=lambda: _call(_before),
+                before=lambda: _call(_before, last_first=True),
                 after_in_parent=lambda: _call(_in_parent),
                 after_in_child=follow,
             )
@@ -177,8 +178,9 @@ def follow() -> None:
             _pid = pid  # last: until then another thread of the child waits here
 
 
-def _call(methods: _Methods) -> None:
-    for reference in list(methods):  # a garbage collection may take one out at any moment
+def _call(methods: _Methods, *, last_first: bool = False) -> None:
+    references = list(methods)  # a garbage collection may take one out at any moment
+    for reference in reversed(references) if last_first else references:
         subscriber, method = reference(), methods.get(reference)
         if subscriber is not None and method is not None:
             try:
