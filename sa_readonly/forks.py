@@ -118,6 +118,8 @@ _Methods = dict["weakref.ref[Any]", "Callable[[Any], object]"]
 _before: _Methods = {}
 _in_parent: _Methods = {}
 _in_child: _Methods = {}
+_last_in_child: _Methods = {}
+_ALL = (_before, _in_parent, _in_child, _last_in_child)
 _pid: int | None = None  # the process whose subscribers have been told; None before the first
 _following: int | None = None  # the process that is just telling them
 _telling = PerProcess(threading.RLock)
@@ -128,19 +130,24 @@ def subscribe(
     before: Callable[[], object] | None = None,
     in_parent: Callable[[], object] | None = None,
     in_child: Callable[[], object] | None = None,
+    last_in_child: Callable[[], object] | None = None,
 ) -> None:
     """Have bound methods called around each fork, in the order in which they were subscribed.
 
     Their objects are held weakly: one that is collected is forgotten. What a method raises is
     logged.
 
-    :param before: called before the fork, if hooks run.
+    :param before: called before the fork, if hooks run: in the reverse order, as what subscribed
+        later may use what did so earlier, and must not start it again.
     :param in_parent: called after it in the parent, if hooks run.
     :param in_child: called once in the child: by the hook or, without one, by :func:`follow`. The
         locks that it needs must be of this process, see :class:`PerProcess`.
+    :param last_in_child: called after all ``in_child``, when no subscriber has anything left of the
+        parent's: it may use the others.
     """
     global _pid  # noqa: PLW0603  # a hook can't be taken back, so it is set once a process
-    for methods, method in ((_before, before), (_in_parent, in_parent), (_in_child, in_child)):
+    told = (before, in_parent, in_child, last_in_child)
+    for methods, method in zip(_ALL, told, strict=True):
         if method is not None:
             bound: Any = method
             methods[weakref.ref(bound.__self__, _forget)] = bound.__func__
@@ -148,7 +155,7 @@ def subscribe(
         _pid = os.getpid()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(
-                before=lambda: _call(_before),
+                before=lambda: _call(_before, last_first=True),
                 after_in_parent=lambda: _call(_in_parent),
                 after_in_child=follow,
             )
@@ -167,11 +174,13 @@ def follow() -> None:
         if pid not in (_pid, _following):
             _following = pid
             _call(_in_child)
+            _call(_last_in_child)
             _pid = pid  # last: until then another thread of the child waits here
 
 
-def _call(methods: _Methods) -> None:
-    for reference in list(methods):  # a garbage collection may take one out at any moment
+def _call(methods: _Methods, *, last_first: bool = False) -> None:
+    references = list(methods)  # a garbage collection may take one out at any moment
+    for reference in reversed(references) if last_first else references:
         subscriber, method = reference(), methods.get(reference)
         if subscriber is not None and method is not None:
             try:
@@ -181,5 +190,5 @@ def _call(methods: _Methods) -> None:
 
 
 def _forget(reference: weakref.ref[Any]) -> None:
-    for methods in (_before, _in_parent, _in_child):
+    for methods in _ALL:
         methods.pop(reference, None)

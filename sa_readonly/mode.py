@@ -130,7 +130,8 @@ class Switch(Protocol):
 
         It may look, if that takes no longer than a ``stat()``. After False, :meth:`refresh` is
         called in a thread; where nothing can wait for a thread, read-only is assumed. By default it
-        does not look.
+        does not look, so after its False :meth:`refresh` is called on the loop itself there: a
+        switch that can block writes a glance of its own.
         """
         return clock() < self.fresh_until
 

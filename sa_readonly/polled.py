@@ -204,6 +204,8 @@ class PolledSwitch(BaseSwitch):
             return  # look() itself asks for the mode, and can't end while it waits
         if forks.is_mine(self._state()):
             return  # a gate asks: this thread holds the lock that is needed to take the answer
+        if forks.is_mine(self._beginning()):
+            return  # a signal handler asks: this thread holds the lock that is needed to end a look
         with self._beginning():
             look.waiting += 1
         try:

@@ -24,7 +24,7 @@ from .text import described
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["FORCE", "BaseSwitch"]
+__all__ = ["FORCE", "BaseSwitch", "looks_at_a_glance"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -61,7 +61,7 @@ class BaseSwitch(Switch):
         self._telling = forks.Latch()
         self._overrides: dict[object, State] = {}  # the newest last
         self._before: tuple[State, Mode | None] | None = None  # what was known before, and forced
-        forks.subscribe(in_child=self._after_fork)
+        forks.subscribe(in_child=self._after_fork, last_in_child=self._close_after_fork)
         if self._forcible:
             self._force()
 
@@ -80,8 +80,13 @@ class BaseSwitch(Switch):
         return self.known if self._is_dictated() else super().refresh()
 
     def glance(self) -> bool:
-        """Say whether ``known`` may be used now; see :meth:`.Switch.glance`."""
-        return self._is_dictated() or super().glance()
+        """Say whether ``known`` may be used now; see :meth:`.Switch.glance`.
+
+        Between ``ttl / 2`` and ``ttl`` it may: a thread looks meanwhile.
+        """
+        return self._is_dictated() or (
+            self.fresh_until != -math.inf and clock() < self._expires  # no look was asked for
+        )
 
     def learn(self, state: State, asked: float) -> None:
         """Take what a look brought for the answer, and tell the subscribers if it is a flip.
@@ -151,6 +156,10 @@ class BaseSwitch(Switch):
 
     def _after_fork(self) -> None:
         self._turning = False
+
+    def _close_after_fork(self) -> None:
+        # Last, when the engines have pools of this process: a lock of a pool of the parent's may be
+        # held for ever.
         with self._state():
             if self.known.read_only:  # the fork may have come before the parent closed all
                 self._close_gates()
@@ -330,6 +339,11 @@ class BaseSwitch(Switch):
     def _tell_pending(self) -> None:
         while self._pending:
             self._pending.popleft()()
+
+
+def looks_at_a_glance(switch: Switch) -> bool:
+    """True if the switch has a ``glance()`` of its own, which says False only where it must."""
+    return getattr(type(switch), "glance", None) not in (Switch.glance, BaseSwitch.glance)
 
 
 class _Subscriber:

@@ -242,11 +242,14 @@ class FileSwitch(BaseSwitch):
         """Return what is at the path if it is the file that is known, or None.
 
         A file that moves to another directory gets another key, and the directory that is mounted
-        over another one lies on another device.
+        over another one lies on another device. What has several names may be in another directory
+        of this device all the same: releases are deployed by hard links, and a symlink is swapped.
         """
         own, key, _ = self._identified()
         home = self._home
         if key != known.generation or home is None or own.st_dev != home[0]:
+            return None
+        if own.st_nlink != 1 and self._directory_now() != home:
             return None
         return _Sighting(key, Text(known.reason, known.until), None, _since(own), home)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import sys
 import threading
@@ -34,6 +35,7 @@ from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, Author, Book, in_thread
 from tests.async_app import AsyncApp
 from tests.postgres import Server, wait_until
+from tests.test_switch_conformance import Kind, OfABaseSwitch, OfTheProtocol
 
 SECONDS = 60.0
 
@@ -667,6 +669,31 @@ async def test_a_switch_that_can_only_block_is_asked_in_a_thread(app: AsyncApp) 
             assert await session.scalar(WHICH) == "ro"
     assert switch.asked
     assert threading.get_ident() not in switch.asked
+
+
+@pytest.mark.parametrize("kind", [OfABaseSwitch, OfTheProtocol])
+async def test_a_switch_without_a_glance_of_its_own_is_not_told_read_only_while_it_is_not(
+    app: AsyncApp, kind: type[Kind]
+) -> None:
+    source = kind(app.path)
+    switch = source.make()
+    app.engine("rw")
+    app.engine("ro")
+    async with EngineSelector(
+        switch, read_write=app.async_engine("rw"), read_only=app.async_engine("ro"), watch=False
+    ) as selector:
+        for due in (-math.inf, 0.0) * 2:  # a look is asked for; or the answer is past ttl / 2
+            switch.fresh_until = due
+            assert not selector.read_only
+            switch.fresh_until = due
+            selector.require_read_write()
+            switch.fresh_until = due
+            async with selector.engine().begin() as connection:
+                await connection.execute(insert(Book).values(title="one"))
+        source.turn("upgrade")
+        switch.fresh_until = -math.inf
+        assert selector.state.reason == "upgrade"
+    assert app.titles("rw") == ["one"] * 4
 
 
 # -- cancellation ----------------------------------------------------------------------------

@@ -158,6 +158,56 @@ def test_the_threads_of_a_child_go_on_when_all_subscribers_were_told() -> None:
     in_child(child, without_hooks)
 
 
+def test_what_comes_last_in_a_child_comes_when_all_have_left_the_rest_to_the_parent() -> None:
+    told: list[str] = []
+
+    class Both:
+        def __init__(self, name: str) -> None:
+            self.name = name
+            forks.subscribe(in_child=self.leave, last_in_child=self.use)
+
+        def leave(self) -> None:
+            told.append(f"{self.name} leaves")
+
+        def use(self) -> None:
+            told.append(f"{self.name} uses")
+
+    both = Both("one"), Both("other")
+
+    def child() -> None:
+        forks.follow()
+        assert told == ["one leaves", "other leaves", "one uses", "other uses"]
+
+    for fork in (os.fork, without_hooks):
+        in_child(child, fork)
+    assert both
+    assert told == []
+
+
+def test_before_a_fork_the_last_subscriber_is_told_first_and_after_it_the_first() -> None:
+    told: list[str] = []
+
+    class Noting:
+        def __init__(self, name: str) -> None:
+            self.name = name
+            forks.subscribe(before=self.before, in_parent=self.after, in_child=self.after)
+
+        def before(self) -> None:
+            told.append(f"{self.name} before")
+
+        def after(self) -> None:
+            told.append(f"{self.name} after")
+
+    both = Noting("one"), Noting("other")
+
+    def child() -> None:
+        assert told == ["other before", "one before", "one after", "other after"]
+
+    in_child(child)
+    assert both
+    child()
+
+
 def test_what_a_subscriber_raises_is_logged_and_the_others_are_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
 
 import pytest
+from sqlalchemy.orm import sessionmaker
 
+from sa_readonly import EngineSelector, RoutingSession, forks
 from sa_readonly.switch import FileSwitch
+from tests.app import WHICH, lite, place
 from tests.switches import (
     BOUND,
     RO,
@@ -20,7 +25,7 @@ from tests.switches import (
     path,
 )
 
-__all__ = ["clock", "log", "path"]  # fixtures
+__all__ = ["clock", "lite", "log", "path", "place"]  # fixtures
 
 
 @pytest.fixture
@@ -99,3 +104,55 @@ def test_a_forked_child_looks_and_tells_for_itself(path, log):
     assert told.events == []
     assert switch.check().mode is RO
     assert [level for level, _ in log()] == ["WARNING"]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_waits_for_no_lock_of_a_pool_of_its_parent(lite):
+    forked = []
+
+    def gate(state):
+        if state.read_only and not forked:  # before the pool's gate is closed
+            forked.append(True)
+            with hold(lite.engines["rw"].pool._overflow_lock):
+                forked.append(in_child(child))
+
+    def child():
+        with lite.sessions() as session:
+            return 0 if session.scalar(WHICH) == "ro" else 1
+
+    class Bounded:  # where a hook in the child hangs, os.fork() does not return there
+        def __init__(self):
+            forks.subscribe(in_child=self.bound)
+
+        def bound(self):
+            signal.alarm(BOUND)
+
+    bounded = Bounded()
+    switch = FileSwitch(lite.path, ttl=0)
+    switch.subscribe(gate, nothing)
+    engines = [lite.engine(name) for name in ("rw", "ro")]
+    lite.selector = EngineSelector(switch, read_write=engines[0], read_only=engines[1], watch=False)
+    lite.sessions = sessionmaker(lite.selector, class_=RoutingSession)
+    with lite.sessions() as session:
+        assert session.scalar(WHICH) == "rw"
+    lite.on()
+    lite.selector.check()
+    assert forked == [True, 0]
+    assert bounded
+
+
+@contextlib.contextmanager
+def hold(lock):
+    """Have another thread hold a lock."""
+    held, done = threading.Event(), threading.Event()
+
+    def work():
+        with lock:
+            held.set()
+            done.wait(BOUND)
+
+    threads, _ = in_threads(1, work)
+    assert held.wait(BOUND)
+    yield
+    done.set()
+    join(threads)

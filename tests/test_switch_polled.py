@@ -203,6 +203,14 @@ def test_what_waits_for_a_look_that_hangs_waits_no_longer_than_ttl(flag: Flag, l
     assert [level for level, _ in log()] == ["ERROR"]
 
 
+def test_a_signal_handler_waits_for_no_look_that_needs_a_lock_of_the_thread_it_interrupts(
+    switch: PolledSwitch, log: Any
+) -> None:
+    with switch._beginning():  # where the handler interrupts
+        assert switch.check().mode is switch.refresh().mode is RW
+    assert log() == []  # after ttl it would be logged that the look takes longer
+
+
 def test_half_of_ttl_before_it_is_due_a_look_goes_on_beside(
     switch: PolledSwitch, flag: Flag, clock: Clock
 ) -> None:

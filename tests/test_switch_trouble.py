@@ -167,3 +167,36 @@ def test_something_seen_means_read_only_even_while_its_directory_is_swapped(path
     counter = iter(range(10**6))
     monkeypatch.setattr(switch, "_directory_now", lambda: (1, next(counter)))
     assert switch.check().mode is RO
+
+
+@pytest.fixture
+def releases(tmp_path):
+    """Two releases with one file, by hard links, and a symlink to the current one."""
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "current").symlink_to("1")
+    switch = FileSwitch(tmp_path / "current" / "ro.txt", ttl=0)
+    (tmp_path / "1" / "ro.txt").touch()
+    os.link(tmp_path / "1" / "ro.txt", tmp_path / "2" / "ro.txt")
+    assert switch.check().mode is RO
+    return switch
+
+
+def make_current(tmp_path, release):
+    (tmp_path / "new").symlink_to(release)
+    os.replace(tmp_path / "new", tmp_path / "current")
+
+
+def test_a_hard_link_seen_in_the_next_release_is_removed_there(releases, tmp_path):
+    make_current(tmp_path, "2")
+    assert releases.check().mode is RO
+    (tmp_path / "current" / "ro.txt").unlink()
+    assert releases.check().mode is RW
+
+
+def test_a_hard_link_seen_in_the_next_release_is_not_removed_by_going_back(releases, tmp_path):
+    make_current(tmp_path, "2")
+    assert releases.check().mode is RO
+    (tmp_path / "1" / "ro.txt").unlink()
+    make_current(tmp_path, "1")
+    assert releases.check().mode is RO

@@ -9,12 +9,22 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from sqlalchemy import event, text
 
-from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly import (
+    ConfigurationError,
+    EngineSelector,
+    FixedSwitch,
+    Mode,
+    ReadOnlyError,
+    State,
+)
+from sa_readonly.mode import clock
+from sa_readonly.subscribers import BaseSwitch
 from sa_readonly.workers.worker import worker_of
 from tests.app import WHICH, App, make_app
 
@@ -114,6 +124,37 @@ def test_a_fixed_switch_is_not_watched(lite: App) -> None:
     ) as selector:
         assert not selector.read_only
         assert threads() == []
+
+
+def test_an_idle_process_has_the_next_answer_before_the_last_one_is_as_old_as_ttl(
+    lite: App,
+) -> None:
+    asked: list[float] = []
+    four = threading.Event()
+
+    class Slow(BaseSwitch):
+        def __init__(self) -> None:
+            super().__init__("slow", ttl=0.4, fence=10.0)
+            self.learn(State(Mode.READ_WRITE), clock())
+
+        def check(self) -> State:
+            began = clock()
+            if threading.current_thread().name == "sa_readonly":
+                asked.append(began)
+                threading.Event().wait(0.25)  # so long does a look take
+            self.learn(State(Mode.READ_WRITE), began)
+            if len(asked) == 4:
+                four.set()
+            return self.known
+
+    switch = Slow()
+    with EngineSelector(
+        switch, read_write=lite.engine("rw"), read_only=lite.engine("ro")
+    ) as selector:
+        assert not selector.read_only
+        assert four.wait(10)
+    # The least, as a busy machine may delay a thread.
+    assert min(after - before for before, after in pairwise(asked)) < switch.ttl
 
 
 def test_what_a_look_raises_is_logged_and_the_thread_goes_on(

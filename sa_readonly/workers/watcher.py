@@ -10,6 +10,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from .. import forks
+from ..switch import FileSwitch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ __all__ = ["Watcher"]
 logger = logging.getLogger("sa_readonly")
 
 _SHORTEST, _LONGEST = 0.01, 1.0  # seconds between two looks
+_PAST_HALF = 0.55  # of ttl: a look is due from the half on, which a tick must not come just before
 _JOIN = 1.0  # seconds for which a fork waits for a thread whose look hangs
 _STARVED = 1.0  # seconds without a look after which a thread counts for nothing, or 10 intervals
 
@@ -34,15 +36,18 @@ class Watcher:
     From Python 3.12 on a fork warns while another thread runs. So the thread ends before a fork,
     and a new one is started in the parent.
 
-    :param switch: what to look at: once in each ``ttl``, though not less than once a second, as a
-        signal may have asked for a look.
+    :param switch: what to look at, not less than once a second, as a signal may have asked for a
+        look. A file is looked at once in each ``ttl``: an event loop looks at it by itself. Another
+        switch is looked at soon after ``ttl / 2``, so that the next answer comes before the last
+        one is as old as ``ttl``, past which an event loop that can't wait is told read-only.
     :param due: a bound method, held weakly, that is called after each look.
     """
 
     def __init__(self, switch: Switch, due: Callable[[], None]) -> None:
         self._switch = weakref.ref(switch)
         self._due = weakref.WeakMethod(due)
-        self._interval = min(max(switch.ttl, _SHORTEST), _LONGEST)
+        ttl = switch.ttl if isinstance(switch, FileSwitch) else switch.ttl * _PAST_HALF
+        self._interval = min(max(ttl, _SHORTEST), _LONGEST)
         self._lock = forks.PerProcess(threading.Lock)
         self._forking = False
         self._forget()
@@ -131,9 +136,12 @@ class Watcher:
 
 
 def _watch(reference: weakref.ref[Watcher], end: threading.Event, interval: float) -> None:
-    while not end.wait(interval):
+    pause = interval
+    while not end.wait(pause):
+        began = time.monotonic()  # an answer ages from here on, however long the tick takes
         watcher = reference()
         if watcher is None or watcher._is_orphaned():
             return
         watcher.tick()
         del watcher  # or it could not be collected while this waits
+        pause = max(_SHORTEST, began + interval - time.monotonic())

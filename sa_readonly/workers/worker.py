@@ -15,6 +15,7 @@ from ..engines import loops
 from ..engines.privates import in_greenlet
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode, State, clock, now
+from ..subscribers import looks_at_a_glance
 from .counts import Counts
 from .ending import call_at_exit
 from .protocol import RegistryError, Report
@@ -200,16 +201,19 @@ class Worker:
         """Refresh while the loop waits for no more than a stat(); a thread does the rest."""
         forks.follow()
         work = partial(self._refresh, switch)
-        if (self._begun or not in_greenlet()) and switch.glance():
-            if not (self._begun and self.watcher.alive):
-                self._do_beside(work)
-            return switch.known
-        if in_greenlet():
+        awaits = in_greenlet()
+        usable = (self._begun or not awaits) and switch.glance()
+        if awaits and not usable:
             return loops.wait_for(work)
-        # A flip that is not known yet: nothing can be awaited here, so the safe answer is given.
-        self._do_beside(work)
         known = switch.known
-        return known if known.read_only else State(Mode.READ_ONLY, since=now())
+        if not usable and not looks_at_a_glance(switch):
+            known, usable = switch.refresh(), True  # read-only would be told where nothing flips
+        if not (usable and self._begun and self.watcher.alive):
+            self._do_beside(work)
+        if usable or known.read_only:
+            return known
+        # A flip that is not known yet: nothing can be awaited here, so the safe answer is given.
+        return State(Mode.READ_ONLY, since=now())
 
     def _do_beside(self, work: Callable[[], object]) -> None:
         """Have a thread do it, one at a time: while one is at work, the next look asks again."""
