@@ -25,6 +25,7 @@ from .checks import (
     like,
     registry_of,
     switch_of,
+    warn_of_one_url,
 )
 from .engines import loops
 from .engines.handover import GuardedEngines
@@ -106,6 +107,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         check_pooler(pooler, engines)
         self.switch = switch_of(switch)
         registry, required = registry_of(workers, self.switch), workers == "required"
+        warn_of_one_url(engines)
         self._registry = registry
         self._worker = worker = _worker(self.switch, registry, required)
         primary = given["read_write.primary"]

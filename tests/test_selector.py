@@ -208,7 +208,7 @@ def test_a_flip_is_one_log_record_however_many_threads_and_selectors_notice_it(
     lite.off()
     assert (other.read_only, lite.selector.read_only) == (False, False)
     records = [(record.levelname, record.getMessage()) for record in caplog.records]
-    assert [level for level, _ in records] == ["WARNING", "INFO"]
+    assert [level for level, _ in records] == ["WARNING", "WARNING"]
     assert "read-write -> read-only" in records[0][1]
     assert str(lite.path) in records[0][1]
     assert "'upgrade'" in records[0][1]
