@@ -121,7 +121,11 @@ class RoutingSession(Session):
         """
         selector: Any = self._only
         if bind is not None or selector is None or selector is not self.bind:
-            selector = super().get_bind(mapper, clause=clause, bind=bind, **kw)
+            # A class behind this one may know fewer of them than SQLAlchemy's own: what was given
+            # is passed on, and nothing else.
+            given = {"mapper": mapper, "clause": clause, "bind": bind}
+            kw.update({name: given[name] for name in given if given[name] is not None})
+            selector = super().get_bind(**kw)
             if not isinstance(selector, EngineSelector):
                 self._check_given(selector, clause)
                 return selector  # type: ignore[no-any-return]  # as it was given
@@ -141,9 +145,15 @@ class RoutingSession(Session):
         :raises ReadOnlyError: if the bind is a read-write engine while the transaction is
             read-only.
         """
-        if bind_arguments and bind_arguments.get("bind") is not None:
+        bind = bind_arguments.get("bind") if bind_arguments else None
+        if bind is not None:
             # Session.connection() does not ask get_bind() about a bind that it is given.
-            bind_arguments = {**bind_arguments, "bind": self.get_bind(**bind_arguments)}
+            if isinstance(bind, EngineSelector):
+                pin = getattr(self.get_transaction(), _PIN, _NOTHING)
+                bind = (pin[bind] if bind in pin else self._choose(bind, pin))[0]
+            else:
+                self._check_given(bind, None)
+            bind_arguments = {**bind_arguments, "bind": bind}
         return super().connection(bind_arguments, execution_options)
 
     def _choose(
@@ -223,7 +233,7 @@ class RoutingSession(Session):
         """
         objects = list(objects)
         for cls in {type(one) for one in objects}:
-            self._refuse(self.get_bind(cls), f"bulk_save_objects() of {cls.__name__}")
+            self._refuse_bulk(cls, f"bulk_save_objects() of {cls.__name__}")
         super().bulk_save_objects(objects, *args, **kwargs)
 
     def bulk_insert_mappings(
@@ -235,7 +245,7 @@ class RoutingSession(Session):
         """
         mappings = list(mappings)
         if mappings:
-            self._refuse(self.get_bind(mapper), "bulk_insert_mappings()")
+            self._refuse_bulk(mapper, "bulk_insert_mappings()")
         super().bulk_insert_mappings(mapper, mappings, *args, **kwargs)
 
     def bulk_update_mappings(self, mapper: Any, mappings: Iterable[dict[str, Any]]) -> None:
@@ -245,13 +255,26 @@ class RoutingSession(Session):
         """
         mappings = list(mappings)
         if mappings:
-            self._refuse(self.get_bind(mapper), "bulk_update_mappings()")
+            self._refuse_bulk(mapper, "bulk_update_mappings()")
         super().bulk_update_mappings(mapper, mappings)
+
+    def _refuse_bulk(self, entity: Any, what: str) -> None:
+        """Refuse to save in bulk, before it begins: get_bind() is asked as it will be then."""
+        mapper = getattr(inspect(entity, raiseerr=False), "mapper", None)
+        # SQLAlchemy has errors of its own for what is not mapped, and for a ShardedSession.
+        if mapper is not None and self.connection_callable is None:
+            with privates.as_flushing(self):
+                bind = self.get_bind(mapper.base_mapper)
+            self._refuse(bind, what)
 
     def _refuse(self, bind: Engine | Connection, what: str, kind: str = "flush") -> None:
         """Refuse a write if nothing may be written through a bind of this session."""
         if self._refuses(bind):
-            raise guard.refused(bind.engine, what, kind, self._role)
+            pin = getattr(self.get_transaction(), _PIN, None)
+            if pin is None:  # nothing is connected: it counts what was chosen
+                pin = self._choice[1] if self._choice else _NOTHING
+            began = any(pin.get(switch) is _READ_ONLY for switch in guard.told(bind.engine))
+            raise guard.refused(bind.engine, what, kind, self._role, began=began)
 
     def _refuses(self, bind: Engine | Connection) -> bool:
         if isinstance(bind, EngineSelector):
@@ -285,7 +308,9 @@ def _pin_mode(
     kept = transaction.__dict__
     if _PIN not in kept:
         kept[_PIN] = chosen
+        connection._sa_readonly_pin = chosen  # type: ignore[attr-defined]  # for an error
         return
+    connection._sa_readonly_pin = kept[_PIN]  # type: ignore[attr-defined]  # the same
     for key, value in chosen.items():  # this is the connection of a second engine
         kept[_PIN].setdefault(key, value)
 
@@ -314,12 +339,13 @@ def _refuse_flush(
     ):
         for one in objects:
             mapper = inspect(one).mapper
+            base = mapper.base_mapper  # by which a flush asks
             if session.connection_callable is not None:
-                bind = session.get_bind(mapper, instance=one)  # a ShardedSession asks so, too
-            elif mapper in binds:
-                bind = binds[mapper]
+                bind = session.get_bind(base, instance=one)  # a ShardedSession asks so, too
+            elif base in binds:
+                bind = binds[base]
             else:
-                bind = binds[mapper] = session.get_bind(mapper)
+                bind = binds[base] = session.get_bind(base)
             if session._refuses(bind) and (what != "UPDATE" or _has_changed(one)):
                 session._refuse(bind, f"The flush of {what} for {mapper.class_.__name__}")
 

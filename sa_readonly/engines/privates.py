@@ -8,6 +8,7 @@ public: the events, ``Pool.recreate()``, ``checkedin()``, ``checkedout()``, the 
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ __all__ = [
     "OwnPoolEngine",
     "add_to_isolation_level",
     "apply_options_by_own_dialect",
+    "as_flushing",
     "await_only",
     "close_detached",
     "commits",
@@ -331,3 +333,13 @@ def connected(session: Any, engine: Engine | Connection) -> Connection | None:
     ):
         return None
     return transaction._connections[engine][0]  # type: ignore[no-any-return]  # untyped
+
+
+@contextlib.contextmanager
+def as_flushing(session: Any) -> Iterator[None]:
+    """Have a session look inside the block as it does in a flush: a get_bind() may go by that."""
+    before, session._flushing = session._flushing, True
+    try:
+        yield
+    finally:
+        session._flushing = before
