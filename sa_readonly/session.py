@@ -53,6 +53,8 @@ class RoutingSession(Session):
     _choice: tuple[Engine, _Pin, EngineSelector | None] | None = None
     # The selector if it is the only bind, so that Session.get_bind() need not be called.
     _only: EngineSelector | None = None
+    # The selector whose AsyncEngines the AsyncSession of this session knows.
+    _told_of: EngineSelector | None = None
     # Whether the methods that are cut short here are Session's own and not overridden.
     _cuts_short = True
 
@@ -173,6 +175,9 @@ class RoutingSession(Session):
         if mode is None:
             mode = (switch.known if clock() < switch.fresh_until else selector.refresh()).mode
         engine = selector.routes[self._role][mode]
+        if selector.is_async and self._told_of is not selector:
+            self._told_of = selector
+            privates.tell_async_engines(self, selector._engines.values())
         self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector)
         return engine, mode
 

@@ -9,11 +9,13 @@ public: the events, ``Pool.recreate()``, ``checkedin()``, ``checkedout()``, the 
 from __future__ import annotations
 
 import contextlib
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
+from sqlalchemy.inspection import _inspects
 from sqlalchemy.orm.session import SessionTransactionState
 from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.pool.base import _ConnectionRecord
@@ -22,7 +24,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sqlalchemy.engine import Connection, Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -49,6 +51,7 @@ __all__ = [
     "greenlet_spawn",
     "idle_records",
     "in_greenlet",
+    "inspect_by",
     "kept_records",
     "loop_of_queue",
     "may_wait",
@@ -59,6 +62,7 @@ __all__ = [
     "refuse_creation",
     "set_creator",
     "take_idle",
+    "tell_async_engines",
     "unwrapped",
 ]
 
@@ -262,6 +266,11 @@ def on_connection_of(context: DefaultExecutionContext) -> Any:
     return context._dbapi_connection
 
 
+def inspect_by(cls: type[Any], found: Callable[[Any], Any]) -> None:
+    """Have ``sqlalchemy.inspect()`` return for objects of a class what a function does."""
+    _inspects(cls)(found)
+
+
 # -- dialects --------------------------------------------------------------------------------
 
 
@@ -343,3 +352,17 @@ def as_flushing(session: Any) -> Iterator[None]:
         yield
     finally:
         session._flushing = before
+
+
+def tell_async_engines(session: Any, engines: Iterable[Any]) -> None:
+    """Have the AsyncSession of a session, if there is one, know AsyncEngines beside its binds.
+
+    In 2.1 its get_async_bind() finds the AsyncEngine of an engine among its binds alone.
+    """
+    asyncio: Any = sys.modules.get("sqlalchemy.ext.asyncio")
+    found: Any = asyncio and asyncio.AsyncSession._retrieve_proxy_for_target(
+        session, regenerate=False
+    )
+    if hasattr(found, "_async_binds"):
+        found._async_binds.update((engine, engine) for engine in engines)
+        found._invalidate_translate_binds()
