@@ -91,3 +91,47 @@ async def use_async_repository(lite: App, path: Path) -> None:
                 await books.add(Book(title="no"))
             assert isinstance(caught.value.__cause__, ReadOnlyError)
             await session.rollback()
+
+
+# -- polars, which tells an engine by the module of its class ----------------------------------
+
+
+@pytest.mark.parametrize("given", ["an engine", "a twin"])
+def test_polars_reads_by_the_engine_of_the_mode(app: App, given: str) -> None:
+    need("polars")
+    import polars  # noqa: PLC0415  # here alone
+
+    if given == "a twin":
+        del app.urls["ro"]
+    app.start()
+    for name in ("rw", "rw" if given == "a twin" else "ro"):
+        for role in ("primary", "replica"):
+            frame = polars.read_database("select name from which", app.selector.engine(role))
+            assert frame["name"].to_list() == [name]
+        app.on()
+
+
+def test_polars_reads_by_a_drivers_connection_of_a_read_only_engine(app: App) -> None:
+    need("polars")
+    import polars  # noqa: PLC0415  # here alone
+
+    app.start()
+    app.on()
+    with app.selector.engine().connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        theirs = connection.dialect.dbapi.__name__.partition(".")[0]
+        assert type(driver).__module__.partition(".")[0] == theirs
+        frame = polars.read_database("select name from which", driver)
+        assert frame["name"].to_list() == ["ro"]
+
+
+def test_the_classes_of_guarded_engines_and_dialects_pass_for_their_own(lite: App) -> None:
+    plain = lite.engine("ro")
+    engine, dialect = type(plain), type(plain.dialect)
+    del lite.urls["ro"], lite.engines["ro"]
+    lite.start()
+    lite.on()
+    for one in (lite.engines["rw"], lite.selector.engine()):
+        assert type(one).__module__ == engine.__module__
+        assert type(one.dialect).__module__ == dialect.__module__
+        assert type(one.dialect).__name__ == dialect.__name__
