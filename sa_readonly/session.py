@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from .checks import check_role
 from .engines import guard, privates
+from .engines.handover import ROLES
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, clock
 from .selector import EngineSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy.orm import Mapper
     from sqlalchemy.orm.unitofwork import UOWTransaction
@@ -53,7 +54,8 @@ class RoutingSession(Session):
     _choice: tuple[Engine, _Pin, EngineSelector | None] | None = None
     # The selector if it is the only bind, so that Session.get_bind() need not be called.
     _only: EngineSelector | None = None
-    # The selector whose AsyncEngines the AsyncSession of this session knows.
+    # The AsyncSession of this session, and the selector whose AsyncEngines it knows.
+    _async_session: Callable[[], Any]
     _told_of: EngineSelector | None = None
     # Whether the methods that are cut short here are Session's own and not overridden.
     _cuts_short = True
@@ -175,11 +177,24 @@ class RoutingSession(Session):
         if mode is None:
             mode = (switch.known if clock() < switch.fresh_until else selector.refresh()).mode
         engine = selector.routes[self._role][mode]
-        if selector.is_async and self._told_of is not selector:
-            self._told_of = selector
-            privates.tell_async_engines(self, selector._engines.values())
+        if selector.is_async:
+            self._meet_async_session(selector)
         self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector)
         return engine, mode
+
+    def _meet_async_session(self, selector: EngineSelector) -> None:
+        """Have the AsyncSession of this session know the AsyncEngines, and hear of its role."""
+        if self._told_of is not selector:
+            self._told_of = selector
+            self._async_session = privates.tell_async_engines(self, selector._engines.values())
+        found = self._async_session()
+        role = None if found is None else vars(found).get("role")
+        if role != self._role and role in ROLES:
+            raise ConfigurationError(
+                f"AsyncSession.role was set to {role!r}, which reaches no session: the transaction "
+                f"would be of the role {self._role!r}. Set session.sync_session.role, or make the "
+                f"session with role={role!r}."
+            )
 
     def _check_given(self, bind: Engine | Connection, clause: Any) -> None:
         """Hold an engine or connection that the user gave to the mode of the transaction."""

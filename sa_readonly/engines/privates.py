@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -354,15 +355,24 @@ def as_flushing(session: Any) -> Iterator[None]:
         session._flushing = before
 
 
-def tell_async_engines(session: Any, engines: Iterable[Any]) -> None:
+def tell_async_engines(session: Any, engines: Iterable[Any]) -> Callable[[], Any]:
     """Have the AsyncSession of a session, if there is one, know AsyncEngines beside its binds.
 
     In 2.1 its get_async_bind() finds the AsyncEngine of an engine among its binds alone.
+
+    :return: a reference to the AsyncSession; it gives None where there is none.
     """
     asyncio: Any = sys.modules.get("sqlalchemy.ext.asyncio")
     found: Any = asyncio and asyncio.AsyncSession._retrieve_proxy_for_target(
         session, regenerate=False
     )
+    if found is None:
+        return _nothing
     if hasattr(found, "_async_binds"):
         found._async_binds.update((engine, engine) for engine in engines)
         found._invalidate_translate_binds()
+    return weakref.ref(found)
+
+
+def _nothing() -> None:
+    return None
