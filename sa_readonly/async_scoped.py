@@ -1,4 +1,4 @@
-"""The same registry for asyncio. It is a room of its own, as the package imports no asyncio."""
+"""The same for asyncio. It is a room of its own, as the package imports no asyncio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SQLAlchemy's registry of sessions, with the role of its current session."""
+"""SQLAlchemy's scoped_session, with the role of its current session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _S = TypeVar("_S", bound=orm.Session)
 class scoped_session(orm.scoped_session[_S]):  # noqa: N801  # as SQLAlchemy calls it
     """SQLAlchemy's :class:`~sqlalchemy.orm.scoped_session`, with the role of its current session.
 
-    On SQLAlchemy's own, ``registry.role = "replica"`` is set on the registry and reaches no
+    On SQLAlchemy's own, ``role = "replica"`` is set on the scoped_session itself and reaches no
     session: the transaction goes to the primary.
     """
 
@@ -36,14 +36,14 @@ class scoped_session(orm.scoped_session[_S]):  # noqa: N801  # as SQLAlchemy cal
 
 
 def routed(session: Any) -> RoutingSession:
-    """Return a session of a registry, or refuse one that has no role.
+    """Return a session of a scoped_session, or refuse one that has no role.
 
     :raises ConfigurationError: if it is no RoutingSession.
     """
     if not isinstance(session, RoutingSession):
         raise ConfigurationError(
-            f"The sessions of this registry are of the class {type(session).__name__}, which has "
-            "no role. Give its session factory class_=RoutingSession or, to an "
+            f"The sessions of this scoped_session are of the class {type(session).__name__}, which "
+            "has no role. Give its session factory class_=RoutingSession or, to an "
             "async_sessionmaker(), sync_session_class=RoutingSession."
         )
     return session

@@ -169,6 +169,8 @@ class RoutingSession(Session):
         :param mode: the mode to choose by; None takes the one of now. It is pinned when the engine
             gives its connection.
         """
+        if selector.is_async:
+            self._meet_async_session(selector)
         switch = selector.switch
         if switch in pin:  # by another selector, which decided for both
             mode = pin[switch]
@@ -177,8 +179,6 @@ class RoutingSession(Session):
         if mode is None:
             mode = (switch.known if clock() < switch.fresh_until else selector.refresh()).mode
         engine = selector.routes[self._role][mode]
-        if selector.is_async:
-            self._meet_async_session(selector)
         self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector)
         return engine, mode
 

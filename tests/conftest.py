@@ -55,7 +55,7 @@ def pytest_xdist_auto_num_workers() -> int:
 # What stands below the command and the web. `.ci/run` runs it on the pairs of Python and SQLAlchemy
 # between the oldest and the newest.
 CORE = re.compile(
-    "test_(async|calls|errors|forks|grace|guard|mode|polled|pools|reads|roads|selector|session|staleness|switch|told"
+    "test_(async|calls|errors|forks|grace|guard|mode|polled|pools|reads|roads|scoped|selector|session|staleness|switch|told"
     "|statements|texts|watcher|workers?)(_|$)"
 )
 

@@ -1,4 +1,4 @@
-"""Registries of sessions, and AsyncSession: the role reaches the session, or is refused."""
+"""Scoped sessions, and AsyncSession: the role reaches the session, or is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.app import WHICH, App, Book, need
 DOCS = (Path(__file__).parents[1] / "docs" / "asyncio.md").read_text()
 
 
-def test_the_role_of_a_registry_is_that_of_its_current_session(lite: App) -> None:
+def test_the_role_of_a_scoped_session_is_that_of_its_current_session(lite: App) -> None:
     lite.start(read_write=Engines(lite.engine("rw"), replica=lite.engine("ro")), read_only=None)
     session = scoped_session(lite.sessions)
     assert isinstance(session, orm.scoped_session)
@@ -48,7 +48,7 @@ def test_the_role_of_a_registry_is_that_of_its_current_session(lite: App) -> Non
     session.remove()
 
 
-def test_a_registry_of_sessions_without_a_role_names_the_cure(lite: App) -> None:
+def test_a_scoped_session_of_sessions_without_a_role_names_the_cure(lite: App) -> None:
     session = scoped_session(orm.sessionmaker(lite.engine("rw")))
     with pytest.raises(ConfigurationError, match="class Session, which has no role"):
         session.role = "replica"
@@ -84,7 +84,7 @@ def run(lite: App, work: Callable[[EngineSelector], Coroutine[Any, Any, None]]) 
     asyncio.run(with_selector(lite, lite.path, work))
 
 
-def test_the_role_of_an_async_registry_is_that_of_its_current_session(lite: App) -> None:
+def test_the_role_of_an_async_scoped_session_is_that_of_its_current_session(lite: App) -> None:
     async def work(selector: EngineSelector) -> None:
         factory = async_sessionmaker(selector, sync_session_class=RoutingSession)
         session = async_scoped_session(factory, asyncio.current_task)
