@@ -4,14 +4,22 @@ An SQLAlchemy routing session and engine selector that picks the read-write or t
 per transaction, by the presence of a file.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .checks import Engines
 from .config import selector_from_config
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, State, Switch
 from .polled import PolledSwitch
+from .scoped import scoped_session
 from .selector import EngineSelector
 from .session import RoutingSession
 from .switch import FileSwitch, FixedSwitch
+
+if TYPE_CHECKING:
+    from .async_scoped import async_scoped_session
 
 __all__ = [
     "ConfigurationError",
@@ -25,5 +33,16 @@ __all__ = [
     "RoutingSession",
     "State",
     "Switch",
+    "async_scoped_session",
+    "scoped_session",
     "selector_from_config",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "async_scoped_session":
+        # Imported when it is asked for: importing this package imports no asyncio.
+        from .async_scoped import async_scoped_session  # noqa: PLC0415
+
+        return async_scoped_session
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from sqlalchemy import Engine
 
 from .engines import guard, poolers
+from .engines.dialects import holds_file, shown
 from .engines.handover import ROLES
 from .engines.pools import holds_database
 from .errors import ConfigurationError, seconds
@@ -40,7 +42,10 @@ __all__ = [
     "registry_of",
     "switch_of",
     "sync_of",
+    "warn_of_one_url",
 ]
+
+logger = logging.getLogger("sa_readonly")
 
 AnyEngine = Union[Engine, "AsyncEngine"]
 
@@ -132,6 +137,12 @@ def registry_of(workers: object, switch: Switch) -> Registry | None:
         )
     if workers is False:
         return None
+    if isinstance(workers, str) and workers and not set(workers) & {os.sep, os.altsep}:
+        # A mistyped word would be a directory in which each process reports itself unseen.
+        raise ConfigurationError(
+            f'EngineSelector(workers={workers!r}) is no known word: is "required" meant? A '
+            f"directory is given as an absolute path, or as {os.path.join(os.curdir, workers)!r}."
+        )
     if isinstance(workers, (str, os.PathLike)) and workers:
         return DirectoryRegistry(workers) if kind.flips else None
     lacking = lacking_of(workers)
@@ -248,6 +259,23 @@ def _check_modes(engines: Mapping[str, Engine]) -> None:
     if guard.read_only(primary):
         raise ConfigurationError(
             "read_write.primary is a read-only engine of another EngineSelector."
+        )
+
+
+def warn_of_one_url(engines: Mapping[str, Engine]) -> None:
+    """Say where two engines of one URL are given as read-write and as read-only."""
+    primary = engines["read_write.primary"]
+    url = primary.url
+    if holds_database(primary) or holds_file(primary) or not (url.host or url.database):
+        return  # the URL does not tell which database it is, or how it is opened
+    same = [name for name in engines if name.startswith("read_only") and engines[name].url == url]
+    if same:
+        logger.warning(
+            "read_write.primary and %s are engines of one URL, %s: while read-only the very "
+            "database is read that is to be taken away. Correct the URL. If it is meant, leave "
+            "read_only out, and a read-only engine of the same database is made.",
+            " and ".join(same),
+            shown(primary),
         )
 
 

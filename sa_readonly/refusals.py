@@ -56,32 +56,36 @@ def refusal(
     *,
     kind: str,
     switch: Switch | None,
+    fault: str = "role",
     over: State | None = None,
-    role: str | None = "replica",
 ) -> ReadOnlyError:
     """Return the error that refuses ``what``, counted and noted.
 
     :param what: a few words that begin a sentence.
-    :param state: the state now. Where it is read-write, the transaction itself is at fault: by its
-        role, or because it began while it was read-only.
+    :param state: the state now.
     :param statement: the SQL text, if there is one.
     :param kind: one of the :data:`KINDS`.
     :param switch: the switch for which it is counted; None counts nothing.
-    :param over: the read-only state of before, in which the transaction may have begun.
-    :param role: the role of the transaction, or None where it may have either.
+    :param fault: what is at fault where the state is read-write, a key of :data:`_FAULTS`.
+    :param over: the read-only state of before.
     """
-    words = _of_the_mode if state.read_only else partial(_of_the_transaction, over=over, role=role)
-    error = words(what, state, statement)
+    if state.read_only:
+        error = _of_the_mode(what, state, statement, kind)
+    else:
+        error = _of_the_fault(what, state, statement, fault, over)
     record(error, what, kind=kind, switch=switch)
     return error
 
 
-def _of_the_mode(what: str, state: State, statement: str | None) -> ReadOnlyError:
+def _of_the_mode(what: str, state: State, statement: str | None, kind: str) -> ReadOnlyError:
     reason = "" if state.reason is None else f" ({state.reason})"
     until = "" if state.until is None else f", until {state.until.isoformat(timespec='seconds')}"
+    served = ""
+    if kind in ("connection", "transaction"):  # it is met by code that has an engine of its own
+        served = " What only reads is served by selector.engine() or a RoutingSession(selector)."
     return ReadOnlyError(
         f"{what} is refused: the application is read-only{_since(state)}{reason}{until}. "
-        "Nothing was written. Roll back, and try again when it is read-write.",
+        f"Nothing was written. Roll back, and try again when it is read-write.{served}",
         reason=state.reason,
         until=state.until,
         since=state.since,
@@ -89,20 +93,36 @@ def _of_the_mode(what: str, state: State, statement: str | None) -> ReadOnlyErro
     )
 
 
-def _of_the_transaction(
-    what: str, state: State, statement: str | None, over: State | None, role: str | None
+_FAULTS = {
+    "role": (
+        "the transaction has the role 'replica', which never writes",
+        'Use a session of the role "primary".',
+    ),
+    "began": (
+        "the transaction began while the application was read-only, which is over{since}",
+        "Begin a new one.",
+    ),
+    "engine": (
+        "this engine is a read-only one of the selector{again}",
+        "Write through selector.engine() or a RoutingSession(selector).",
+    ),
+    "ended": (
+        "the application was read-only, which is over{since}",
+        "Roll back, and try again.",
+    ),
+}
+"""Why something is refused while read-write, with the cure."""
+
+
+def _of_the_fault(
+    what: str, state: State, statement: str | None, fault: str, over: State | None
 ) -> ReadOnlyError:
-    which = "has the role 'replica', which never writes"
-    cure = 'Use a session of the role "primary".'
-    told: State | None = None
-    if over is not None and role != "replica":
-        began = f"began while the application was read-only, which is over{_since(state)}"
-        if role is None:
-            which, cure = f"{which}, or {began}", 'Begin a new one, of the role "primary".'
-        else:
-            which, cure, told = began, "Begin a new one.", over
+    why, cure = _FAULTS[fault]
+    since = _since(state)
+    again = f", and the application is read-write{since}" if over is not None else ""
+    told = over if fault in ("began", "ended") else None
     return ReadOnlyError(
-        f"{what} is refused: the transaction {which}. Nothing was written. {cure}",
+        f"{what} is refused: {why.format(since=since, again=again)}. Nothing was written. {cure}",
         reason=None if told is None else told.reason,
         since=None if told is None else told.since,
         statement=statement,

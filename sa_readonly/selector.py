@@ -11,7 +11,7 @@ import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.exc import InvalidRequestError
 
 from . import refusals
@@ -25,8 +25,9 @@ from .checks import (
     like,
     registry_of,
     switch_of,
+    warn_of_one_url,
 )
-from .engines import loops
+from .engines import loops, privates
 from .engines.handover import GuardedEngines
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch, clock
@@ -49,11 +50,18 @@ if TYPE_CHECKING:
     # classes, of which it is neither an Engine nor an AsyncEngine.
     _Bind = Any
 else:
-    _Bind = object
+    # pandas tells by it what is SQLAlchemy's, and would otherwise treat a selector as a connection
+    # of SQLite's driver.
+    from sqlalchemy.engine.interfaces import ConnectionEventsTarget as _Bind
 
 __all__ = ["EngineSelector"]
 
 logger = logging.getLogger("sa_readonly")
+
+
+# What is known of an engine without a connection, and is the same in either mode: libraries read it
+# of a session's bind when they are set up.
+_FACTS = frozenset(("dialect", "driver", "echo", "name", "url"))
 
 
 class _NoEngineError(ConfigurationError, AttributeError):
@@ -106,6 +114,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         check_pooler(pooler, engines)
         self.switch = switch_of(switch)
         registry, required = registry_of(workers, self.switch), workers == "required"
+        warn_of_one_url(engines)
         self._registry = registry
         self._worker = worker = _worker(self.switch, registry, required)
         primary = given["read_write.primary"]
@@ -115,9 +124,11 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         self._guarded = guarded = GuardedEngines(self.switch, engines, grace=grace, pooler=pooler)
         self.routes: Mapping[str, Mapping[Mode, Engine]] = guarded.routes
         """For sessions: the sync engine by role and mode."""
-        as_given = {engines[name]: engine for name, engine in given.items()}
+        # One AsyncEngine for each engine, also for a twin that stands for several.
+        as_given = {engine: like(primary, engine) for engine in guarded.engines.values()}
+        as_given.update((engines[name], engine) for name, engine in given.items())
         self._engines: Mapping[tuple[Mode, str], AnyEngine] = {
-            (mode, role): as_given.get(engine) or like(primary, engine)
+            (mode, role): as_given[engine]
             for role, routes in guarded.routes.items()
             for mode, engine in routes.items()
         }
@@ -276,16 +287,6 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         check_role(role)
         return self._engines[self.state.mode, role]
 
-    @property
-    def sync_engine(self) -> EngineSelector:
-        """The selector itself: an :class:`~sqlalchemy.ext.asyncio.AsyncSession` asks its bind."""
-        if not self.is_async:
-            raise ConfigurationError(
-                "This EngineSelector has sync engines and can't serve an AsyncSession. Make its "
-                "engines with create_async_engine()."
-            )
-        return self
-
     def close(self) -> None:
         """Give the engines back as they were. Nothing begins through the selector any more."""
         self.routes = self._engines = _Closed()
@@ -318,19 +319,30 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         await loops.in_thread(self.close)  # which waits for the watcher's thread to end
 
     if not TYPE_CHECKING:
+        dispatch = property()  # it has no events of its own: reading it comes to __getattr__()
 
         def __getattr__(self, name: str) -> Any:
-            if not hasattr(Engine, name) and name not in Engine.__annotations__:
+            if name in _FACTS:
+                return getattr(self._guarded.engines["read_write.primary"], name)
+            if name == "sync_engine":  # an AsyncSession asks its bind for it
+                if self.is_async:
+                    return self
+                raise _NoEngineError(
+                    "This EngineSelector has sync engines and can't serve an AsyncSession. Make "
+                    "its engines with create_async_engine()."
+                )
+            if name not in _NAMES:
                 raise AttributeError(f"'EngineSelector' object has no attribute {name!r}")
             raise _NoEngineError(
                 f"An EngineSelector is no engine and has no {name}. In a session factory give "
                 "class_=RoutingSession: sessionmaker(selector, class_=RoutingSession), or "
-                "async_sessionmaker(selector, sync_session_class=RoutingSession). In Core use "
-                f"selector.engine().{name}."
+                "async_sessionmaker(selector, sync_session_class=RoutingSession). In the place of "
+                "session.bind use session.connection(), and in Core selector.engine()."
             )
 
     def __repr__(self) -> str:
-        return f"<EngineSelector of {self.switch!r}, {self.switch.known.mode}>"
+        kind = "" if self.is_async else "sync engines and "  # where an AsyncEngine is expected
+        return f"<EngineSelector of {kind}{self.switch!r}, {self.switch.known.mode}>"
 
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
@@ -341,6 +353,14 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
                 callback(old, new)
             except Exception:
                 logger.exception("The on_flip() callback %r failed.", callback)
+
+
+_NAMES = {
+    name
+    for cls in (Engine, Connection)
+    for name in (*dir(cls), *cls.__annotations__)
+    if not name.startswith("_")
+}
 
 
 class _Closed(dict[Any, Any]):
@@ -367,3 +387,7 @@ def _worker(switch: Switch, registry: Registry | None, required: bool) -> Worker
     worker = worker_of(switch)
     worker.agree(registry, required)
     return worker
+
+
+# sqlalchemy.inspect(session.bind): the tables of the mode of now.
+privates.inspect_by(EngineSelector, lambda selector: inspect(selector.engine()))

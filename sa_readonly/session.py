@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from .checks import check_role
 from .engines import guard, privates
+from .engines.handover import ROLES
 from .errors import ConfigurationError, ReadOnlyError
 from .mode import Mode, clock
 from .selector import EngineSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy.orm import Mapper
     from sqlalchemy.orm.unitofwork import UOWTransaction
@@ -53,6 +54,9 @@ class RoutingSession(Session):
     _choice: tuple[Engine, _Pin, EngineSelector | None] | None = None
     # The selector if it is the only bind, so that Session.get_bind() need not be called.
     _only: EngineSelector | None = None
+    # The AsyncSession of this session, and the selector whose AsyncEngines it knows.
+    _async_session: Callable[[], Any]
+    _told_of: EngineSelector | None = None
     # Whether the methods that are cut short here are Session's own and not overridden.
     _cuts_short = True
 
@@ -121,7 +125,11 @@ class RoutingSession(Session):
         """
         selector: Any = self._only
         if bind is not None or selector is None or selector is not self.bind:
-            selector = super().get_bind(mapper, clause=clause, bind=bind, **kw)
+            # A class behind this one may know fewer of them than SQLAlchemy's own: what was given
+            # is passed on, and nothing else.
+            given = {"mapper": mapper, "clause": clause, "bind": bind}
+            kw.update({name: given[name] for name in given if given[name] is not None})
+            selector = super().get_bind(**kw)
             if not isinstance(selector, EngineSelector):
                 self._check_given(selector, clause)
                 return selector  # type: ignore[no-any-return]  # a bind of the application's own
@@ -141,9 +149,15 @@ class RoutingSession(Session):
         :raises ReadOnlyError: if the bind is a read-write engine while the transaction is
             read-only.
         """
-        if bind_arguments and bind_arguments.get("bind") is not None:
+        bind = bind_arguments.get("bind") if bind_arguments else None
+        if bind is not None:
             # Session.connection() does not ask get_bind() about a bind that it is given.
-            bind_arguments = {**bind_arguments, "bind": self.get_bind(**bind_arguments)}
+            if isinstance(bind, EngineSelector):
+                pin = getattr(self.get_transaction(), _PIN, _NOTHING)
+                bind = (pin[bind] if bind in pin else self._choose(bind, pin))[0]
+            else:
+                self._check_given(bind, None)
+            bind_arguments = {**bind_arguments, "bind": bind}
         return super().connection(bind_arguments, execution_options)
 
     def _choose(
@@ -155,6 +169,8 @@ class RoutingSession(Session):
         :param mode: the mode to choose by; None takes the one of now. It is pinned when the engine
             gives its connection.
         """
+        if selector.is_async:
+            self._meet_async_session(selector)
         switch = selector.switch
         if switch in pin:  # by another selector, which decided for both
             mode = pin[switch]
@@ -165,6 +181,20 @@ class RoutingSession(Session):
         engine = selector.routes[self._role][mode]
         self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector)
         return engine, mode
+
+    def _meet_async_session(self, selector: EngineSelector) -> None:
+        """Have the AsyncSession of this session know the AsyncEngines, and hear of its role."""
+        if self._told_of is not selector:
+            self._told_of = selector
+            self._async_session = privates.tell_async_engines(self, selector._engines.values())
+        found = self._async_session()
+        role = None if found is None else vars(found).get("role")
+        if role != self._role and role in ROLES:
+            raise ConfigurationError(
+                f"AsyncSession.role was set to {role!r}, which reaches no session: the transaction "
+                f"would be of the role {self._role!r}. Set session.sync_session.role, or make the "
+                f"session with role={role!r}."
+            )
 
     def _check_given(self, bind: Engine | Connection, clause: Any) -> None:
         """Hold an engine or connection that the user gave to the mode of the transaction."""
@@ -223,7 +253,7 @@ class RoutingSession(Session):
         """
         objects = list(objects)
         for cls in {type(one) for one in objects}:
-            self._refuse(self.get_bind(cls), f"bulk_save_objects() of {cls.__name__}")
+            self._refuse_bulk(cls, f"bulk_save_objects() of {cls.__name__}")
         super().bulk_save_objects(objects, *args, **kwargs)
 
     def bulk_insert_mappings(
@@ -235,7 +265,7 @@ class RoutingSession(Session):
         """
         mappings = list(mappings)
         if mappings:
-            self._refuse(self.get_bind(mapper), "bulk_insert_mappings()")
+            self._refuse_bulk(mapper, "bulk_insert_mappings()")
         super().bulk_insert_mappings(mapper, mappings, *args, **kwargs)
 
     def bulk_update_mappings(self, mapper: Any, mappings: Iterable[dict[str, Any]]) -> None:
@@ -245,13 +275,26 @@ class RoutingSession(Session):
         """
         mappings = list(mappings)
         if mappings:
-            self._refuse(self.get_bind(mapper), "bulk_update_mappings()")
+            self._refuse_bulk(mapper, "bulk_update_mappings()")
         super().bulk_update_mappings(mapper, mappings)
+
+    def _refuse_bulk(self, entity: Any, what: str) -> None:
+        """Refuse to save in bulk, before it begins: get_bind() is asked as it will be then."""
+        mapper = getattr(inspect(entity, raiseerr=False), "mapper", None)
+        # SQLAlchemy has errors of its own for what is not mapped, and for a ShardedSession.
+        if mapper is not None and self.connection_callable is None:
+            with privates.as_flushing(self):
+                bind = self.get_bind(mapper.base_mapper)
+            self._refuse(bind, what)
 
     def _refuse(self, bind: Engine | Connection, what: str, kind: str = "flush") -> None:
         """Refuse a write if nothing may be written through a bind of this session."""
         if self._refuses(bind):
-            raise guard.refused(bind.engine, what, kind, self._role)
+            pin = getattr(self.get_transaction(), _PIN, None)
+            if pin is None:  # nothing is connected: it counts what was chosen
+                pin = self._choice[1] if self._choice else _NOTHING
+            began = any(pin.get(switch) is _READ_ONLY for switch in guard.told(bind.engine))
+            raise guard.refused(bind.engine, what, kind, self._role, began=began)
 
     def _refuses(self, bind: Engine | Connection) -> bool:
         if isinstance(bind, EngineSelector):
@@ -286,7 +329,9 @@ def _pin_mode(
     kept = transaction.__dict__
     if _PIN not in kept:
         kept[_PIN] = chosen
+        connection._sa_readonly_pin = chosen  # type: ignore[attr-defined]  # for an error
         return
+    connection._sa_readonly_pin = kept[_PIN]  # type: ignore[attr-defined]  # the same
     for key, value in chosen.items():  # this is the connection of a second engine
         kept[_PIN].setdefault(key, value)
 
@@ -315,12 +360,13 @@ def _refuse_flush(
     ):
         for one in objects:
             mapper = inspect(one).mapper
+            base = mapper.base_mapper  # by which a flush asks
             if session.connection_callable is not None:
-                bind = session.get_bind(mapper, instance=one)  # a ShardedSession asks so, too
-            elif mapper in binds:
-                bind = binds[mapper]
+                bind = session.get_bind(base, instance=one)  # a ShardedSession asks so, too
+            elif base in binds:
+                bind = binds[base]
             else:
-                bind = binds[mapper] = session.get_bind(mapper)
+                bind = binds[base] = session.get_bind(base)
             if session._refuses(bind) and (what != "UPDATE" or _has_changed(one)):
                 session._refuse(bind, f"The flush of {what} for {mapper.class_.__name__}")
 

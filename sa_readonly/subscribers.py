@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -265,10 +266,10 @@ class BaseSwitch(Switch):
             try:
                 self._close_gates()
             finally:
-                self._say_flip(logging.WARNING, old, new, why)
+                self._say_flip(old, new, why)
         elif self._open_gates(new):
             answer(new)
-            self._say_flip(logging.INFO, old, new, why)
+            self._say_flip(old, new, f"{why}{_lasted(old)}")
         else:
             return False
         return True
@@ -317,8 +318,10 @@ class BaseSwitch(Switch):
             self._jammed = True
             self._say(logging.ERROR, message, exc_info=error)
 
-    def _say_flip(self, level: int, old: State, new: State, why: str) -> None:
-        self._say(level, "sa_readonly: %s -> %s: %s", old.mode, new.mode, why)
+    def _say_flip(self, old: State, new: State, why: str) -> None:
+        # At WARNING both ways: servers as they come show nothing below it, and a night whose
+        # beginning is in the log would have no end there.
+        self._say(logging.WARNING, "sa_readonly: %s -> %s: %s", old.mode, new.mode, why)
         for subscriber in list(self._subscribers):
             self._pending.append(partial(self._tell_flip, subscriber, old, new))
 
@@ -368,9 +371,17 @@ def _weak(function: Callable[..., None]) -> Callable[[], Callable[..., None] | N
     return lambda: function
 
 
+def _lasted(state: State) -> str:
+    """Return how long it was read-only, for the log; nothing where that is not known."""
+    if state.since is None:
+        return ""
+    seconds = max(0, round((now() - state.since).total_seconds()))
+    return f". It was read-only for {timedelta(seconds=seconds)}"
+
+
 def _forced() -> Mode | None:
     value = os.environ.get(FORCE)
-    if value is None:
+    if not value:  # a template of an environment has it empty where it is not meant
         return None
     try:
         return Mode(value)

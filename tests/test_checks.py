@@ -122,6 +122,28 @@ def test_a_selector_in_the_place_of_an_engine_is_named(lite: App) -> None:
     )
 
 
+def test_two_engines_of_one_url_are_warned_of_once_when_the_selector_is_made(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(**options: Any) -> list[str]:
+        caplog.clear()
+        EngineSelector(place / "x", **options).close()
+        return [record.getMessage() for record in caplog.records]
+
+    (said,) = told(read_write=engine("a"), read_only=Engines(engine("a"), engine("a")))
+    assert said == (
+        "read_write.primary and read_only.primary and read_only.replica are engines of one URL, "
+        "sqlite:////nowhere/a.db: while read-only the very database is read that is to be taken "
+        "away. Correct the URL. If it is meant, leave read_only out, and a read-only engine of the "
+        "same database is made."
+    )
+    assert told(read_write=engine("a"), read_only=engine("b")) == []
+    assert told(read_write=Engines(engine("a"), engine("b")), read_only=engine("b")) == []
+    memory = {"poolclass": StaticPool}
+    two = [create_engine("sqlite://", **memory) for _ in range(2)]
+    assert told(read_write=two[0], read_only=two[1]) == []
+
+
 # -- switches and registries -----------------------------------------------------------------
 
 

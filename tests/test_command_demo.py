@@ -116,7 +116,7 @@ def test_the_output_is_plain_when_it_is_not_a_terminal() -> None:
     assert stages == [*there, "read-only.txt is gone", "read-only.txt is gone"]
     # and between them what the application, not the operator, logs
     flips = re.findall(r"^log: (\w+) sa_readonly: (\S+ -> \S+):", done.output, re.MULTILINE)
-    assert flips == [("WARNING", "read-write -> read-only"), ("INFO", "read-only -> read-write")]
+    assert flips == [("WARNING", "read-write -> read-only"), ("WARNING", "read-only -> read-write")]
 
 
 def on_a_terminal(**changes: str) -> tuple[int, str]:

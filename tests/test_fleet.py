@@ -109,7 +109,7 @@ def rows(url: Any) -> dict[str, Any]:
         return dict(connection.execute(select(Row.id, Row.written)).all())
 
 
-TO_READ_ONLY, BACK = "WARNING read-write -> read-only", "INFO read-only -> read-write"
+TO_READ_ONLY, BACK = "WARNING read-write -> read-only", "WARNING read-only -> read-write"
 
 
 def flips_in(records: list[str]) -> list[str]:

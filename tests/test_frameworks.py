@@ -157,7 +157,6 @@ def test_flask_sqlalchemy_rotates_its_log_on_hup_and_looks_again_on_usr2(
 BINDS = """
 import os, pathlib, sys
 from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import MetaData, create_engine, func, select, text
 from sqlalchemy.orm import DeclarativeBase
 from sa_readonly import ReadOnlyError
@@ -168,7 +167,7 @@ RW_URL, RO_URL, AUDIT_URL, AUDIT_COPY_URL, MAIL_URL = (
     f"sqlite:///{place}/{name}.db" for name in ("rw", "ro", "audit", "copy", "mail")
 )
 exec(sys.argv[1])  # what the docs show
-for selector in selectors.values():
+for selector in db.selectors.values():
     selector.switch.ttl = 0
 
 class Thing(db.Model):
@@ -216,6 +215,10 @@ assert refused(lambda: db.session.execute(db.insert(Thing.__table__).values(id=9
 assert refused(db.create_all) and refused(lambda: db.engine.connect())
 assert not refused(lambda: add(Letter))
 with app.app_context():
+    assert db.session.role == "primary"
+    db.session.role = "replica"
+    assert db.session().role == "replica"
+    assert refused(lambda: add(Thing))
     before = db.session()
     db.session.remove()
     assert db.session() is not before
@@ -264,6 +267,7 @@ def test_what_the_docs_show_is_of_the_example(section: str, example: str) -> Non
 PLAIN = """
 import flask_sqlalchemy.session
 from app import *
+from sa_readonly import RoutingSession
 class Plain(RoutingSession, flask_sqlalchemy.session.Session):
     pass
 with app.app_context():
@@ -282,6 +286,46 @@ def test_flask_sqlalchemy_needs_the_class_of_the_example_as_it_takes_no_bind(
     Path(lite["GUESTBOOK_FILE"]).touch()
     told = python(PLAIN, "flask_sqlalchemy_app", **lite)
     assert sum("The use of a read-write engine is refused" in line for line in told) == 3, told
+
+
+CONTRIB = """
+import sys
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy as Theirs
+from flask_sqlalchemy.session import Session
+from sqlalchemy import text
+from sa_readonly import ConfigurationError
+from sa_readonly.contrib.flask_sqlalchemy import RoutedSession, SQLAlchemy
+
+app = Flask(__name__)
+app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+
+def refused(function):
+    try:
+        function()
+    except ConfigurationError as error:
+        print(error)
+
+class Own(RoutedSession):
+    pass
+
+db = SQLAlchemy(app, session_options={"class_": Own})
+assert isinstance(db, Theirs)
+with app.app_context():
+    assert isinstance(db.session(), Own)
+    refused(lambda: db.session.execute(text("select 1")))
+refused(lambda: SQLAlchemy(app, session_options={"class_": Session}))
+"""
+
+
+def test_the_extension_for_flask_sqlalchemy_names_what_it_lacks(lite: dict[str, str]) -> None:
+    need("flask_sqlalchemy")
+    assert python(CONTRIB, "flask_sqlalchemy_app", **lite) == [
+        "No engine of this Flask-SQLAlchemy has a selector. Inside app.app_context() set "
+        "db.selectors = {db.engine: EngineSelector(switch, read_write=db.engine)}.",
+        "SQLAlchemy(session_options={'class_': ...}) takes a class that derives from "
+        "sa_readonly.contrib.flask_sqlalchemy.RoutedSession, which Session does not.",
+    ]
 
 
 def test_a_command_that_is_forced_to_read_write_migrates_meanwhile(lite: dict[str, str]) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, inspect
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.session import SessionTransactionState
 from sqlalchemy.pool import (
@@ -29,6 +29,7 @@ from sqlalchemy.pool import (
 )
 
 from sa_readonly.engines import privates
+from tests.app import Base, Book
 
 
 @pytest.fixture
@@ -433,3 +434,34 @@ def test_a_session_is_not_known_to_be_connected_where_its_own_way_raises(session
     with pytest.raises(InvalidRequestError, match="inactive"):
         session.connection()
     session.rollback()
+
+
+def test_a_session_looks_as_in_a_flush_inside_a_block(session: Session) -> None:
+    seen = []
+    event.listen(session, "before_flush", lambda session, *_: seen.append(session._flushing))
+    Base.metadata.create_all(session.bind)
+    session.add(Book(title="one"))
+    session.flush()
+    with privates.as_flushing(session):
+        seen.append(session._flushing)
+    assert [*seen, session._flushing] == [True, True, False]
+
+
+def test_what_is_inspected_by_a_function_is_what_it_returns() -> None:
+    class Inspected:
+        pass
+
+    one = Inspected()
+    privates.inspect_by(Inspected, lambda subject: [subject])
+    assert inspect(one) == [one]
+
+
+def test_an_async_session_is_told_engines_beside_its_binds() -> None:
+    bind, other = (create_async_engine("sqlite+aiosqlite://") for _ in range(2))
+    session = AsyncSession(bind)
+    privates.tell_async_engines(session.sync_session, [other])
+    privates.tell_async_engines(Session(), [other])  # of no AsyncSession
+    if hasattr(session, "get_async_bind"):  # SQLAlchemy 2.1
+        assert session.get_async_bind() is bind
+        session.sync_session.bind = other.sync_engine
+        assert session.get_async_bind() is other

@@ -33,7 +33,7 @@ class Thing(Base):
 
 def test_the_examples_of_the_readme_and_of_usage_run_in_either_mode(lite: App) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README + USAGE, re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     first, *others, last, asynchronous = (
         block.replace("/var/lib/myapp/read-only.txt", str(lite.path)) for block in blocks
     )

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, insert
+from sqlalchemy import create_engine, event, insert, inspect, text
+from sqlalchemy.exc import ArgumentError, InvalidRequestError
 from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
     AsyncSession,
     async_sessionmaker,
     create_async_engine,
@@ -33,7 +35,7 @@ from sa_readonly import (
     ReadOnlyError,
     RoutingSession,
 )
-from tests.app import WHICH, App, Book
+from tests.app import WHICH, App, Book, need
 
 
 def engine(name: str = "x") -> Any:
@@ -62,7 +64,7 @@ def test_a_bare_engine_stands_for_engines_and_a_missing_replica_means_the_primar
     with lite.selector.engine("replica").connect() as connection:
         assert connection.scalar(WHICH) == "rw"
         # The role never writes, so this is not the engine that does.
-        with pytest.raises(ReadOnlyError, match="the role 'replica'"):
+        with pytest.raises(ReadOnlyError, match="this engine is a read-only one"):
             connection.execute(insert(Book).values(title="no"))
     lite.on()
     assert lite.selector.engine("replica") is lite.engines["ro"]
@@ -126,12 +128,106 @@ def test_core_writes_through_the_engine_of_the_mode(app: App) -> None:
 
 def test_a_selector_is_no_engine_and_says_what_is(lite: App) -> None:
     lite.start()
-    for name in ("connect", "begin", "dialect", "url", "raw_connection"):
+    told = (
+        "An EngineSelector is no engine and has no {}. In a session factory give "
+        "class_=RoutingSession: sessionmaker(selector, class_=RoutingSession), or "
+        "async_sessionmaker(selector, sync_session_class=RoutingSession). In the place of "
+        "session.bind use session.connection(), and in Core selector.engine()."
+    )
+    for name in ("connect", "begin", "pool", "raw_connection", "execute", "dispatch"):
         assert not hasattr(lite.selector, name)
-        with pytest.raises(ConfigurationError, match=f"use selector.engine\\(\\).{name}"):
+        with pytest.raises(ConfigurationError) as caught:
             getattr(lite.selector, name)
+        assert str(caught.value) == told.format(name)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         lite.selector.nonsense  # noqa: B018
+    with pytest.raises(InvalidRequestError, match="No such event"):
+        event.listen(lite.selector, "before_execute", print)
+
+
+def test_what_is_known_without_a_connection_is_read_of_the_primary_in_either_mode(app: App) -> None:
+    app.start()
+    primary = app.engines["rw"]
+    for _ in range(2):
+        with app.sessions() as session:
+            bind = session.bind
+            assert (bind.dialect, bind.name) == (primary.dialect, primary.name)
+            assert (bind.driver, bind.echo) == (primary.driver, primary.echo)
+            assert bind.url == primary.url
+        assert app.statements == []
+        app.on()
+
+
+def test_the_password_in_the_url_of_a_selector_is_not_shown(place: Path) -> None:
+    secret = create_engine("postgresql+psycopg2://me:secret@host/db")
+    with EngineSelector(place / "x", read_write=secret) as selector:
+        assert str(selector.url) == "postgresql+psycopg2://me:***@host/db"
+        assert "secret" not in repr(selector.url)
+
+
+def test_a_sync_selector_has_no_sync_engine_to_getattr(lite: App) -> None:
+    lite.start()
+    assert getattr(lite.selector, "sync_engine", "default") == "default"
+
+
+def test_a_selector_is_inspected_as_the_engine_of_the_mode(app: App) -> None:
+    app.start()
+    with app.engine("ro").begin() as connection:
+        connection.execute(text("create table only_here (x int)"))
+    try:
+        with app.sessions() as session:
+            for read_only in (False, True):
+                tables = inspect(session.bind).get_table_names()
+                assert ("only_here" in tables, "book" in tables) == (read_only, True)
+                app.flip()
+        app.path.unlink(missing_ok=True)
+    finally:
+        app.selector.close()
+        with app.engines["ro"].begin() as connection:
+            connection.execute(text("drop table only_here"))
+
+
+@pytest.mark.parametrize("query", ["select name from which", WHICH])
+def test_pandas_is_told_the_cure_and_reads_by_it(lite: App, query: Any) -> None:
+    need("pandas")
+    import pandas as pd  # noqa: PLC0415  # here alone
+
+    lite.start()
+    for name in ("rw", "ro"):
+        with lite.sessions() as session:
+            with pytest.raises(ConfigurationError, match=r"session.connection\(\), and in Core"):
+                pd.read_sql(query, session.bind)
+            for bind in (session.connection(), lite.selector.engine()):
+                assert pd.read_sql(query, bind)["name"].tolist() == [name]
+        lite.flip()
+
+
+def test_an_async_session_tells_the_async_engine_of_the_mode(lite: App, place: Path) -> None:
+    if not hasattr(AsyncSession, "get_async_bind"):
+        pytest.skip("SQLAlchemy 2.0 has no get_async_bind()")
+    urls = {name: url.set(drivername="sqlite+aiosqlite") for name, url in lite.urls.items()}
+    asyncio.run(_tell_async_engines(place / "read-only.txt", urls))
+
+
+async def _tell_async_engines(path: Path, urls: Any) -> None:
+    given = [create_async_engine(urls[name], poolclass=NullPool) for name in ("rw", "ro")]
+    for read_only in (given[1], None):
+        async with EngineSelector(
+            FileSwitch(path, ttl=0), read_write=given[0], read_only=read_only, watch=False
+        ) as selector:
+            sessions = async_sessionmaker(selector, sync_session_class=RoutingSession)
+            async with sessions() as session:
+                assert session.bind is selector
+                assert session.bind.dialect is given[0].dialect
+                assert session.get_async_bind() is given[0]
+                await session.connection()
+                path.touch()
+                assert session.get_async_bind() is given[0]  # of the transaction that goes on
+                await session.rollback()
+                assert session.get_async_bind() is selector.engine()
+                assert isinstance(selector.engine(), AsyncEngine)
+                assert selector.engine() is not given[0]
+                path.unlink()
 
 
 def test_require_read_write_refuses_before_anything_else_is_done(lite: App) -> None:
@@ -208,7 +304,7 @@ def test_a_flip_is_one_log_record_however_many_threads_and_selectors_notice_it(
     lite.off()
     assert (other.read_only, lite.selector.read_only) == (False, False)
     records = [(record.levelname, record.getMessage()) for record in caplog.records]
-    assert [level for level, _ in records] == ["WARNING", "INFO"]
+    assert [level for level, _ in records] == ["WARNING", "WARNING"]
     assert "read-write -> read-only" in records[0][1]
     assert str(lite.path) in records[0][1]
     assert "'upgrade'" in records[0][1]
@@ -371,8 +467,9 @@ async def use_it_async(lite: App) -> list[str]:
 
 def test_an_async_session_on_sync_engines_is_refused(lite: App) -> None:
     lite.start()
-    with pytest.raises(ConfigurationError, match="create_async_engine"):
+    with pytest.raises(ArgumentError, match="EngineSelector of sync engines and Fi") as caught:
         AsyncSession(lite.selector, sync_session_class=RoutingSession)
+    assert "Make its engines with create_async_engine()" in str(caught.value.__cause__)
 
 
 # -- importing -------------------------------------------------------------------------------

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy import Delete, Insert, Update, func, select
+from sqlalchemy.ext.horizontal_shard import ShardedSession
+from sqlalchemy.orm import Mapper, Session, scoped_session
+from sqlalchemy.orm.exc import UnmappedClassError
 
 from sa_readonly import ConfigurationError, ReadOnlyError, RoutingSession
-from tests.app import WHICH, App, Book
+from tests.app import WHICH, App, Author, Book, Which
 
 
 def test_a_session_class_of_the_users_own_works_in_either_order(lite: App) -> None:
@@ -80,6 +83,118 @@ def test_a_session_class_that_finds_the_selector_itself_is_routed(lite: App) -> 
             session.rollback()
             assert session.scalar(WHICH) == "ro"
         lite.off()
+
+
+@pytest.mark.parametrize("order", ["mapper first", "clause first"])
+def test_a_get_bind_that_knows_only_mapper_and_clause_works(lite: App, order: str) -> None:
+    asked: list[Any] = []
+
+    class Theirs(Session):
+        if order == "mapper first":
+
+            def get_bind(self, mapper: Any = None, clause: Any = None) -> Any:
+                asked.append((mapper, clause))
+                return lite.selector
+
+        else:
+
+            def get_bind(self, clause: Any = None, mapper: Any = None) -> Any:
+                asked.append((mapper, clause))
+                return lite.selector
+
+    class Routed(RoutingSession, Theirs):
+        pass
+
+    lite.start()
+    with Routed() as session:
+        assert session.scalar(WHICH) == "rw"
+        mapper, clause = asked.pop()
+        assert (mapper.class_, clause) == (Which, WHICH)
+        session.add(Book(title="one"))
+        session.flush()
+        session.bulk_insert_mappings(Book, [{"title": "two"}])
+        session.connection()
+        session.connection({"bind": lite.selector})
+        session.connection({"bind": lite.engines["rw"]})
+        session.commit()
+        lite.on()
+        assert session.scalar(WHICH) == "ro"
+        session.add(Book(title="no"))
+        with pytest.raises(ReadOnlyError):
+            session.flush()
+    assert lite.titles("rw") == ["one", "two"]
+
+
+BULK: dict[str, Any] = {
+    "bulk_save_objects": lambda session: session.bulk_save_objects([Book(title="one")]),
+    "bulk_insert_mappings": lambda s: s.bulk_insert_mappings(Book, [{"title": "one"}]),
+    "bulk_update_mappings": lambda s: s.bulk_update_mappings(Author, [{"id": 1, "name": "Bob"}]),
+}
+
+
+def leader_and_follower(lite: App) -> Any:
+    """The usual class of public recipes: a flush goes to the leader, a read to the follower."""
+
+    class Theirs(Session):
+        def get_bind(self, mapper: Any = None, clause: Any = None) -> Any:
+            asked.append(mapper)
+            write = self._flushing or isinstance(clause, (Insert, Update, Delete))
+            return lite.selector if write else lite.engines["ro"]
+
+    class Routed(RoutingSession, Theirs):
+        asked: list[Any]
+
+    asked = Routed.asked = []
+    return Routed
+
+
+@pytest.mark.parametrize("how", BULK)
+def test_what_is_saved_in_bulk_is_asked_about_as_its_flush_is(lite: App, how: str) -> None:
+    lite.start()
+    routed = leader_and_follower(lite)
+    with routed() as session:
+        BULK[how](session)
+        session.commit()
+        assert {type(mapper) for mapper in routed.asked} == {Mapper}
+        assert session.scalar(WHICH) == "ro"
+        session.rollback()
+        lite.on()
+        with pytest.raises(ReadOnlyError, match="the application is read-only since"):
+            BULK[how](session)
+        assert not session._flushing
+    with lite.engines["ro"].connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(Book)) == 0
+
+
+@pytest.mark.parametrize("how", BULK)
+def test_a_sharded_session_that_saves_in_bulk_gets_sqlalchemys_own_error(
+    lite: App, how: str
+) -> None:
+    lite.start()
+    lite.on()
+
+    class Shards(RoutingSession, ShardedSession):
+        pass
+
+    with (
+        Shards(
+            shards={"a": lite.selector},
+            shard_chooser=lambda *_, **__: "a",
+            identity_chooser=lambda *_, **__: ["a"],
+            execute_chooser=lambda _context: ["a"],
+        ) as session,
+        pytest.raises(NotImplementedError, match="per-instance sharding not supported"),
+    ):
+        BULK[how](session)
+
+
+def test_what_is_not_mapped_gets_sqlalchemys_own_error(lite: App) -> None:
+    lite.start()
+    with lite.sessions() as session:
+        with pytest.raises(UnmappedClassError):
+            session.bulk_insert_mappings(App, [{}])
+        with pytest.raises(AttributeError, match="_sa_instance_state"):
+            session.bulk_save_objects([object()])
 
 
 def test_scoped_session_works(app: App) -> None:

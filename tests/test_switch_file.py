@@ -204,7 +204,16 @@ def test_the_environment_forces_the_mode_with_one_warning_and_no_look(
     ]
 
 
-@pytest.mark.parametrize("value", ["", "readonly", "READ-ONLY", "1"])
+def test_an_empty_variable_forces_nothing(path, monkeypatch):
+    monkeypatch.setenv("SA_READONLY_FORCE", "")
+    path.touch()
+    switch = FileSwitch(path, ttl=0)
+    assert (switch.forced, switch.known.mode) == (None, RO)
+    path.unlink()
+    assert switch.check().mode is RW
+
+
+@pytest.mark.parametrize("value", ["readonly", "READ-ONLY", "1"])
 def test_nonsense_in_the_environment_is_a_configuration_error(path, monkeypatch, value):
     monkeypatch.setenv("SA_READONLY_FORCE", value)
     with pytest.raises(ConfigurationError, match="Set it to read-write or read-only, or unset it"):

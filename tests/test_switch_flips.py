@@ -7,11 +7,13 @@ import logging
 import random
 import signal
 import threading
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sa_readonly.mode import State, now
 from sa_readonly.switch import FileSwitch
 from tests.switches import (
     BOUND,
@@ -39,13 +41,21 @@ def test_each_flip_is_logged_once_with_modes_reason_and_path(path, log):
     path.unlink()
     for _ in range(3):
         switch.check()
-    assert log() == [
-        (
-            "WARNING",
-            f"sa_readonly: read-write -> read-only: {path} is there (reason 'disk\\nswap')",
-        ),
-        ("INFO", f"sa_readonly: read-only -> read-write: {path} is gone"),
-    ]
+    there, gone = log()
+    assert there == (
+        "WARNING",
+        f"sa_readonly: read-write -> read-only: {path} is there (reason 'disk\\nswap')",
+    )
+    back = f"sa_readonly: read-only -> read-write: {path} is gone. It was read-only for 0:00:"
+    assert gone == ("WARNING", back + gone[1][-2:])
+
+
+def test_the_way_back_tells_how_long_it_was_read_only(path, log):
+    switch = FileSwitch(path)
+    for since in (now() - timedelta(days=1, hours=3, minutes=12), None, now() + timedelta(hours=1)):
+        switch.override(State(RO, since=since))()
+    said = [text.partition(" has ended")[2] for _, text in log()[1::2]]
+    assert said == [". It was read-only for 1 day, 3:12:00", "", ". It was read-only for 0:00:00"]
 
 
 def test_a_start_in_read_only_mode_is_logged_once(path, log):
@@ -77,7 +87,7 @@ def test_with_32_threads_a_flip_is_told_and_logged_once(path, log):
         assert set(answers) == {mode}
         old = RW if mode is RO else RO
         assert told.events == [("gate", str(mode), "read-only"), ("tell", str(old), str(mode))]
-    assert [level for level, _ in log()] == ["WARNING", "INFO"] * 3
+    assert [level for level, _ in log()] == ["WARNING"] * 6
 
 
 def test_gates_close_after_publishing_and_open_before_it(path):
@@ -186,7 +196,7 @@ def test_a_gate_that_fails_to_open_keeps_it_read_only_and_all_are_closed(path, l
         assert {modes[-1] for modes in turned.values()} == {RW}
     tells = [event for event in told.events if event[0] == "tell"]
     assert tells == [("tell", "read-write", "read-only"), ("tell", "read-only", "read-write")] * 2
-    assert [level for level, _ in log()] == ["WARNING", "ERROR", "INFO"] * 2
+    assert [level for level, _ in log()] == ["WARNING", "ERROR", "WARNING"] * 2
 
 
 def test_a_gate_that_fails_to_open_is_tried_again_no_sooner_than_a_look_is_due(path, clock):
@@ -345,7 +355,7 @@ def test_flips_made_by_a_subscriber_are_told_in_their_order(path, log):
     threads, _ = in_threads(1, lambda: switch.enable("once"))
     join(threads)
     assert told == last == [(RW, RO), (RO, RW), (RW, RO)]
-    assert [level for level, _ in log()] == ["WARNING", "INFO", "WARNING"]
+    assert [level for level, _ in log()] == ["WARNING"] * 3
 
 
 def test_while_one_thread_tells_the_others_do_not_wait_and_lose_nothing(path):

@@ -17,7 +17,15 @@ from sqlalchemy.exc import InvalidRequestError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from sa_readonly import Engines, EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly import (
+    Engines,
+    EngineSelector,
+    FixedSwitch,
+    Mode,
+    ReadOnlyError,
+    RoutingSession,
+)
+from sa_readonly.engines import guard
 from sa_readonly.engines.locks import is_refusal
 from tests.app import WHICH, App, Book, fill, sqlite_urls
 from tests.async_app import AsyncApp
@@ -207,37 +215,94 @@ def test_the_role_replica_is_told_of_its_role_as_before(lite: App, kind: str) ->
             session.expunge_all()
 
 
-def test_a_connection_of_which_no_role_is_known_is_told_both(lite: App) -> None:
+def on_a_read_only_engine(what: str, state: Any = None) -> str:
+    engine = "this engine is a read-only one of the selector"
+    if state is not None:
+        since = state.since.isoformat(timespec="seconds")
+        engine += f", and the application is read-write since {since}"
+    cure = "Write through selector.engine() or a RoutingSession(selector)."
+    return f"{what} is refused: {engine}.{NOTHING}{cure}"
+
+
+def test_a_connection_without_a_session_is_told_of_its_engine(lite: App) -> None:
     ro = create_engine(lite.urls["ro"], poolclass=NullPool)
     for options in (
+        {},
         {"read_only": None},  # one engine stands for the replica and for the read-only primary
         {"read_only": None, "read_write": Engines(lite.engine("rw"), ro)},
     ):
         lite.start(**options)
+        with lite.selector.engine("replica").connect() as connection:
+            with pytest.raises(ReadOnlyError) as caught:
+                connection.execute(text("delete from book"))
+            assert str(caught.value) == on_a_read_only_engine("DELETE")
         lite.on("upgrade")
-        role = "primary" if len(options) == 1 else "replica"
-        with lite.selector.engine(role).connect() as connection:
+        lite.selector.check()
+        with lite.selector.engine().connect() as connection:
             connection.scalar(WHICH)
             lite.off()
             lite.selector.check()
             with pytest.raises(ReadOnlyError) as caught:
                 connection.execute(text("delete from book"))
-            since = lite.selector.state.since.isoformat(timespec="seconds")
-            cure = 'Begin a new one, of the role "primary".'
-            told = f"DELETE is refused: the transaction {REPLICA}, or {OVER}{since}.{NOTHING}{cure}"
-            assert str(caught.value) == told
+            assert str(caught.value) == on_a_read_only_engine("DELETE", lite.selector.state)
         lite.selector.close()
 
 
-def test_an_engine_that_serves_no_replica_tells_a_connection_to_begin_anew(lite: App) -> None:
+def test_a_session_that_finds_a_read_only_engine_itself_is_told_of_the_engine(app: App) -> None:
+    app.start()
+    state = None
+    for _ in range(2):
+        with RoutingSession(app.engines["ro"]) as session:
+            for what, write in WRITES.values():
+                with pytest.raises(ReadOnlyError) as caught:
+                    write(session)
+                assert str(caught.value) == on_a_read_only_engine(what, state)
+                assert caught.value.reason is None
+                session.expunge_all()
+        app.on("upgrade")  # and once more after a night
+        app.selector.check()
+        app.off()
+        state = app.selector.check()
+
+
+def test_code_with_an_engine_of_its_own_is_told_what_serves_it(lite: App) -> None:
+    lite.start()
+    held = lite.engines["rw"].connect()
+    lite.on("upgrade")
+    since = lite.selector.check().since.isoformat(timespec="seconds")
+    with RoutingSession(lite.engines["rw"]) as bare, lite.sessions() as session:
+        for what, use in {
+            "A read-write connection": lite.engines["rw"].begin().__enter__,
+            "A read-write transaction": held.begin,
+            "The use of a read-write engine": lambda: bare.scalar(WHICH),
+        }.items():
+            with pytest.raises(ReadOnlyError) as caught:
+                use()
+            assert str(caught.value) == (
+                f"{what} is refused: the application is read-only since {since} (upgrade).{NOTHING}"
+                "Roll back, and try again when it is read-write. What only reads is served by "
+                "selector.engine() or a RoutingSession(selector)."
+            )
+        for _, write in WRITES.values():  # which has a selector
+            with pytest.raises(ReadOnlyError) as caught:
+                write(session)
+            assert "served by" not in str(caught.value)
+            session.expunge_all()
+    held.close()
+
+
+def test_what_is_refused_just_when_it_ends_is_not_told_of_a_night_that_goes_on(lite: App) -> None:
     lite.start()
     lite.on("upgrade")
-    with lite.selector.engine().connect() as connection:
-        lite.off()
-        lite.selector.check()
-        with pytest.raises(ReadOnlyError) as caught:
-            connection.execute(text("delete from book"))
-    assert str(caught.value) == message("DELETE", lite.selector.state.since)
+    lite.selector.check()
+    lite.off()
+    since = lite.selector.check().since.isoformat(timespec="seconds")
+    error = guard.refused_connection(lite.engines["rw"])
+    assert str(error) == (
+        "A read-write connection is refused: the application was read-only, which is over since "
+        f"{since}.{NOTHING}Roll back, and try again."
+    )
+    assert error.reason == "upgrade"
 
 
 # -- the code --------------------------------------------------------------------------------

@@ -156,6 +156,21 @@ def test_workers_that_make_no_sense_are_refused(lite: App, value: Any) -> None:
         lite.start(workers=value)
 
 
+def test_a_word_that_is_not_known_is_no_directory_of_workers(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lite.path.parent)
+    with pytest.raises(ConfigurationError) as caught:
+        lite.start(workers="requird")
+    assert str(caught.value) == (
+        "EngineSelector(workers='requird') is no known word: is \"required\" meant? A directory is "
+        "given as an absolute path, or as './requird'."
+    )
+    lite.start(workers="./requird")
+    read(lite)
+    assert len(DirectoryRegistry(lite.path.parent / "requird").read()) == 1
+
+
 def test_a_registry_of_the_users_own_is_taken(lite: App) -> None:
     calls: list[str] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import current_task
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from sa_readonly import (
     RoutingSession,
     State,
     Switch,
+    async_scoped_session,
+    scoped_session,
     selector_from_config,
 )
 from sa_readonly.metrics import ReadOnlyCollector
@@ -71,6 +74,10 @@ def sync(rw: Engine, ro: Engine) -> None:
         session.scalars(select(Thing)).all()
         session.role = "primary"
         assert_type(session.role, str)
+    registry = scoped_session(factory)
+    assert_type(registry(), RoutingSession)
+    registry.role = "replica"
+    assert_type(registry.role, str)
     Session(binds={Base: selector})
     REGISTRY.register(ReadOnlyCollector(selector))
     assert_type(selector.mode, Mode)
@@ -102,4 +109,7 @@ async def asynchronous(rw: AsyncEngine, mapping: dict[str, str]) -> None:
         factory = async_sessionmaker(selector, sync_session_class=RoutingSession)
         async with factory() as session:
             assert_type(session, AsyncSession)
+        registry = async_scoped_session(factory, current_task)
+        assert_type(registry(), AsyncSession)
+        registry.role = "replica"
     selector_from_config(mapping, prefix="readonly.").close()

@@ -14,13 +14,12 @@ import os
 from typing import Any
 
 from flask import Flask, redirect, render_template, request
-from flask_sqlalchemy import SQLAlchemy
-from flask_sqlalchemy.session import Session
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from werkzeug.wrappers import Response
 
-from sa_readonly import EngineSelector, FileSwitch, ReadOnlyError, RoutingSession
+from sa_readonly import EngineSelector, FileSwitch, ReadOnlyError
+from sa_readonly.contrib.flask_sqlalchemy import SQLAlchemy
 from sa_readonly.wsgi import ReadOnlyMiddleware, response_for
 
 environ = os.environ
@@ -46,25 +45,13 @@ for name in ("app", "sa_readonly"):
     logging.getLogger(name).setLevel(logging.INFO)
 
 
-class SelectedByBindKey(Session):
-    """Flask-SQLAlchemy's session chooses an engine by bind key; this gives its selector, if any."""
-
-    def get_bind(self, *args: Any, **kwargs: Any) -> Any:
-        engine = super().get_bind(*args, **kwargs)
-        return selectors.get(engine, engine)
-
-
-class RoutedSession(RoutingSession, SelectedByBindKey):
-    """And RoutingSession, which must stand first, gives the engine of the transaction's mode."""
-
-
 class Base(DeclarativeBase):
     pass
 
 
 app = Flask(__name__)
 app.config["SQLALCHEMY_DATABASE_URI"] = environ["GUESTBOOK_RW_URL"]
-db = SQLAlchemy(app, model_class=Base, session_options={"class_": RoutedSession})
+db = SQLAlchemy(app, model_class=Base)
 with app.app_context():
     # db.engine is the read-write one, and gives out no connection while read-only. Each bind key
     # whose database is taken away has a selector of its own here, with the same switch.
@@ -73,7 +60,7 @@ with app.app_context():
         read_write=db.engine,
         read_only=create_engine(url) if (url := environ.get("GUESTBOOK_RO_URL")) else None,
     )
-    selectors = {db.engine: selector}
+    db.selectors = {db.engine: selector}
 app.wsgi_app = ReadOnlyMiddleware(app.wsgi_app, selector)
 
 

@@ -46,7 +46,7 @@ def demo(seconds: float, threads: int) -> None:
     """
     if math.isnan(seconds):  # it lies in every range
         raise click.BadParameter("nan is no time.", param_hint="--seconds")
-    if os.environ.get(FORCE) is not None:
+    if os.environ.get(FORCE):
         raise CannotRun(f"{FORCE} forces the mode, so that no file could. Unset it for the demo.")
     screen = Screen()
     third = f"{seconds / 3:.3g} s"

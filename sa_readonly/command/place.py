@@ -61,7 +61,7 @@ def operate(file: str | None, workers: str | None, as_json: bool) -> Iterator[Pl
         switch.known = replace(switch.known, since=None)
     elif switch.known.generation is None:  # the look failed
         raise Failed(f"{switch.known.reason}.")
-    if forced is not None:
+    if forced:
         obeyed = "Processes that are started here obey it; this command, only the file."
         note(f"{FORCE}={forced} is set here. {obeyed}")
     with application_log(_note_errors):
@@ -97,7 +97,7 @@ def document(place: Place, snapshot: Snapshot, *, changed: bool) -> dict[str, ob
         "workers_directory": place.registry.name,
         **snapshot.as_json(),
         "changed": changed,
-        "forced": os.environ.get(FORCE),
+        "forced": os.environ.get(FORCE) or None,
     }
 
 

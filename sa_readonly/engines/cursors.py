@@ -82,6 +82,7 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
         holder = privates.CONNECTION_OF_ADAPTED_CURSOR if adapted else "connection"
         body = {
             "__slots__": (),
+            "__module__": base.__module__,  # by which libraries tell a driver
             "_sa_readonly": dialect,
             "_sa_readonly_connection": attrgetter(holder),
             "_sa_readonly_lock": attribute
@@ -116,7 +117,12 @@ def _making(base: type[Any], dialect: Any) -> type[Any]:
 
     known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
     if base not in known:
-        body = {"__slots__": (), "cursor": cursor, "_sa_readonly_adapted": base}
+        body = {
+            "__slots__": (),
+            "__module__": base.__module__,
+            "cursor": cursor,
+            "_sa_readonly_adapted": base,
+        }
         known[base] = type(base.__name__, (base,), body)
     return known[base]  # type: ignore[no-any-return]  # made by type()
 

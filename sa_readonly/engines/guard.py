@@ -90,14 +90,13 @@ class Guarded(DefaultDialect):
         began: bool = False,
     ) -> ReadOnlyError:
         switch, state = self._sa_readonly_says()
-        over = None if state.read_only or switch is None else refusals.last_read_only(switch)
-        reads = isinstance(self, ReadOnly)
-        is_twin = reads and not self._sa_readonly_told  # a twin shares its engine's gates
-        if role is None and not is_twin and not (reads and self._sa_readonly_serves):
-            role = "primary"  # sessions of the role "replica" are given none of the other engines
-        if over is not None and role == "primary" and not (reads or began):
-            state = over  # read-only ended just now: the error tells why this was refused
-        return refusal(what, state, statement, kind=kind, switch=switch, over=over, role=role)
+        over = None if switch is None else refusals.last_read_only(switch)
+        fault = "engine" if isinstance(self, ReadOnly) else "ended"
+        if role == "replica":
+            fault = "role"
+        elif began:
+            fault = "began"
+        return refusal(what, state, statement, kind=kind, switch=switch, fault=fault, over=over)
 
     def _sa_readonly_refresh(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
@@ -262,8 +261,7 @@ class ReadOnly(Guarded):
             # a BEGIN, and so without READ ONLY.
             what = ends_transaction(statement, backslash=privates.quoting(self)[0])
         if what is not None:
-            role = _role(context)
-            raise self._sa_readonly_refusal(what, statement, kind="statement", role=role)
+            raise self._sa_readonly_refusal(what, statement, kind="statement", **_told_by(context))
         if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
             # A "begin" listener sends it, which a twin shares with its engine. It would take the
             # lock of the one writer that SQLite admits.
@@ -289,13 +287,17 @@ class ReadOnlyContext(DefaultExecutionContext):
                 self.cursor.close()
             dialect: Any = self.dialect
             raise dialect._sa_readonly_refusal(
-                "The statement", self.statement, kind="server", role=_role(self)
+                "The statement", self.statement, kind="server", **_told_by(self)
             ) from e
 
 
-def _role(context: Any) -> str | None:
-    """Return the role of the session that sends a statement; None if that is not known."""
-    return getattr(context and context.root_connection, "_sa_readonly_role", None)
+def _told_by(context: Any) -> dict[str, Any]:
+    """Return what the session that sends a statement tells of its transaction, if there is one."""
+    connection = context and context.root_connection
+    return {
+        "role": getattr(connection, "_sa_readonly_role", None),
+        "began": _READ_ONLY_MODE in getattr(connection, "_sa_readonly_pin", {}).values(),
+    }
 
 
 class GatedReadOnly(Gated, ReadOnly):
@@ -352,7 +354,7 @@ def refused(
     """Return the error that refuses ``what`` on a guarded engine; see :func:`.refusals.refusal`.
 
     :param role: the role of the session.
-    :param began: whether its transaction began read-only, though the engine is read-write.
+    :param began: whether its transaction began read-only.
     """
     dialect: Any = engine.dialect
     return dialect._sa_readonly_refusal(  # type: ignore[no-any-return]  # untyped

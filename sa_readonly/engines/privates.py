@@ -8,12 +8,15 @@ public: the events, ``Pool.recreate()``, ``checkedin()``, ``checkedout()``, the 
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
+from sqlalchemy.inspection import _inspects
 from sqlalchemy.orm.session import SessionTransactionState
 from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool, StaticPool
 from sqlalchemy.pool.base import _ConnectionRecord
@@ -22,7 +25,7 @@ from sqlalchemy.util.concurrency import in_greenlet as _in_greenlet
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sqlalchemy.engine import Connection, Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -37,6 +40,7 @@ __all__ = [
     "OwnPoolEngine",
     "add_to_isolation_level",
     "apply_options_by_own_dialect",
+    "as_flushing",
     "await_only",
     "close_detached",
     "commits",
@@ -48,6 +52,7 @@ __all__ = [
     "greenlet_spawn",
     "idle_records",
     "in_greenlet",
+    "inspect_by",
     "kept_records",
     "loop_of_queue",
     "may_wait",
@@ -58,6 +63,7 @@ __all__ = [
     "refuse_creation",
     "set_creator",
     "take_idle",
+    "tell_async_engines",
     "unwrapped",
 ]
 
@@ -272,6 +278,11 @@ def on_connection_of(context: DefaultExecutionContext) -> Any:
     return context._dbapi_connection
 
 
+def inspect_by(cls: type[Any], found: Callable[[Any], Any]) -> None:
+    """Have ``sqlalchemy.inspect()`` return for objects of a class what a function does."""
+    _inspects(cls)(found)
+
+
 # -- dialects --------------------------------------------------------------------------------
 
 
@@ -343,3 +354,36 @@ def connected(session: Any, engine: Engine | Connection) -> Connection | None:
     ):
         return None
     return transaction._connections[engine][0]  # type: ignore[no-any-return]  # untyped
+
+
+@contextlib.contextmanager
+def as_flushing(session: Any) -> Iterator[None]:
+    """Have a session look inside the block as it does in a flush: a get_bind() may go by that."""
+    before, session._flushing = session._flushing, True
+    try:
+        yield
+    finally:
+        session._flushing = before
+
+
+def tell_async_engines(session: Any, engines: Iterable[Any]) -> Callable[[], Any]:
+    """Have the AsyncSession of a session, if there is one, know AsyncEngines beside its binds.
+
+    In 2.1 its get_async_bind() finds the AsyncEngine of an engine among its binds alone.
+
+    :return: a reference to the AsyncSession; it gives None where there is none.
+    """
+    asyncio: Any = sys.modules.get("sqlalchemy.ext.asyncio")
+    found: Any = asyncio and asyncio.AsyncSession._retrieve_proxy_for_target(
+        session, regenerate=False
+    )
+    if found is None:
+        return _nothing
+    if hasattr(found, "_async_binds"):
+        found._async_binds.update((engine, engine) for engine in engines)
+        found._invalidate_translate_binds()
+    return weakref.ref(found)
+
+
+def _nothing() -> None:
+    return None

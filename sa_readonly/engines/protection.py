@@ -158,7 +158,7 @@ def _pooled(dialect: Any, kind: Any) -> Any:
 @cache
 def _guarded(kind: type[Guarded], base: type[Dialect]) -> type[Any]:
     """Return the guarded subclass of a dialect's class."""
-    body: dict[str, Any] = {"_sa_readonly_base": base}
+    body: dict[str, Any] = {"_sa_readonly_base": base, "__module__": base.__module__}
     if "supports_statement_cache" in vars(base):  # SQLAlchemy asks the very class for it
         body["supports_statement_cache"] = base.supports_statement_cache
     if issubclass(kind, ReadOnly):

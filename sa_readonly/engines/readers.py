@@ -108,9 +108,13 @@ class Reader:
 class TwinEngine(privates.OwnPoolEngine):
     """A read-only engine made of another one: its creator, events and options, and an own pool.
 
+    It passes for one of SQLAlchemy's own: polars tells an engine by the module of its class.
+
     :param engine: a gated one.
     :param gated: whether it is taken away with the other one, or stays while read-only.
     """
+
+    __module__ = privates.OwnPoolEngine.__base__.__module__
 
     def __init__(self, engine: Engine, *, gated: bool) -> None:
         dialect, pool = protection.twin(engine, gated=gated), uncounted(engine)
