@@ -27,7 +27,7 @@ from tests.app import LONG, WHICH, Book
 TASKS, FLIPS = 200, 20 if LONG else 6
 BOUND = 10.0  # seconds; on a quiet machine one is enough, and this one may not be quiet
 SOME = 50  # transactions between two flips, at least
-FLIP = "sa_readonly: read-write -> read-only"
+FLIP = ("sa_readonly: read-write -> read-only", "sa_readonly: read-only -> read-write")
 NAME = "sa_readonly load"
 
 complaints: list[str] = []
