@@ -661,7 +661,7 @@ def test_a_celery_pool_of_processes_loses_no_task_over_a_flip(fleet: Fleet) -> N
     assert "Traceback" not in fleet.log.read_text()
     fleet.process.terminate()
     assert fleet.process.wait(PATIENCE) == 0
-    assert fleet.operator.registry.read() == []  # each process has left
+    assert fleet.operator.registry.read() == [], fleet.log.read_text()  # each process has left
 
 
 def test_a_celery_task_that_is_refused_is_retried_without_limit(fleet: Fleet) -> None:

@@ -17,7 +17,7 @@ from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Liveness, Report
 from sa_readonly.workers.reporting import Reporting
 from sa_readonly.workers.verdict import judge
-from tests.app import App
+from tests.app import WHICH, App
 from tests.postgres import wait_until
 from tests.registries import MemoryRegistry
 from tests.worker_app import lite, one, read, registry, verdict, whys
@@ -245,3 +245,23 @@ def test_a_turn_of_the_gate_while_another_thread_registers_is_not_lost() -> None
     reporting.turn(read_only=True)
     assert (counts, reporting.turns) == ([1, 1, 2], 3)
     assert reporting.alone
+
+
+def test_a_process_that_ends_while_a_thread_registers_it_leaves_no_entry(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start(watch=False)
+    with lite.sessions() as session:
+        session.scalar(WHICH)
+    worker, registry = lite.selector._worker, lite.selector.registry
+    register = registry.register
+
+    def ends(identify: Any) -> Any:
+        entry = register(identify)
+        worker.end()
+        return entry
+
+    worker.reporting.close()  # as if its files had been removed
+    monkeypatch.setattr(registry, "register", ends)
+    worker.due()
+    assert registry.read() == []

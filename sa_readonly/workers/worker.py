@@ -276,6 +276,10 @@ class Worker:
     def _is_at_work(self) -> bool:
         return self._begun and bool(self.counts.members)
 
+    def _is_wanted(self) -> bool:
+        # It may have ended, or its last selector may be closed, while a thread registered it.
+        return (self._begun or self._begins) and bool(self.counts.members)
+
     def _is_watched(self) -> bool:
         switch = self._switch()  # what is forced never flips
         return any(self.counts.members.values()) and switch is not None and switch.forced is None
@@ -284,7 +288,7 @@ class Worker:
 
     def _ensure(self) -> bool:
         """Be registered; True if that is new."""
-        new = self.reporting.ensure(lambda: bool(self.counts.members))
+        new = self.reporting.ensure(self._is_wanted)
         barred = self.required and not self.reporting.registered
         if barred is not self._barred:
             self._barred = barred
