@@ -183,12 +183,7 @@ def sync_of(engine: object, name: str = "") -> Engine:
     :param name: the argument that it was given as.
     :raises ConfigurationError: if it is neither.
     """
-    inner = engine
-    if not isinstance(engine, Engine):
-        try:
-            inner = getattr(engine, "sync_engine", None)
-        except ConfigurationError:  # an EngineSelector of sync engines
-            inner = None
+    inner = engine if isinstance(engine, Engine) else getattr(engine, "sync_engine", None)
     if not isinstance(inner, Engine):
         # Its type, and not the value itself: the string of a URL shows a password.
         raise ConfigurationError(

@@ -36,10 +36,8 @@ from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.forked import Forked
 from tests.postgres import wait_until
 from tests.test_command_on_off import command, refused, running
-from tests.test_command_wait import ONLY, PIPES, Asked, read_until
+from tests.test_command_wait import ONLY, PIPES, STANDBY, Asked, read_until
 from tests.web_cases import serving
-
-STANDBY = "--standby (SA_READONLY_STANDBY_URL) needs --read-write (SA_READONLY_READ_WRITE_URL)."
 
 URL = "http://{host}/-/read-only"
 
