@@ -46,24 +46,10 @@ def start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
         return {"factory": sqlite.connecting(dialect), **cparams}
     packet = {}
     if dialect._sa_readonly_family == "postgresql" and dialect._sa_readonly_pooler is None:
-        packet = _packet(dialect, cparams)
+        packet = poolers.start_up_packet(dialect.driver, lambda: dialect.loaded_dbapi, cparams)
         if packet:
             dialect._sa_readonly_offered = True
     return {**cparams, **packet}
-
-
-def _packet(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the argument that puts the setting in PostgreSQL's start-up packet, or nothing."""
-    if dialect.driver in ("psycopg2", "psycopg2cffi", "psycopg", "psycopg_async"):
-        given = cparams.get("options") or ""
-        return {"options": f"{given} -c {poolers.SETTING}=on".strip()}
-    if dialect.driver == "asyncpg":
-        name = "server_settings"
-    elif dialect.driver == "pg8000" and poolers.takes_parameters(dialect.loaded_dbapi):
-        name = "startup_params"
-    else:
-        return {}
-    return {name: {**(cparams.get(name) or {}), poolers.SETTING: "on"}}
 
 
 def lock_new(dialect: Any, dbapi_connection: Any) -> None:

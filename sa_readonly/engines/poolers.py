@@ -19,11 +19,11 @@ from . import privates
 from .dialects import ATTRIBUTES, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sqlalchemy.engine import Engine
 
-__all__ = ["POOLERS", "SETTING", "told_pid"]
+__all__ = ["POOLERS", "SETTING", "start_up_packet", "told_pid"]
 
 POOLERS = ("transaction", "session")
 SETTING = "default_transaction_read_only"
@@ -56,8 +56,28 @@ def told_pid(driver: str, connection: Any) -> int | None:
     return None
 
 
+def start_up_packet(
+    driver: str, dbapi: Callable[[], Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the argument that puts the setting in PostgreSQL's start-up packet, or nothing.
+
+    :param driver: the name of SQLAlchemy's dialect for it.
+    :param dbapi: returns the driver's module.
+    :param given: the arguments that the driver is given otherwise.
+    """
+    if driver in ("psycopg2", "psycopg2cffi", "psycopg", "psycopg_async"):
+        return {"options": f"{given.get('options') or ''} -c {SETTING}=on".strip()}
+    if driver == "asyncpg":
+        name = "server_settings"
+    elif driver == "pg8000" and _takes_parameters(dbapi()):
+        name = "startup_params"
+    else:
+        return {}
+    return {name: {**(given.get(name) or {}), SETTING: "on"}}
+
+
 @cache
-def takes_parameters(dbapi: Any) -> bool:
+def _takes_parameters(dbapi: Any) -> bool:
     """True if this pg8000 can send start-up parameters, as it can from 1.31.3 on."""
     return "startup_params" in inspect.signature(dbapi.connect).parameters
 

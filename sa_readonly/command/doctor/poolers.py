@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...engines.poolers import SETTING, takes_parameters
+from ...engines.poolers import SETTING, start_up_packet
 from .. import probe
 from .findings import Finding, capital, listed, note, ok, warning
 
@@ -21,11 +20,13 @@ def start_up_options(url: URL, name: str, pooler: str | None) -> Finding:
         what = f"No start-up options are sent to {name}."
         meaning = f'EngineSelector(pooler="{pooler}") locks each session or transaction otherwise.'
         return ok("start-up-options-not-sent", what, meaning)
-    arguments = _arguments(url)
-    if arguments is None:
+    dialect = probe.dialect_of(url)
+    given = {"options": url.query.get("options")}
+    arguments = start_up_packet(dialect.driver, dialect.import_dbapi, given)
+    if not arguments:
         return note(
             "driver-without-start-up-options",
-            f"The driver {probe.dialect_of(url).driver} has no way to begin read-only.",
+            f"The driver {dialect.driver} has no way to begin read-only.",
             "The library's first lock is a SET for each new connection, and takes "
             "EngineSelector(pooler=...) where a pooler may be in between.",
             "Use psycopg, psycopg2 or asyncpg.",
@@ -51,19 +52,6 @@ def start_up_options(url: URL, name: str, pooler: str | None) -> Finding:
         f"{_OPTION} In a PgBouncer from 1.20 on also track_extra_parameters = IntervalStyle, "
         f"{SETTING}. Or connect to the server itself.",
     )
-
-
-def _arguments(url: URL) -> dict[str, Any] | None:
-    """Return the driver's arguments that have a session begin read-only, or None without any."""
-    dialect = probe.dialect_of(url)
-    if dialect.driver == "asyncpg":
-        return {"server_settings": {SETTING: "on"}}
-    if dialect.driver in ("psycopg2", "psycopg", "psycopg_async"):
-        given = url.query.get("options") or ""
-        return {"options": f"{given} -c {SETTING}=on".strip()}
-    if dialect.driver == "pg8000" and takes_parameters(dialect.import_dbapi()):
-        return {"startup_params": {SETTING: "on"}}
-    return None
 
 
 def pooler_before(engine: Engine, name: str, pooler: str | None) -> Finding:
