@@ -20,7 +20,7 @@ from tests.test_readme import Base, Thing
 
 WEB = (Path(__file__).parent.parent / "docs" / "web.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", WEB, re.DOTALL)
-WSGI, FLASK, FASTAPI, STARLETTE, REFUSE, DETAILS = BLOCKS
+WSGI, FLASK, FASTAPI, STARLETTE, AIOHTTP, REFUSE, DETAILS = BLOCKS
 
 
 class Shown:
