@@ -198,7 +198,7 @@ class _Exchange:
     def _next(self) -> bytes:
         try:
             if self._iterator is None:
-                self._iterator = iter(() if self._muted else self._iterable)
+                self._iterator = iter(self._iterable)
             piece = next(self._iterator)
         except StopIteration:
             raise

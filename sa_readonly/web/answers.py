@@ -164,7 +164,7 @@ def in_place_of_500(
         if refused and refusal is None and note.is_outermost:
             logger.error(_FAULT, exc_info=refused[-1])
     if refusal is not None:
-        logger.info(_REPLACED, status, refusal)
+        logger.info(_REPLACED, status, printable(str(refusal)))
     return refusal
 
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import insert
 
-from sa_readonly import ReadOnlyError, asgi, refusals, wsgi
+from sa_readonly import ReadOnlyError, RoutingSession, asgi, refusals, wsgi
 from sa_readonly.refusals import chain
-from tests.app import App, Book, need
+from tests.app import WHICH, App, Book, need
 
 KINDS = ("wsgi", "asgi")
 MINE = [("X-Mine", "mine"), ("Access-Control-Allow-Origin", "*"), ("Vary", "Origin")]
@@ -216,13 +216,15 @@ def test_a_read_that_another_engine_serves_was_not_refused(ask: Request) -> None
     ask.app.off()
     ask.app.selector.check()
 
+    class Late(RoutingSession):
+        def get_bind(self, *args: Any, **kwargs: Any) -> Any:
+            chosen = super().get_bind(*args, **kwargs)
+            ask.app.on()  # a flip comes before the first connection
+            return chosen
+
     def do() -> int:
-        with ask.app.sessions() as session:
-            bind = session.get_bind()  # the read-write engine, which is taken away then
-            ask.app.on()
-            ask.app.selector.check()
-            assert "ro" in str(session.connection().engine.url)
-            assert "rw" in str(bind.engine.url)
+        with Late(ask.app.selector) as session:
+            assert session.scalar(WHICH) == "ro"
         return 500
 
     assert ask(do).status == 500
@@ -439,12 +441,15 @@ def test_a_replaced_500_is_counted_as_the_one_refusal_that_it_is(ask: Request) -
 # -- its end ---------------------------------------------------------------------------------
 
 
-def test_nothing_is_noted_outside_a_request(ask: Request) -> None:
+@pytest.mark.parametrize("end", ["answered", "refused", "failed"])
+def test_nothing_is_noted_outside_a_request(ask: Request, end: str) -> None:
     contexts: list[contextvars.Context] = []
 
     def do() -> int:
         contexts.append(contextvars.copy_context())
-        return 200
+        if end == "refused":
+            ask.write()
+        return int("x") if end == "failed" else 200
 
     ask(do)
     assert refusals._request.get() is None
@@ -519,6 +524,19 @@ def test_what_is_written_to_a_replaced_500_is_dropped(
         write(b"mine")
         write(b"mine")
         return rest([b"mine"])
+
+    answered = behind(app)
+    assert answered.is_answer
+    assert b"mine" not in answered.body
+
+
+def test_a_generator_that_writes_a_replaced_500_sends_nothing_of_its_own(
+    behind: Any, lite: App
+) -> None:
+    def app(_environ: Any, start_response: Any) -> Any:
+        handled(lite)
+        start_response("500 Oops", [])(b"mine")
+        yield b"mine"
 
     answered = behind(app)
     assert answered.is_answer
