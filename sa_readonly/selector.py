@@ -11,10 +11,11 @@ import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import InvalidRequestError
 
 from . import refusals
+from .bind import Bind
 from .checks import (
     check_engines,
     check_options,
@@ -46,29 +47,12 @@ if TYPE_CHECKING:
     from .checks import AnyEngine, Engines
     from .workers.protocol import Registry, Seen
 
-    # Whatever takes a bind must take a selector, and SQLAlchemy's annotations name its own
-    # classes, of which it is neither an Engine nor an AsyncEngine.
-    _Bind = Any
-else:
-    # pandas tells by it what is SQLAlchemy's, and would otherwise treat a selector as a connection
-    # of SQLite's driver.
-    from sqlalchemy.engine.interfaces import ConnectionEventsTarget as _Bind
-
 __all__ = ["EngineSelector"]
 
 logger = logging.getLogger("sa_readonly")
 
 
-# What is known of an engine without a connection, and is the same in either mode: libraries read it
-# of a session's bind when they are set up.
-_FACTS = frozenset(("dialect", "driver", "echo", "name", "url"))
-
-
-class _NoEngineError(ConfigurationError, AttributeError):
-    """A selector stands where an engine is needed. To ``hasattr()`` it lacks the attribute."""
-
-
-class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
+class EngineSelector(Bind):
     """Picks the engine of a transaction by the mode and the role.
 
     It stands wherever a session takes a bind; the session must be a :class:`.RoutingSession`. It is
@@ -318,28 +302,6 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     ) -> None:
         await loops.in_thread(self.close)  # which waits for the watcher's thread to end
 
-    if not TYPE_CHECKING:
-        dispatch = property()  # it has no events of its own: reading it comes to __getattr__()
-
-        def __getattr__(self, name: str) -> Any:
-            if name in _FACTS:
-                return getattr(self._guarded.engines["read_write.primary"], name)
-            if name == "sync_engine":  # an AsyncSession asks its bind for it
-                if self.is_async:
-                    return self
-                raise _NoEngineError(
-                    "This EngineSelector has sync engines and can't serve an AsyncSession. Make "
-                    "its engines with create_async_engine()."
-                )
-            if name not in _NAMES:
-                raise AttributeError(f"'EngineSelector' object has no attribute {name!r}")
-            raise _NoEngineError(
-                f"An EngineSelector is no engine and has no {name}. In a session factory give "
-                "class_=RoutingSession: sessionmaker(selector, class_=RoutingSession), or "
-                "async_sessionmaker(selector, sync_session_class=RoutingSession). In the place of "
-                "session.bind use session.connection(), and in Core selector.engine()."
-            )
-
     def __repr__(self) -> str:
         kind = "" if self.is_async else "sync engines and "  # where an AsyncEngine is expected
         return f"<EngineSelector of {kind}{self.switch!r}, {self.switch.known.mode}>"
@@ -353,14 +315,6 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
                 callback(old, new)
             except Exception:
                 logger.exception("The on_flip() callback %r failed.", callback)
-
-
-_NAMES = {
-    name
-    for cls in (Engine, Connection)
-    for name in (*dir(cls), *cls.__annotations__)
-    if not name.startswith("_")
-}
 
 
 class _Closed(dict[Any, Any]):
