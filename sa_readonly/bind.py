@@ -42,7 +42,7 @@ class Bind(_Bind):  # type: ignore[misc]  # see _Bind
 
         def __getattr__(self, name: str) -> Any:
             if name in _FACTS:
-                return getattr(self._guarded.engines["read_write.primary"], name)
+                return getattr(self._guarded.facts, name)
             if name == "sync_engine":  # an AsyncSession asks its bind for it
                 if self.is_async:
                     return self

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import InvalidRequestError
 
-from . import refusals
+from . import forks, refusals
 from .bind import Bind
 from .checks import (
     check_engines,
@@ -25,11 +25,12 @@ from .checks import (
     kind_of,
     like,
     registry_of,
+    successors,
     switch_of,
     warn_of_one_url,
 )
 from .engines import loops, privates
-from .engines.handover import GuardedEngines
+from .engines.handover import NOT_READ_ONLY, GuardedEngines
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch, clock
 from .workers.counts import counted
@@ -101,30 +102,41 @@ class EngineSelector(Bind):
         warn_of_one_url(engines)
         self._registry = registry
         self._worker = worker = _worker(self.switch, registry, required)
-        primary = given["read_write.primary"]
-        self.is_async = not isinstance(primary, Engine)
+        self.is_async = not isinstance(given["read_write.primary"], Engine)
         self._callbacks: list[Callable[[State, State], object]] = []
+        self._changing = forks.PerProcess(threading.RLock)  # a signal handler may replace engines
 
-        self._guarded = guarded = GuardedEngines(self.switch, engines, grace=grace, pooler=pooler)
-        self.routes: Mapping[str, Mapping[Mode, Engine]] = guarded.routes
+        self._options: Any = {"grace": grace, "pooler": pooler}
+        self._joins: Any = {"registry": registry, "watch": watch, "required": required}
+        # All that it guards: its engines and, before them, those that they have replaced.
+        self._sets: dict[GuardedEngines, Callable[[], None]] = {}
+        self._engines: Mapping[Engine, AnyEngine] = {}
+        self._guard(given, engines)
+        self.routes: Mapping[str, Mapping[Mode, Engine]] = self._guarded.routes
         """For sessions: the sync engine by role and mode."""
+        self._finalizer = weakref.finalize(self, _give_back, worker, self._sets)
+        self._finalizer.atexit = False
+
+    def _guard(self, given: Mapping[str, AnyEngine], engines: Mapping[str, Engine]) -> None:
+        """Guard engines, in the place of those of until now if there are any."""
+        before = next(reversed(self._sets), None)
+        guarded = GuardedEngines(self.switch, engines, before=before, **self._options)
+        primary, known = given["read_write.primary"], self._engines
         # One AsyncEngine for each engine, also for a twin that stands for several.
         as_given = {engine: like(primary, engine) for engine in guarded.engines.values()}
         as_given.update((engines[name], engine) for name, engine in given.items())
-        self._engines: Mapping[tuple[Mode, str], AnyEngine] = {
-            (mode, role): as_given[engine]
-            for role, routes in guarded.routes.items()
-            for mode, engine in routes.items()
-        }
+        self._engines = {**known, **as_given}
         try:
-            if worker is not None:
-                worker.join(self.switch, guarded, registry, watch=watch, required=required)
-            unsubscribe = self.switch.subscribe(guarded.turn, self._flipped)
+            if self._worker is not None:
+                self._worker.join(self.switch, guarded, **self._joins)
+            # The first one's is told of a flip for all.
+            flipped = self._flipped if before is None else _nothing
+            self._sets[guarded] = self.switch.subscribe(guarded.turn, flipped)
         except BaseException:
-            _give_back(worker, None, guarded)
+            self._engines = known
+            _give_back(self._worker, {guarded: _nothing})
             raise
-        self._finalizer = weakref.finalize(self, _give_back, worker, unsubscribe, guarded)
-        self._finalizer.atexit = False
+        self._given, self._guarded = given, guarded
 
     # -- the mode ------------------------------------------------------------------------
 
@@ -200,7 +212,7 @@ class EngineSelector(Bind):
             here = worker.tell(here, self.switch)
         else:
             refused = refusals.refusals(self.switch)
-            engines, retired = counted([self._guarded.engines])
+            engines, retired = counted(one.engines for one in list(self._sets))
             report = Report(
                 self.switch.known.mode,
                 refused=sum(refused.values()),
@@ -269,16 +281,49 @@ class EngineSelector(Bind):
         :raises ConfigurationError: if there is no such role.
         """
         check_role(role)
-        return self._engines[self.state.mode, role]
+        return self._engines[self.routes[role][self.state.mode]]
+
+    def replace(self, *, read_write: Engines | AnyEngine) -> None:
+        """While read-only, take other engines to write: for the next read-write time.
+
+        They are gated first of all, and what they have idle is closed. Reads go on as before. When
+        it is read-write again they are the engines of sessions, of :meth:`engine` and of a
+        session's bind; where ``read_only`` was left out, it is made of them. A transaction keeps
+        the connection that it has, and ``wait`` counts those of the old engines until they are
+        closed. Called again, the last call counts; each process needs a call of its own.
+
+        The engines that were replaced give out no connection any more, in either mode, until they
+        are given here again or the selector is closed: code that still has one would write where
+        no one looks. An engine that another selector has, too, goes on by that one.
+
+        :param read_write: the :class:`.Engines`, or a bare engine; also the same ones again.
+        :raises sqlalchemy.exc.InvalidRequestError: while read-write, or when it is closed.
+        :raises ConfigurationError: if they make no sense, alone or with those of ``read_only``. One
+            that is locked for reads, as a replica is, can't become a primary, nor the other way
+            round: another engine of its URL can.
+        """
+        given = successors(read_write, self._given, is_async=self.is_async)
+        if not self.check().read_only:
+            raise InvalidRequestError(NOT_READ_ONLY)
+        with forks.locked(self._changing()):
+            self.routes["primary"]  # one that is closed says so
+            engines = check_engines(given)
+            check_pooler(self._options["pooler"], engines)
+            warn_of_one_url(engines)
+            self._guard(given, engines)
 
     def close(self) -> None:
         """Give the engines back as they were. Nothing begins through the selector any more."""
-        self.routes = self._engines = _Closed()
+        with forks.locked(self._changing()):
+            self.routes = self._engines = _Closed()
         worker, self._worker = self._worker, None
+        sets = list(self._sets)
         if worker is not None:
-            worker.leave(self._guarded, join=True)
+            for guarded in sets:
+                worker.leave(guarded, join=True)
         self._finalizer()
-        self._guarded.dispose_twins()
+        for guarded in sets:
+            guarded.dispose_twins()
 
     def __enter__(self) -> Self:
         return self
@@ -308,8 +353,10 @@ class EngineSelector(Bind):
 
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
-        if self._worker is None:  # a worker sweeps the retired pools; else it is done here
-            self._guarded.sweep()
+        for guarded in list(self._sets):
+            if self._worker is None:  # a worker sweeps the retired pools; else it is done here
+                guarded.sweep()
+            guarded.settle(new)
         for callback in tuple(self._callbacks):
             try:
                 callback(old, new)
@@ -324,14 +371,18 @@ class _Closed(dict[Any, Any]):
         raise InvalidRequestError("This EngineSelector is closed. Make a new one.")
 
 
-def _give_back(
-    worker: Worker | None, unsubscribe: Callable[[], None] | None, guarded: GuardedEngines
-) -> None:
+def _give_back(worker: Worker | None, sets: dict[GuardedEngines, Callable[[], None]]) -> None:
     if worker is not None:
-        worker.leave(guarded)
-    if unsubscribe is not None:
+        for guarded in sets:
+            worker.leave(guarded)
+    for unsubscribe in sets.values():
         unsubscribe()
-    guarded.release()
+    for guarded in sets:
+        guarded.release()
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def _worker(switch: Switch, registry: Registry | None, required: bool) -> Worker | None:
