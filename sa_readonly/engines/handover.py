@@ -24,6 +24,7 @@ from .doors import Door
 from .guard import Limit
 from .pools import holds_database
 from .readers import Reader, TwinEngine
+from .url_files import has_url_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -83,6 +84,9 @@ class GuardedEngines:
         self._twins: list[TwinEngine] = []
         self._before = before
         self._after: GuardedEngines | None = None  # which has taken the place of this one
+        self._mode: Mode | None = None  # the one of the last turn
+        # What has no door, and a URL in a file that is read again at the flip to this mode.
+        self._renewed: dict[Mode, list[Reader | TwinEngine]] = {mode: [] for mode in Mode}
         self.doors = []
         try:
             self._take_over(given, pooler)
@@ -91,7 +95,6 @@ class GuardedEngines:
             raise
 
     def _take_over(self, given: Mapping[str, Engine], pooler: str | None) -> None:
-        switch = self._switch
         primary, replica = given["read_write.primary"], given.get("read_write.replica")
         reading = given.get("read_only.primary")
         reading_replica = given.get("read_only.replica", reading)
@@ -105,13 +108,7 @@ class GuardedEngines:
         for engine in given.values():
             protection.behind(engine, pooler)
         self._gate(taken_away)
-        for engine in protected:
-            new = not guard.read_only(engine)
-            protection.protect(engine, switch, serves=engine is replica)
-            self._protected[engine] = Reader.of(engine)
-            if new:
-                self._protected[engine].lock()
-                protection.warn(engine)
+        self._protect(protected, replica)
 
         # Twins: one in the place of read_only, or one for the role "replica" where there is none.
         serving = replica or primary
@@ -135,6 +132,7 @@ class GuardedEngines:
             for role in ROLES
             for name, mode in (("read_write", Mode.READ_WRITE), ("read_only", Mode.READ_ONLY))
         }
+        self._note_url_files(given, taken_away)
         before = self._before
         self._own = routes
         self.routes = (
@@ -148,6 +146,23 @@ class GuardedEngines:
             if engine.dialect not in gated:  # twice would be asked twice
                 protection.gate(engine, self._switch)
                 self._gated.append(engine)
+
+    def _protect(self, engines: Sequence[Engine], replica: Engine | None) -> None:
+        for engine in engines:
+            new = not guard.read_only(engine)
+            protection.protect(engine, self._switch, serves=engine is replica)
+            self._protected[engine] = Reader.of(engine)
+            if new:
+                self._protected[engine].lock()
+                protection.warn(engine)
+
+    def _note_url_files(self, given: Mapping[str, Engine], taken_away: Sequence[Engine]) -> None:
+        for name, engine in given.items():
+            if engine not in taken_away and has_url_file(engine):
+                mode = Mode.READ_WRITE if name.startswith("read_write") else Mode.READ_ONLY
+                self._renewed[mode].append(self._protected[engine])
+        if has_url_file(given["read_write.primary"]):
+            self._renewed[Mode.READ_WRITE] += [one for one in self._twins if one not in taken_away]
 
     def _earlier(self) -> Iterator[GuardedEngines]:
         one = self._before
@@ -173,6 +188,9 @@ class GuardedEngines:
             self._open()
         if waits:
             self._take_place()
+        if self._mode not in (None, state.mode):
+            self._renew(state.mode)
+        self._mode = state.mode
 
     def _take_place(self) -> None:
         before = self._before
@@ -220,6 +238,11 @@ class GuardedEngines:
             else:
                 door.shut(self, refuse=self._refuse)
 
+    def _renew(self, mode: Mode) -> None:
+        """Open the pools anew that no door opens, of engines whose URL may have changed."""
+        for renewed in self._renewed[mode]:
+            renewed.renew()
+
     def _last(self) -> GuardedEngines:
         one = self
         while one._after is not None:
@@ -237,7 +260,9 @@ class GuardedEngines:
         return error
 
     def settle(self, state: State) -> None:
-        """After a flip back: close what is idle of the read-only engines that were replaced."""
+        """After a flip: close what is idle of the pools that it left, where no door does that."""
+        for renewed in self._renewed[state.mode]:
+            renewed.close_old()
         if self._after is None or state.read_only:
             return
         used = set(self._last().engines.values())
