@@ -29,6 +29,7 @@ from .checks import (
     warn_of_one_url,
 )
 from .engines import loops, privates
+from .engines.dialects import shown
 from .engines.handover import NOT_READ_ONLY, GuardedEngines
 from .mode import Mode, State, Switch
 from .workers.counts import counted
@@ -206,6 +207,10 @@ class EngineSelector(Asking, Bind):
             check_pooler(self._options["pooler"], engines)
             warn_of_one_url(engines)
             self._guard(given, engines)
+        logger.warning(
+            "sa_readonly: read_write.primary was replaced. It is %s from the flip back on.",
+            shown(engines["read_write.primary"]),
+        )
 
     def close(self) -> None:
         """Give the engines back as they were. Nothing begins through the selector any more."""

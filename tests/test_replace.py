@@ -91,6 +91,18 @@ def test_the_new_engine_is_written_once_it_is_read_write_and_the_old_one_is_read
     assert [moving.titles("rw"), moving.titles("green")] == [[], ["new"]]
 
 
+def test_each_process_logs_what_is_replaced_by_what(
+    moving: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    start(moving)
+    moving.urls["green"] = moving.urls["green"].set(query={"timeout": "5"})
+    night(moving, "green")
+    assert [one.message for one in caplog.records if "replaced" in one.message] == [
+        "sa_readonly: read_write.primary was replaced. It is "
+        f"{moving.urls['green'].set(query={})} from the flip back on."
+    ]
+
+
 def test_the_next_night_reads_the_new_database(moving: App) -> None:
     start(moving)
     night(moving, "green")
