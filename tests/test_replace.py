@@ -25,6 +25,7 @@ from sa_readonly import (
 )
 from sa_readonly.engines import guard
 from sa_readonly.engines.doors import Door
+from sa_readonly.testing import read_only
 from tests.app import WHICH, App, Base, Book, in_thread, make_app, need, sqlite_urls
 from tests.test_forks import in_child
 
@@ -455,6 +456,14 @@ def test_a_callback_at_the_flip_may_replace_the_engines(moving: App) -> None:
     moving.off()
     write(moving)
     assert [moving.titles("rw"), moving.titles("green")] == [["before"], ["new"]]
+
+
+def test_a_test_that_dictates_the_mode_may_replace_the_engines(moving: App) -> None:
+    selector = start(moving)
+    with read_only(selector):
+        replace(moving, "green")
+        assert which(moving) == "rw"
+    assert which(moving) == "green"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sa_readonly import (
 )
 from tests.app import WHICH, App, Book, make_app, need, sqlite_urls
 from tests.test_calls import calls
+from tests.test_forks import in_child
 
 RW = "sa_readonly.read_write.primary"
 RO = "sa_readonly.read_only.primary"
@@ -125,6 +127,22 @@ def test_a_replica_that_serves_in_both_modes_follows_at_the_flip_back(moving: Ap
     assert which(moving, "replica") == "ro"
     moving.off()
     assert which(moving, "replica") == "ro2"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_that_is_forked_in_the_night_reads_what_its_parent_reads(moving: App) -> None:
+    lead(moving, "rw", "rw")
+    start(moving)
+    moving.on()
+    assert which(moving) == "rw"
+    lead(moving, "rw", "green")
+
+    def child() -> None:
+        assert which(moving) == "rw"
+        moving.off()
+        assert [which(moving), which(moving, "replica")] == ["green", "green"]
+
+    in_child(child)
 
 
 def test_dispose_reads_it_again(moving: App) -> None:
