@@ -137,7 +137,7 @@ class EngineSelector(Asking, Bind):
             raise
         self._given, self._guarded = given, guarded
 
-    # -- what is told -----------------------------------------------------------------------
+    # -- what is told --------------------------------------------------------------------
 
     @property
     def registry(self) -> Registry | None:
@@ -189,8 +189,8 @@ class EngineSelector(Asking, Bind):
         closed. Called again, the last call counts; each process needs a call of its own.
 
         The engines that were replaced give out no connection any more, in either mode, until they
-        are given here again or the selector is closed: code that still has one would write where
-        no one looks. An engine that another selector has, too, goes on by that one.
+        are given here again or the selector is closed: code that still has one would write into the
+        database that was left. An engine that another selector has, too, goes on by that one.
 
         :param read_write: the :class:`.Engines`, or a bare engine; also the same ones again.
         :raises sqlalchemy.exc.InvalidRequestError: while read-write, or when it is closed.

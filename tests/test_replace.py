@@ -385,24 +385,31 @@ def test_engines_that_make_no_sense_are_refused_and_all_stays_as_it_was(
 
 
 class Meanwhile(FileSwitch):
-    """Does something in the middle of a replacement, just before it is under the lock."""
+    """Does something in the middle of a replacement, before it is under the lock, and after."""
 
     meanwhile: Callable[[], object] | None = None
+    afterwards: Callable[[], object] | None = None
 
     def subscribe(self, gate: Any, flipped: Any) -> Any:
-        meanwhile, self.meanwhile = self.meanwhile, None
-        if meanwhile is not None:
-            meanwhile()
-        return super().subscribe(gate, flipped)
+        if self.meanwhile is not None:
+            self.meanwhile()
+        unsubscribe = super().subscribe(gate, flipped)
+        if self.afterwards is not None:
+            self.afterwards()
+        return unsubscribe
 
 
-def start_meanwhile(app: App, meanwhile: Callable[[], object]) -> EngineSelector:
+def start_meanwhile(
+    app: App,
+    meanwhile: Callable[[], object] | None = None,
+    afterwards: Callable[[], object] | None = None,
+) -> EngineSelector:
     switch = Meanwhile(app.path, ttl=0)
-    app.selector = EngineSelector(switch, read_write=app.engine("rw"), watch=False, workers=False)
+    app.selector = EngineSelector(switch, read_write=app.engine("rw"), watch=False)
     app.sessions = sessionmaker(app.selector, class_=RoutingSession)
     app.on()
     app.selector.check()
-    switch.meanwhile = meanwhile
+    switch.meanwhile, switch.afterwards = meanwhile, afterwards
     return app.selector  # type: ignore[no-any-return]  # App has it as Any
 
 
@@ -420,6 +427,29 @@ def test_a_flip_back_that_comes_first_leaves_the_old_engines_in_place(moving: Ap
         write(moving)
     assert moving.titles("rw") == ["new"]
     assert list(selector._engines.values()).count(green) == 0
+
+
+def test_a_process_that_is_drained_stays_so_while_engines_are_replaced(moving: App) -> None:
+    told: list[Any] = []
+
+    def tell() -> None:
+        report: Any = moving.selector.report().report
+        told.append((report.generation, report.connections))
+
+    selector = start_meanwhile(moving, tell, tell)
+    selector.replace(read_write=moving.engine("green"))
+    assert told == [(selector.state.generation, 0)] * 2
+
+
+def test_what_fails_in_the_end_leaves_the_old_engines_in_place(moving: App) -> None:
+    selector = start_meanwhile(moving, afterwards=lambda: 1 / 0)
+    green = moving.engine("green")
+    with pytest.raises(ZeroDivisionError):
+        selector.replace(read_write=green)
+    assert guard.gates(green) == ()
+    moving.off()
+    write(moving)
+    assert [which(moving), moving.titles("rw")] == ["rw", ["new"]]
 
 
 def test_a_selector_that_is_closed_meanwhile_gives_the_new_engines_back_too(moving: App) -> None:

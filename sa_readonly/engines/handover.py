@@ -123,6 +123,11 @@ class GuardedEngines:
             else:
                 taken_away.append(twin)
         self.doors = [Door.of(engine) for engine in taken_away]
+        if (
+            self._before is not None
+        ):  # while read-only, a door that is not shut acknowledges nothing
+            for door in self.doors:
+                door.shut(self)
         routes = {
             "primary": {Mode.READ_WRITE: primary, Mode.READ_ONLY: reading},
             "replica": {Mode.READ_WRITE: serving, Mode.READ_ONLY: reading_replica or reading},
@@ -283,6 +288,11 @@ class GuardedEngines:
 
     def release(self) -> None:
         """Give the engines back as they were. The twins go on being read-only."""
+        before = self._before
+        if before is not None and before._after is self:
+            before._after = None
+            for role in ROLES:
+                self.routes[role][Mode.READ_WRITE] = before._own[role][Mode.READ_WRITE]
         for reader in self._protected.values():
             reader.let_go()
         for door in self.doors:
