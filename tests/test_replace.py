@@ -204,7 +204,10 @@ def test_a_replaced_engine_gives_out_no_connection_until_the_selector_is_closed(
 ) -> None:
     selector = start(moving)
     old = moving.engines["rw"]
+    cache: Any = old._compiled_cache
+    assert (which(moving), len(cache)) == ("rw", 1)
     night(moving, "green")
+    assert len(cache) == 0
     for _ in range(2):
         with pytest.raises(ReadOnlyError, match=r"its engine was replaced by EngineSelector\.repl"):
             old.connect()

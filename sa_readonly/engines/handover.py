@@ -265,13 +265,20 @@ class GuardedEngines:
         return error
 
     def settle(self, state: State) -> None:
-        """After a flip: close what is idle of the pools that it left, where no door does that."""
+        """After a flip: close what is idle of the pools that it left, where no door does that.
+
+        What was replaced gives up the memory that it has no use for, too.
+        """
         for renewed in self._renewed[state.mode]:
             renewed.close_old()
         if self._after is None or state.read_only:
             return
-        used = set(self._last().engines.values())
+        last = self._last()
+        used = set(last.engines.values())
         gated = {door.engine for door in self.doors}
+        for door in self.doors:
+            if door not in last.doors:  # it is kept for long, and its cache is nearly all of it
+                door.engine.clear_compiled_cache()
         for twin in self._twins:
             if twin not in gated:
                 twin.retire()
