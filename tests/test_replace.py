@@ -26,7 +26,7 @@ from sa_readonly import (
 from sa_readonly.engines import guard
 from sa_readonly.engines.doors import Door
 from sa_readonly.testing import read_only
-from tests.app import WHICH, App, Base, Book, in_thread, make_app, need, sqlite_urls
+from tests.app import SECONDS, WHICH, App, Base, Book, in_thread, make_app, need, sqlite_urls
 from tests.test_forks import in_child
 
 
@@ -540,15 +540,23 @@ def test_async_engines_are_replaced_and_known_to_sessions(moving: App) -> None:
                 selector.replace(read_write=engines[1])
                 assert await session.scalar(WHICH) == "rw"
                 await session.rollback()
+                ledger = selector.engine().pool._sa_readonly.ledger
+                assert len(ledger.connections) == 1
                 moving.off()
                 assert await session.scalar(WHICH) == "green"
                 assert session.get_bind() is engines[1].sync_engine
                 if hasattr(session, "get_async_bind"):  # SQLAlchemy 2.0 has none
                     assert session.get_async_bind() is engines[1]
             assert selector.engine() is engines[1]
+            await asyncio.wait_for(becomes_empty(ledger.connections), SECONDS)
             with pytest.raises(ReadOnlyError, match="was replaced"):
                 await engines[0].connect()
         for one in engines:
             await one.dispose()
 
     asyncio.run(run())
+
+
+async def becomes_empty(connections: Any) -> None:
+    while connections:  # the old twin's, which the loop closes
+        await asyncio.sleep(0)
