@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from .hold.queue import Queue
     from .workers.worker import Worker
 
 __all__ = ["Asking"]
@@ -29,6 +30,9 @@ class Asking:
     """Asks the switch of a selector, by its worker if it has one."""
 
     switch: Switch
+    held: Queue
+    """For sessions and middlewares: those that wait until it is read-write."""
+
     _worker: Worker | None
     _callbacks: list[Callable[[State, State], object]]
 
@@ -46,6 +50,17 @@ class Asking:
         """
         worker = self._worker
         return self.switch.refresh() if worker is None else worker.refresh(self.switch)
+
+    @property
+    def known(self) -> State:
+        """The last answer, whatever its age: for what sleeps until the flip."""
+        return self.switch.known
+
+    @property
+    def watched(self) -> bool:
+        """True if a thread looks at the switch, whatever the traffic does."""
+        worker = self._worker
+        return worker is not None and worker.watcher.alive
 
     @property
     def mode(self) -> Mode:
@@ -136,6 +151,7 @@ class Asking:
         signal.signal(signum, handle)
 
     def _tell(self, old: State, new: State) -> None:
+        self.held.turned()  # before callbacks, which may take their time
         for callback in tuple(self._callbacks):
             try:
                 callback(old, new)

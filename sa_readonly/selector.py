@@ -31,6 +31,7 @@ from .checks import (
 from .engines import loops, privates
 from .engines.dialects import shown
 from .engines.handover import NOT_READ_ONLY, GuardedEngines
+from .hold.queue import Queue, check_max_held
 from .mode import Mode, State, Switch
 from .workers.counts import counted
 from .workers.process import myself
@@ -78,6 +79,9 @@ class EngineSelector(Asking, Bind):
         transaction of a read-only engine begins READ ONLY, and AUTOCOMMIT is refused there.
         ``"session"`` locks the session by a SET at each checkout. None locks it by the start-up
         packet, which poolers refuse or drop.
+    :param max_held: how many requests and transactions may be held in this process at the same
+        time; see ``hold`` of a session or a middleware. None means 100 where all are tasks of an
+        event loop. Where threads wait it must be given: at most half of the server's threads.
     :raises ConfigurationError: if a setting makes no sense; the message names it.
     """
 
@@ -91,12 +95,14 @@ class EngineSelector(Asking, Bind):
         watch: bool = True,
         workers: bool | str | os.PathLike[str] | Registry = True,
         pooler: Literal["transaction", "session"] | None = None,
+        max_held: int | None = None,
     ) -> None:
         given = given_engines(read_write, read_only)
         engines = check_engines(given)
         check_options(grace, watch)
         check_pooler(pooler, engines)
         self.switch = switch_of(switch)
+        self.held = Queue(self, check_max_held(max_held))
         registry, required = registry_of(workers, self.switch), workers == "required"
         warn_of_one_url(engines)
         self._registry = registry
@@ -216,6 +222,7 @@ class EngineSelector(Asking, Bind):
         """Give the engines back as they were. Nothing begins through the selector any more."""
         with forks.locked(self._changing()):
             self.routes = self._engines = _Closed()
+        self.held.close()
         worker, self._worker = self._worker, None
         sets = list(self._sets)
         if worker is not None:

@@ -24,6 +24,7 @@ HOUSE = (
     *("refusals", "subscribers"),
     *("switch", "polled"),
     "engines",
+    "hold",
     "workers",
     "etcd",
     *(
@@ -31,6 +32,7 @@ HOUSE = (
         "asking",
         "bind",
         "selector",
+        "holding",
         "session",
         "scoped",
         "async_scoped",

@@ -1,0 +1,94 @@
+"""One that waits: its place, its budget, and how it sleeps."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Gone", "Sleeper", "TaskSleeper", "Ticket"]
+
+_number = itertools.count()
+
+
+class Gone(Exception):  # noqa: N818  # no error: it ends the waiting of a request
+    """The client of a held request has gone."""
+
+
+class Sleeper:
+    """How a thread sleeps until it is woken."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    def sleep(self, pause: float) -> None:
+        self._event.wait(pause)
+        self._event.clear()
+
+
+class TaskSleeper(Sleeper):
+    """How a task sleeps: its loop goes on."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._woken = False
+        self._future: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        self._woken = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and its tasks are gone
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def pause(self, pause: float) -> None:
+        self._future = self._loop.create_future()
+        timer = self._loop.call_later(pause, self._settle)
+        try:
+            if not self._woken:
+                await self._future
+        finally:
+            timer.cancel()
+            self._future, self._woken = None, False
+
+
+class Ticket:
+    """The place and the budget of one request or transaction that may be held.
+
+    :param hold: seconds for which it may wait, in all.
+    :param request: that of the request in which a transaction runs: it keeps the place of that, and
+        has what is left of its budget.
+    """
+
+    __slots__ = ("budget", "deadline", "given_up", "number", "since", "sleeper")
+
+    def __init__(self, hold: float, request: Ticket | None = None) -> None:
+        self.budget = hold
+        self.deadline: float | None = None  # by time.monotonic(); it counts from the first waiting
+        self.number = next(_number)
+        self.since = 0.0  # when it began to wait, likewise
+        self.given_up = False  # whether its client has gone
+        self.sleeper = Sleeper()
+        if request is not None and request.deadline is not None:
+            self.number = request.number
+            self.deadline = min(request.deadline, time.monotonic() + hold)
+
+    @property
+    def was_held(self) -> bool:
+        """True if it has waited."""
+        return self.deadline is not None
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left of its budget."""
+        return self.budget if self.deadline is None else max(0.0, self.deadline - time.monotonic())
