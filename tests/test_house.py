@@ -51,6 +51,8 @@ PRIVATES = "engines.privates"
 ELSEWHERE = {
     # Overridden, so that a read in whose beginning a flip falls is served by the read-only engine.
     ("session", "_connection_for_bind"),
+    # Called before a flush, which gets its connections in the middle of it, and could not wait.
+    ("holding", "_connection_for_bind"),
     # aiosqlite's, which has the same name as one of SQLAlchemy's.
     ("engines.sqlite", "_conn"),
 }
