@@ -31,7 +31,7 @@ from .checks import (
 from .engines import loops, privates
 from .engines.dialects import shown
 from .engines.handover import NOT_READ_ONLY, GuardedEngines
-from .hold.queue import Queue, check_max_held
+from .hold.queue import Queue, check_max_held, held
 from .mode import Mode, State, Switch
 from .workers.counts import counted
 from .workers.process import myself
@@ -167,6 +167,7 @@ class EngineSelector(Asking, Bind):
                 kinds=refused,
                 engines=engines,
                 retired=retired,
+                **held(self.switch),
             )
             here = replace(here, report=report)
         if self._registry is None:

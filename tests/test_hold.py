@@ -16,7 +16,7 @@ from sa_readonly import ConfigurationError, EngineSelector
 from sa_readonly.hold.queue import Queue, held
 from sa_readonly.hold.ticket import Gone, Ticket
 from sa_readonly.mode import now
-from tests.app import SECONDS, App
+from tests.app import SECONDS, App, need
 from tests.postgres import wait_until
 from tests.workers import in_child
 
@@ -251,16 +251,37 @@ def test_a_forked_child_begins_with_an_empty_queue(night: Night) -> None:
 
 
 def test_those_held_are_counted_by_the_switch(night: Night) -> None:
-    assert held(night.selector.switch) == (0, None)
+    assert held(night.selector.switch) == {"held": 0, "held_since": None}
     before = time.time()
     night.wait("a")
     night.wait("b")
-    number, since = held(night.selector.switch)
-    assert number == 2
+    told = held(night.selector.switch)
+    assert told["held"] == 2
+    since = told["held_since"]
     assert since is not None
     assert before - 1 < since < time.time()
     night.end()
-    assert held(night.selector.switch) == (0, None)
+    assert held(night.selector.switch) == {"held": 0, "held_since": None}
+
+
+def test_metrics_and_the_report_count_them(night: Night) -> None:
+    need("prometheus_client")
+    from sa_readonly.metrics import ReadOnlyCollector
+
+    def told() -> dict[str, float]:
+        families = ReadOnlyCollector(night.selector).collect()
+        return {one.name: one.value for family in families for one in family.samples}
+
+    assert told()["sa_readonly_held"] == 0
+    assert "sa_readonly_held_since_timestamp_seconds" not in told()
+    before = time.time()
+    night.wait("a")
+    report = night.selector.report().report
+    assert report is not None
+    assert report.held == 1
+    wait_until(lambda: told()["sa_readonly_held"] == 1, "it is reported")
+    assert told()["sa_readonly_held_since_timestamp_seconds"] >= before - 1
+    night.end()
 
 
 # -- tasks -----------------------------------------------------------------------------------

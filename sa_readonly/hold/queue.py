@@ -16,7 +16,7 @@ import weakref
 from bisect import insort
 from contextvars import ContextVar
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from .. import forks, refusals
 from ..engines import loops
@@ -361,11 +361,18 @@ def _request() -> Ticket | None:
 _queues: weakref.WeakKeyDictionary[Switch, weakref.WeakSet[Queue]] = weakref.WeakKeyDictionary()
 
 
-def held(switch: Switch) -> tuple[int, float | None]:
-    """Return how many are held for a switch, and since when the longest is, by the wall clock."""
+class Held(TypedDict):
+    """Those that are held, as in a report of a worker."""
+
+    held: int
+    held_since: float | None  # by the wall clock
+
+
+def held(switch: Switch) -> Held:
+    """Return how many are held for a switch in this process, and since when the longest is."""
     told = [queue.held for queue in list(_queues.get(switch, ()))]
     number, longest = sum(one for one, _ in told), max((one for _, one in told), default=0.0)
-    return number, time.time() - longest if number else None
+    return {"held": number, "held_since": time.time() - longest if number else None}
 
 
 # -- settings --------------------------------------------------------------------------------

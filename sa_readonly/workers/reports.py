@@ -154,4 +154,6 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "kinds": _by_name(_count),
     "engines": _by_name(_connections),
     "retired": _seconds,
+    "held": _count,
+    "held_since": _seconds,
 }

@@ -14,6 +14,7 @@ from .. import forks, refusals
 from ..engines import loops
 from ..engines.privates import in_greenlet
 from ..errors import ConfigurationError, ReadOnlyError
+from ..hold.queue import held
 from ..mode import Mode, State, clock, now
 from ..subscribers import looks_at_a_glance
 from .counts import Counts
@@ -323,6 +324,7 @@ class Worker:
             self.watcher.alive,
             switch.forced,
             sum(self.counts.refused(switch).values()),
+            held(switch)["held"],
         )
 
     def _report(self, switch: Switch) -> Report:
@@ -343,6 +345,7 @@ class Worker:
             kinds=refused,
             engines=engines,
             retired=retired,
+            **held(switch),
         )
 
     # -- flips -----------------------------------------------------------------------------
