@@ -144,15 +144,26 @@ class ReadOnlyMiddleware:
             answer = await _in_thread(lambda: site.page(request, details=details))
             await _response(answer)(scope, receive, send)
             return
-        ticket = site.ticket(request)
+        ticket = site.ticket(request) if site.holds else None
         if ticket is None or loops.running() is None:
-            await self._pass_on(request, scope, receive, send)
-            return
+            await self._run(request, scope, receive, send)
+        else:
+            await self._hold(ticket, request, scope, receive, send)
+
+    def response_for(self, error: BaseException, scope: Scope) -> Response:
+        """Return its answer to a refused write; see :func:`response_for`."""
+        return response_for(error, scope, status=self._site.status)
+
+    async def _hold(
+        self, ticket: Ticket, request: Request, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Run the application once it may write; meanwhile the client is listened to."""
+        site = self._site
         listening = Listening(receive, ticket, site.selector.held)
         try:
-            refused = await self._hold(ticket, listening)
+            refused = await self._wait(ticket, listening)
             if refused is None:
-                await self._pass_on(request, scope, listening.receive, send, ticket)
+                await self._run(request, scope, listening.receive, send, ticket)
             else:
                 await _drain(scope, listening.receive)
                 await _response(site.refusal(request, *refused))(scope, receive, send)
@@ -162,14 +173,10 @@ class ReadOnlyMiddleware:
             site.selector.held.end(ticket)
             listening.end()
 
-    def response_for(self, error: BaseException, scope: Scope) -> Response:
-        """Return its answer to a refused write; see :func:`response_for`."""
-        return response_for(error, scope, status=self._site.status)
+    async def _wait(self, ticket: Ticket, listening: Listening) -> tuple[State, str] | None:
+        """Wait as :meth:`.Site.hold` does.
 
-    async def _hold(self, ticket: Ticket, listening: Listening) -> tuple[State, str] | None:
-        """Hold a request as :meth:`.Site.hold` does, while its client is listened to.
-
-        :raises Gone: if that has gone.
+        :raises Gone: if the client has gone.
         """
         queue = self._site.selector.held
         if not queue.must_wait(await self._state()):
@@ -179,7 +186,6 @@ class ReadOnlyMiddleware:
             why = await queue.wait_as_task(ticket)
             state = await self._state()
             if ticket.given_up:
-                queue.end(ticket)
                 raise Gone
             if not state.read_only:
                 return None
@@ -187,7 +193,7 @@ class ReadOnlyMiddleware:
             if why is not None:
                 return state, why
 
-    async def _pass_on(
+    async def _run(
         self,
         request: Request,
         scope: Scope,
@@ -195,21 +201,14 @@ class ReadOnlyMiddleware:
         send: Send,
         ticket: Ticket | None = None,
     ) -> None:
-        """Call the application, unless the request is refused beforehand."""
+        """Run the application, unless the request is refused beforehand."""
         site = self._site
-        if site.may_refuse(request):
-            state = await self._state()
-            if state.read_only:
-                await _drain(scope, receive)
-                await _response(site.refusal(request, state))(scope, receive, send)
-                return
+        if site.may_refuse(request) and (state := await self._state()).read_only:
+            await _drain(scope, receive)
+            await _response(site.refusal(request, state))(scope, receive, send)
+            return
         if ticket is not None:
             site.selector.held.end(ticket)
-        await self._run(scope, receive, send, ticket)
-
-    async def _run(
-        self, scope: Scope, receive: Receive, send: Send, ticket: Ticket | None = None
-    ) -> None:
         note = RequestNote(None if ticket is None or not ticket.was_held else ticket)
         head = _Head(self, send, note)
         try:

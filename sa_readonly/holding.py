@@ -81,8 +81,9 @@ class HoldingSession(Session):
         chosen, pin, selector = self._choice or (None, {}, None)
         if chosen is not engine or selector is None or not self._may_be_held():
             return None
-        queue, ticket, mode = selector.held, self._ticket(selector), pin[selector.switch]
+        queue, mode = selector.held, pin[selector.switch]
         work: Work | None = None
+        ticket: Ticket | None = None
         tries = 0
         while True:
             if mode is _READ_ONLY or queue.busy:
@@ -90,12 +91,15 @@ class HoldingSession(Session):
                     work = work or _would_write(selector, asked)
                     if work is None:
                         return None
+                    ticket = ticket or self._ticket(selector)
                     _wait(selector, ticket, work)
                 chosen, mode = self._choose(selector, {})
                 if mode is _READ_ONLY:  # by another flip
                     queue.end(ticket)
                     continue
             try:
+                if ticket is None:
+                    return connect(chosen)
                 with queue.going(ticket):
                     return connect(chosen)
             except ReadOnlyError as error:

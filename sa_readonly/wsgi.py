@@ -127,7 +127,7 @@ class ReadOnlyMiddleware:
             return _response(site.page(request, details=self._details(environ)))(
                 environ, start_response
             )
-        ticket = site.ticket(request)
+        ticket = site.ticket(request) if site.holds else None
         if ticket is not None:
             refused = site.hold(ticket)
             if refused is not None:

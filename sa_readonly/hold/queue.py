@@ -177,10 +177,10 @@ class Queue:
         ticket.given_up = True
         ticket.sleeper.wake()
 
-    def end(self, ticket: Ticket) -> None:
+    def end(self, ticket: Ticket | None) -> None:
         """End a turn, if it is not over already, and give it to the next."""
         with forks.locked(self._lock):
-            if self._turn is ticket:
+            if ticket is not None and self._turn is ticket:
                 self._turn = None
                 self._advance(time.monotonic())
 

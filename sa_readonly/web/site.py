@@ -75,6 +75,7 @@ class Site:
         self._check_path = None if self._page is None else self._page.rstrip("/") + "/check"
         self._refuse = frozenset(_methods("refuse", refuse))
         self._hold = check_hold("ReadOnlyMiddleware(hold)", hold)
+        self.holds = self._hold is not None
         self._hold_methods = frozenset(_methods("hold_methods", hold_methods))
         self._allow = tuple(_patterns(allow))
         self._last: _Reading | None = None  # replaced as a whole, so it needs no lock
