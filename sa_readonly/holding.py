@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Sequence, inspect, select
 from sqlalchemy.orm import Session
 
-from . import refusals
 from .engines import guard
 from .errors import ReadOnlyError
+from .hold.engine import TRIES, wait
 from .hold.queue import check_hold
 from .mode import Mode
 from .selector import EngineSelector
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
+    from .hold.engine import Work
     from .hold.ticket import Ticket
 
 __all__ = ["PIN", "HoldingSession", "has_changed"]
@@ -28,10 +29,6 @@ PIN = "_sa_readonly_pin"
 """What a root transaction keeps from its first connection on."""
 
 _TICKET = "_sa_readonly_ticket"  # of a root transaction that was held
-_TRIES = 3  # to connect while read-write, where an engine refuses for another reason
-
-Work = tuple[str, "str | None", str]
-"""What would be refused: the words of the refusal, the text, and one of the refusals' kinds."""
 
 
 class HoldingSession(Session):
@@ -92,7 +89,7 @@ class HoldingSession(Session):
                     if work is None:
                         return None
                     ticket = ticket or self._ticket(selector)
-                    _wait(selector, ticket, work)
+                    wait(selector, ticket, work)
                 chosen, mode = self._choose(selector, {})
                 if mode is _READ_ONLY:  # by another flip
                     queue.end(ticket)
@@ -105,7 +102,7 @@ class HoldingSession(Session):
             except ReadOnlyError as error:
                 tries += not selector.state.read_only
                 work = work or _would_write(selector, asked)
-                if work is None or tries > _TRIES or error._kind == "unregistered":
+                if work is None or tries > TRIES or error._kind == "unregistered":
                     raise
                 guard.was_served(chosen, error)  # it is counted at the end, if it is refused
                 mode = _READ_ONLY
@@ -119,21 +116,6 @@ class HoldingSession(Session):
         if _TICKET not in kept:
             kept[_TICKET] = selector.held.ticket(hold)
         return kept[_TICKET]  # type: ignore[no-any-return]  # what was kept
-
-
-def _wait(selector: EngineSelector, ticket: Ticket, work: Work) -> None:
-    """Wait until it is read-write, and this one's turn.
-
-    :raises ReadOnlyError: if it is still read-only then.
-    """
-    why = selector.held.wait(ticket)
-    state = selector.known
-    if why is None or not state.read_only:
-        return
-    what, text, kind = work
-    error = refusals.refusal(what, state, text, kind=kind, switch=selector.switch)
-    error.args = (f"{error} {why}",)
-    raise error
 
 
 def _would_write(selector: EngineSelector, asked: Any) -> Work | None:

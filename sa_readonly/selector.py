@@ -31,7 +31,8 @@ from .checks import (
 from .engines import loops, privates
 from .engines.dialects import shown
 from .engines.handover import NOT_READ_ONLY, GuardedEngines
-from .hold.queue import Queue, check_max_held, held
+from .hold.engine import held_engine
+from .hold.queue import Queue, check_hold, check_max_held, held
 from .mode import Mode, State, Switch
 from .workers.counts import counted
 from .workers.process import myself
@@ -176,14 +177,23 @@ class EngineSelector(Asking, Bind):
 
     # -- the engines ---------------------------------------------------------------------
 
-    def engine(self, role: str = "primary") -> Any:
+    def engine(self, role: str = "primary", *, hold: float | None = None) -> Any:
         """Return the engine for the mode now: ``with selector.engine().begin() as connection``.
 
         :param role: ``"primary"`` or ``"replica"``.
+        :param hold: seconds for which a connection of this engine may wait for read-write: for a
+            transaction of the role ``"primary"`` that will write, as that is not told before its
+            first statement. None waits for nothing.
         :return: an Engine or, where they were given, an AsyncEngine.
-        :raises ConfigurationError: if there is no such role.
+        :raises ConfigurationError: if there is no such role, or if ``hold`` is no number of seconds
+            or needs ``max_held``.
         """
         check_role(role)
+        hold = check_hold("selector.engine(hold)", hold)
+        if hold is not None and role == "primary":
+            if not self.is_async:
+                self.held.check_threads("selector.engine(hold)")
+            return like(self._given["read_write.primary"], held_engine(self, hold))
         return self._engines[self.routes[role][self.state.mode]]
 
     def replace(self, *, read_write: Engines | AnyEngine) -> None:

@@ -369,3 +369,56 @@ def test_while_read_write_it_changes_nothing(lite: App) -> None:
             session.add(Book(title="a"))
             session.execute(update(Book).values(title=bindparam("title")), {"title": "b"})
     assert lite.titles("rw") == ["b"] * 3
+
+
+# -- Core ------------------------------------------------------------------------------------
+
+
+def test_an_engine_of_core_is_held_before_it_connects(lite: App) -> None:
+    waits = Held(lite)
+    engine = lite.selector.engine(hold=SECONDS)
+
+    def write() -> None:
+        with engine.begin() as connection:
+            connection.execute(insert(Book).values(title="core"))
+
+    waits.threads.append(threading.Thread(target=write))
+    waits.threads[-1].start()
+    wait_until(lambda: waits.number == 1, "it waits")
+    with lite.selector.engine().connect() as connection:
+        assert connection.scalar(WHICH) == "ro"
+    waits.end()
+    assert lite.titles("rw") == ["core"]
+
+
+def test_an_engine_whose_hold_ends_refuses(lite: App) -> None:
+    Held(lite)
+    with pytest.raises(ReadOnlyError) as caught:
+        lite.selector.engine(hold=0.01).connect()
+    assert str(caught.value).startswith("A transaction of selector.engine(hold=...) is refused: ")
+    assert str(caught.value).endswith(" It was held for 0.01 s.")
+    assert refusals(lite.selector.switch) == {"transaction": 1}
+
+
+def test_an_engine_of_core_needs_max_held_too(lite: App) -> None:
+    lite.start()
+    with pytest.raises(ConfigurationError, match=r"selector.engine\(hold\) needs EngineSelector"):
+        lite.selector.engine(hold=1)
+    assert lite.selector.engine("replica", hold=1) is lite.selector.engine("replica")
+
+
+async def test_an_async_engine_is_held_and_the_loop_goes_on(async_app: AsyncApp) -> None:
+    app = async_app
+    app.on()
+    app.start()
+
+    async def write() -> None:
+        async with app.selector.engine(hold=SECONDS).begin() as connection:
+            await connection.execute(insert(Book).values(title="core"))
+
+    task = asyncio.ensure_future(write())
+    while app.selector.held.held[0] < 1:
+        await asyncio.sleep(0)
+    app.off()
+    await task
+    assert app.titles("rw") == ["core"]
