@@ -209,7 +209,7 @@ class ReadOnlyMiddleware:
             return
         if ticket is not None:
             site.selector.held.end(ticket)
-        note = RequestNote(None if ticket is None or not ticket.was_held else ticket)
+        note = RequestNote(ticket)
         head = _Head(self, send, note)
         try:
             with note:

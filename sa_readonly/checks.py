@@ -32,6 +32,8 @@ __all__ = [
     "Engines",
     "Kind",
     "check_engines",
+    "check_hold",
+    "check_max_held",
     "check_options",
     "check_pooler",
     "check_role",
@@ -330,3 +332,25 @@ def check_role(role: object) -> None:
     """Refuse what is no role."""
     if role not in ROLES:
         raise ConfigurationError(f'role is "primary" or "replica", not {role!r}.')
+
+
+def check_hold(name: str, hold: object) -> float | None:
+    """Return a setting of seconds, or None where nothing is held.
+
+    :raises ConfigurationError: if it is no number of seconds, or negative.
+    """
+    return None if hold is None else seconds(name, hold) or None
+
+
+def check_max_held(value: object) -> int | None:
+    """Return a setting of how many may be held.
+
+    :raises ConfigurationError: if it is no number, or below 1.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(
+            f"EngineSelector(max_held) takes a number from 1 on, or None, not {value!r}."
+        )
+    return value

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Sequence, inspect, select
 from sqlalchemy.orm import Session
 
+from .checks import check_hold
 from .engines import guard
 from .errors import ReadOnlyError
 from .hold.engine import TRIES, wait
-from .hold.queue import check_hold
+from .hold.queue import request_here
 from .mode import Mode
 from .selector import EngineSelector
 
@@ -50,11 +51,15 @@ class HoldingSession(Session):
                 bind.held.check_threads("RoutingSession(hold)")
 
     def _may_be_held(self) -> bool:
-        """True if the next connection is the first of a transaction that may wait for it."""
+        """True if the next connection is the first of a transaction that may wait for it.
+
+        A transaction may by the ``hold`` of its session, and by that of the request in which it
+        runs: one that came before the flip, and writes after it has read.
+        """
         return (
-            self._hold is not None
-            and self._role == "primary"
+            self._role == "primary"
             and not hasattr(self.get_transaction(), PIN)
+            and (self._hold is not None or request_here() is not None)
         )
 
     def _connect_for_flush(self, bind: Any, what: str) -> None:
@@ -64,7 +69,7 @@ class HoldingSession(Session):
             self._asked = what
             self._connection_for_bind(bind)
 
-    def _connect_held(
+    def _connect_held(  # noqa: C901  # one case after the other
         self, engine: Engine | Connection, connect: Callable[[Engine], Connection]
     ) -> Connection | None:
         """Connect a transaction that holds no connection yet, once it may write.
@@ -78,7 +83,7 @@ class HoldingSession(Session):
         chosen, pin, selector = self._choice or (None, {}, None)
         if chosen is not engine or selector is None or not self._may_be_held():
             return None
-        queue, mode = selector.held, pin[selector.switch]
+        queue, mode, in_request = selector.held, pin[selector.switch], request_here() is not None
         work: Work | None = None
         ticket: Ticket | None = None
         tries = 0
@@ -86,10 +91,11 @@ class HoldingSession(Session):
             if mode is _READ_ONLY or queue.busy:
                 if queue.must_wait(selector.state):
                     work = work or _would_write(selector, asked)
-                    if work is None:
+                    if work is None and not in_request:
                         return None
                     ticket = ticket or self._ticket(selector)
-                    wait(selector, ticket, work)
+                    if not wait(selector, ticket, work):
+                        return None
                 chosen, mode = self._choose(selector, {})
                 if mode is _READ_ONLY:  # by another flip
                     queue.end(ticket)
@@ -102,14 +108,19 @@ class HoldingSession(Session):
             except ReadOnlyError as error:
                 tries += not selector.state.read_only
                 work = work or _would_write(selector, asked)
-                if work is None or tries > TRIES or error._kind == "unregistered":
+                if tries > TRIES or error._kind == "unregistered":
+                    raise
+                if work is None and not in_request:
                     raise
                 guard.was_served(chosen, error)  # it is counted at the end, if it is refused
                 mode = _READ_ONLY
 
     def _ticket(self, selector: EngineSelector) -> Ticket:
         """Return the ticket of this transaction: one for all that it waits."""
-        transaction, hold = self.get_transaction(), self._hold or 0.0
+        transaction, request = self.get_transaction(), request_here()
+        hold = self._hold
+        if hold is None:
+            hold = 0.0 if request is None else request.budget
         if transaction is None:  # it begins as it connects
             return selector.held.ticket(hold)
         kept = transaction.__dict__
@@ -121,8 +132,10 @@ class HoldingSession(Session):
 def _would_write(selector: EngineSelector, asked: Any) -> Work | None:
     """Return what a read-only engine would refuse of a statement, or None if it only reads.
 
-    :param asked: a statement, or the words of a flush.
+    :param asked: a statement, or the words of a flush; None tells nothing.
     """
+    if asked is None:
+        return None
     if isinstance(asked, str):
         return asked, None, "flush"
     if getattr(asked, "is_dml", False):

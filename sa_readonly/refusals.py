@@ -247,7 +247,7 @@ class RequestNote:
     def __init__(self, held: object = None) -> None:
         self.closed = False
         self.held = held
-        """The ticket of the request, if it was held before the application was called."""
+        """The ticket of the request, if it is of a kind that is held."""
         outer = _request.get()
         self._outer: RequestNote | None = None if outer is None or outer.closed else outer
         self._opened = time.time()
@@ -291,9 +291,9 @@ def _request_notes() -> Iterator[RequestNote]:
 
 
 def held_request() -> object:
-    """Return the ticket of the request that runs here, or None if that was not held."""
+    """Return the ticket of the request that runs here, or None if it is of no kind that is held."""
     note = _request.get()
-    while note is not None and note.held is None:
+    while note is not None and (note.held is None or note.closed):
         note = note._outer
     return None if note is None else note.held
 

@@ -17,6 +17,8 @@ from .asking import Asking
 from .bind import Bind
 from .checks import (
     check_engines,
+    check_hold,
+    check_max_held,
     check_options,
     check_pooler,
     check_role,
@@ -32,7 +34,7 @@ from .engines import loops, privates
 from .engines.dialects import shown
 from .engines.handover import NOT_READ_ONLY, GuardedEngines
 from .hold.engine import held_engine
-from .hold.queue import Queue, check_hold, check_max_held, held
+from .hold.queue import Queue, held
 from .mode import Mode, State, Switch
 from .workers.counts import counted
 from .workers.process import myself

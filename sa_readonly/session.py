@@ -142,7 +142,8 @@ class RoutingSession(HoldingSession):
                 return selector  # type: ignore[no-any-return]  # a bind of the application's own
         pin = getattr(self.get_transaction(), PIN, _NOTHING)
         engine, mode = pin[selector] if selector in pin else self._choose(selector, pin)
-        if self._hold is not None and pin is _NOTHING and self._role == "primary":
+        holds = self._hold is not None or selector.held.serves_requests
+        if holds and pin is _NOTHING and self._may_be_held():
             self._asked = clause  # it is held, or refused, as it connects
         elif (mode is _READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
             self._refuse(engine, type(clause).__name__.upper(), "statement")
@@ -240,12 +241,13 @@ class RoutingSession(HoldingSession):
         If a flip took the engine away before it connected, the read-only one takes its place. The
         connections of a flush are got in another way: a flush is refused.
         """
-        if self._choice is None and self._cuts_short and not execution_options:
+        choice = self._choice
+        if choice is None and self._cuts_short and not execution_options:
             connection = privates.connected(self, engine)
             if connection is not None:
                 return connection
         connect = super()._connection_for_bind
-        if self._asked is not None:
+        if self._asked is not None or (choice and choice[2] and choice[2].held.serves_requests):
             held = self._connect_held(engine, lambda chosen: connect(chosen, execution_options))
             if held is not None:
                 return held
@@ -300,7 +302,8 @@ class RoutingSession(HoldingSession):
         if mapper is not None and self.connection_callable is None:
             with privates.as_flushing(self):
                 bind = self.get_bind(mapper.base_mapper)
-            if self._hold is not None and self._may_be_held():
+            holds = self._hold is not None or (self._only and self._only.held.serves_requests)
+            if holds and self._may_be_held():
                 self._connect_for_flush(bind, what)
                 bind = self.get_bind(mapper.base_mapper)
             self._refuse(bind, what)
@@ -368,7 +371,8 @@ def _refuse_flush(
     instances: Sequence[object] | None,  # noqa: ARG001  # the event gives it
 ) -> None:
     """Refuse a flush that would write, before it begins."""
-    held = session._hold is not None and session._may_be_held()
+    holds = session._hold is not None or (session._only and session._only.held.serves_requests)
+    held = holds and session._may_be_held()
     if not held and session._only is not None and not session._refuses(session.get_bind()):
         return
     binds: dict[Mapper[Any], Engine | Connection] = {}

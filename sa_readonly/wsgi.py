@@ -171,7 +171,7 @@ class _Exchange:
         self._ticket = ticket
         self._environ = environ
         self._start_response = start_response
-        self._note = RequestNote(None if ticket is None or not ticket.was_held else ticket)
+        self._note = RequestNote(ticket)
         self._kept: tuple[str, list[tuple[str, str]]] | None = None
         self._error: BaseException | None = None  # of which the kept head tells
         self._begun = False

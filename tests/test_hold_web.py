@@ -12,11 +12,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import ConfigurationError, EngineSelector, RoutingSession, asgi, wsgi
 from sa_readonly.mode import now
-from tests.app import SECONDS, App, Book
+from tests.app import SECONDS, WHICH, App, Book
 from tests.postgres import wait_until
 
 
@@ -181,6 +182,50 @@ def test_a_held_request_whose_client_has_gone_is_not_passed_on(night: App) -> No
         theirs.close()
         client.end()
     assert client.called == []
+
+
+def test_a_request_that_came_before_the_flip_is_held_as_its_session_connects(night: App) -> None:
+    night.off()
+    night.selector.check()
+
+    def work() -> None:
+        night.on()
+        with night.sessions.begin() as session:  # which has no hold of its own
+            assert session.scalar(WHICH) == "rw"
+            session.add(Book(title="a"))
+
+    client = Client(night, work)
+    client.ask("POST")
+    assert client.number == 1
+    client.end()
+    assert client.answers["/"][0] == "200 OK"
+    assert night.titles("rw") == ["a"]
+
+
+WORK: dict[str, Callable[[Any], object]] = {
+    "flush": lambda session: session.add(Book(title="flush")),
+    "dml": lambda session: session.execute(insert(Book).values(title="dml")),
+    "read": lambda session: session.scalar(WHICH),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_if_its_hold_ends_it_may_read_and_is_refused_a_write(night: App, name: str) -> None:
+    night.off()
+    night.selector.check()
+
+    def work() -> None:
+        night.on()
+        with night.sessions.begin() as session:
+            WORK[name](session)
+
+    client = Client(night, work, hold=0.02)
+    client.ask("POST")
+    client.join()
+    assert client.answers["/"][0][:3] == ("200" if name == "read" else "503")
+    client.ask("GET", "/reads")  # of no kind that is held
+    client.join()
+    assert client.answers["/reads"][0][:3] == client.answers["/"][0][:3]
 
 
 # -- ASGI ------------------------------------------------------------------------------------

@@ -74,15 +74,19 @@ def _connect(selector: Holding, hold: float) -> Connection:
             guard.was_served(engine, error)  # it is counted at the end, if it is refused
 
 
-def wait(selector: Holding, ticket: Ticket, work: Work) -> None:
+def wait(selector: Holding, ticket: Ticket, work: Work | None) -> bool:
     """Wait until it is read-write, and this one's turn.
 
+    :param work: what would be refused, or None if it may only read.
+    :return: whether it is read-write. Without ``work`` it may go on as well.
     :raises ReadOnlyError: if it is still read-only then.
     """
     why = selector.held.wait(ticket)
     state = selector.known
     if why is None or not state.read_only:
-        return
+        return True
+    if work is None:
+        return False
     what, text, kind = work
     error = refusals.refusal(what, state, text, kind=kind, switch=selector.switch)
     error.args = (f"{error} {why}",)

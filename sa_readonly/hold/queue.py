@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from .. import forks, refusals
 from ..engines import loops
 from ..engines.privates import await_only, in_greenlet
-from ..errors import ConfigurationError, seconds
+from ..errors import ConfigurationError
 from ..mode import now
 from .ticket import Gone, Sleeper, TaskSleeper, Ticket
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..mode import State, Switch
 
-__all__ = ["Queue", "check_hold", "check_max_held", "held"]
+__all__ = ["Asked", "Queue", "held", "request_here"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -84,6 +84,8 @@ class Queue:
         self._selector = weakref.ref(selector)
         self._max_held = max_held
         self._closed = False
+        self.serves_requests = False
+        """True if a middleware holds requests: then sessions ask for the ticket of theirs."""
         self._begin()
         _queues.setdefault(selector.switch, weakref.WeakSet()).add(self)
         forks.subscribe(in_child=self._begin)
@@ -118,11 +120,11 @@ class Queue:
         """True if what would write has to wait now, or to queue behind what waits."""
         if state.read_only:
             return True
-        return self.busy and not _has_turn.get() and _request() is None
+        return self.busy and not _has_turn.get() and request_here() is None
 
     def ticket(self, hold: float) -> Ticket:
-        """Return a ticket of one that begins here; in a request that was held, a part of its."""
-        return Ticket(hold, _request())
+        """Return a ticket of one that begins here; in a request that has one, a part of that."""
+        return Ticket(hold, request_here())
 
     def wait(self, ticket: Ticket) -> str | None:
         """Wait for a turn: in this thread or, in a greenlet of SQLAlchemy's, as its task.
@@ -138,6 +140,8 @@ class Queue:
                 "It was not held, as that would block the event loop that runs in this thread. Use "
                 "an AsyncSession there, or another thread."
             )
+        if self._max_held is None and ticket.request is not None:  # it came by ASGI as a task
+            return "It was not held, as a thread waits only with EngineSelector(max_held=)."
         self.check_threads("hold")
         why = self._enter(ticket, Sleeper())
         if why is not None:
@@ -228,7 +232,7 @@ class Queue:
         selector = self._selector()
         if selector is None or self._closed:
             return _CLOSED
-        known, at, left = selector.known, time.monotonic(), ticket.left
+        known, left = selector.known, ticket.left
         if known.read_only and left <= 0:
             return _held_for(ticket)
         if known.read_only and known.until is not None:
@@ -244,10 +248,7 @@ class Queue:
             if known.read_only and len(self._waiting) >= most:
                 self._tell_full(most)
                 return f"It was not held, as {most} are held already: max_held={most}."
-            ticket.sleeper = sleeper
-            ticket.since = ticket.since or at
-            if ticket.deadline is None:
-                ticket.deadline = at + ticket.budget
+            ticket.begin(sleeper)
             insort(self._waiting, ticket, key=attrgetter("number"))
         return None
 
@@ -350,8 +351,8 @@ def _interval(switch: Switch) -> float:
     return min(max(switch.ttl, _SHORTEST), _LONGEST)
 
 
-def _request() -> Ticket | None:
-    """Return the ticket of the request that runs here, if that was held."""
+def request_here() -> Ticket | None:
+    """Return the ticket of the request that runs here, if it is of a kind that is held."""
     found = refusals.held_request()
     return found if isinstance(found, Ticket) else None
 
@@ -373,28 +374,3 @@ def held(switch: Switch) -> Held:
     told = [queue.held for queue in list(_queues.get(switch, ()))]
     number, longest = sum(one for one, _ in told), max((one for _, one in told), default=0.0)
     return {"held": number, "held_since": time.time() - longest if number else None}
-
-
-# -- settings --------------------------------------------------------------------------------
-
-
-def check_hold(name: str, hold: object) -> float | None:
-    """Return a setting of seconds, or None where nothing is held.
-
-    :raises ConfigurationError: if it is no number of seconds, or negative.
-    """
-    return None if hold is None else seconds(name, hold) or None
-
-
-def check_max_held(value: object) -> int | None:
-    """Return a setting of how many may be held.
-
-    :raises ConfigurationError: if it is no number, or below 1.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(
-            f"EngineSelector(max_held) takes a number from 1 on, or None, not {value!r}."
-        )
-    return value

@@ -70,18 +70,16 @@ class Ticket:
         has what is left of its budget.
     """
 
-    __slots__ = ("budget", "deadline", "given_up", "number", "since", "sleeper")
+    __slots__ = ("budget", "deadline", "given_up", "number", "request", "since", "sleeper")
 
     def __init__(self, hold: float, request: Ticket | None = None) -> None:
         self.budget = hold
         self.deadline: float | None = None  # by time.monotonic(); it counts from the first waiting
-        self.number = next(_number)
+        self.request = request
+        self.number: int = next(_number) if request is None else request.number
         self.since = 0.0  # when it began to wait, likewise
         self.given_up = False  # whether its client has gone
         self.sleeper = Sleeper()
-        if request is not None and request.deadline is not None:
-            self.number = request.number
-            self.deadline = min(request.deadline, time.monotonic() + hold)
 
     @property
     def was_held(self) -> bool:
@@ -91,4 +89,15 @@ class Ticket:
     @property
     def left(self) -> float:
         """The seconds that are left of its budget."""
-        return self.budget if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        left = self.budget if self.request is None else min(self.budget, self.request.left)
+        return left if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def begin(self, sleeper: Sleeper) -> float:
+        """Have it wait from now on; return the time at which its budget ends."""
+        at = time.monotonic()
+        self.sleeper, self.since = sleeper, self.since or at
+        if self.deadline is None:
+            self.deadline = at + self.budget
+            if self.request is not None:
+                self.deadline = min(self.deadline, self.request.begin(self.request.sleeper))
+        return self.deadline

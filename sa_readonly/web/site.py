@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import parse_qs
 
+from ..checks import check_hold
 from ..errors import ConfigurationError, ReadOnlyError
-from ..hold.queue import check_hold
 from ..mode import Mode, State
 from ..refusals import record
 from ..selector import EngineSelector
@@ -76,6 +76,7 @@ class Site:
         self._refuse = frozenset(_methods("refuse", refuse))
         self._hold = check_hold("ReadOnlyMiddleware(hold)", hold)
         self.holds = self._hold is not None
+        selector.held.serves_requests |= self.holds
         self._hold_methods = frozenset(_methods("hold_methods", hold_methods))
         self._allow = tuple(_patterns(allow))
         self._last: _Reading | None = None  # replaced as a whole, so it needs no lock
