@@ -96,6 +96,8 @@ class HoldingSession(Session):
                     ticket = ticket or self._ticket(selector)
                     if not wait(selector, ticket, work):
                         return None
+                    if in_request:  # whose turn would have ended as the application was called
+                        queue.end(ticket)
                 chosen, mode = self._choose(selector, {})
                 if mode is _READ_ONLY:  # by another flip
                     queue.end(ticket)
