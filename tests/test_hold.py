@@ -16,6 +16,7 @@ from sa_readonly import ConfigurationError, EngineSelector
 from sa_readonly.hold.queue import Queue, held
 from sa_readonly.hold.ticket import Gone, Ticket
 from sa_readonly.mode import now
+from sa_readonly.workers.status import take
 from tests.app import SECONDS, App, need
 from tests.postgres import wait_until
 from tests.workers import in_child
@@ -281,6 +282,9 @@ def test_metrics_and_the_report_count_them(night: Night) -> None:
     assert report.held == 1
     wait_until(lambda: told()["sa_readonly_held"] == 1, "it is reported")
     assert told()["sa_readonly_held_since_timestamp_seconds"] >= before - 1
+    shown = take(night.selector.switch, night.selector.registry, night.selector.report)
+    assert shown.held[0] == 1  # its entry, and not once more what it tells of itself
+    assert take(night.selector.switch, None, night.selector.report).held[0] == 1
     night.end()
 
 

@@ -185,7 +185,8 @@ class Snapshot:
         """
         told = [one.report for one in self.workers if one.liveness is not Liveness.DEAD]
         own = None if self.here is None else self.here.entry
-        if own is not None and own.name not in {one.name for one in self.workers}:
+        known = {(one.entry.host, one.entry.pid) for one in self.workers}
+        if own is not None and (own.host, own.pid) not in known:  # it reports itself nowhere
             told.append(own.report)
         reports = [one for one in told if one is not None]
         since = min((one.held_since for one in reports if one.held_since), default=None)
