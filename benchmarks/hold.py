@@ -20,13 +20,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import URL, create_engine, select
 
 from benchmarks.hold_app import Base, User, Written
-from benchmarks.measure import Tables, main
+from benchmarks.measure import Tables, main, skipped
 from benchmarks.transaction import postgresql
 
 SECONDS = 60.0  # after which a server does not start any more
@@ -282,6 +283,9 @@ def run(rounds: int) -> Tables:
             return {}
         url = server.engine().url
         for name, kind in KINDS.items():
+            if find_spec(kind.command[0]) is None:
+                skipped(f"a flip behind {name}", f"pip install {kind.command[0]}")
+                continue
             title = f"A flip of {seconds:g} s, {kind.writers} writers, {name}"
             held = through_flips(kind, url, seconds=seconds)
             without = through_flips(kind, url, seconds=seconds, hold=0)
