@@ -61,7 +61,7 @@ KINDS = {
             *("--factory", "benchmarks.hold_app:uvicorn"),
         ),
         writers=200,
-        thinking=1.0,
+        thinking=2.0,
     ),
 }
 
@@ -129,6 +129,8 @@ def serving(
     """Run a server; yields its process id and its port."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
         listening.set_inheritable(True)
+        # uvicorn takes it for a UNIX socket, and would leave this out.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         command = [one.format(fd=listening.fileno(), workers=workers) for one in kind.command]
         told = {
             "HOLD_URL": url.render_as_string(hide_password=False),

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 from sa_readonly import EngineSelector, FileSwitch, RoutingSession, asgi, wsgi
 
-POOL = 20  # connections of a process
+POOL = 8  # connections of a process: each is opened anew after a flip
 
 
 class Base(DeclarativeBase):

@@ -178,13 +178,14 @@ class ReadOnlyMiddleware:
 
         :raises Gone: if the client has gone.
         """
-        queue = self._site.selector.held
+        selector = self._site.selector
+        queue = selector.held
         if not queue.must_wait(await self._state()):
             return None
         listening.begin()
         while True:
             why = await queue.wait_as_task(ticket)
-            state = await self._state()
+            state = selector.known  # a fresh one may need a thread, for which the next would wait
             if ticket.given_up:
                 raise Gone
             if not state.read_only:
