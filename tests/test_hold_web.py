@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import create_engine, insert
 from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import ConfigurationError, EngineSelector, RoutingSession, asgi, wsgi
@@ -365,3 +367,30 @@ def test_bad_values_are_refused(lite: App, made: Any, options: dict[str, Any]) -
     name = next(iter(options))
     with pytest.raises(ConfigurationError, match=rf"ReadOnlyMiddleware\({name}\) takes "):
         made(None, selector, **options)
+
+
+# -- docs/hold.md ----------------------------------------------------------------------------
+
+
+def test_what_the_page_shows_is_held(lite: App) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "hold.md").read_text(encoding="utf-8")
+    middleware, session = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    path, lite_urls = str(lite.path), lite.urls
+    names: dict[str, Any] = {
+        "create_engine": create_engine,
+        "sessionmaker": sessionmaker,
+        "RW_URL": lite_urls["rw"],
+        "RO_URL": lite_urls["ro"],
+        "application": None,
+        "Thing": lambda: Book(title="shown"),
+    }
+    exec(middleware.replace("/var/lib/myapp/read-only.txt", path), names)  # our own text
+    with names["selector"]:
+        lite.on()
+        names["selector"].check()
+        thread = threading.Thread(target=exec, args=(session, names))
+        thread.start()
+        wait_until(lambda: names["selector"].held.held[0] == 1, "it waits")
+        lite.off()
+        thread.join(SECONDS)
+    assert lite.titles("rw") == ["shown"]
