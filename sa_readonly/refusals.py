@@ -106,6 +106,10 @@ _FAULTS = {
         "this engine is a read-only one of the selector{again}",
         "Write through selector.engine() or a RoutingSession(selector).",
     ),
+    "server": (
+        "the database server is read-only",
+        "Roll back, and try again when it takes writes.",
+    ),
     "ended": (
         "the application was read-only, which is over{since}",
         "Roll back, and try again.",
@@ -120,7 +124,7 @@ def _of_the_fault(
     why, cure = _FAULTS[fault]
     since = _since(state)
     again = f", and the application is read-write{since}" if over is not None else ""
-    told = over if fault in ("began", "ended") else None
+    told = over if fault in ("began", "server", "ended") else None
     return ReadOnlyError(
         f"{what} is refused: {why.format(since=since, again=again)}. Nothing was written. {cure}",
         reason=None if told is None else told.reason,

@@ -11,10 +11,11 @@ import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import InvalidRequestError
 
 from . import refusals
+from .bind import Bind
 from .checks import (
     check_engines,
     check_options,
@@ -46,29 +47,12 @@ if TYPE_CHECKING:
     from .checks import AnyEngine, Engines
     from .workers.protocol import Registry, Seen
 
-    # Whatever takes a bind must take a selector, and SQLAlchemy's annotations name its own
-    # classes, of which it is neither an Engine nor an AsyncEngine.
-    _Bind = Any
-else:
-    # pandas tells by it what is SQLAlchemy's, and would otherwise treat a selector as a connection
-    # of SQLite's driver.
-    from sqlalchemy.engine.interfaces import ConnectionEventsTarget as _Bind
-
 __all__ = ["EngineSelector"]
 
 logger = logging.getLogger("sa_readonly")
 
 
-# What is known of an engine without a connection, and is the same in either mode: libraries read it
-# of a session's bind when they are set up.
-_FACTS = frozenset(("dialect", "driver", "echo", "name", "url"))
-
-
-class _NoEngineError(ConfigurationError, AttributeError):
-    """A selector stands where an engine is needed. To ``hasattr()`` it lacks the attribute."""
-
-
-class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
+class EngineSelector(Bind):
     """Picks the engine of a transaction by the mode and the role.
 
     It stands wherever a session takes a bind; the session must be a :class:`.RoutingSession`. It is
@@ -94,6 +78,10 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         transaction of a read-only engine begins READ ONLY, and AUTOCOMMIT is refused there.
         ``"session"`` locks the session by a SET at each checkout. None locks it by the start-up
         packet, which poolers refuse or drop.
+    :param server_read_only: what is done where a read-write database says itself that it is
+        read-only, as after a failover. ``"raise"`` raises :class:`.ReadOnlyError`, and closes the
+        connection. ``"flip"`` also has this selector be read-only in this process, until a probe
+        finds that the server would write. ``"error"`` leaves the driver's error as it is.
     :raises ConfigurationError: if a setting makes no sense; the message names it.
     """
 
@@ -107,21 +95,29 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         watch: bool = True,
         workers: bool | str | os.PathLike[str] | Registry = True,
         pooler: Literal["transaction", "session"] | None = None,
+        server_read_only: Literal["raise", "error", "flip"] = "raise",
     ) -> None:
         given = given_engines(read_write, read_only)
         engines = check_engines(given)
-        check_options(grace, watch)
+        check_options(grace, watch, server_read_only)
         check_pooler(pooler, engines)
         self.switch = switch_of(switch)
         registry, required = registry_of(workers, self.switch), workers == "required"
         warn_of_one_url(engines)
         self._registry = registry
-        self._worker = worker = _worker(self.switch, registry, required)
+        probes = server_read_only == "flip"
+        self._worker = worker = _worker(self.switch, registry, required, probes=probes)
         primary = given["read_write.primary"]
         self.is_async = not isinstance(primary, Engine)
         self._callbacks: list[Callable[[State, State], object]] = []
 
-        self._guarded = guarded = GuardedEngines(self.switch, engines, grace=grace, pooler=pooler)
+        self._guarded = guarded = GuardedEngines(
+            self.switch, engines, grace=grace, pooler=pooler, server_read_only=server_read_only
+        )
+        self.server = server = guarded.server
+        """For sessions: what turns this selector by the word of its database server, or None."""
+        if server is not None:
+            server.told = weakref.WeakMethod(self._turned)
         self.routes: Mapping[str, Mapping[Mode, Engine]] = guarded.routes
         """For sessions: the sync engine by role and mode."""
         # One AsyncEngine for each engine, also for a twin that stands for several.
@@ -148,10 +144,14 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     def state(self) -> State:
         """The mode, the reason and the times, by an answer that is not too old."""
         switch = self.switch
-        return switch.known if clock() < switch.fresh_until else self.refresh()
+        state = switch.known if clock() < switch.fresh_until else self.refresh()
+        server = self.server
+        if server is not None and server.known.mode is not Mode.READ_WRITE:
+            return server.over(state)
+        return state
 
     def refresh(self) -> State:
-        """Return an answer that may be used now, after seeing that this process is registered.
+        """Return an answer of the switch that may be used now, with this process registered.
 
         It is called when the answer that is known is no longer fresh. While a watcher's thread
         looks, that is hardly ever.
@@ -172,7 +172,8 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     def check(self) -> State:
         """Look at the switch again now, and return the state."""
         worker = self._worker
-        return self.switch.check() if worker is None else worker.check(self.switch)
+        state = self.switch.check() if worker is None else worker.check(self.switch)
+        return state if self.server is None else self.server.over(state)
 
     def require_read_write(self) -> None:
         """Go on only if the application may write now: call it before the card is charged.
@@ -318,28 +319,6 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     ) -> None:
         await loops.in_thread(self.close)  # which waits for the watcher's thread to end
 
-    if not TYPE_CHECKING:
-        dispatch = property()  # it has no events of its own: reading it comes to __getattr__()
-
-        def __getattr__(self, name: str) -> Any:
-            if name in _FACTS:
-                return getattr(self._guarded.engines["read_write.primary"], name)
-            if name == "sync_engine":  # an AsyncSession asks its bind for it
-                if self.is_async:
-                    return self
-                raise _NoEngineError(
-                    "This EngineSelector has sync engines and can't serve an AsyncSession. Make "
-                    "its engines with create_async_engine()."
-                )
-            if name not in _NAMES:
-                raise AttributeError(f"'EngineSelector' object has no attribute {name!r}")
-            raise _NoEngineError(
-                f"An EngineSelector is no engine and has no {name}. In a session factory give "
-                "class_=RoutingSession: sessionmaker(selector, class_=RoutingSession), or "
-                "async_sessionmaker(selector, sync_session_class=RoutingSession). In the place of "
-                "session.bind use session.connection(), and in Core selector.engine()."
-            )
-
     def __repr__(self) -> str:
         kind = "" if self.is_async else "sync engines and "  # where an AsyncEngine is expected
         return f"<EngineSelector of {kind}{self.switch!r}, {self.switch.known.mode}>"
@@ -348,19 +327,20 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         refusals.remember(self.switch, new if new.read_only else old)
         if self._worker is None:  # a worker sweeps the retired pools; else it is done here
             self._guarded.sweep()
+        if self.server is None or not self.server.known.read_only:  # else it was read-only, and is
+            self._tell(old, new)
+
+    def _turned(self, old: State, new: State) -> None:
+        refusals.remember(self.switch, new if new.read_only else old)
+        if not self.switch.known.read_only:
+            self._tell(old, new)
+
+    def _tell(self, old: State, new: State) -> None:
         for callback in tuple(self._callbacks):
             try:
                 callback(old, new)
             except Exception:
                 logger.exception("The on_flip() callback %r failed.", callback)
-
-
-_NAMES = {
-    name
-    for cls in (Engine, Connection)
-    for name in (*dir(cls), *cls.__annotations__)
-    if not name.startswith("_")
-}
 
 
 class _Closed(dict[Any, Any]):
@@ -380,9 +360,12 @@ def _give_back(
     guarded.release()
 
 
-def _worker(switch: Switch, registry: Registry | None, required: bool) -> Worker | None:
+def _worker(
+    switch: Switch, registry: Registry | None, required: bool, *, probes: bool
+) -> Worker | None:
     """Return the worker of a switch, or None where nothing can flip and nothing is reported."""
-    if switch.fresh_until == math.inf and registry is None and not switch.overridden:
+    flips = switch.fresh_until != math.inf or switch.overridden or probes
+    if registry is None and not flips:
         return None
     worker = worker_of(switch)
     worker.agree(registry, required)

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..mode import Mode
-from . import guard, protection
+from . import guard, loops, protection
+from .answers import PROBED, may_write
+from .dialects import family, shown
 from .doors import Door
 from .guard import Limit
 from .pools import holds_database
 from .readers import Reader, TwinEngine
+from .server import ServerSwitch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy.engine import Engine
 
@@ -38,6 +42,7 @@ class GuardedEngines:
         given, ``"read_write.replica"``, ``"read_only.primary"`` and ``"read_only.replica"``.
     :param grace: seconds for which what has begun may go on after a flip; None sets no limit.
     :param pooler: one of :data:`.poolers.POOLERS`, or None.
+    :param server_read_only: one of :data:`.server.ANSWERS`.
     """
 
     routes: Mapping[str, Mapping[Mode, Engine]]
@@ -49,6 +54,9 @@ class GuardedEngines:
     doors: list[Door]
     """The doors of the engines that are taken away while read-only."""
 
+    server: ServerSwitch | None = None
+    """What its server's word turns, where that is asked for."""
+
     def __init__(
         self,
         switch: Switch,
@@ -56,6 +64,7 @@ class GuardedEngines:
         *,
         grace: float | None = None,
         pooler: str | None = None,
+        server_read_only: str = "raise",
     ) -> None:
         self._switch = switch
         self._grace = grace
@@ -66,6 +75,7 @@ class GuardedEngines:
         self.doors = []
         try:
             self._take_over(given, pooler)
+            self._answer(given["read_write.primary"], server_read_only)
         except BaseException:
             self.release()
             raise
@@ -118,6 +128,50 @@ class GuardedEngines:
             for name, mode in (("read_write", Mode.READ_WRITE), ("read_only", Mode.READ_ONLY))
         }
 
+    # -- what the server says ------------------------------------------------------------
+
+    def _answer(self, primary: Engine, server_read_only: str) -> None:
+        if server_read_only == "flip" and family(primary.dialect) in PROBED:
+            self.server = ServerSwitch(
+                self._switch,
+                shown(primary),
+                shut=self._shut_for_server,
+                reopen=self._open_for_server,
+                may_write=self._may_write,
+            )
+        if server_read_only != "error":
+            protection.answer(primary, self, self.server.turn if self.server else _nothing)
+
+    def _shut_for_server(self) -> None:
+        self._gate_by_server(protection.gate, partial(protection.protect, serves=False))
+        for door in self.doors:
+            door.shut(self.server)
+        self.sweep()
+
+    def _open_for_server(self) -> None:
+        self._gate_by_server(
+            partial(protection.release, gated=True, protected=False),
+            partial(protection.release, gated=False, protected=True),
+        )
+        for door in self.doors:
+            door.open(self.server)
+
+    def _gate_by_server(
+        self, gate: Callable[[Engine, Switch], None], protect: Callable[[Engine, Switch], None]
+    ) -> None:
+        if self.server is not None:
+            for engine in self._gated:
+                gate(engine, self.server)
+            for engine in self._protected:
+                protect(engine, self.server)
+
+    def _may_write(self) -> bool:
+        door = self.doors[0]  # of the read-write primary
+        ask = partial(door.ask, may_write, but=self.server)
+        return loops.on_a_loop(ask) if door.engine.dialect.is_async else ask()
+
+    # -- flips ---------------------------------------------------------------------------
+
     def turn(self, state: State) -> None:
         """Shut the doors, or open them: the gate that the switch calls at a flip."""
         if not state.read_only:
@@ -144,6 +198,11 @@ class GuardedEngines:
     def release(self) -> None:
         """Give the engines back as they were. The twins go on being read-only."""
         self._open()
+        if self._gated:
+            protection.answer(self._gated[0], self, None)
+        if self.server is not None:
+            self.server.told = None
+            self.server.end()
         for engine in dict.fromkeys((*self._gated, *self._protected)):
             protected = engine in self._protected
             gated = engine in self._gated
@@ -156,3 +215,7 @@ class GuardedEngines:
         """Close the twins' connections: nothing is picked any more."""
         for twin in self._twins:
             twin.dispose()
+
+
+def _nothing() -> None:
+    pass

@@ -15,11 +15,11 @@ from sqlalchemy import event
 
 from .. import forks
 from . import guard, locks, poolers, privates, protection, shared, sqlite
+from .checkins import close_idle
 from .cursors import guard_cursors
 from .dialects import family, holds_file, row
 from .pools import (
     Ledger,
-    close_idle,
     count_by,
     forget_idle,
     holds_database,
