@@ -122,7 +122,9 @@ def _of_the_fault(
     what: str, state: State, statement: str | None, fault: str, over: State | None
 ) -> ReadOnlyError:
     why, cure = _FAULTS[fault]
-    since = _since(state)
+    # What was read-only by the word of its server was so while the switch had long been read-write.
+    newer = over and over.since and state.since and over.since > state.since
+    since = "" if newer else _since(state)
     again = f", and the application is read-write{since}" if over is not None else ""
     told = over if fault in ("began", "server", "ended") else None
     return ReadOnlyError(

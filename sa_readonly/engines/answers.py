@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine.default import DefaultExecutionContext
@@ -39,6 +40,7 @@ __all__ = [
 
 REASON = "the database server is read-only"
 
+_TRUSTED = 1.0  # seconds for which a server's answer, that it is read-only, is not asked for again
 _READ_ONLY_MODE = Mode.READ_ONLY  # an attribute of a class of enum is slow, in Python 3.11
 _STATE = State(Mode.READ_ONLY, REASON)
 
@@ -138,8 +140,11 @@ def _is_wish_in_postgresql(dialect: Any, _: BaseException, connection: Any) -> b
     standby = locks.reported(dialect, connection, "in_hot_standby")
     if standby == "on":
         return False
-    door = _door_of(connection)
-    if door is None or not door.ask(may_write):
+    door, moment = _door_of(connection), time.monotonic()
+    if door is None or moment < door.said_no + _TRUSTED:
+        return False
+    if not door.ask(may_write):
+        door.said_no = moment
         return False
     # What is old enough to report nothing may be the session of a server that was left behind.
     return standby is not None or dialect._sa_readonly_pooler is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 from functools import partial
@@ -127,6 +128,8 @@ class Door:
         """What is called before each connection is made."""
         self.after_refusal: tuple[Callable[[], None], ...] = ()
         """What is called when a connection was refused that counted until then."""
+        self.said_no = -math.inf
+        """The :func:`time.monotonic` time at which the server did not say that it would write."""
         self._shut_by: dict[object, None] = {}
         self._ledger = Ledger(engine.dialect)
         self._old = OldPools(engine, self._ledger)

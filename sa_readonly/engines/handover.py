@@ -140,13 +140,17 @@ class GuardedEngines:
                 may_write=self._may_write,
             )
         if server_read_only != "error":
-            protection.answer(primary, self, self.server.turn if self.server else _nothing)
+            protection.answer(primary, self, self._server_says_no)
+
+    def _server_says_no(self) -> None:
+        if self.server is not None:
+            self.server.turn()
+            self.sweep()
 
     def _shut_for_server(self) -> None:
         self._gate_by_server(protection.gate, partial(protection.protect, serves=False))
         for door in self.doors:
             door.shut(self.server)
-        self.sweep()
 
     def _open_for_server(self) -> None:
         self._gate_by_server(
@@ -215,7 +219,3 @@ class GuardedEngines:
         """Close the twins' connections: nothing is picked any more."""
         for twin in self._twins:
             twin.dispose()
-
-
-def _nothing() -> None:
-    pass

@@ -150,6 +150,8 @@ def reported(dialect: Any, dbapi_connection: Any, name: str = poolers.SETTING) -
         value = driver.info.parameter_status(name)
     elif dialect.driver == "asyncpg":
         value = getattr(driver.get_settings(), name, None)
+    elif dialect.driver == "pg8000" and name != poolers.SETTING:  # whose default is asked for
+        value = driver.parameter_statuses.get(name)
     else:
         value = None
     return value  # type: ignore[no-any-return]  # a driver's
