@@ -310,12 +310,31 @@ def test_another_selector_with_that_switch_goes_on(
             session.close()
 
 
-def test_closing_gives_the_engines_back(pg: App, pg_server: Server) -> None:
+def test_without_a_read_only_engine_the_closed_server_is_read(pg: App, pg_server: Server) -> None:
+    start(pg, read_only=None)
+    with closed(pg_server, pg.urls["rw"]):
+        flip(pg)
+        never_asked(pg)
+        assert read(pg) == "rw"
+        with pg.sessions(role="replica") as session:
+            assert session.scalar(WHICH) == "rw"
+        with pg.engine_now().connect() as connection, pytest.raises(ReadOnlyError) as caught:
+            connection.execute(Book.__table__.insert(), {"title": "x"})
+        assert caught.value.reason == SAID
+    pg.selector.server._due = 0.0
+    until_back(pg)
+    write(pg)
+
+
+def test_closing_gives_the_engines_back(
+    pg: App, pg_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     start(pg)
     with closed(pg_server, pg.urls["rw"]):
         flip(pg)
         never_asked(pg)
     pg.selector.close()
+    assert [record for record in caplog.records if "takes writes" in record.getMessage()] == []
     engine = pg.engines["rw"]
     with engine.begin() as connection:
         connection.execute(Book.__table__.insert(), {"title": "x"})

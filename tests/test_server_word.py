@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 from sqlalchemy import URL, Engine, create_engine, select, text
@@ -16,6 +18,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from sa_readonly import EngineSelector, ReadOnlyError, RoutingSession
 from sa_readonly.refusals import refusals
+from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.app import App, Book, make_app, need
 from tests.async_app import make_async_app
 from tests.postgres import MariaDB, Pair, Server, wait_until
@@ -233,6 +236,23 @@ def test_a_file_that_can_not_be_written_is_the_servers_word(lite: App) -> None:
     mode[0] = "rw"
     write(lite)
     assert lite.titles("rw") == ["x"]
+
+
+def test_the_answer_to_a_request_is_503(lite: App) -> None:
+    by_mode(lite, ["ro"])
+    lite.start()
+
+    def application(_environ: Any, _start: Any) -> list[bytes]:
+        write(lite)
+        return []
+
+    environ: dict[str, Any] = {"REQUEST_METHOD": "POST", "HTTP_ACCEPT": "application/json"}
+    setup_testing_defaults(environ)
+    told: list[Any] = []
+    middleware = ReadOnlyMiddleware(application, lite.selector)
+    body = b"".join(middleware(environ, lambda *given: told.append(given)))
+    assert told[0][0].startswith("503 ")
+    assert json.loads(body)["reason"] == SAID
 
 
 def test_what_opens_a_file_for_reading_on_purpose_gets_the_drivers_error(lite: App) -> None:

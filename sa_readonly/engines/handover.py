@@ -205,8 +205,7 @@ class GuardedEngines:
         if self._gated:
             protection.answer(self._gated[0], self, None)
         if self.server is not None:
-            self.server.told = None
-            self.server.end()
+            self.server.close()
         for engine in dict.fromkeys((*self._gated, *self._protected)):
             protected = engine in self._protected
             gated = engine in self._gated

@@ -61,6 +61,7 @@ class ServerSwitch(Switch):
         self._switch = switch
         self._shut, self._reopen, self._may_write = shut, reopen, may_write
         self._turning = forks.PerProcess(threading.RLock)
+        self._closed = False
         self._pause = 0.0
         self._due = self._back = -math.inf
 
@@ -87,7 +88,7 @@ class ServerSwitch(Switch):
         with self._turning():
             old = self.known
             # What is forced or dictated has no thread that would ask.
-            if old.read_only or switch.known.read_only or switch.forced is not None:
+            if old.read_only or self._closed or switch.known.read_only or switch.forced is not None:
                 return
             moment = time.monotonic()
             soon = moment < self._back + _SOON
@@ -117,6 +118,14 @@ class ServerSwitch(Switch):
             self._back = time.monotonic()
         lasted = timedelta(seconds=round((now() - (old.since or now())).total_seconds()))
         self._say(old, new, f"{self.name} takes writes. It was read-only for {lasted}")
+
+    def close(self) -> None:
+        """Give the engines back, and turn no more: the selector is closed."""
+        with self._turning():
+            self._closed = True
+            if self.known.read_only:
+                self._reopen()
+                self.known = State(Mode.READ_WRITE)
 
     def _say(self, old: State, new: State, why: str) -> None:
         logger.warning("sa_readonly: %s -> %s: %s", old.mode, new.mode, why)
