@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
@@ -22,6 +22,7 @@ from tests.app import Book
 from tests.postgres import Server, wait_until
 
 SECONDS = 60.0
+T = TypeVar("T")
 WORKERS = 8
 PAUSE = 0.002  # between two transactions of a worker, as the servers need the processors, too
 
@@ -98,6 +99,11 @@ def demote(server: Server, primary: Server) -> None:
     server.start()
 
 
+def is_of_a_server(error: Exception) -> bool:
+    """True for what comes of a server that goes. Of asyncpg, a failure to connect is not wrapped."""
+    return isinstance(error, (DBAPIError, OSError)) or type(error).__module__.startswith("asyncpg")
+
+
 @dataclass
 class Load:
     """Transactions that read, and that write a title each, until it is ended."""
@@ -122,7 +128,9 @@ class Load:
             yield
         except ReadOnlyError:
             self.refused.append(title)
-        except (DBAPIError, OSError):
+        except Exception as error:
+            if not is_of_a_server(error):
+                raise
             self.unknown.append(title)
         else:
             self.written.append((time.monotonic(), title))
@@ -133,7 +141,9 @@ class Load:
         told = "served"
         try:
             yield
-        except (DBAPIError, OSError) as error:
+        except Exception as error:
+            if not is_of_a_server(error):
+                raise
             told = f"failed: {error}"
         if before and self.selector.read_only:
             self.kept[told] += 1
@@ -196,15 +206,21 @@ class Load:
 
     def until_refused(self, number: int = 50) -> None:
         """Wait until it is read-only, and that many more writes were refused."""
-        wait_until(lambda: self.selector.read_only, "it is read-only", SECONDS)
+        self._until(lambda: self.selector.read_only, "it is read-only")
         enough = len(self.refused) + number
-        wait_until(lambda: len(self.refused) >= enough, "writes are refused", SECONDS)
+        self._until(lambda: len(self.refused) >= enough, "writes are refused")
+
+    def _until(self, condition: Callable[[], T], what: str) -> T:
+        def check() -> T:
+            assert self.strange == []  # then nothing goes on
+            return condition()
+
+        return wait_until(check, what, SECONDS)
 
     def until_written(self, since: float) -> float:
         """Wait for a write that was done after a moment; return how many seconds after."""
-        done = wait_until(
+        done = self._until(
             lambda: next((when for when, _ in reversed(self.written) if when > since), None),
             "writes go on",
-            SECONDS,
         )
         return min(when for when, _ in self.written if since < when <= done) - since
