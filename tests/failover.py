@@ -100,7 +100,7 @@ def demote(server: Server, primary: Server) -> None:
 
 
 def is_of_a_server(error: Exception) -> bool:
-    """True for what comes of a server that goes. Of asyncpg, a failure to connect is not wrapped."""
+    """True for what comes of a server that goes. What asyncpg raises as it connects is bare."""
     return isinstance(error, (DBAPIError, OSError)) or type(error).__module__.startswith("asyncpg")
 
 

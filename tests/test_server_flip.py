@@ -33,6 +33,7 @@ from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, App, Book, Clock, make_app, need
 from tests.async_app import make_async_app
 from tests.postgres import MariaDB, Server, wait_until
+from tests.test_calls import calls, reading, writing
 from tests.test_server_word import SAID, closed, maria, titles, write  # noqa: F401  # a fixture
 
 READ_WRITE, READ_ONLY = Mode.READ_WRITE, Mode.READ_ONLY
@@ -446,6 +447,16 @@ def test_the_wait_doubles_after_a_flip_within_a_minute_of_the_last(
     assert [waits() for _ in range(7)] == [[n, n] for n in (1, 2, 4, 8, 16, 30, 30)]
     clock.ahead += 61
     assert waits() == [1, 1]
+
+
+def test_it_costs_no_call_more(pg_urls: dict[str, URL], place: Path) -> None:
+    counted = []
+    for how in ("error", "raise", "flip"):
+        with make_app(place, dict(pg_urls)) as app:
+            app.start(ttl=3600, watch=True, server_read_only=how)
+            works = (reading(app.sessions, 1), writing(app.sessions), lambda: app.selector.state)  # noqa: B023  # it is called here
+            counted.append([calls(work) for work in works])
+    assert counted[0] == counted[1] == counted[2]
 
 
 # -- what may be given -----------------------------------------------------------------------
