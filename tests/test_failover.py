@@ -32,9 +32,9 @@ def test_the_next_connection_goes_where_the_name_leads(
         write_to = app.sessions
         with app.engine_now().connect(), app.engine_now().connect():
             pass  # a pool of two, both at what is a standby
-        with pytest.raises(ReadOnlyError, match=SAID), write_to.begin() as session:
-            session.add(Book(title="lost"))
         name.move(pg_server.port)
+        with pytest.raises(ReadOnlyError, match=SAID), write_to.begin() as session:
+            session.add(Book(title="refused"))
         for title in ("one", "two"):
             with write_to.begin() as session:
                 session.add(Book(title=title))

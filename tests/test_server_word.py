@@ -123,6 +123,19 @@ def test_what_the_application_has_begun_read_only_itself_is_the_drivers_error(
     assert refusals(word.selector.switch) == {}
 
 
+def test_the_wish_counts_at_a_closed_server_too(word: App, pg_server: Server) -> None:
+    if word.urls["rw"].get_driver_name() == "pg8000":
+        pytest.skip("it makes the session read-only, which a closed server does as well")
+    word.start()
+    with (
+        closed(pg_server, word.urls["rw"]),
+        word.engine_now().connect().execution_options(postgresql_readonly=True) as connection,
+        pytest.raises(DBAPIError),
+    ):
+        connection.execute(Book.__table__.insert(), {"title": "x"})
+    assert refusals(word.selector.switch) == {}
+
+
 def test_a_url_that_has_each_session_read_only_is_a_wish(pg: App) -> None:
     pg.urls["rw"] = pg.urls["rw"].update_query_dict(
         {"options": "-cdefault_transaction_read_only=on"}
@@ -179,7 +192,7 @@ def test_what_has_connected_after_the_error_stays(pg: App, pg_server: Server) ->
         assert pids(pg, pg_server) == {stays}
 
 
-def test_what_lies_idle_is_closed_once_a_second(pg: App, pg_server: Server, clock: Any) -> None:
+def test_connections_are_made_anew_once_a_second(pg: App, pg_server: Server, clock: Any) -> None:
     pg.start()
     engine = pg.engine_now()
 
@@ -191,7 +204,7 @@ def test_what_lies_idle_is_closed_once_a_second(pg: App, pg_server: Server, cloc
         return len(pids(pg, pg_server))
 
     with closed(pg_server, pg.urls["rw"]):
-        assert [number_left(), number_left()] == [0, 1]
+        assert [number_left(), number_left()] == [0, 2]
         clock.ahead += 1.01
         assert number_left() == 0
 

@@ -35,10 +35,15 @@ class EndingPool(privates.ClosingPool):
     _sa_readonly_hangs_up = False  # whether what it closes just now is hung up, without awaiting
     _sa_readonly_ends: Mapping[ConnectionPoolEntry, float] = {}  # since when, as wall-clock time
     _sa_readonly_hook: Callable[[ConnectionPoolEntry], None] | None = None
-    _sa_readonly_swept = -math.inf
+    # When what lies idle was closed last: by time.monotonic(), and by the wall clock.
+    _sa_readonly_swept = (-math.inf, -math.inf)
 
     def sa_readonly_end(self, record: ConnectionPoolEntry) -> None:
-        """Close a connection when it is given back, and with it what is idle and older than now."""
+        """Close a connection when it is given back, and with it what is idle and older than now.
+
+        That is done once a second at most. What has connected since then is as good as a new one,
+        and a server that stays read-only is not to be asked for connections all the time.
+        """
         with _lock():
             self._sa_readonly_ends = {**self._sa_readonly_ends, record: time.time()}
             if "_do_return_conn" not in vars(self):  # else it closes all, after a dispose()
@@ -47,23 +52,28 @@ class EndingPool(privates.ClosingPool):
     def _sa_readonly_returned(self, record: ConnectionPoolEntry) -> None:
         try:
             with _lock():
-                since, sweeps = self._sa_readonly_take(record)
-            if since is not None:
-                self._sa_readonly_close(record, since if sweeps else None)
+                since, closes = self._sa_readonly_take(record)
+            if closes:
+                self._sa_readonly_close(record, since)
         finally:
             type(self)._do_return_conn(self, record)
 
-    def _sa_readonly_take(self, record: ConnectionPoolEntry) -> tuple[float | None, bool]:
-        """Return since when a record is not trusted, and whether those that are idle are closed."""
+    def _sa_readonly_take(self, record: Any) -> tuple[float | None, bool]:
+        """Decide what is closed as a record comes back.
+
+        :return: before when an idle connection was made that is closed, None closing none of them;
+            and whether the record's own is.
+        """
         left = dict(self._sa_readonly_ends)
         since, now = left.pop(record, None), time.monotonic()
+        swept, swept_at = self._sa_readonly_swept
         self._sa_readonly_ends = left
         if not left and vars(self).get("_do_return_conn") is self._sa_readonly_hook:
             del self._do_return_conn, self._sa_readonly_hook  # a check-in is as quick as before
-        sweeps = since is not None and now >= self._sa_readonly_swept + _SWEPT
-        if sweeps:
-            self._sa_readonly_swept = now
-        return since, sweeps
+        if since is None or now < swept + _SWEPT:
+            return None, since is not None and record.last_connect_time < swept_at
+        self._sa_readonly_swept = now, time.time()
+        return since, True
 
     def _sa_readonly_close(self, record: ConnectionPoolEntry, before: float | None) -> None:
         # Nothing is awaited meanwhile, so no task can come in between.
