@@ -93,6 +93,7 @@ def test_reads_go_on_and_writes_come_back_by_themselves(pg: App, pg_server: Serv
         assert pg.selector.check() == state
         assert pg.selector.switch.state.mode is READ_WRITE
         assert read(pg) == "ro"
+        assert refusals(pg.selector.server) == {}  # it was not sent to a door that is shut
         with pg.engine_now().connect() as connection:
             assert connection.scalar(WHICH) == "ro"
         with pytest.raises(ReadOnlyError) as caught:
