@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -127,9 +128,9 @@ def test_one_flip_is_one_record(
                 write(pg)
     until_back(pg)
     shown = pg.urls["rw"].render_as_string()
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [re.sub(r"0:00:\d\d$", "...", one.getMessage()) for one in caplog.records] == [
         f"sa_readonly: read-write -> read-only: {shown}: {SAID}. It is asked every 0.02 s",
-        f"sa_readonly: read-only -> read-write: {shown} takes writes. It was read-only for 0:00:00",
+        f"sa_readonly: read-only -> read-write: {shown} takes writes. It was read-only for ...",
     ]
 
 
