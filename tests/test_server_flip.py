@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 from collections import Counter
@@ -77,8 +78,23 @@ def until_back(app: App) -> None:
 
 
 def never_asked(app: App) -> None:
-    """A probe is due when a test says so."""
-    app.selector.server._due = float("inf")
+    """A probe is due when a test says so, and none is under way."""
+    server = app.selector.server
+    server._pause = server._due = math.inf
+    worker_ticks(app, 2)
+    server._due = math.inf
+
+
+def ask_now(app: App) -> None:
+    server = app.selector.server
+    server._pause, server._due = 0.02, 0.0
+
+
+def worker_ticks(app: App, number: int) -> None:
+    watcher = app.selector._worker.watcher
+    for _ in range(number):
+        looked = watcher._looked
+        wait_until(lambda looked=looked: watcher._looked > looked, "a tick")  # type: ignore[misc]
 
 
 def test_reads_go_on_and_writes_come_back_by_themselves(pg: App, pg_server: Server) -> None:
@@ -184,7 +200,7 @@ def test_status_and_page_tell_it(pg: App, pg_server: Server) -> None:
         assert f'<span class="text">{SAID}</span>' in as_html(
             take(selector, selector.registry)  # it looks as the switch does
         )
-    selector.server._due = 0.0
+    ask_now(pg)
     until_back(pg)
     wait_until(
         lambda: not judge(selector.switch.identify, selector.registry, READ_WRITE).waiting,
@@ -216,7 +232,7 @@ def test_the_switch_stands_above_it_and_no_probe_begins_meanwhile(
         assert verdict.generation == state.generation
         tried: list[int] = []
         connecting(pg, lambda: tried.append(1))
-        selector.server._due = 0.0
+        ask_now(pg)
         worker_ticks(pg, 3)
         selector.server.probe()
         assert tried == []
@@ -226,13 +242,6 @@ def test_the_switch_stands_above_it_and_no_probe_begins_meanwhile(
     assert tried
     assert told == [READ_ONLY, READ_WRITE]  # it was read-only all the while
     write(pg)
-
-
-def worker_ticks(app: App, number: int) -> None:
-    watcher = app.selector._worker.watcher
-    for _ in range(number):
-        looked = watcher._looked
-        wait_until(lambda looked=looked: watcher._looked > looked, "a tick")  # type: ignore[misc]
 
 
 def test_a_probe_passes_every_check_is_counted_and_closed(pg: App, pg_server: Server) -> None:
@@ -252,7 +261,7 @@ def test_a_probe_passes_every_check_is_counted_and_closed(pg: App, pg_server: Se
 
     before = dict(refusals(selector.switch))
     connecting(pg, announce)
-    selector.server._due = 0.0
+    ask_now(pg)
     wait_until(lambda: counted, "a probe")
     wait_until(lambda: selector.check().reason == "in the night", "the file is noticed")
     wait_until(lambda: door.connections == 0, "the probe is closed")
@@ -278,7 +287,7 @@ def test_a_server_that_is_not_there_is_asked_again(pg: App, pg_server: Server) -
             raise ConnectionRefusedError
 
     connecting(pg, fail)
-    pg.selector.server._due = 0.0
+    ask_now(pg)
     until_back(pg)
     assert len(tried) >= 3
 
@@ -326,7 +335,7 @@ def test_without_a_read_only_engine_the_closed_server_is_read(pg: App, pg_server
         with pg.engine_now().connect() as connection, pytest.raises(ReadOnlyError) as caught:
             connection.execute(Book.__table__.insert(), {"title": "x"})
         assert caught.value.reason == SAID
-    pg.selector.server._due = 0.0
+    ask_now(pg)
     until_back(pg)
     write(pg)
 
@@ -383,7 +392,7 @@ def test_a_forked_child_asks_by_itself(
         if child == 0:  # pragma: no cover
             try:
                 told = [app.selector.state.reason]
-                app.selector.server._due = 0.0
+                ask_now(app)
                 read(app)
                 until_back(app)
                 write(app, "child")
