@@ -30,6 +30,7 @@ from sa_readonly.engines import server as server_room
 from sa_readonly.engines.server import ServerSwitch
 from sa_readonly.refusals import refusals
 from sa_readonly.web.status import as_html
+from sa_readonly.workers import watcher
 from sa_readonly.workers.status import take
 from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, App, Book, Clock, make_app, need
@@ -91,10 +92,10 @@ def ask_now(app: App) -> None:
 
 
 def worker_ticks(app: App, number: int) -> None:
-    watcher = app.selector._worker.watcher
+    thread = app.selector._worker.watcher
     for _ in range(number):
-        looked = watcher._looked
-        wait_until(lambda looked=looked: watcher._looked > looked, "a tick")  # type: ignore[misc]
+        looked = thread._looked
+        wait_until(lambda looked=looked: thread._looked > looked, "a tick")  # type: ignore[misc]
 
 
 def test_reads_go_on_and_writes_come_back_by_themselves(pg: App, pg_server: Server) -> None:
@@ -360,8 +361,9 @@ def test_closing_gives_the_engines_back(
 
 
 def test_without_a_file_it_flips_as_well(
-    pg_urls: dict[str, URL], place: Path, pg_server: Server
+    pg_urls: dict[str, URL], place: Path, pg_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(watcher, "_LONGEST", 0.02)  # a switch that never moves is looked at seldom
     with make_app(place, dict(pg_urls)) as app:
         app.start(ttl=0)
         app.selector.close()

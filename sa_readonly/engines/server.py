@@ -28,6 +28,7 @@ ANSWERS = ("raise", "error", "flip")
 """What ``EngineSelector(server_read_only=)`` may be."""
 
 _SHORTEST, _LONGEST = 1.0, 30.0  # seconds between two probes
+_PATIENCE = 1.0  # seconds to wait for another thread that turns it
 _SOON = 60.0  # seconds after a flip back, within which another one doubles the pause
 
 
@@ -121,7 +122,8 @@ class ServerSwitch(Switch):
 
     def close(self) -> None:
         """Give the engines back, and turn no more: the selector is closed."""
-        with self._turning():
+        # Not for ever: a garbage collection may call this in a thread that holds a lock of a pool.
+        with forks.locked(self._turning(), _PATIENCE):
             self._closed = True
             if self.known.read_only:
                 self._reopen()
