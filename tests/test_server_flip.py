@@ -293,6 +293,18 @@ def test_a_server_that_is_not_there_is_asked_again(pg: App, pg_server: Server) -
     assert len(tried) >= 3
 
 
+def test_where_no_thread_runs_the_transactions_ask(
+    pg: App, pg_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher.Watcher, "start", lambda _: None)
+    start(pg)
+    with closed(pg_server, pg.urls["rw"]):
+        flip(pg)
+        assert read(pg) == "ro"
+    wait_until(lambda: read(pg) == "rw", "the server was asked")
+    write(pg)
+
+
 def test_what_is_forced_or_dictated_by_a_test_does_not_flip(
     pg: App, pg_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

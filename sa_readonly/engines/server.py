@@ -62,6 +62,7 @@ class ServerSwitch(Switch):
         self._switch = switch
         self._shut, self._reopen, self._may_write = shut, reopen, may_write
         self._turning = forks.PerProcess(threading.RLock)
+        self._asking = forks.PerProcess(threading.Lock)
         self._closed = False
         self._pause = 0.0
         self._due = self._back = -math.inf
@@ -101,12 +102,19 @@ class ServerSwitch(Switch):
 
     def probe(self) -> None:
         """Ask the server if that is due, and be read-write again if it would write."""
-        if not self.known.read_only or self._switch.known.read_only or time.monotonic() < self._due:
+        closed = self.known.read_only and not self._switch.known.read_only
+        if not closed or time.monotonic() < self._due:
             return
-        may_write = self._may_write()
-        self._due = time.monotonic() + self._pause
-        if may_write:
-            self.end()
+        asking = self._asking()
+        # Another thread that asks may wait for the server as long as a connection takes.
+        if asking.acquire(blocking=False):
+            try:
+                may_write = self._may_write()
+                self._due = time.monotonic() + self._pause
+            finally:
+                asking.release()
+            if may_write:
+                self.end()
 
     def end(self) -> None:
         """Be read-write again."""

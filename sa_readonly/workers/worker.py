@@ -195,6 +195,7 @@ class Worker:
         state = switch.refresh()
         if not self.watcher.alive:
             self._due_now()
+            self.counts.probe()
         return state
 
     def _refresh_on_loop(self, switch: Switch) -> State:
