@@ -127,6 +127,7 @@ def test_reads_go_on_and_writes_come_back_by_themselves(pg: App, pg_server: Serv
     assert read(pg) == "rw"
     write(pg, "after")
     assert pg.titles("rw") == ["after", "before"]
+    wait_until(lambda: len(told) > 1, "it is told")
     assert [(old.mode, new.mode) for old, new in told] == [
         (READ_WRITE, READ_ONLY),
         (READ_ONLY, READ_WRITE),
@@ -144,6 +145,7 @@ def test_one_flip_is_one_record(
             with pytest.raises(ReadOnlyError):
                 write(pg)
     until_back(pg)
+    wait_until(lambda: len(caplog.records) > 1, "it is told")  # after the flip
     shown = pg.urls["rw"].render_as_string()
     assert [re.sub(r"0:00:\d\d$", "...", one.getMessage()) for one in caplog.records] == [
         f"sa_readonly: read-write -> read-only: {shown}: {SAID}. It is asked every 0.02 s",
@@ -241,6 +243,7 @@ def test_the_switch_stands_above_it_and_no_probe_begins_meanwhile(
     assert selector.check().reason in (SAID, None)
     until_back(pg)
     assert tried
+    wait_until(lambda: len(told) > 1, "it is told")
     assert told == [READ_ONLY, READ_WRITE]  # it was read-only all the while
     write(pg)
 
