@@ -216,6 +216,28 @@ def test_check_ins_are_as_quick_afterwards(pg: App, pg_server: Server) -> None:
     assert "_do_return_conn" not in vars(pool)
 
 
+def test_a_check_in_that_began_before_another_ended_keeps_its_connection(
+    pg: App, pg_server: Server
+) -> None:
+    pg.start()
+    engine = pg.engine_now()
+    with engine.connect() as other:
+        stays = pid(other)
+        with closed(pg_server, pg.urls["rw"]), engine.connect() as one:
+            refused(pg, lambda: one.execute(Book.__table__.insert(), {"title": "x"}))
+            begun = vars(engine.pool)["_do_return_conn"]
+
+        def late(
+            record: Any,
+        ) -> None:  # as another thread comes to it that had read the name before
+            del vars(engine.pool)["_do_return_conn"]
+            begun(record)
+
+        vars(engine.pool)["_do_return_conn"] = late
+        other.close()
+    assert pids(pg, pg_server) == {stays}
+
+
 def test_a_pool_that_keeps_none_and_one_that_was_forgotten_bear_it(
     pg: App, pg_server: Server
 ) -> None:

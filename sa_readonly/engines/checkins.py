@@ -67,8 +67,9 @@ class EndingPool(privates.ClosingPool):
         left = dict(self._sa_readonly_ends)
         since, now = left.pop(record, None), time.monotonic()
         swept, swept_at = self._sa_readonly_swept
-        self._sa_readonly_ends = left
-        if not left and vars(self).get("_do_return_conn") is self._sa_readonly_hook:
+        self._sa_readonly_ends, hook = left, self._sa_readonly_hook
+        # Another thread may have taken it off already, which had its connection back first.
+        if not left and hook is not None and vars(self).get("_do_return_conn") is hook:
             del self._do_return_conn, self._sa_readonly_hook  # a check-in is as quick as before
         if since is None or now < swept + _SWEPT:
             return None, since is not None and record.last_connect_time < swept_at
