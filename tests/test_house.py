@@ -158,6 +158,18 @@ def test_no_room_is_too_long() -> None:
     assert {room: number for room, number in lines.items() if number > LONGEST} == {}
 
 
+def test_tox_tests_the_oldest_sqlalchemy_that_may_be_installed() -> None:
+    root = PACKAGE.parent
+    floor = re.findall(
+        r"^    sqlalchemy>=([\d.]+),", (root / "setup.cfg").read_text(), re.MULTILINE
+    )
+    tested = re.findall(
+        r"^    floor: sqlalchemy==(\S+)", (root / "tox.ini").read_text(), re.MULTILINE
+    )
+    assert len(floor) == 1
+    assert floor == tested
+
+
 # -- SQLAlchemy's private names --------------------------------------------------------------
 
 
