@@ -26,7 +26,17 @@ HOUSE = (
     "engines",
     "workers",
     "etcd",
-    *("checks", "selector", "session", "scoped", "async_scoped", "config", "plugin"),
+    *(
+        "checks",
+        "asking",
+        "bind",
+        "selector",
+        "session",
+        "scoped",
+        "async_scoped",
+        "config",
+        "plugin",
+    ),
     *("web", "wsgi", "asgi", "metrics", "testing", "contrib"),
     *("command", "cli"),
 )
