@@ -1,6 +1,7 @@
-"""A pytest plugin in the place of pytest-databases, which would start containers for advanced-alchemy's tests.
+"""A pytest plugin in the place of pytest-databases, which starts containers.
 
-Its PostgreSQL is ours; a test that asks for another server is not among those that run.
+advanced-alchemy's tests ask it for servers. Its PostgreSQL is ours; a test that asks for another
+server is not among those that run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""In the place of sqlbag, whose release does not know SQLAlchemy 2: what sqlakeyset's tests take of it."""
+"""In the place of sqlbag, whose release does not know SQLAlchemy 2: what sqlakeyset's tests use."""
 
 from __future__ import annotations
 
