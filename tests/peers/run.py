@@ -59,20 +59,20 @@ class Suite(NamedTuple):
 
 # The longest first: two run at a time.
 SUITES = {
-    "sqlalchemy, SQLite": Suite(
+    "sqlalchemy-sqlite": Suite(
         "sqlalchemy", ["--db", "sqlite_file", *SESSIONS], passed=1900, pinned=2200, older=False
     ),
-    "sqlalchemy, PostgreSQL": Suite(
+    "sqlalchemy-postgresql": Suite(
         "sqlalchemy", ["--dburi", "{psycopg2}", *SESSIONS], passed=2000, pinned=2350, older=False
     ),
-    "sqlalchemy, asyncpg": Suite(
+    "sqlalchemy-asyncpg": Suite(
         "sqlalchemy",
         ["--dburi", "{asyncpg}", "test/ext/asyncio"],
         passed=290,
         pinned=260,
         older=False,
     ),
-    "sqlalchemy, aiosqlite": Suite(
+    "sqlalchemy-aiosqlite": Suite(
         "sqlalchemy",
         ["--db", "aiosqlite_file", "test/ext/asyncio"],
         passed=275,
@@ -129,7 +129,7 @@ SUITES = {
         pinned=34,
         environment={"TEST_DSN": "{psycopg2}"},
     ),
-    "zope.sqlalchemy, two-phase": Suite(
+    "zope.sqlalchemy-two-phase": Suite(
         "zope_sqlalchemy",
         ["--import-mode=importlib", "src/zope/sqlalchemy/tests.py"],
         passed=25,
@@ -180,7 +180,7 @@ def run(name: str, place: Path, kept: Path, server: Server, plain: bool) -> Outc
     """Run one suite, by a process of its own in its own directory."""
     suite = SUITES[name]
     began = time.monotonic()
-    home = place / name.replace(" ", "-").replace(",", "")
+    home = place / name
     (home / "tmp").mkdir(parents=True)
     (sdist,) = kept.glob(f"{suite.sdist}-*.tar.gz")
     directory = unpack(sdist, home)
