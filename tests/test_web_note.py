@@ -506,7 +506,10 @@ def test_an_error_that_is_handled_outside_of_the_application_tells_nothing(
         assert ask(lambda: (ask.handled(), 500)[1]).is_answer
 
 
-def test_of_a_500_with_an_error_the_error_tells(behind: Any, lite: App, log: Any) -> None:
+@pytest.mark.parametrize("given", [True, False])
+def test_of_a_500_with_an_error_the_error_tells(
+    behind: Any, lite: App, log: Any, given: bool
+) -> None:
     def app(caused: bool) -> Any:
         def application(_environ: Any, start_response: Any) -> Any:
             handled(lite)
@@ -515,7 +518,8 @@ def test_of_a_500_with_an_error_the_error_tells(behind: Any, lite: App, log: Any
                     raised_from(ReadOnlyError("no", reason="upgrade"))
                 raise LibraryError
             except LibraryError as error:
-                start_response("500 Oops", [], (LibraryError, error, error.__traceback__))
+                more = [(LibraryError, error, error.__traceback__)] if given else []
+                start_response("500 Oops", [], *more)
             return [b"mine"]
 
         return application
@@ -677,6 +681,8 @@ def test_no_other_response_waits_for_the_application(lite: App, refused: bool, s
             handled(lite)
         await answer(send, status, more=True)
         assert len(sent) == 2
+        note: Any = refusals._request.get()
+        assert note.closed
         handled(lite)  # work after the answer
 
     async def send(message: Any) -> None:
