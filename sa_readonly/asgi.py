@@ -8,15 +8,28 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import ReadOnlyError
 from .mode import clock
-from .web.answers import AFTERWARDS, DRAINED_BODY, TOO_LATE, Answer, Request, not_saved
+from .refusals import RequestNote, chain, passing
+from .web.answers import (
+    AFTERWARDS,
+    DRAINED_BODY,
+    TOO_LATE,
+    Answer,
+    Request,
+    cause_of,
+    in_place_of_500,
+    is_kept,
+    not_saved,
+)
 from .web.site import Site
 
 if TYPE_CHECKING:
+    from .errors import ReadOnlyError
     from .mode import State
     from .selector import EngineSelector
     from .web.site import Pattern
@@ -38,22 +51,22 @@ class Response(Answer):
     """An answer that is also an ASGI application: Starlette takes that from an error handler."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(name.lower().encode(), value.encode()) for name, value in self.headers]
-        body = b"" if scope["method"] == "HEAD" else self.body
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        for message in _messages(self, scope):
+            await send(message)
 
 
-def response_for(error: ReadOnlyError, scope: Scope, *, status: int = 503) -> Response:
+def response_for(error: BaseException, scope: Scope, *, status: int = 503) -> Response:
     """Return what the middleware answers, for a framework that catches errors first.
 
     In Starlette and FastAPI: ``app.add_exception_handler(ReadOnlyError, handler)`` with an ``async
     def handler(request, error): return response_for(error, request.scope)``. It is an ASGI
     application with ``status``, ``headers`` and ``body``.
 
-    :param error: what was raised.
-    :param scope: the request's.
+    :param error: what was raised: a :class:`.ReadOnlyError`, or an error that was made of one.
+    :param scope: the request's, of which it reads ``headers``.
     :param status: the status code.
+    :raises BaseException: the error itself, if no refusal stands in its chain, or one that is the
+        application's own fault, as it is refused in either mode.
     """
     return _response(not_saved(error, _header(scope, b"accept"), status))
 
@@ -61,11 +74,12 @@ def response_for(error: ReadOnlyError, scope: Scope, *, status: int = 503) -> Re
 class ReadOnlyMiddleware:
     """Answers a refused write with an explanation, and serves a status page.
 
-    A :class:`.ReadOnlyError` that leaves the application before the response has begun becomes an
-    answer; afterwards it is logged and goes on to the server, which closes the connection. While
-    read-only each response carries ``X-Read-Only: true``, and its head is sent with the first piece
-    of its body, so that a stream that is refused at once is answered properly. Websockets and
-    lifespan pass through.
+    A :class:`.ReadOnlyError`, or an error that was made of one, that leaves the application before
+    the response has begun becomes an answer; afterwards it is logged and goes on to the server,
+    which closes the connection. A 500 that the application made of a refusal is replaced, too.
+    While read-only each response carries ``X-Read-Only: true``, and its head is sent with the
+    first piece of its body, so that a stream that is refused at once is answered properly.
+    Websockets and lifespan pass through.
 
     It never blocks the event loop: under asyncio a look at the switch or at the registry of workers
     runs in a thread.
@@ -122,26 +136,28 @@ class ReadOnlyMiddleware:
                 return
         await self._run(scope, receive, send)
 
-    def response_for(self, error: ReadOnlyError, scope: Scope) -> Response:
+    def response_for(self, error: BaseException, scope: Scope) -> Response:
         """Return its answer to a refused write; see :func:`response_for`."""
         return response_for(error, scope, status=self._site.status)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        head = _Head(self, send)
+        note = RequestNote()
+        head = _Head(self, scope, send, note)
         try:
-            await self.app(scope, receive, head.send)
-        except ReadOnlyError as error:
-            if head.begun:
-                head.complain(error)
-                raise
-            await self.response_for(error, scope)(scope, receive, send)
+            with note:
+                await self.app(scope, receive, head.send)
         except Exception as error:
-            # Starlette raises its own where an error handler comes too late to answer.
-            if head.begun and isinstance(error.__cause__, ReadOnlyError):
-                head.complain(error)
-            raise
+            refusal = passing(chain(error)) if head.begun else cause_of(error, note)
+            if refusal is not None and not head.begun:
+                await head.answer(refusal)
+            elif refusal is None or not head.answered:
+                if refusal is not None:
+                    head.complain(error)
+                raise
         else:
             await head.flush()
+        finally:
+            note.close()
 
     async def _state(self) -> State:
         selector = self._site.selector
@@ -160,22 +176,57 @@ class ReadOnlyMiddleware:
 class _Head:
     """The head of one response: while read-only it is kept until the body begins."""
 
-    def __init__(self, middleware: ReadOnlyMiddleware, send: Send) -> None:
+    def __init__(
+        self, middleware: ReadOnlyMiddleware, scope: Scope, send: Send, note: RequestNote
+    ) -> None:
         self._middleware = middleware
+        self._scope = scope
         self._send = send
+        self._note = note
+        self._outside = sys.exc_info()[1]
         self._kept: Message | None = None
-        self.begun = self.ended = False
+        self.begun = self.ended = self.answered = False
 
     async def send(self, message: Message) -> None:
+        if self.answered:  # what the application sends is dropped
+            return
         if message["type"] == "http.response.start":
+            if message["status"] == 500:
+                refusal = self._behind_500()
+                if refusal is not None:
+                    await self.answer(refusal, message.get("headers", ()))
+                    return
             state = await self._middleware._state()
             if state.read_only:
                 self._kept = _marked(message)
                 return
         await self.flush()
-        self.begun = True
-        await self._send(message)
-        self.ended = not message.get("more_body") and message["type"] != "http.response.start"
+        await self._pass_on(message)
+
+    def _behind_500(self) -> ReadOnlyError | None:
+        """Return the refusal that answers in place of a 500.
+
+        It is judged now: some applications raise after their 500, and some return only when the
+        client has left. The former send it where they handle what they will raise.
+        """
+        error = sys.exc_info()[1]
+        error = None if error is self._outside else error
+        return in_place_of_500(self._note, self._middleware._site.status, error)
+
+    async def answer(
+        self, refusal: ReadOnlyError, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Answer in place of the application.
+
+        :param headers: of its 500.
+        """
+        self._kept, self.answered = None, True
+        told = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        stay = tuple(one for one in told if is_kept(one[0]))
+        response = self._middleware.response_for(refusal, self._scope)
+        whole = replace(response, headers=response.headers + stay)
+        for message in _messages(whole, self._scope):
+            await self._pass_on(message)
 
     def complain(self, error: Exception) -> None:
         logger.error(TOO_LATE if self.ended else AFTERWARDS, exc_info=error)
@@ -183,8 +234,14 @@ class _Head:
     async def flush(self) -> None:
         kept, self._kept = self._kept, None
         if kept is not None:
+            await self._pass_on(kept)
+
+    async def _pass_on(self, message: Message) -> None:
+        if not self.begun:
             self.begun = True
-            await self._send(kept)
+            self._note.close()
+        await self._send(message)
+        self.ended = not message.get("more_body") and message["type"] != "http.response.start"
 
 
 def _marked(message: Message) -> Message:
@@ -196,6 +253,15 @@ def _marked(message: Message) -> Message:
 
 def _response(answer: Answer) -> Response:
     return Response(answer.status, answer.headers, answer.body)
+
+
+def _messages(answer: Answer, scope: Scope) -> tuple[Message, Message]:
+    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
+    body = b"" if scope["method"] == "HEAD" else answer.body
+    return (
+        {"type": "http.response.start", "status": answer.status, "headers": headers},
+        {"type": "http.response.body", "body": body},
+    )
 
 
 def _request(scope: Scope) -> Request:

@@ -1,4 +1,4 @@
-"""What a selector is to code that takes it for an engine: a bind, and no more."""
+"""What a selector is to code that takes it for an engine, as libraries read a session's bind."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ else:
 
 __all__ = ["Bind"]
 
+
 # What is known of an engine without a connection, and is the same in either mode: libraries read it
 # of a session's bind when they are set up.
 _FACTS = frozenset(("dialect", "driver", "echo", "name", "url"))
@@ -31,7 +32,7 @@ class _NoEngineError(ConfigurationError, AttributeError):
 
 
 class Bind(_Bind):  # type: ignore[misc]  # see _Bind
-    """Stands wherever SQLAlchemy takes a bind, and refuses what only an engine can do."""
+    """Stands wherever SQLAlchemy takes a bind, tells the facts of its engine, and is none."""
 
     is_async: bool
     _guarded: GuardedEngines
@@ -41,7 +42,7 @@ class Bind(_Bind):  # type: ignore[misc]  # see _Bind
 
         def __getattr__(self, name: str) -> Any:
             if name in _FACTS:
-                return getattr(self._guarded.engines["read_write.primary"], name)
+                return getattr(self._guarded.facts, name)
             if name == "sync_engine":  # an AsyncSession asks its bind for it
                 if self.is_async:
                     return self

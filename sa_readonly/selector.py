@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import threading
-import time
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -14,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import InvalidRequestError
 
-from . import refusals
+from . import forks, refusals
+from .asking import Asking
 from .bind import Bind
 from .checks import (
     check_engines,
@@ -25,13 +24,14 @@ from .checks import (
     kind_of,
     like,
     registry_of,
+    successors,
     switch_of,
     warn_of_one_url,
 )
 from .engines import loops, privates
-from .engines.handover import GuardedEngines
-from .errors import ConfigurationError
-from .mode import Mode, State, Switch, clock
+from .engines.dialects import shown
+from .engines.handover import NOT_READ_ONLY, GuardedEngines
+from .mode import Mode, State, Switch
 from .workers.counts import counted
 from .workers.process import myself
 from .workers.protocol import Report
@@ -40,7 +40,7 @@ from .workers.worker import Worker, worker_of
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -52,7 +52,7 @@ __all__ = ["EngineSelector"]
 logger = logging.getLogger("sa_readonly")
 
 
-class EngineSelector(Bind):
+class EngineSelector(Asking, Bind):
     """Picks the engine of a transaction by the mode and the role.
 
     It stands wherever a session takes a bind; the session must be a :class:`.RoutingSession`. It is
@@ -107,100 +107,52 @@ class EngineSelector(Bind):
         self._registry = registry
         probes = server_read_only == "flip"
         self._worker = worker = _worker(self.switch, registry, required, probes=probes)
-        primary = given["read_write.primary"]
-        self.is_async = not isinstance(primary, Engine)
-        self._callbacks: list[Callable[[State, State], object]] = []
+        self.is_async = not isinstance(given["read_write.primary"], Engine)
+        self._callbacks = []
+        self.server = None
+        self._changing = forks.PerProcess(threading.RLock)  # a signal handler may replace engines
 
-        self._guarded = guarded = GuardedEngines(
-            self.switch, engines, grace=grace, pooler=pooler, server_read_only=server_read_only
-        )
-        self.server = server = guarded.server
-        """For sessions: what turns this selector by the word of its database server, or None."""
-        if server is not None:
-            server.told = weakref.WeakMethod(self._turned)
-        self.routes: Mapping[str, Mapping[Mode, Engine]] = guarded.routes
+        self._options: Any = {
+            "grace": grace,
+            "pooler": pooler,
+            "server_read_only": server_read_only,
+        }
+        self._joins: Any = {"registry": registry, "watch": watch, "required": required}
+        # All that it guards: its engines and, before them, those that they have replaced.
+        self._sets: dict[GuardedEngines, Callable[[], None]] = {}
+        self._engines: Mapping[Engine, AnyEngine] = {}
+        self._guard(given, engines)
+        self.routes: Mapping[str, Mapping[Mode, Engine]] = self._guarded.routes
         """For sessions: the sync engine by role and mode."""
+        self._finalizer = weakref.finalize(self, _give_back, worker, self._sets)
+        self._finalizer.atexit = False
+
+    def _guard(self, given: Mapping[str, AnyEngine], engines: Mapping[str, Engine]) -> None:
+        """Guard engines, in the place of those of until now if there are any."""
+        before = next(reversed(self._sets), None)
+        guarded = GuardedEngines(self.switch, engines, before=before, **self._options)
+        if guarded.server is not None:
+            guarded.server.told = weakref.WeakMethod(self._turned)
+        primary, known = given["read_write.primary"], self._engines
         # One AsyncEngine for each engine, also for a twin that stands for several.
         as_given = {engine: like(primary, engine) for engine in guarded.engines.values()}
         as_given.update((engines[name], engine) for name, engine in given.items())
-        self._engines: Mapping[tuple[Mode, str], AnyEngine] = {
-            (mode, role): as_given[engine]
-            for role, routes in guarded.routes.items()
-            for mode, engine in routes.items()
-        }
+        self._engines = {**known, **as_given}
         try:
-            if worker is not None:
-                worker.join(self.switch, guarded, registry, watch=watch, required=required)
-            unsubscribe = self.switch.subscribe(guarded.turn, self._flipped)
+            if self._worker is not None:
+                self._worker.join(self.switch, guarded, **self._joins)
+            # The first one's is told of a flip for all.
+            flipped = self._flipped if before is None else _nothing
+            self._sets[guarded] = self.switch.subscribe(guarded.turn, flipped)
         except BaseException:
-            _give_back(worker, None, guarded)
+            self._engines = known
+            _give_back(self._worker, {guarded: _nothing})
             raise
-        self._finalizer = weakref.finalize(self, _give_back, worker, unsubscribe, guarded)
-        self._finalizer.atexit = False
+        self._given, self._guarded, self.server = given, guarded, guarded.server
+        if before is not None and before.server is not None:
+            before.server.close()  # the word of a server that was left closes nothing any more
 
-    # -- the mode ------------------------------------------------------------------------
-
-    @property
-    def state(self) -> State:
-        """The mode, the reason and the times, by an answer that is not too old."""
-        switch = self.switch
-        state = switch.known if clock() < switch.fresh_until else self.refresh()
-        server = self.server
-        if server is not None and server.known.mode is not Mode.READ_WRITE:
-            return server.over(state)
-        return state
-
-    def refresh(self) -> State:
-        """Return an answer of the switch that may be used now, with this process registered.
-
-        It is called when the answer that is known is no longer fresh. While a watcher's thread
-        looks, that is hardly ever.
-        """
-        worker = self._worker
-        return self.switch.refresh() if worker is None else worker.refresh(self.switch)
-
-    @property
-    def mode(self) -> Mode:
-        """:attr:`.Mode.READ_WRITE` or :attr:`.Mode.READ_ONLY`."""
-        return self.state.mode
-
-    @property
-    def read_only(self) -> bool:
-        """True while nothing may be written."""
-        return self.state.mode is Mode.READ_ONLY
-
-    def check(self) -> State:
-        """Look at the switch again now, and return the state."""
-        worker = self._worker
-        state = self.switch.check() if worker is None else worker.check(self.switch)
-        return state if self.server is None else self.server.over(state)
-
-    def require_read_write(self) -> None:
-        """Go on only if the application may write now: call it before the card is charged.
-
-        :raises ReadOnlyError: while read-only.
-        """
-        state = self.state
-        if state.read_only:
-            raise refusals.refusal(
-                "What needs to write", state, kind="beforehand", switch=self.switch
-            )
-
-    def on_flip(
-        self, callback: Callable[[State, State], object]
-    ) -> Callable[[State, State], object]:
-        """Have ``callback(old, new)`` called once a flip, in the thread that notices it.
-
-        What it raises is logged, and the other callbacks are called all the same. It can be used as
-        a decorator.
-
-        :return: the callback.
-        :raises ConfigurationError: if it is not callable.
-        """
-        if not callable(callback):
-            raise ConfigurationError(f"on_flip() takes a callable, not {callback!r}.")
-        self._callbacks.append(callback)
-        return callback
+    # -- what is told --------------------------------------------------------------------
 
     @property
     def registry(self) -> Registry | None:
@@ -217,7 +169,7 @@ class EngineSelector(Bind):
             here = worker.tell(here, self.switch)
         else:
             refused = refusals.refusals(self.switch)
-            engines, retired = counted([self._guarded.engines])
+            engines, retired = counted(one.engines for one in list(self._sets))
             report = Report(
                 self.switch.known.mode,
                 refused=sum(refused.values()),
@@ -230,52 +182,6 @@ class EngineSelector(Bind):
             here = replace(here, problem=kind_of(self.switch).unreported)
         return here
 
-    def wait_until(self, mode: Mode, timeout: float | None = None) -> bool:
-        """Wait for a mode: for a job that would rather wait than fail.
-
-        :param mode: the :class:`.Mode` to wait for.
-        :param timeout: seconds to wait at most; None waits without end.
-        :return: True if the mode is there, False if time is up.
-        :raises ConfigurationError: if ``mode`` is none, which would be waited for without end.
-        """
-        if not isinstance(mode, Mode):
-            raise ConfigurationError(
-                f"wait_until() takes Mode.READ_WRITE or Mode.READ_ONLY, not {mode!r}."
-            )
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        pause = min(max(self.switch.ttl, 0.01), 1.0)
-        while self.check().mode is not mode:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            time.sleep(min(pause, left))
-        return True
-
-    def check_on_signal(self, signum: int) -> None:
-        """Look again soon after this process is sent a signal, such as ``signal.SIGUSR2``.
-
-        The handler only marks the answer as old, so that the next transaction looks, or the
-        watcher's thread; then it calls the handler that was there before. Call this in the main
-        thread, after the server has set its own handlers (gunicorn: in ``post_worker_init``).
-
-        :raises ConfigurationError: outside the main thread.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            raise ConfigurationError(
-                "check_on_signal() sets a signal handler, which only the main thread may do."
-            )
-        reference = weakref.ref(self)
-        before = signal.getsignal(signum)
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            selector = reference()
-            if selector is not None:
-                selector.switch.fresh_until = -math.inf
-            if callable(before):
-                before(number, frame)
-
-        signal.signal(signum, handle)
-
     # -- the engines ---------------------------------------------------------------------
 
     def engine(self, role: str = "primary") -> Any:
@@ -286,16 +192,54 @@ class EngineSelector(Bind):
         :raises ConfigurationError: if there is no such role.
         """
         check_role(role)
-        return self._engines[self.state.mode, role]
+        return self._engines[self.routes[role][self.state.mode]]
+
+    def replace(self, *, read_write: Engines | AnyEngine) -> None:
+        """While read-only, take other engines to write: for the next read-write time.
+
+        They are gated first of all, and what they have idle is closed. Reads go on as before. When
+        it is read-write again they are the engines of sessions, of :meth:`engine` and of a
+        session's bind; where ``read_only`` was left out, it is made of them. A transaction keeps
+        the connection that it has, and ``wait`` counts those of the old engines until they are
+        closed. Called again, the last call counts; each process needs a call of its own.
+
+        The engines that were replaced give out no connection any more, in either mode, until they
+        are given here again or the selector is closed: code that still has one would write into the
+        database that was left. An engine that another selector has, too, goes on by that one.
+
+        :param read_write: the :class:`.Engines`, or a bare engine; also the same ones again.
+        :raises sqlalchemy.exc.InvalidRequestError: while read-write, or when it is closed.
+        :raises ConfigurationError: if they make no sense, alone or with those of ``read_only``. One
+            that is locked for reads, as a replica is, can't become a primary, nor the other way
+            round: another engine of its URL can.
+        """
+        given = successors(read_write, self._given, is_async=self.is_async)
+        self.check()
+        if not self.switch.known.read_only:  # a server's word may end at any moment
+            raise InvalidRequestError(NOT_READ_ONLY)
+        with forks.locked(self._changing()):
+            self.routes["primary"]  # one that is closed says so
+            engines = check_engines(given)
+            check_pooler(self._options["pooler"], engines)
+            warn_of_one_url(engines)
+            self._guard(given, engines)
+        logger.warning(
+            "sa_readonly: read_write.primary was replaced. It is %s from the flip back on.",
+            shown(engines["read_write.primary"]),
+        )
 
     def close(self) -> None:
         """Give the engines back as they were. Nothing begins through the selector any more."""
-        self.routes = self._engines = _Closed()
+        with forks.locked(self._changing()):
+            self.routes = self._engines = _Closed()
         worker, self._worker = self._worker, None
+        sets = list(self._sets)
         if worker is not None:
-            worker.leave(self._guarded, join=True)
+            for guarded in sets:
+                worker.leave(guarded, join=True)
         self._finalizer()
-        self._guarded.dispose_twins()
+        for guarded in sets:
+            guarded.dispose_twins()
 
     def __enter__(self) -> Self:
         return self
@@ -325,22 +269,18 @@ class EngineSelector(Bind):
 
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
-        if self._worker is None:  # a worker sweeps the retired pools; else it is done here
-            self._guarded.sweep()
-        if self.server is None or not self.server.known.read_only:  # else it was read-only, and is
+        for guarded in list(self._sets):
+            if self._worker is None:  # a worker sweeps the retired pools; else it is done here
+                guarded.sweep()
+            guarded.settle(new)
+        first = next(iter(self._sets), None)  # which is not there yet while this is being made
+        if first is None or not first.closed_by_server:  # else it was read-only, and is
             self._tell(old, new)
 
     def _turned(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
         if not self.switch.known.read_only:
             self._tell(old, new)
-
-    def _tell(self, old: State, new: State) -> None:
-        for callback in tuple(self._callbacks):
-            try:
-                callback(old, new)
-            except Exception:
-                logger.exception("The on_flip() callback %r failed.", callback)
 
 
 class _Closed(dict[Any, Any]):
@@ -350,14 +290,18 @@ class _Closed(dict[Any, Any]):
         raise InvalidRequestError("This EngineSelector is closed. Make a new one.")
 
 
-def _give_back(
-    worker: Worker | None, unsubscribe: Callable[[], None] | None, guarded: GuardedEngines
-) -> None:
+def _give_back(worker: Worker | None, sets: dict[GuardedEngines, Callable[[], None]]) -> None:
     if worker is not None:
-        worker.leave(guarded)
-    if unsubscribe is not None:
+        for guarded in sets:
+            worker.leave(guarded)
+    for unsubscribe in sets.values():
         unsubscribe()
-    guarded.release()
+    for guarded in sets:
+        guarded.release()
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def _worker(

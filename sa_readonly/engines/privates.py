@@ -1,6 +1,6 @@
 """All that is touched of SQLAlchemy's private names, each where its use is explained.
 
-Every one of them was seen, as it is used here, in 2.0.53 and in 2.1.9, the oldest and the newest
+Every one of them was seen, as it is used here, in 2.0.40 and in 2.1.9, the oldest and the newest
 release that is supported. ``tests/test_privates.py`` has a test for each, which falls where another
 release does otherwise; then this room is what has to change. What may be touched without it is
 public: the events, ``Pool.recreate()``, ``checkedin()``, ``checkedout()``, the methods of dialects.
@@ -125,7 +125,17 @@ class ClosingPool(Pool):
     def _create_connection(self) -> ConnectionPoolEntry:
         if vars(self).get("_do_return_conn") is _close_record:
             del self._do_return_conn  # the pool is used after its dispose() all the same
-        return super()._create_connection()
+        record = _ConnectionRecord(self, connect=False)
+        try:
+            record.get_connection()
+        except BaseException:
+            # SQLAlchemy before 2.0.53 leaves open what a listener of "connect" failed on, as in a
+            # task that is cancelled. An async driver's connection would stay so, and be counted.
+            connection, record.dbapi_connection = record.dbapi_connection, None
+            if connection is not None:
+                self._close_connection(connection, terminate=True)
+            raise
+        return record
 
 
 def _close_record(record: ConnectionPoolEntry) -> None:
@@ -381,12 +391,8 @@ def tell_async_engines(session: Any, engines: Iterable[Any]) -> Callable[[], Any
         session, regenerate=False
     )
     if found is None:
-        return _nothing
+        return lambda: None
     if hasattr(found, "_async_binds"):
         found._async_binds.update((engine, engine) for engine in engines)
         found._invalidate_translate_binds()
     return weakref.ref(found)
-
-
-def _nothing() -> None:
-    return None
