@@ -280,6 +280,7 @@ class EngineSelector(Asking, Bind):
     def _turned(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
         if not self.switch.known.read_only:
+            self._guarded.settle_server(new)
             self._tell(old, new)
 
 
