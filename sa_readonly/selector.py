@@ -208,7 +208,8 @@ class EngineSelector(Asking, Bind):
         database that was left. An engine that another selector has, too, goes on by that one.
 
         :param read_write: the :class:`.Engines`, or a bare engine; also the same ones again.
-        :raises sqlalchemy.exc.InvalidRequestError: while read-write, or when it is closed.
+        :raises sqlalchemy.exc.InvalidRequestError: while its switch is read-write, whatever its
+            server says, or when it is closed.
         :raises ConfigurationError: if they make no sense, alone or with those of ``read_only``. One
             that is locked for reads, as a replica is, can't become a primary, nor the other way
             round: another engine of its URL can.
