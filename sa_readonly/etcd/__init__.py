@@ -1,0 +1,1 @@
+"""A fleet on etcd: one key turns the workers of all hosts. It needs ``sa-readonly[etcd]``."""
