@@ -16,6 +16,7 @@ from .engines.dialects import holds_file, shown
 from .engines.handover import ROLES
 from .engines.pools import holds_database
 from .errors import ConfigurationError, seconds
+from .etcd.switch import EtcdSwitch
 from .mode import Switch, missing
 from .switch import FileSwitch, FixedSwitch
 from .workers.directory import DirectoryRegistry
@@ -36,6 +37,7 @@ __all__ = [
     "check_pooler",
     "check_role",
     "given_engines",
+    "is_required",
     "kind_of",
     "like",
     "make_switch",
@@ -63,6 +65,7 @@ class Kind(NamedTuple):
         then it reports itself only where a directory or a registry is given.
     :param flips: whether its mode can change. If not, the command has nothing to wait for, and a
         process reports itself to a registry that is given and to no directory.
+    :param required: whether ``workers=True`` means ``workers="required"``.
     :param unreported: what the status page says of a process that reports itself nowhere.
     """
 
@@ -70,6 +73,7 @@ class Kind(NamedTuple):
     made_of: tuple[type[Any], ...] = ()
     registry: Callable[[Any], Registry] | None = None
     flips: bool = True
+    required: bool = False
     unreported: str = "It has no directory of workers: nobody can wait for it."
 
 
@@ -77,9 +81,14 @@ def _beside(switch: FileSwitch) -> Registry:
     return DirectoryRegistry(f"{switch.path}.workers")
 
 
+def _in_etcd(switch: EtcdSwitch) -> Registry:
+    return switch.registry
+
+
 KINDS = (
     Kind(FileSwitch, made_of=(str, bytes, os.PathLike), registry=_beside),
     Kind(FixedSwitch, flips=False),
+    Kind(EtcdSwitch, registry=_in_etcd, required=True),
     Kind(  # any other Switch, such as a user's own
         object,
         unreported="Its switch brings no directory of workers: nobody can wait for it. Give "
@@ -153,6 +162,11 @@ def registry_of(workers: object, switch: Switch) -> Registry | None:
         'EngineSelector(workers) takes True, False, "required", the path of a directory or a '
         f"Registry, not {workers!r}.{why}"
     )
+
+
+def is_required(workers: object, switch: Switch) -> bool:
+    """True if a process begins no read-write transaction while it is not registered."""
+    return workers == "required" or (workers is True and kind_of(switch).required)
 
 
 # -- engines ---------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ class LookingSwitch(BaseSwitch):
         else:
             self._note_failure(look.error)
             with self._state():
-                self._schedule(look.began)
+                self._schedule(clock())  # for ttl from now on nothing waits for another one
 
     def _note(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
         with self._state():

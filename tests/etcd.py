@@ -382,6 +382,8 @@ class Proxy:
         self.flows = threading.Event()
         self.flows.set()
         self.pause = 0.0
+        self.refuses = False
+        """Whether a new connection is ended at once."""
         self.connected = 0
         """How many connections were made to it."""
         self._sockets: set[socket.socket] = set()
@@ -419,11 +421,16 @@ class Proxy:
             except OSError:
                 return
             self.connected += 1
+            if self.refuses:
+                client.close()
+                continue
             try:
                 server = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 client.close()
                 continue
+            for one in (client, server):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets |= {client, server}
             pair = {client, server}
             for source, sink, slowly in ((client, server, False), (server, client, True)):

@@ -1,0 +1,159 @@
+"""The registry of workers in etcd, and all of it read as it was at one moment."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..text import printable
+from ..workers.protocol import Liveness, Registry, Seen
+from .entry import EtcdEntry
+from .errors import Compacted, EtcdError, FutureRevision
+from .records import ALIVE, announced, marker_of, seen_of, split
+
+if TYPE_CHECKING:
+    from ..workers.protocol import Identify
+    from .records import Announcement, Marker, Store
+    from .values import KeyValue
+
+__all__ = ["EtcdRegistry", "Reading", "read"]
+
+_READINGS = 10  # at most, while the revision that is read is compacted
+_REQUEST = 5.0  # seconds for a request
+
+
+class Reading(NamedTuple):
+    """The key, the marker and all entries as they were at one revision.
+
+    :param key: the key, or None if it is not there.
+    :param marker: the marker, or None if it is not there or is damaged.
+    :param cluster: etcd's id of the cluster that answered.
+    :param revision: the revision.
+    :param seen: every process once, by its newest registration.
+    :param fence: the longest fence, in seconds, by which a worker may go; see :attr:`.Seen.fence`.
+    :param entries: the keys of all entries as they are in etcd, by name below ``KEY.workers/``.
+    """
+
+    key: Announcement | None
+    marker: Marker | None
+    cluster: int
+    revision: int
+    seen: tuple[Seen, ...]
+    fence: float
+    entries: dict[str, KeyValue]
+
+    @property
+    def generation(self) -> str | None:
+        """The generation of the key, or None if it is not there."""
+        return None if self.key is None else self.key.generation
+
+    @property
+    def problem(self) -> str | None:
+        """Why no worker can know that it may write, where the key is not there; or None."""
+        if self.key is not None:
+            return None
+        if self.marker is None:
+            return "the marker is missing"
+        return None if self.marker.cluster == self.cluster else "the marker is of another cluster"
+
+
+def read(store: Store, timeout: float = _REQUEST) -> Reading:
+    """Read the key, the marker and all entries at one revision.
+
+    :param timeout: seconds for each request.
+    :raises EtcdError: if that can't be had.
+    """
+    for left in reversed(range(_READINGS)):
+        try:
+            return _read(store, timeout)
+        except (Compacted, FutureRevision):  # etcd was compacted, or its data were changed
+            if not left:
+                raise
+    raise AssertionError
+
+
+def _read(store: Store, timeout: float) -> Reading:
+    client = store.client
+    key = client.get(store.key, timeout=timeout)
+    at = key.revision
+    # Each is read by its prefix, as only that can be read at a revision.
+    markers = client.range(store.marker, revision=at, timeout=timeout).kvs
+    marker = marker_of(next((kv for kv in markers if kv.key == store.marker), None))
+    below = client.range(store.workers, revision=at, timeout=timeout).kvs
+    entries = {kv.key.removeprefix(store.workers): kv for kv in below}
+    seen, fences = entries_seen(entries)
+    if marker is not None:
+        fences.append(marker.longest_fence)
+    return Reading(
+        None if key.kv is None else announced(key.kv),
+        marker,
+        key.cluster_id,
+        at,
+        tuple(seen),
+        max(fences, default=0.0),
+        entries,
+    )
+
+
+def entries_seen(entries: dict[str, KeyValue]) -> tuple[list[Seen], list[float]]:
+    """Return each process by its highest number, and the fence that each registration tells."""
+    highest: dict[str, str] = {}
+    fences: list[float] = []
+    for name, kv in sorted(entries.items()):
+        parts = split(name)
+        if parts is not None and not parts[2]:
+            highest[parts[0]] = name
+            fence = seen_of(name, kv, None, alive=True).fence
+            fences += [] if fence is None else [fence]
+    seen = [
+        seen_of(name, entries[name], entries.get(f"{name}/ack"), alive=process + ALIVE in entries)
+        for process, name in highest.items()
+    ]
+    return sorted(seen, key=lambda one: (one.host or "", one.name)), fences
+
+
+class EtcdRegistry(Registry):
+    """The entries below ``KEY.workers/``; see :mod:`.records`.
+
+    :param store: the key.
+    :param owner: what the names of this process's entries begin with.
+    """
+
+    def __init__(self, store: Store, owner: str) -> None:
+        self.name = f"{store.workers} in etcd"
+        self.entry: EtcdEntry | None = None
+        """The entry of this process by which a switch looks; None until it has registered."""
+        self.store = store
+        self._owner = owner
+        self._unborn: EtcdEntry | None = None
+
+    def register(self, identify: Identify) -> EtcdEntry:
+        # One that was not answered may be registered all the same, at any later time: then it must
+        # be an older one of the same process, which does not count.
+        entry = self._unborn = self._unborn or EtcdEntry(self.store, self._owner)
+        entry.ensure()
+        self.entry, self._unborn = entry, None
+        return entry
+
+    def sweep(self, identify: Identify) -> None:
+        """Do nothing: entries are swept by commands alone, see :mod:`.operator`."""
+
+    def read(self) -> list[Seen]:
+        try:
+            return list(read(self.store).seen)
+        except EtcdError as error:
+            problem = f"etcd can't be asked: {error}"
+            return [Seen(printable(self.name), Liveness.UNKNOWN, problem=problem)]
+
+    def scope(self) -> str:
+        """Return a digest of the key and of the members that are asked; see :meth:`.scope`."""
+        return hashlib.sha256("\0".join(self.store.identity).encode()).hexdigest()[:12]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EtcdRegistry) and self.store.identity == other.store.identity
+
+    def __hash__(self) -> int:
+        return hash(self.store.identity)
+
+    def __repr__(self) -> str:
+        return f"EtcdRegistry({self.store.key!r})"
