@@ -9,7 +9,7 @@ from ..text import printable
 from ..workers.protocol import Liveness, Registry, Seen
 from .entry import EtcdEntry
 from .errors import Compacted, EtcdError, FutureRevision
-from .records import ALIVE, announced, marker_of, seen_of, split
+from .records import ALIVE, LONGEST_FENCE, announced, marker_of, seen_of, split
 
 if TYPE_CHECKING:
     from ..workers.protocol import Identify
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
     :param cluster: etcd's id of the cluster that answered.
     :param revision: the revision.
     :param seen: every process once, by its newest registration.
-    :param fence: the longest fence, in seconds, by which a worker may go; see :attr:`.Seen.fence`.
+    :param fence: the longest that an entry tells, in seconds; 0 without entries.
     :param entries: the keys of all entries as they are in etcd, by name below ``KEY.workers/``.
     """
 
@@ -81,35 +81,33 @@ def _read(store: Store, timeout: float) -> Reading:
     marker = marker_of(next((kv for kv in markers if kv.key == store.marker), None))
     below = client.range(store.workers, revision=at, timeout=timeout).kvs
     entries = {kv.key.removeprefix(store.workers): kv for kv in below}
-    seen, fences = entries_seen(entries)
-    if marker is not None:
-        fences.append(marker.longest_fence)
+    seen, fence = entries_seen(entries)
     return Reading(
         None if key.kv is None else announced(key.kv),
         marker,
         key.cluster_id,
         at,
         tuple(seen),
-        max(fences, default=0.0),
+        fence,
         entries,
     )
 
 
-def entries_seen(entries: dict[str, KeyValue]) -> tuple[list[Seen], list[float]]:
-    """Return each process by its highest number, and the fence that each registration tells."""
+def entries_seen(entries: dict[str, KeyValue]) -> tuple[list[Seen], float]:
+    """Return each process by its highest number, and the longest fence that one tells."""
     highest: dict[str, str] = {}
-    fences: list[float] = []
+    longest = 0.0
     for name, kv in sorted(entries.items()):
         parts = split(name)
         if parts is not None and not parts[2]:
             highest[parts[0]] = name
-            fence = seen_of(name, kv, None, alive=True).fence
-            fences += [] if fence is None else [fence]
+            told = seen_of(name, kv, None, alive=True).fence
+            longest = max(longest, LONGEST_FENCE if told is None else told)
     seen = [
         seen_of(name, entries[name], entries.get(f"{name}/ack"), alive=process + ALIVE in entries)
         for process, name in highest.items()
     ]
-    return sorted(seen, key=lambda one: (one.host or "", one.name)), fences
+    return sorted(seen, key=lambda one: (one.host or "", one.name)), longest
 
 
 class EtcdRegistry(Registry):
