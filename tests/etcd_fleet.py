@@ -105,6 +105,10 @@ class Fleet:
         (one,) = self.read().seen
         return one
 
+    def one_lost(self) -> Any:
+        (one,) = [one for one in self.read().seen if one.liveness.value == "lost"]
+        return one
+
     def whys(self, **how: Any) -> list[str]:
         verdict, _, _ = judge(self.store, self.fence, **how)
         return [why for _, why in verdict.waiting] or ([verdict.problem] if verdict.problem else [])

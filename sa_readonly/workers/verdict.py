@@ -165,7 +165,7 @@ def _why_lost(one: Seen, generation: str) -> str | None:
         return f"lost: {one.problem or SILENT}"
     if one.acknowledges(generation) and not report.connections:
         return None
-    return f"lost, with {_out(report.connections)} in its last report"
+    return f"lost: {report.mode}, with {_out(report.connections)} when it last reported"
 
 
 def _out(connections: int) -> str:
