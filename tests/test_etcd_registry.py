@@ -15,7 +15,7 @@ from sa_readonly.etcd.sweep import sweep_acknowledged, sweep_old
 from sa_readonly.workers.protocol import Liveness
 from tests.app import Clock
 from tests.etcd_fleet import Fleet, bare, fleet
-from tests.switches import log
+from tests.switches import log, nothing
 
 __all__ = ["bare", "fleet", "log"]  # fixtures
 
@@ -138,6 +138,33 @@ def test_after_a_put_without_an_answer_it_registers_anew_and_the_old_name_does_n
     fleet.client.put(first.key, b"late")
     assert fleet.drained()
     fleet.off()
+    assert worker.look() == RW
+    assert worker.writes()
+
+
+def test_a_look_that_an_acknowledgement_overtakes_proves_nothing(fleet: Fleet) -> None:
+    worker = fleet.worker()
+    worker.write()
+    client, entry, own = worker.switch.store.client, worker.entry, worker.selector._worker
+    report, entry.report = entry.report, nothing
+    fleet.on()
+    assert worker.look() == RO
+    entry.report = report
+    fleet.off()
+    real, seen = client.txn, []
+
+    def overtaken(compare: Any, success: Any, failure: Any = (), **options: Any) -> Any:
+        answer = real(compare, success, failure, **options)
+        if not any(op.writes for op in success):
+            client.txn = real
+            own.reporting._told = None
+            own.due()  # it acknowledges the key that it knows, which has just gone
+            seen.append(entry.acknowledged)
+        return answer
+
+    client.txn = overtaken
+    worker.switch.check()
+    assert seen != [None]
     assert worker.look() == RW
     assert worker.writes()
 

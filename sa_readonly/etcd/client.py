@@ -96,9 +96,12 @@ class Client:
 
     # -- keys --
 
-    def get(self, key: str, *, timeout: float | None = None) -> Answer:
-        """Read one key, as the majority of the members knows it."""
-        return answer_of(self._ask("/v3/kv/range", get_op(key).body, timeout))
+    def get(self, key: str, *, revision: int | None = None, timeout: float | None = None) -> Answer:
+        """Read one key, as the majority of the members knows it.
+
+        :param revision: reads what was there at that revision, as :meth:`range` does.
+        """
+        return answer_of(self._ask("/v3/kv/range", get_op(key, revision=revision).body, timeout))
 
     def range(
         self,

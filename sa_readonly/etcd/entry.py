@@ -53,6 +53,9 @@ class EtcdEntry(Entry):
         self.withdrawing = False
         """Whether the acknowledgement is being taken back, or was, as the key is gone; until the
         next key is seen, none is put."""
+        self.puts = 0
+        """Counts each put of an acknowledgement twice, before it is sent and after it has ended, so
+        that it is odd while one is on its way."""
         self._store, self._owner = store, owner
         self._hint = Hint(store)
         self._lock = forks.PerProcess(threading.RLock)
@@ -242,6 +245,7 @@ class EtcdEntry(Entry):
         key = place.key + ACK * acknowledged
         before = self._left, self.acknowledged
         if acknowledged:
+            self.puts += 1
             self._left, self.acknowledged = True, report.generation
         try:
             answer = self._store.client.txn(
@@ -253,8 +257,12 @@ class EtcdEntry(Entry):
             else:
                 self._left, self.acknowledged = before
             raise RegistryError(_not_reported(place.key, error)) from error
+        else:
+            if not answer.succeeded:
+                self._left, self.acknowledged = before
+        finally:
+            self.puts += acknowledged
         if not answer.succeeded:
-            self._left, self.acknowledged = before
             self.lose(place)
             self._require()
 

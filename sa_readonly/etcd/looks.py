@@ -53,9 +53,7 @@ def look(store: Store, place: Place | None, timeout: float) -> Sight:
         first = client.get(store.key, timeout=timeout)
         cluster, revision = first.cluster_id, first.revision
         found = [first.kv]
-        for name in names[1:]:
-            below = client.range(name, revision=revision, timeout=timeout).kvs
-            found.append(next((kv for kv in below if kv.key == name), None))
+        found += [client.get(name, revision=revision, timeout=timeout).kv for name in names[1:]]
     key, marker, own, ack = (*found, None, None)[:4]
     return Sight(
         None if key is None else announced(key),

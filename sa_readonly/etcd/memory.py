@@ -19,17 +19,20 @@ class Judgement(NamedTuple):
         None if it is.
     :param lost: whether the registration that this process has is not there.
     :param place: the registration by which it looked.
+    :param early: whether it was overtaken by an acknowledgement on its way: then nothing is known
+        by it but that the key is not there.
     """
 
     key: Announcement | None
     unknown: str | None
     lost: bool
     place: Place | None
+    early: bool = False
 
     @property
     def may_write(self) -> bool:
         """True if the application may write."""
-        return self.key is None and self.unknown is None and not self.lost
+        return not (self.key or self.unknown or self.lost or self.early)
 
 
 class Memory:
@@ -47,7 +50,13 @@ class Memory:
         self._doubtful = False  # until a key is there
 
     def judge(
-        self, sight: Sight, place: Place | None, acknowledged: str | None, withdrawing: bool
+        self,
+        sight: Sight,
+        place: Place | None,
+        *,
+        acknowledged: str | None,
+        withdrawing: bool,
+        early: bool,
     ) -> Judgement:
         """Take in what a look showed, and say what it means.
 
@@ -56,6 +65,7 @@ class Memory:
             there, or None.
         :param withdrawing: whether a look before this one has shown that it was there, and that the
             key was gone.
+        :param early: whether an acknowledgement was put while this look was on its way.
         """
         lost = place is not None and sight.created != place.created
         marker = sight.marker
@@ -66,9 +76,11 @@ class Memory:
                 self.marker = marker
             return Judgement(sight.key, None, lost, place)
         unknown = self._why_unknown(sight)
-        if unknown is None and not lost and not withdrawing and acknowledged is not None:
-            told = acknowledged == self._last
-            self._doubtful = self._doubtful or (told and sight.acknowledged != acknowledged)
+        missing = acknowledged == self._last and sight.acknowledged != acknowledged
+        if missing and acknowledged and not (unknown or lost or withdrawing):
+            if early:
+                return Judgement(None, None, lost, place, early=True)
+            self._doubtful = True
         if unknown is None and self._doubtful:
             unknown = (
                 f"{self._store.key} is gone from etcd together with this process's acknowledgement "

@@ -76,9 +76,7 @@ def _read(store: Store, timeout: float) -> Reading:
     client = store.client
     key = client.get(store.key, timeout=timeout)
     at = key.revision
-    # Each is read by its prefix, as only that can be read at a revision.
-    markers = client.range(store.marker, revision=at, timeout=timeout).kvs
-    marker = marker_of(next((kv for kv in markers if kv.key == store.marker), None))
+    marker = marker_of(client.get(store.marker, revision=at, timeout=timeout).kv)
     below = client.range(store.workers, revision=at, timeout=timeout).kvs
     entries = {kv.key.removeprefix(store.workers): kv for kv in below}
     seen, fence = entries_seen(entries)

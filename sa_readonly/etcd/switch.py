@@ -108,15 +108,19 @@ class EtcdSwitch(LookingSwitch):
         for _ in range(_OVERTAKEN):
             entry = self._entry()
             place = None if entry is None else entry.place
-            began = clock()
+            began, puts = clock(), 0 if entry is None else entry.puts
             sight = look_at(self.store, place, self._patience())
             if entry is None or entry.place is place:
                 break
         else:
             raise OSError("this process registers again and again")
-        acknowledged = None if entry is None else entry.acknowledged
-        withdrawing = entry is not None and entry.withdrawing
-        judgement = self._memory.judge(sight, place, acknowledged, withdrawing)
+        judgement = self._memory.judge(
+            sight,
+            place,
+            acknowledged=None if entry is None else entry.acknowledged,
+            withdrawing=entry is not None and entry.withdrawing,
+            early=entry is not None and (puts % 2 == 1 or puts != entry.puts),
+        )
         if entry is not None:
             judgement = self._settle_entry(entry, judgement, began)
         self._reached = now()
@@ -177,7 +181,7 @@ class EtcdSwitch(LookingSwitch):
             since = known.since if known.read_only else now()
             return known if same else State(Mode.READ_ONLY, trouble, None, since)
         entry = self._entry()
-        if judgement.place is not (None if entry is None else entry.place):
+        if judgement.early or judgement.place is not (None if entry is None else entry.place):
             return None  # it has registered since: the next look is one by that
         if clock() >= look.began + self.fence:
             return None  # such an old answer must not let anything write
