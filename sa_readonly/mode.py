@@ -52,7 +52,8 @@ class State:
         Nothing happens by itself when it has passed.
     :param since: since when it is the mode (aware), or None.
     :param generation: the identity of the file that is there, or of what else says read-only: the
-        same in every process that sees it. None while nothing does.
+        same in every process that sees it; of several, all, with " + " between. None while nothing
+        does.
     """
 
     mode: Mode

@@ -13,6 +13,7 @@ from sa_readonly import ConfigurationError, ReadOnlyError, State
 from sa_readonly.etcd import EtcdSwitch
 from sa_readonly.etcd.operator import init
 from sa_readonly.etcd.records import Marker
+from sa_readonly.etcd.registry import held_by_files
 from tests.app import Clock
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.switches import in_child, join, log, nothing
@@ -341,6 +342,65 @@ def test_a_process_that_is_not_registered_writes_nothing(fleet: Fleet) -> None:
     worker.connect_again()
     assert worker.look() == RW
     assert worker.writes()
+
+
+# -- a file beside it ------------------------------------------------------------------------
+
+
+def test_a_file_turns_its_own_host_alone_and_is_told_beside_the_key(fleet: Fleet, log: Any) -> None:
+    path = fleet.app.path
+    here, elsewhere = fleet.worker(file=path), fleet.worker()
+    assert here.writes()
+    assert elsewhere.writes()
+    fleet.app.on("of this host")
+    assert (here.look(), elsewhere.look()) == (RO, RW)
+    assert not here.writes()
+    assert here.reason == "of this host"
+    file = here.switch.known.generation
+    assert here.switch.identify() is None  # what `wait` asks is etcd
+    (one,) = [one for one in fleet.read().seen if one.acknowledged]
+    assert one.acknowledges(file)
+    key = fleet.on()
+    for worker in (here, elsewhere):
+        worker.look()
+    assert here.switch.known.generation == f"{key} + {file}"
+    assert here.switch.known.reason == "upgrade"
+    assert fleet.drained()
+    (one,) = [one for one in fleet.read().seen if one.acknowledges(file)]
+    assert one.acknowledges(key)
+    fleet.off()
+    assert (here.look(), elsewhere.look()) == (RO, RW)
+    assert [one.name for one in held_by_files(fleet.read())] == [here.entry._process]
+    fleet.app.off()
+    assert here.look() == RW
+    assert here.writes()
+    assert held_by_files(fleet.read()) == []
+    here.look()
+    fleet.app.on()
+    fleet.on()
+    here.look()
+    fleet.app.off()
+    assert here.look() == RO
+    fleet.off()
+    assert here.look() == RW
+    flips = [text for _, text in log() if "->" in text]
+    assert len(flips) == 6  # four of this host, two of the other one
+
+
+def test_a_file_turns_its_host_also_while_etcd_does_not_answer(fleet: Fleet, clock: Clock) -> None:
+    worker = fleet.worker(proxied=True, file=fleet.app.path)
+    assert worker.writes()
+    worker.cut_off()
+    fleet.app.on()
+    worker.look()
+    assert not worker.writes()
+    clock.ahead += 11
+    assert worker.look() == RO
+    fleet.app.off()
+    assert worker.look() == RO
+    assert worker.reason.startswith("etcd can't be reached since")
+    worker.connect_again()
+    assert worker.look() == RW
 
 
 # -- forks and loops -------------------------------------------------------------------------

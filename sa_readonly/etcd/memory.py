@@ -76,8 +76,8 @@ class Memory:
                 self.marker = marker
             return Judgement(sight.key, None, lost, place)
         unknown = self._why_unknown(sight)
-        missing = acknowledged == self._last and sight.acknowledged != acknowledged
-        if missing and acknowledged and not (unknown or lost or withdrawing):
+        missing = self._is_in(acknowledged) and not self._is_in(sight.acknowledged)
+        if missing and not (unknown or lost or withdrawing):
             if early:
                 return Judgement(None, None, lost, place, early=True)
             self._doubtful = True
@@ -87,6 +87,10 @@ class Memory:
                 "of it: was an older snapshot restored?"
             )
         return Judgement(None, unknown, lost, place)
+
+    def _is_in(self, acknowledged: str | None) -> bool:
+        """True if what was acknowledged is the last key, perhaps beside a file."""
+        return self._last is not None and self._last in (acknowledged or "").split(" + ")
 
     def _why_unknown(self, sight: Sight) -> str | None:
         name, marker, taken = self._store.marker, sight.marker, self.marker

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .records import Announcement, Marker, Store
     from .values import KeyValue
 
-__all__ = ["EtcdRegistry", "Reading", "read"]
+__all__ = ["EtcdRegistry", "Reading", "held_by_files", "read"]
 
 _READINGS = 10  # at most, while the revision that is read is compacted
 _REQUEST = 5.0  # seconds for a request
@@ -106,6 +106,18 @@ def entries_seen(entries: dict[str, KeyValue]) -> tuple[list[Seen], float]:
         for process, name in highest.items()
     ]
     return sorted(seen, key=lambda one: (one.host or "", one.name)), longest
+
+
+def held_by_files(reading: Reading) -> list[Seen]:
+    """Return what a file of its host keeps read-only, by its last report."""
+    held = []
+    for one in reading.seen:
+        told = "" if one.report is None else one.report.generation or ""
+        if any(
+            part != reading.generation and "-" not in part for part in told.split(" + ") if part
+        ):
+            held.append(one)
+    return held
 
 
 class EtcdRegistry(Registry):

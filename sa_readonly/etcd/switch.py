@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import os
+from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, seconds
 from ..looking import Look, LookingSwitch
 from ..mode import Mode, State, clock, now
+from ..switch import FileSwitch
 from .entry import owner_of
 from .looks import look as look_at
 from .memory import Judgement, Memory
@@ -54,6 +57,8 @@ class EtcdSwitch(LookingSwitch):
     :param key: the key; it begins with a slash, such as ``"/myapp/read-only"``.
     :param ttl: seconds for which an answer is fresh, and which a transaction waits at most. The
         fence must be longer than three of them.
+    :param file: the path of a file that turns this host alone read-only, whatever etcd says; see
+        :class:`.FileSwitch`. It is looked at with each look at etcd.
     :param ca: the path of a file with the certificates that are trusted; None trusts those of the
         system.
     :param cert: the path of a client certificate; without a CommonName if etcd has users.
@@ -73,6 +78,7 @@ class EtcdSwitch(LookingSwitch):
         *,
         key: str,
         ttl: float = 1.0,
+        file: str | os.PathLike[str] | None = None,
         ca: str | None = None,
         cert: str | None = None,
         cert_key: str | None = None,
@@ -92,6 +98,8 @@ class EtcdSwitch(LookingSwitch):
         self.registry = EtcdRegistry(self.store, owner_of(user or os.environ.get(USER) or None))
         """Where ``workers=True`` has this process register."""
         self._memory = Memory(self.store)
+        self._file = None if file is None else _HostFile(file, ttl=ttl)
+        self._answered: Look | None = None  # the last look that etcd has answered
         self._trouble: str | None = None  # the last that was logged
         self._reached: datetime | None = None  # when etcd answered last, by the wall clock
         self._begin()
@@ -105,6 +113,8 @@ class EtcdSwitch(LookingSwitch):
     # -- looks ---------------------------------------------------------------------------
 
     def _ask(self, look: Look) -> Judgement:
+        if self._file is not None:
+            self._file.check()
         for _ in range(_OVERTAKEN):
             entry = self._entry()
             place = None if entry is None else entry.place
@@ -125,7 +135,15 @@ class EtcdSwitch(LookingSwitch):
             judgement = self._settle_entry(entry, judgement, began)
         self._reached = now()
         self._take_fence(judgement)
+        self._answered = look
         return judgement
+
+    def _take(self, look: Look) -> None:
+        super()._take(look)
+        answered = self._answered
+        if self._file is not None and look is not answered and answered is not None:
+            # Etcd has not answered this one, and the file may have come or gone.
+            self._learn(partial(self._state_by_file, answered), answered.began)
 
     def _settle_entry(self, entry: EtcdEntry, judgement: Judgement, began: float) -> Judgement:
         """Have the entry take note of a look.
@@ -142,7 +160,7 @@ class EtcdSwitch(LookingSwitch):
             entry.vouch(place, began, marker.fence)
         if judgement.key is not None:
             entry.sees_key()
-        elif judgement.may_write:
+        elif judgement.may_write and not self._host.read_only:
             entry.withdraw_after(place)
         return judgement
 
@@ -164,28 +182,46 @@ class EtcdSwitch(LookingSwitch):
 
     def _state_after(self, look: Look, known: State) -> State | None:
         judgement: Judgement = look.answer
-        key = judgement.key
-        if key is not None:
-            self._say_trouble(None)
-            reason, until = key.text
-            since = known.since if known.read_only else now()
-            if known.generation == key.generation and (known.reason, known.until) == key.text:
+        new = self._shut_by(judgement, self._host)
+        if new is not None:
+            same = (new.reason, new.until, new.generation)
+            if known.read_only and same == (known.reason, known.until, known.generation):
                 return known
-            return State(Mode.READ_ONLY, reason, until, since, key.generation)
-        trouble = self._trouble_of(judgement)
-        self._say_trouble(trouble)
-        if trouble is None and judgement.lost:
-            trouble = f"this process is not registered below {self.store.workers} in etcd"
-        if trouble is not None:
-            same = known.read_only and known.generation is None and known.reason == trouble
-            since = known.since if known.read_only else now()
-            return known if same else State(Mode.READ_ONLY, trouble, None, since)
+            return replace(new, since=known.since if known.read_only else now())
         entry = self._entry()
         if judgement.early or judgement.place is not (None if entry is None else entry.place):
             return None  # it has registered since: the next look is one by that
         if clock() >= look.began + self.fence:
             return None  # such an old answer must not let anything write
         return State(Mode.READ_WRITE, since=now()) if known.read_only else known
+
+    def _state_by_file(self, answered: Look, known: State) -> State | None:
+        """Return the state once the file has come or gone while etcd does not answer."""
+        state = self._state_after(answered, known)
+        if state is None and known.generation is not None:  # that of a file that has gone
+            return State(Mode.READ_ONLY, self._why_fenced(), since=known.since)
+        return state
+
+    def _shut_by(self, judgement: Judgement, host: State) -> State | None:
+        """Return the state, without its time, if anything makes it read-only; else None."""
+        key, trouble = judgement.key, None
+        if key is None:
+            trouble = self._trouble_of(judgement)
+        self._say_trouble(trouble)
+        if trouble is None and judgement.lost and key is None:
+            trouble = f"this process is not registered below {self.store.workers} in etcd"
+        generations = (None if key is None else key.generation, host.generation)
+        generation = " + ".join(filter(None, generations)) or None
+        if key is not None:
+            return State(Mode.READ_ONLY, *key.text, generation=generation)
+        if trouble is not None:
+            return State(Mode.READ_ONLY, trouble, generation=generation)
+        return replace(host, generation=generation) if host.read_only else None
+
+    @property
+    def _host(self) -> State:
+        """What the file of this host says."""
+        return _NO_FILE if self._file is None else self._file.known
 
     def _trouble_of(self, judgement: Judgement) -> str | None:
         """Return why it is read-only without the key until an operator acts, or None."""
@@ -246,6 +282,19 @@ class EtcdSwitch(LookingSwitch):
         # process that has registered nowhere.
         self.checked = self._expires = self.fresh_until = -math.inf
         super()._after_fork()
+
+
+_NO_FILE = State(Mode.READ_WRITE)
+
+
+class _HostFile(FileSwitch):
+    """The file that turns one host read-only. Its flips are told by the switch that looks at it."""
+
+    _forcible = False
+
+    def _say(self, level: int, message: str, *args: object, **options: Any) -> None:
+        if level >= logging.ERROR:
+            super()._say(level, message, *args, **options)
 
 
 def store_of(urls: object, key: object, **options: Any) -> Store:

@@ -155,7 +155,8 @@ class Seen:
         report = self.report
         if report is None or not self.acknowledged:
             return False
-        return report.forced is Mode.READ_ONLY or report.generation == generation
+        told = report.generation or ""
+        return report.forced is Mode.READ_ONLY or generation in (told, *told.split(" + "))
 
     @property
     def left_nothing(self) -> bool:
