@@ -349,6 +349,24 @@ class Etcd:
         node.launch()
         node.wait()
 
+    def compact(self, revision: int) -> None:
+        """Forget all revisions before this one."""
+        self.ask("/v3/kv/compaction", {"revision": str(revision), "physical": True})
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """Have it say meanwhile that its space is used up.
+
+        Its file is no larger for that: what only a file over the quota does needs a node of its
+        own, with `flags=["--quota-backend-bytes", ...]`.
+        """
+        alarm = {"alarm": "NOSPACE", "memberID": self.ask("/v3/maintenance/status", {})["leader"]}
+        self.ask("/v3/maintenance/alarm", {"action": "ACTIVATE", **alarm})
+        try:
+            yield
+        finally:
+            self.ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", **alarm})
+
     def clear(self) -> None:
         """Delete all keys and leases."""
         everything = {"key": "AA==", "range_end": "AA=="}
