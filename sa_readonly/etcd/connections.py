@@ -13,6 +13,7 @@ import functools
 import http.client
 import io
 import ipaddress
+import os
 import queue
 import socket
 import ssl
@@ -262,9 +263,10 @@ def _drop(connections: set[HTTPConnection]) -> None:
     """Close this process's side of connections, which may be those of a parent that goes on."""
     while connections:
         with contextlib.suppress(KeyError):
-            connection = connections.pop()
-            if connection.sock is not None:
-                connection.sock.close()
+            sock = connections.pop().sock
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    os.close(sock.detach())  # close() would wait for what reads it
 
 
 def _shut(sock: socket.socket) -> None:

@@ -139,7 +139,8 @@ def span(key: str, *, prefix: bool) -> dict[str, Any]:
     """Return the part of a request that names a key, or all keys that begin with it."""
     if not prefix:
         return {"key": encoded(key)}
-    return {"key": encoded(key), "range_end": encoded(_end_of(_bytes(key)))}
+    first = _bytes(key)
+    return {"key": encoded(first or b"\0"), "range_end": encoded(_end_of(first))}
 
 
 def _end_of(prefix: bytes) -> bytes:
