@@ -388,8 +388,8 @@ class Etcd:
 class Proxy:
     """A TCP proxy before a port of this machine.
 
-    `flows` cleared, nothing passes any more though all stays connected; `pause` set, what the
-    server sends comes byte by byte, with that many seconds between two.
+    `flows` cleared, nothing passes any more though all stays connected; `answers` cleared, nothing
+    that the server sends; `pause` set, that comes byte by byte, with so many seconds between two.
     """
 
     def __init__(self, port: int) -> None:
@@ -399,6 +399,8 @@ class Proxy:
         self.url = f"http://127.0.0.1:{self.port}"
         self.flows = threading.Event()
         self.flows.set()
+        self.answers = threading.Event()
+        self.answers.set()
         self.pause = 0.0
         self.refuses = False
         """Whether a new connection is ended at once."""
@@ -418,6 +420,7 @@ class Proxy:
     def close(self) -> None:
         self._closed = True
         self.flows.set()
+        self.answers.set()
         self.pause = 0.0
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -451,20 +454,22 @@ class Proxy:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets |= {client, server}
             pair = {client, server}
-            for source, sink, slowly in ((client, server, False), (server, client, True)):
+            for source, sink, back in ((client, server, False), (server, client, True)):
                 thread = threading.Thread(
-                    target=self._pump, args=(source, sink, slowly, pair), daemon=True
+                    target=self._pump, args=(source, sink, back, pair), daemon=True
                 )
                 self._threads.append(thread)
                 thread.start()
 
     def _pump(
-        self, source: socket.socket, sink: socket.socket, slowly: bool, pair: set[socket.socket]
+        self, source: socket.socket, sink: socket.socket, back: bool, pair: set[socket.socket]
     ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self.flows.wait()
-                while slowly and self.pause and data:
+                if back:
+                    self.answers.wait()
+                while back and self.pause and data:
                     sink.sendall(data[:1])
                     data = data[1:]
                     time.sleep(self.pause)

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .. import forks
 from ..errors import ConfigurationError, seconds
 from ..mode import clock
-from .addresses import context, parse
+from .addresses import Trust, parse
+from .connections import Endpoint
 from .endpoints import Endpoints
 from .errors import INVALID, UNAUTHENTICATED, Denied, EtcdError, NotFound
 from .login import Login
 from .values import (
+    Alarm,
     Answer,
     Compare,
     Lease,
+    Member,
     Op,
     TxnAnswer,
     answer_of,
@@ -68,10 +71,12 @@ class Client:
     ) -> None:
         self._urls = parse(urls)
         self._timeout = seconds("timeout", timeout)
+        if not self._timeout:
+            raise ConfigurationError("timeout= of etcd is 0 s, in which nothing is answered.")
         files = (ca, cert, cert_key)
         tls = None
         if self._urls[0].startswith("https:"):
-            tls = context(*files)
+            tls = Trust(*files)
         elif files != (None, None, None):
             raise ConfigurationError(
                 "ca=, cert= and cert_key= are for https, and the URLs of etcd are of http."
@@ -170,13 +175,21 @@ class Client:
 
         :param start_revision: of the first change that is told; None begins now.
         """
-        body = asked(span(key, prefix=prefix), start_revision)
-        deadline = self._deadline(timeout)
+        keys = span(key, prefix=prefix)
+        body, deadline = asked(keys, start_revision), self._deadline(timeout)
 
         def begun(token: dict[str, str]) -> Watch:
             headers = {**HEADERS, **token}
             return Watch(self._endpoints.stream("/v3/watch", body, headers, deadline), deadline)
 
+        try:
+            return self._with_token(begun, deadline)
+        except Denied:
+            if self._login is None:
+                raise
+        # A watch is refused in the same words where the token has expired. A read tells, and logs
+        # in anew.
+        self._ask("/v3/kv/range", {**keys, "limit": "1", "keys_only": True}, deadline - clock())
         return self._with_token(begun, deadline)
 
     # -- leases --
@@ -197,6 +210,49 @@ class Client:
             self._ask("/v3/lease/revoke", {"ID": str(lease_id)}, timeout)
         except NotFound:
             return
+
+    # -- the members --
+
+    def members(self, *, timeout: float | None = None) -> tuple[Member, ...]:
+        """Ask each member how it is, one after the other.
+
+        :param timeout: seconds for each of them.
+        """
+        forks.follow()
+        return tuple(
+            self._member(endpoint, self._deadline(timeout)) for endpoint in self._endpoints.each()
+        )
+
+    def alarms(self, *, timeout: float | None = None) -> tuple[Alarm, ...]:
+        """Return the alarms of all members: with NOSPACE nothing can be put."""
+        told = self._ask("/v3/maintenance/alarm", {"action": "GET"}, timeout)
+        return tuple(
+            Alarm(number(alarm, "memberID"), str(alarm.get("alarm", "NONE")))
+            for alarm in told.get("alarms", ())
+        )
+
+    def _member(self, endpoint: Endpoint, deadline: float) -> Member:
+        try:
+            told = self._with_token(
+                lambda token: endpoint.ask("/v3/maintenance/status", b"{}", token, deadline),
+                deadline,
+            )
+        except EtcdError as error:
+            return Member(endpoint.url, str(error))
+        try:
+            health = endpoint.ask("/health", None, {}, deadline)
+            trouble = "" if health.get("health") == "true" else str(health.get("reason", health))
+        except EtcdError as error:
+            trouble = str(error)
+        return Member(
+            endpoint.url,
+            trouble,
+            str(told.get("version", "")),
+            number(told.get("header", {}), "member_id"),
+            number(told, "leader"),
+            number(told, "dbSize"),
+            number(told, "dbSizeInUse"),
+        )
 
     # -- the end --
 
@@ -234,32 +290,30 @@ class Client:
         forks.follow()
         login = self._login
         if login is None:
-            return _unless_nameless(ask)
+            return _or_denied(ask, {})
         token = login.token(deadline)
         try:
             return ask(_header(token))
         except EtcdError as error:
-            if error.code != UNAUTHENTICATED and not (error.code == INVALID and not token):
+            if error.code not in (UNAUTHENTICATED, INVALID):
                 raise
-        login.forget(token)
-        token = login.token(deadline)
-        try:
-            return ask(_header(token))
-        except EtcdError as error:
-            if error.code == UNAUTHENTICATED:
-                raise Denied(str(error), code=error.code) from error
-            raise
+            # INVALID is a missing token, and one that was overtaken by a change of the rights.
+            if error.code == UNAUTHENTICATED or not token:
+                login.forget(token)
+        return _or_denied(ask, _header(login.token(deadline)))
 
 
 def _header(token: str) -> dict[str, str]:
     return {"Authorization": token} if token else {}
 
 
-def _unless_nameless(ask: Callable[[dict[str, str]], T]) -> T:
+def _or_denied(ask: Callable[[dict[str, str]], T], token: dict[str, str]) -> T:
     try:
-        return ask({})
+        return ask(token)
     except EtcdError as error:
-        # Code 3 is that of any request that makes no sense, too; the text says which.
-        if error.code in (INVALID, UNAUTHENTICATED) and "user name" in str(error):
-            raise Denied(f"{error} Give user= and password=.", code=error.code) from error
-        raise
+        # INVALID is that of any request that makes no sense, too; the text says which.
+        nameless = error.code == INVALID and "user name" in str(error)
+        if error.code != UNAUTHENTICATED and not nameless:
+            raise
+        cure = "Check the user's name and password." if token else "Give user= and password=."
+        raise Denied(f"{error} {cure}", code=error.code) from error

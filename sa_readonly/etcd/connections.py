@@ -13,6 +13,7 @@ import functools
 import http.client
 import io
 import ipaddress
+import os
 import queue
 import socket
 import ssl
@@ -26,7 +27,9 @@ from urllib.parse import urlsplit
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
+from ..forks import PerProcess, follow
 from ..mode import clock
+from .addresses import Trust
 from .errors import Unreachable, failure, read
 
 __all__ = ["Endpoint", "Stream"]
@@ -35,7 +38,6 @@ T = TypeVar("T")
 
 _TROUBLE = (OSError, HTTPError, http.client.HTTPException)
 _IDLE = 4  # connections to one member that are kept
-_JSON = {"Content-Type": "application/json"}
 
 
 class _Wire(io.RawIOBase):
@@ -43,6 +45,7 @@ class _Wire(io.RawIOBase):
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
+        self._held = sock.makefile("rb", buffering=0)  # open until this is closed, too
         self.deadline = deadline
 
     def readable(self) -> bool:
@@ -51,6 +54,10 @@ class _Wire(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         self._sock.settimeout(_left(self.deadline))
         return self._sock.recv_into(buffer)
+
+    def close(self) -> None:
+        self._held.close()
+        super().close()
 
 
 class _Reply(http.client.HTTPResponse):
@@ -97,10 +104,11 @@ class Endpoint:
     :param tls: for https.
     """
 
-    def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, url: str, tls: Trust | None) -> None:
         self.url = url
         parts = urlsplit(url)
         self._host, self._port = str(parts.hostname), int(parts.port or 0)
+        self._headers = {"Content-Type": "application/json", "Host": parts.netloc}
         self._tls = tls
         self._idle: deque[HTTPConnection] = deque()
         self._open: set[HTTPConnection] = set()  # in use or idle
@@ -123,12 +131,12 @@ class Endpoint:
         connection = self._connection(deadline)
         answered = False
         try:
-            self._send(connection, path, body, headers, deadline)
+            self._send(connection, path, body, headers)
             response = connection.getresponse()
             content = response.data
             answered = True
         except _TROUBLE as error:
-            raise Unreachable(f"{self.url}: {_told(error)}") from error
+            raise Unreachable(f"{self.url}: {_told(error)}.") from error
         finally:
             # What is asked on a connection whose last answer is still to come would get that one.
             if answered and connection.sock is not None and len(self._idle) < _IDLE:
@@ -145,13 +153,13 @@ class Endpoint:
         connection = self._connection(deadline)
         begun = False
         try:
-            self._send(connection, path, body, headers, deadline)
+            self._send(connection, path, body, headers)
             reply = http.client.HTTPConnection.getresponse(connection)
-            if reply.status != 200:
+            if reply.status != 200 or not reply.chunked or connection.sock is None:
                 raise failure(self.url, reply.status, reply.read(65536))
             begun = True
         except _TROUBLE as error:
-            raise Unreachable(f"{self.url}: {_told(error)}") from error
+            raise Unreachable(f"{self.url}: {_told(error)}.") from error
         finally:
             if not begun:
                 self.end(connection)
@@ -163,28 +171,34 @@ class Endpoint:
         path: str,
         body: bytes | None,
         headers: Mapping[str, str],
-        deadline: float,
     ) -> None:
-        connection.timeout = _left(deadline)
-        # A class by its type; what it is called with makes one.
-        connection.response_class = functools.partial(_Reply, deadline)  # type: ignore[assignment]
-        connection.request("GET" if body is None else "POST", path, body, {**_JSON, **headers})
+        method = "GET" if body is None else "POST"
+        connection.request(method, path, body, {**self._headers, **headers})
 
     def _connection(self, deadline: float) -> HTTPConnection:
-        """Return a connection that is connected.
+        """Return a connection that is connected, and whose next request ends by the deadline.
 
         :raises Unreachable: if there is none in time.
         """
+        try:
+            connection = self._kept() or self._connected(deadline)
+            # A class by its type; what it is called with makes one.
+            connection.response_class = functools.partial(  # type: ignore[assignment]
+                _Reply, deadline
+            )
+            connection.timeout = _left(deadline)
+        except _TROUBLE as error:
+            raise Unreachable(f"{self.url}: {_told(error)}.", may_be_done=False) from error
+        return connection
+
+    def _kept(self) -> HTTPConnection | None:
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread took the last one
                 connection = self._idle.pop()
                 if connection.is_connected:
                     return connection
                 self.end(connection)
-        try:
-            return self._connected(deadline)
-        except _TROUBLE as error:
-            raise Unreachable(f"{self.url}: {_told(error)}", may_be_done=False) from error
+        return None
 
     def _connected(self, deadline: float) -> HTTPConnection:
         addresses = self._addresses(deadline)
@@ -203,7 +217,7 @@ class Endpoint:
                 address,
                 self._port,
                 timeout=timeout / 2,
-                ssl_context=self._tls,
+                ssl_context=self._tls.context(),
                 server_hostname=self._host,
             )
         self._open.add(connection)
@@ -225,11 +239,12 @@ class Endpoint:
         return list(dict.fromkeys(str(to[0]) for *_, to in _bounded(look_up, deadline)))
 
     def end(self, connection: HTTPConnection) -> None:
-        """Close a connection, also where a forked child has a copy of it."""
+        """Close a connection of this process, also where a forked child has a copy of it."""
+        if connection not in self._open:
+            return  # it is closed, or was the parent's: a thread that is no more may hold its locks
         self._open.discard(connection)
         if connection.sock is not None:
-            with contextlib.suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+            _shut(connection.sock)
         connection.close()
 
     def close(self) -> None:
@@ -248,9 +263,16 @@ def _drop(connections: set[HTTPConnection]) -> None:
     """Close this process's side of connections, which may be those of a parent that goes on."""
     while connections:
         with contextlib.suppress(KeyError):
-            connection = connections.pop()
-            if connection.sock is not None:
-                connection.sock.close()
+            sock = connections.pop().sock
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    os.close(sock.detach())  # close() would wait for what reads it
+
+
+def _shut(sock: socket.socket) -> None:
+    """End a connection for all that have its socket, a thread that reads it too."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # that of TLS takes away what is read by
 
 
 def _told(error: BaseException) -> str:
@@ -273,7 +295,8 @@ class Stream:
         self._endpoint, self._connection, self._reply = endpoint, connection, reply
         self._socket: socket.socket = connection.sock  # it is connected
         self._wire = b""  # what came and is no whole chunk yet
-        self._reading = threading.Lock()
+        self._reading = PerProcess(threading.Lock)
+        self._ended = False
         self.closed = False
 
     def read(self, deadline: float) -> bytes | None:
@@ -281,44 +304,42 @@ class Stream:
 
         Nothing is lost where the deadline passes in the middle.
         """
-        with self._reading:
-            self._reply.wire.deadline = deadline
-            while not self.closed:
+        follow()
+        with self._reading():
+            # At least a moment, so that what has come is found however late it is.
+            self._reply.wire.deadline = max(deadline, clock() + 0.001)
+            while not (self.closed or self._ended):
                 try:
                     came = self._reply.fp.read1(65536)
+                    self._wire += came
+                    piece = self._chunks()
                 except TimeoutError:
                     return b""
-                except (OSError, ValueError):  # closed meanwhile, or the connection is gone
-                    return None
-                if not came:
-                    return None
-                self._wire += came
-                piece = self._chunks()
-                if piece is None or piece:
+                except (OSError, ValueError):  # closed meanwhile, or gone, or no chunks
+                    break
+                self._ended = self._ended or not came
+                if piece:
                     return piece
         return None
 
-    def _chunks(self) -> bytes | None:
-        """Take the whole chunks of what came; None if the last one is among them."""
-        if not self._reply.chunked:
-            piece, self._wire = self._wire, b""
-            return piece
+    def _chunks(self) -> bytes:
+        """Take the whole chunks of what came."""
         pieces: list[bytes] = []
-        while b"\r\n" in self._wire:
+        while not self._ended and b"\r\n" in self._wire:
             head, _, rest = self._wire.partition(b"\r\n")
-            size = int(head.partition(b";")[0] or b"0", 16)
-            if size == 0:
-                return b"".join(pieces) or None
+            size = int(head.partition(b";")[0], 16)
             if len(rest) < size + 2:
                 break
             pieces.append(rest[:size])
             self._wire = rest[size + 2 :]
+            self._ended = size == 0
         return b"".join(pieces)
 
     def close(self) -> None:
         """Close it, from any thread: one that waits in :meth:`read` comes back."""
+        follow()
         self.closed = True
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        with self._reading:  # a descriptor that is closed while it is read may be another one then
+        _shut(self._socket)
+        # A descriptor that is closed while it is read may be that of another file by then.
+        with self._reading():
             self._endpoint.end(self._connection)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..mode import clock
+from .addresses import Trust
 from .connections import Endpoint, Stream
 from .errors import EtcdError, Leaderless, Unreachable
 
@@ -24,7 +24,7 @@ class Endpoints:
     :param tls: for https.
     """
 
-    def __init__(self, urls: list[str], tls: ssl.SSLContext | None) -> None:
+    def __init__(self, urls: list[str], tls: Trust | None) -> None:
         self._all = [Endpoint(url, tls) for url in urls]
         self._first = random.randrange(len(urls))  # noqa: S311  # spreads workers over the members
 
@@ -103,7 +103,7 @@ def _summed_up(failures: list[Unreachable]) -> Unreachable:
     if len(failures) == 1:
         return failures[0]
     return type(failures[-1])(
-        "No member of etcd answered. " + "; ".join(str(error) for error in failures),
+        "No member of etcd answered. " + " ".join(str(error) for error in failures),
         code=failures[-1].code,
         may_be_done=any(error.may_be_done for error in failures),
     )

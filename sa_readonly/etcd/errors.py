@@ -118,7 +118,8 @@ def failure(url: str, status: int, body: bytes) -> EtcdError:
     inner = answer.get("error") if isinstance(answer, dict) else None
     told = inner if isinstance(inner, dict) else answer if isinstance(answer, dict) else {}
     code = told.get("grpc_code", told.get("code"))
-    text = _shown(str(told.get("message") or inner or body.decode("utf-8", "replace")))
+    said = told.get("message") or inner or told.get("reason")  # the last of /health
+    text = _shown(str(said or body.decode("utf-8", "replace")))
     if not isinstance(code, int):
         if status == 200:
             return EtcdError(f"What answers at {url} is not etcd's gateway: {text!r}.")

@@ -60,7 +60,7 @@ class Login:
                 return self._token
             if self._done is None:
                 if self._error is not None and clock() < self._hold:
-                    raise self._error
+                    raise self._error.with_traceback(None)  # which would grow each time
                 self._done = threading.Event()
                 threading.Thread(
                     target=self._log_in,
@@ -74,7 +74,9 @@ class Login:
         with self._lock():
             if self._token is not None:
                 return self._token
-            raise self._error or Unreachable("The login to etcd failed.", may_be_done=False)
+            if self._error is not None:
+                raise self._error.with_traceback(None)
+        raise Unreachable("The login to etcd failed.", may_be_done=False)
 
     def forget(self, token: str) -> None:
         """Have the next request log in anew, if the token is still that one."""

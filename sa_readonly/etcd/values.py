@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "Alarm",
     "Answer",
     "Compare",
     "Event",
     "KeyValue",
     "Lease",
+    "Member",
     "Op",
     "TxnAnswer",
     "absent",
@@ -137,7 +139,8 @@ def span(key: str, *, prefix: bool) -> dict[str, Any]:
     """Return the part of a request that names a key, or all keys that begin with it."""
     if not prefix:
         return {"key": encoded(key)}
-    return {"key": encoded(key), "range_end": encoded(_end_of(_bytes(key)))}
+    first = _bytes(key)
+    return {"key": encoded(first or b"\0"), "range_end": encoded(_end_of(first))}
 
 
 def _end_of(prefix: bytes) -> bytes:
@@ -235,6 +238,35 @@ class Lease:
 
     id: int
     ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What one member says of itself. Neither its quota nor whether it compacts can be asked for.
+
+    :param url: where it was asked.
+    :param trouble: why it can't serve, in etcd's words or those of the error; "" if it can.
+    :param version: of the server; "" if it did not answer, as all that follows.
+    :param leader: the id of the member that it takes for the leader; 0 for none.
+    :param db_size: bytes of its database's file, which its quota is for.
+    :param db_size_in_use: bytes of that which a defragmentation would leave.
+    """
+
+    url: str
+    trouble: str
+    version: str = ""
+    member_id: int = 0
+    leader: int = 0
+    db_size: int = 0
+    db_size_in_use: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """An alarm of a member, such as NOSPACE or CORRUPT."""
+
+    member_id: int
+    kind: str
 
 
 def key_value(told: Mapping[str, Any]) -> KeyValue:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..mode import clock
-from .errors import Compacted, Denied, EtcdError, Leaderless, Unreachable, failure
+from .errors import OUT_OF_RANGE, Compacted, Denied, EtcdError, Leaderless, Unreachable, failure
 from .values import Event, key_value, number
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class Watch:
         while b"\n" not in self._text:
             piece = self._stream.read(deadline)
             if piece is None and not self._stream.closed:
+                if self._text:  # the last line of an answer, an error, ends with the answer
+                    break
                 raise Unreachable(f"The watch at {self._stream.url} has ended.")
             if not piece:
                 return None
@@ -121,6 +123,7 @@ class Watch:
         if revision:
             return Compacted(
                 f"The watch at {url} begins before revision {revision}, the oldest that is kept.",
+                code=OUT_OF_RANGE,
                 revision=revision,
             )
         reason = str(message.get("cancel_reason", "no reason is told"))
