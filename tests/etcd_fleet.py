@@ -30,8 +30,9 @@ class Worker:
         app.made += [self.engine, self.other]
         switched = {k: options.pop(k) for k in ("file", "ttl") if k in options}
         self.switch = EtcdSwitch(url, key=fleet.store.key, **switched)
+        options.setdefault("watch", False)  # a test tells when to look
         self.selector = EngineSelector(
-            self.switch, read_write=self.engine, read_only=self.other, watch=False, **options
+            self.switch, read_write=self.engine, read_only=self.other, **options
         )
         self.sessions = sessionmaker(self.selector, class_=RoutingSession)
 
