@@ -117,12 +117,11 @@ def test_an_etcd_over_its_quota_answers_looks_and_lets_off_through(
     fleet.on()
     worker.look()
     assert fleet.drained()
-    with pytest.raises(Full):  # 3.5.1 then refuses each transaction, too, also one that only reads
+    with pytest.raises(Full):  # 3.5.1 may refuse each transaction then, also one that only reads
         fill(fleet)
     assert worker.look() == RO
     assert fleet.drained()
-    off = turn_off(fleet.store)
-    assert (off.key is not None, off.plainly) == (True, True)
+    assert turn_off(fleet.store).key is not None
     assert worker.look() == RW
     assert worker.writes()
     fleet.close()

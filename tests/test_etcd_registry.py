@@ -221,13 +221,15 @@ def test_the_copy_of_an_acknowledgement_acknowledges_nothing(fleet: Fleet) -> No
     assert len(fleet.whys()) == 1
 
 
-def test_while_read_write_what_is_only_counted_is_not_written(fleet: Fleet) -> None:
+def test_while_read_write_what_is_only_counted_is_not_written(fleet: Fleet, clock: Clock) -> None:
     worker = fleet.worker()
     worker.write()
+    worker.entry._hint.renew = nothing
     before = fleet.client.get("/").revision
     connections = [worker.engine.connect() for _ in range(3)]
     for _ in range(3):
         worker.look()
+        clock.ahead += 31  # the last report is old
     assert fleet.client.get("/").revision == before
     for connection in connections:
         connection.close()
@@ -390,6 +392,26 @@ def test_on_forgets_what_is_lost_and_had_acknowledged_and_held_nothing(fleet: Fl
     assert sweep_acknowledged(fleet.store) == []
 
 
+def test_what_shows_life_while_it_is_forgotten_stays(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = fleet.worker()
+    worker.write()
+    fleet.on()
+    worker.look()
+    hint = fleet.store.workers + worker.entry._process + "/alive"
+    fleet.client.delete(hint)
+    real = fleet.client.txn
+
+    def late(*args: Any, **options: Any) -> Any:
+        fleet.client.put(hint, "")
+        return real(*args, **options)
+
+    monkeypatch.setattr(fleet.client, "txn", late)
+    assert sweep_acknowledged(fleet.store) == []
+    assert len(fleet.read().seen) == 1
+
+
 def test_off_forgets_what_is_lost_for_a_day_and_shows_no_life_meanwhile(
     fleet: Fleet, clock: Clock
 ) -> None:
@@ -400,12 +422,14 @@ def test_off_forgets_what_is_lost_for_a_day_and_shows_no_life_meanwhile(
         fleet.client.delete(fleet.store.workers + worker.entry._process + "/alive")
     told: list[str] = []
 
-    def pause(seconds: float) -> None:
+    hint = fleet.store.workers + waking.entry._process + "/alive"
+
+    def pause(seconds: float) -> None:  # it shows life for a moment
         clock.ahead += seconds
-        fleet.client.put(fleet.store.workers + waking.entry._process + "/alive", "")
+        there = fleet.client.get(hint).kv
+        fleet.client.put(hint, "") if there is None else fleet.client.delete(hint)
 
     assert sweep_old(fleet.store, told.append, pause=pause) == []
-    fleet.client.delete(fleet.store.workers + waking.entry._process + "/alive")
     began = clock.ahead
     swept = sweep_old(fleet.store, told.append, age=-1, pause=pause)
     assert [one.name for one in swept] == [old.entry._process]

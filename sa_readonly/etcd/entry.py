@@ -190,9 +190,7 @@ class EtcdEntry(Entry):
 
     def sees_key(self) -> None:
         """Take note that a key is there: it may be acknowledged, also where one was withdrawn."""
-        if self.withdrawing:
-            self._stale = True  # the delete may still be done
-            self.withdrawing = False
+        self.withdrawing = False
 
     def withdraw_after(self, place: Place) -> None:
         """Take the acknowledgement back, after a look that showed that it may be.

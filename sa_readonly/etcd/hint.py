@@ -51,7 +51,6 @@ class Hint:
             if lease is not None and client.keepalive(lease.id, timeout=_REQUEST) > 0:
                 self._renewed = now
                 return
-            self._lease = None  # it has ended, or may have by the time of an answer
             lease = client.grant(LEASE, timeout=_REQUEST)
             key = self._store.workers + process + ALIVE
             client.put(key, b"", lease=lease.id, timeout=_REQUEST)
