@@ -18,8 +18,8 @@ from ..workers.protocol import Entry, RegistryError
 from ..workers.reports import encoded
 from .errors import EtcdError, Full, Unreachable
 from .hint import Hint
-from .records import ACK, LONGEST_FENCE, Place, marker_of, numbered, registration
-from .values import absent, created, put_op
+from .records import ACK, LONGEST_FENCE, Place, marker_of, numbered, registration, revision_of
+from .values import absent, created, get_op, put_op
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -138,6 +138,8 @@ class EtcdEntry(Entry):
             self._old.append(name)  # if it is not answered, it may be there all the same
             answer = store.client.txn([absent(key)], [put_op(key, value)], timeout=_REQUEST)
         except EtcdError as error:
+            if not (isinstance(error, Unreachable) and error.may_be_done):
+                self._old = [one for one in self._old if one != name]
             raise RegistryError(_not_registered(store.workers, error)) from error
         if not answer.succeeded:
             raise RegistryError(f"{key} is there already, and can't be this process's.")
@@ -232,37 +234,42 @@ class EtcdEntry(Entry):
             # put until it is compacted.
             told = (report.mode, report.generation, report.forced, acknowledged)
             if told != self._told or report.mode is Mode.READ_ONLY:
-                self._put(report, acknowledged)
-                self._told = told
+                self._told = told if self._put(report, acknowledged) else None
 
-    def _put(self, report: Report, acknowledged: bool) -> None:
+    def _put(self, report: Report, acknowledged: bool) -> bool:
+        """Put a report; False if it acknowledges a key that has gone."""
         place = self._require()
         about = {name: self._about[name] for name in ("program", "version", "born", "started")}
         text = encoded(place.name, acknowledged, report, about)
-        value = registration(place.fence, self._facts(), text)
-        key = place.key + ACK * acknowledged
+        put = put_op(place.key + ACK * acknowledged, registration(place.fence, self._facts(), text))
+        compared = [created(place.key) == place.created]
         before = self._left, self.acknowledged
         if acknowledged:
+            revision = revision_of(report.generation)
+            if revision is not None:
+                # Only beside the key: where it went with an older snapshot, a look must not find
+                # what was put since.
+                compared.append(created(self._store.key) == revision)
             self.puts += 1
             self._left, self.acknowledged = True, report.generation
         try:
-            answer = self._store.client.txn(
-                [created(place.key) == place.created], [put_op(key, value)], timeout=_REQUEST
-            )
+            answer = self._store.client.txn(compared, [put], [get_op(place.key)], timeout=_REQUEST)
+            if answer.succeeded:
+                return True
+            self._left, self.acknowledged = before
         except EtcdError as error:
             if isinstance(error, Unreachable) and error.may_be_done:
                 self._stale = True
             else:
                 self._left, self.acknowledged = before
             raise RegistryError(_not_reported(place.key, error)) from error
-        else:
-            if not answer.succeeded:
-                self._left, self.acknowledged = before
         finally:
             self.puts += acknowledged
-        if not answer.succeeded:
+        kv = answer.answers[0].kv
+        if kv is None or kv.create_revision != place.created:
             self.lose(place)
             self._require()
+        return False
 
     def withdraw(self) -> None:
         with self._locked():
