@@ -24,6 +24,7 @@ from sa_readonly.etcd.errors import (
     failure,
 )
 from sa_readonly.etcd.values import absent, created, delete_op, get_op, modified, put_op
+from tests.app import once
 from tests.etcd import Etcd, Proxy, free_ports
 from tests.postgres import wait_until
 from tests.test_forks import in_child
@@ -472,10 +473,11 @@ def test_members_say_how_they_are(etcd: Etcd) -> None:
         with etcd.full():
             (alarm,) = client.alarms()
             assert (alarm.kind, alarm.member_id) == ("NOSPACE", well.member_id)
-            assert client.members()[0].trouble == f"{etcd.urls} answered 503: ALARM NOSPACE."
+            # 3.4 gives no reason
+            assert client.members()[0].trouble.startswith(f"{etcd.urls} answered 503: ")
 
 
-def test_reads_go_on_through_the_death_of_a_leader_and_a_watch_without_one_ends() -> None:
+def test_reads_go_on_through_the_death_of_a_leader() -> None:
     with Etcd(3, flags=["--heartbeat-interval", "20", "--election-timeout", "200"]) as etcd:
         leader = etcd.leader()
         others = [node.url for node in etcd.nodes if node is not leader]
@@ -483,10 +485,13 @@ def test_reads_go_on_through_the_death_of_a_leader_and_a_watch_without_one_ends(
             client.put("/a", "1")
             leader.kill()
             assert client.get("/a", timeout=BOUND).kv.text == "1"
-            with Client(others[0]) as one, one.watch("/a") as watch:
-                next(node for node in etcd.nodes if node.url == others[1]).kill()
-                with pytest.raises(Leaderless) as caught:
-                    watch.read(BOUND)
-                assert caught.value.code == 14
-                with pytest.raises(Unreachable) as caught:
-                    one.get("/a", timeout=0.1)
+
+
+@once
+def test_a_watch_at_a_member_without_a_leader_ends() -> None:
+    with Etcd(3) as etcd, Client(etcd.node.url) as client, client.watch("/a") as watch:
+        for node in etcd.nodes[1:]:
+            node.kill()
+        with pytest.raises(Leaderless) as caught:
+            watch.read(BOUND)
+        assert caught.value.code == 14
