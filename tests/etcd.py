@@ -405,14 +405,15 @@ class Proxy:
         self.pause = 0.0
         self.connected = 0
         """How many connections were made to it."""
-        self._sockets: set[socket.socket] = set()
+        self.sockets: set[socket.socket] = set()
+        """Those of its connections."""
         self._closed = False
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
     def cut(self) -> None:
         """End all connections that there are."""
-        for one in list(self._sockets):
+        for one in list(self.sockets):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
@@ -446,7 +447,7 @@ class Proxy:
             except OSError:
                 client.close()
                 continue
-            self._sockets |= {client, server}
+            self.sockets |= {client, server}
             pair = {client, server}
             for source, sink, back in ((client, server, False), (server, client, True)):
                 thread = threading.Thread(
@@ -473,7 +474,7 @@ class Proxy:
         pair.discard(source)
         if not pair:  # both directions have ended
             for one in (source, sink):
-                self._sockets.discard(one)
+                self.sockets.discard(one)
                 one.close()
 
 

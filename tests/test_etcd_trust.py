@@ -20,6 +20,7 @@ from sa_readonly.etcd import login
 from sa_readonly.etcd.client import Client
 from sa_readonly.etcd.errors import Denied, EtcdError, Unreachable
 from tests.etcd import Certificates, Etcd, Proxy
+from tests.postgres import wait_until
 from tests.test_forks import in_child
 
 BOUND = 10  # seconds, for what takes none
@@ -147,13 +148,14 @@ def test_server_and_client_show_each_other_certificates(
 def test_a_watch_over_tls_is_ended_from_another_thread(secure: Etcd, files: dict[str, str]) -> None:
     with Client(secure.urls, **files) as client:
         watch = client.watch("/a")
-        watch.step = 60.0
-        steps: list[object] = []
-        reader = threading.Thread(target=lambda: steps.extend(watch))
+        watch.step = BOUND
+        reader = threading.Thread(target=list, args=(watch,))
         reader.start()
+        wait_until(watch._stream._reading().locked, "the reader", BOUND)
+        began = time.monotonic()
         watch.close()
         reader.join(BOUND)
-        assert not reader.is_alive()
+        assert time.monotonic() - began < BOUND / 2
 
 
 def test_a_server_of_another_authority_is_not_believed(
