@@ -403,17 +403,18 @@ class Proxy:
         self.answers = threading.Event()
         self.answers.set()
         self.pause = 0.0
+        self.refuses = False
+        """Whether a new connection is ended at once."""
         self.connected = 0
         """How many connections were made to it."""
-        self.sockets: set[socket.socket] = set()
-        """Those of its connections."""
+        self._sockets: set[socket.socket] = set()
         self._closed = False
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
     def cut(self) -> None:
         """End all connections that there are."""
-        for one in list(self.sockets):
+        for one in list(self._sockets):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
@@ -442,12 +443,17 @@ class Proxy:
             except OSError:
                 return
             self.connected += 1
+            if self.refuses:
+                client.close()
+                continue
             try:
                 server = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 client.close()
                 continue
-            self.sockets |= {client, server}
+            for one in (client, server):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sockets |= {client, server}
             pair = {client, server}
             for source, sink, back in ((client, server, False), (server, client, True)):
                 thread = threading.Thread(
@@ -474,7 +480,7 @@ class Proxy:
         pair.discard(source)
         if not pair:  # both directions have ended
             for one in (source, sink):
-                self.sockets.discard(one)
+                self._sockets.discard(one)
                 one.close()
 
 

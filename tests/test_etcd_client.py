@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import http.server
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -274,7 +275,7 @@ def test_a_connection_that_the_server_has_ended_is_not_used(proxy: Proxy) -> Non
     with Client(proxy.url) as client:
         client.put("/a", "1")
         proxy.cut()
-        wait_until(lambda: not proxy.sockets, "its end", BOUND)
+        wait_until(lambda: not proxy._sockets, "its end", BOUND)
         client.put("/a", "2")
         assert proxy.connected == 2
 
@@ -286,7 +287,7 @@ def test_a_connection_ends_though_another_process_has_a_copy_of_it(proxy: Proxy)
         copy = os.dup(connection.sock.fileno())
         try:
             client.close()
-            wait_until(lambda: not proxy.sockets, "its end", BOUND)
+            wait_until(lambda: not proxy._sockets, "its end", BOUND)
         finally:
             os.close(copy)
 
@@ -350,18 +351,36 @@ def test_all_members_together_have_one_deadline(proxy: Proxy, etcd: Etcd) -> Non
         )
 
 
-def test_a_name_is_looked_up_within_the_deadline(
+def test_a_name_is_looked_up_within_the_deadline_and_once_at_a_time(
     etcd: Etcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    look_up, answers, asked = socket.getaddrinfo, threading.Event(), []
+
+    def hangs(*args: object, **options: object) -> object:
+        asked.append(args[0])
+        answers.wait(BOUND)
+        return look_up(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
     with Client(f"http://localhost:{etcd.node.port}") as client:
+        for _ in range(3):
+            with pytest.raises(Unreachable, match="no answer in time") as caught:
+                client.put("/a", "1", timeout=0.02)
+            assert not caught.value.may_be_done
+        assert asked == ["localhost"]
+        answers.set()
         assert client.get("/a").kv is None
-        client.close()
-        looked_up = threading.Event()
-        monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: looked_up.wait(BOUND))
-        with pytest.raises(Unreachable, match="no answer in time") as caught:
-            client.put("/a", "1", timeout=0.05)
-        assert not caught.value.may_be_done
-        looked_up.set()
+
+
+def test_a_name_that_can_be_none_is_told(etcd: Etcd) -> None:
+    with Client(f"http://{64 * 'a'}:1") as client, pytest.raises(Unreachable, match="label"):
+        client.get("/a")
+
+
+def test_a_machine_that_is_gone_without_a_word_ends_a_watch(client: Client) -> None:
+    with client.watch("/a") as watch:
+        asked = watch._stream._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert asked
 
 
 def test_a_host_that_is_not_known_is_named() -> None:
