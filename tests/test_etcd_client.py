@@ -368,6 +368,13 @@ def test_a_name_is_looked_up_within_the_deadline_and_once_at_a_time(
                 client.put("/a", "1", timeout=0.02)
             assert not caught.value.may_be_done
         assert asked == ["localhost"]
+
+        def child() -> None:  # the thread that looks it up is the parent's
+            answers.set()
+            assert client.get("/a").kv is None
+            client.close()
+
+        in_child(child)
         answers.set()
         assert client.get("/a").kv is None
 
@@ -458,6 +465,19 @@ def test_each_thread_gets_its_own_answers(client: Client) -> None:
     for thread in threads:
         thread.join(BOUND)
     assert wrong == []
+
+
+def test_no_more_connections_are_kept_than_a_few(proxy: Proxy) -> None:
+    with Client(proxy.url) as client:
+        proxy.answers.clear()
+        threads = [threading.Thread(target=client.get, args=("/a",)) for _ in range(7)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: proxy.connected == 7, "all requests", BOUND)
+        proxy.answers.set()
+        for thread in threads:
+            thread.join(BOUND)
+        wait_until(lambda: len(proxy._sockets) == 2 * 4, "the end of the others", BOUND)
 
 
 def test_a_client_that_is_forgotten_leaves_no_connection(etcd: Etcd) -> None:

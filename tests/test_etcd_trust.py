@@ -322,6 +322,9 @@ def test_a_token_that_has_expired_is_made_anew(guarded: Etcd) -> None:
             answer = ask("/a")
             assert logins(guarded) == before + 1
         answer.close()
+        client._login.forget("expired.1")  # as a thread does that comes late with the old one
+        client.get("/a")
+        assert logins(guarded) == before + 1
 
 
 def test_a_login_that_takes_longer_than_a_request_goes_on(guarded: Etcd) -> None:
