@@ -6,18 +6,20 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from sa_readonly import EngineSelector, ReadOnlyError
+from sa_readonly import EngineSelector, Mode, ReadOnlyError
 from sa_readonly.etcd import EtcdSwitch
 from sa_readonly.etcd.changes import Changes
 from sa_readonly.etcd.operator import turn_off, turn_on
 from sa_readonly.etcd.registry import read
 from sa_readonly.etcd.switch import store_of
 from sa_readonly.workers import process
+from sa_readonly.workers.protocol import Report
 from tests.app import WHICH, Clock, need
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.postgres import wait_until
@@ -26,6 +28,7 @@ from tests.switches import BOUND
 __all__ = ["bare", "fleet"]  # fixtures
 
 RW, RO = "read-write", "read-only"
+DOCS = (Path(__file__).parent.parent / "docs" / "etcd.md").read_text()
 
 
 def test_while_nothing_happens_it_sends_two_looks_each_ttl_and_its_lease(fleet: Fleet) -> None:
@@ -197,3 +200,32 @@ def test_changes_are_told_and_a_burst_of_them_is_one(fleet: Fleet) -> None:
         assert times < 5
         fleet.worker().write()
         assert changes.wait(BOUND)
+
+
+def test_the_rights_that_the_docs_give_are_enough(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = DOCS.partition("```bash\n")[2].partition("```")[0].splitlines()
+    assert len(commands) == 9
+    server, store = fleet.etcd, fleet.store
+    server.users(myapp=("secret", ()), operator=("too", ()))
+    try:
+        for command in commands:
+            words = command.replace("/myapp/read-only", store.key).split()[1:]
+            if words[:2] != ["role", "add"]:  # they are there
+                server.ctl(*words, user="root:root")
+        worker = EtcdSwitch(server.urls, key=store.key, user="myapp", password="secret")
+        entry = worker.registry.register(worker.identify)
+        assert not worker.check().read_only
+        assert len(read(worker.store).seen) == 1
+        ops = store_of(server.urls, store.key, user="operator", password="too")
+        key = turn_on(ops).key
+        entry.closed()
+        entry.report(lambda: Report(Mode.READ_ONLY, key.generation))
+        assert read(ops).seen[0].acknowledged
+        turn_off(ops)
+        assert not worker.check().read_only
+        entry.close()
+        assert read(ops).entries == {}
+    finally:
+        server.no_users()
