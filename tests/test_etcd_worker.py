@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.app import WHICH, Clock, need
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.postgres import wait_until
 from tests.switches import BOUND
+from tests.test_calls import calls, reading, writing
 
 __all__ = ["bare", "fleet"]  # fixtures
 
@@ -47,6 +49,19 @@ def test_while_nothing_happens_it_sends_two_looks_each_ttl_and_its_lease(fleet: 
     seconds = time.monotonic() - began
     assert asked["/v3/kv/txn"] <= 2 * seconds / ttl + 1
     assert set(asked) <= {"/v3/kv/txn", "/v3/lease/keepalive"}
+
+
+def test_while_an_answer_is_fresh_a_transaction_costs_what_it_costs_with_a_file(
+    bare: Fleet,
+) -> None:
+    bare.init(60)
+    worker = bare.worker(ttl=19)
+    bare.app.engines.update(rw=worker.engine, ro=worker.other)
+    costs = [calls(make(worker.sessions)) for make in (partial(reading, statements=1), writing)]
+    worker.selector.close()
+    bare.app.start(ttl=3600)
+    for make, cost in zip((partial(reading, statements=1), writing), costs, strict=True):
+        assert cost == calls(make(bare.app.sessions))
 
 
 def test_on_a_loop_a_look_is_awaited_and_a_new_connection_waits_for_one(fleet: Fleet) -> None:
