@@ -39,11 +39,11 @@ class EtcdSwitch(LookingSwitch):
     """Read-only while a key is in etcd, for the workers of all hosts; see ``docs/etcd.md``.
 
     ``sa-readonly init`` begins a fleet once: it puts the *marker*, ``KEY.fleet``, which tells the
-    fence. A look brings the key, the marker and this process's own entry by one linearizable
-    transaction. It is *fresh* for ``ttl`` and *usable* for the marker's fence, both counted from
-    before it was sent. Past ``ttl`` transactions wait for a look, at most ``ttl``; then, and for
-    ``ttl`` after one that failed, the last answer is used while it is usable. Past the fence this
-    process turns read-only by itself, until etcd answers again.
+    fence. A look brings the key by a linearizable read, and the marker and this process's own entry
+    as they were then. Its answer is *fresh* for ``ttl`` and *usable* for the marker's fence, both
+    counted from before it was asked for. Past ``ttl`` transactions wait for a look, at most
+    ``ttl``; then, and for ``ttl`` after one that failed, the last answer is used while it is
+    usable. Past the fence this process turns read-only by itself, until etcd answers again.
 
     - No marker, or another one than this process has taken, without the key beside it: it is not
       known whether etcd's data are those of the fleet, so it is read-only, until the key was there.
