@@ -18,7 +18,7 @@ from sa_readonly.etcd import EtcdSwitch
 from sa_readonly.etcd.errors import Full
 from sa_readonly.etcd.operator import turn_off
 from sa_readonly.etcd.switch import store_of
-from tests.app import App
+from tests.app import App, once
 from tests.etcd import Etcd
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.postgres import Pair, wait_until
@@ -110,6 +110,7 @@ def fill(fleet: Fleet) -> None:
         fleet.client.put(f"/waste/{number}", "x" * 50_000)
 
 
+@once  # it needs a node of its own
 def test_an_etcd_over_its_quota_answers_looks_and_lets_off_through(
     etcd: Etcd, small: Etcd, lite: App
 ) -> None:
@@ -207,6 +208,7 @@ def test_a_client_of_another_key_is_not_touched(fleet: Fleet) -> None:
     assert len(fleet.read().seen) == 1
 
 
+@once
 def test_one_that_was_stopped_between_its_check_and_its_statement_is_named_until_it_has_ended(
     bare: Fleet, pg_pair: Pair
 ) -> None:

@@ -115,6 +115,36 @@ def test_on_a_loop_a_look_is_awaited_and_a_new_connection_waits_for_one(fleet: F
     asyncio.run(main())
 
 
+def test_a_connection_whose_wait_for_a_look_is_cancelled_is_closed(fleet: Fleet) -> None:
+    need("aiosqlite")
+    worker = fleet.worker(proxied=True, ttl=3)
+    worker.selector.close()
+    url = fleet.app.urls
+    engines = [create_async_engine(url[name].set(drivername="sqlite+aiosqlite")) for name in url]
+
+    async def main() -> None:
+        options = {"read_write": engines[0], "read_only": engines[1], "watch": False}
+        async with EngineSelector(worker.switch, **options) as selector:
+            async with engines[0].connect():
+                pass
+            await engines[0].dispose()
+            door = selector._guarded.doors[0]
+            worker.proxy.flows.clear()
+            task = asyncio.create_task(engines[0].connect().start())
+            while not worker.switch._under_way:
+                await asyncio.sleep(0.001)
+            assert door.connections
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert door.connections == 0
+            worker.proxy.flows.set()
+        for engine in engines:
+            await engine.dispose()
+
+    asyncio.run(main())
+
+
 async def _until_refused(connect: Any) -> None:
     while True:
         await connect()
