@@ -134,13 +134,16 @@ def test_server_and_client_show_each_other_certificates(
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.setenv(name, "/none")
-    with Client(secure.urls, **files) as client:
-        client.put("/a", "1")
-        assert client.get("/a").kv.text == "1"
-        with client.watch("/a") as watch:
-            assert watch.read(0) == ()
-            client.put("/a", "2")
-            assert watch.read(BOUND)[0].kv.text == "2"
+    with Proxy(secure.node.port) as proxy:
+        with Client(f"https://127.0.0.1:{proxy.port}", **files) as client:
+            for _ in range(3):
+                client.put("/a", "1")
+            assert client.get("/a").kv.text == "1"
+        assert proxy.connected == 1
+    with Client(secure.urls, **files) as client, client.watch("/a") as watch:
+        assert watch.read(0) == ()
+        client.put("/a", "2")
+        assert watch.read(BOUND)[0].kv.text == "2"
     with Client(f"https://localhost:{secure.node.port}", **files) as client:
         assert client.get("/a").kv.text == "2"
 
@@ -343,6 +346,20 @@ def test_a_login_that_takes_longer_than_a_request_goes_on(guarded: Etcd) -> None
         proxy.answers.set()
         assert client.get("/a").kv is None
     assert logins(guarded) == before + 1
+
+
+def test_a_login_for_which_no_thread_can_be_started_is_tried_again(
+    guarded: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Client(guarded.urls, user="worker", password=SECRET) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(Unreachable, match="No login to etcd: can't start new thread"):
+                client.get("/a")
+        assert client.get("/a").kv is None
 
 
 def test_users_are_introduced_and_given_up_while_clients_run(etcd: Etcd) -> None:
