@@ -330,6 +330,20 @@ def test_a_token_that_has_expired_is_made_anew(guarded: Etcd) -> None:
         assert logins(guarded) == before + 1
 
 
+def test_logins_anew_are_spread_and_the_first_one_is_not(
+    guarded: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread: list[tuple[float, float]] = []
+    monkeypatch.setattr(login, "SPREAD", 7.0)
+    monkeypatch.setattr(login.random, "uniform", lambda *bounds: spread.append(bounds) or 0.0)
+    with Client(guarded.urls, user="worker", password=SECRET) as client:
+        client.get("/a")
+        assert (0, 7.0) not in spread
+        client._login._token = "expired.1"
+        client.get("/a")
+        assert (0, 7.0) in spread
+
+
 def test_a_login_that_takes_longer_than_a_request_goes_on(guarded: Etcd) -> None:
     before = logins(guarded)
     with (
