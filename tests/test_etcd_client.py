@@ -337,6 +337,17 @@ def test_a_silent_member_leaves_time_for_another_one_which_is_then_the_first(
         assert proxy.connected == 1
 
 
+def test_a_silent_member_is_left_soon_however_much_time_there_is(
+    proxy: Proxy, etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "PATIENCE", 0.05)
+    with Client([proxy.url, etcd.urls]) as client:
+        proxy.flows.clear()
+        began = time.monotonic()
+        client.get("/a", timeout=60)
+        assert time.monotonic() - began < BOUND
+
+
 def test_all_members_together_have_one_deadline(proxy: Proxy, etcd: Etcd) -> None:
     proxy.flows.clear()
     with Proxy(etcd.node.port) as other, Client([proxy.url, other.url]) as client:
@@ -376,6 +387,17 @@ def test_a_name_is_looked_up_within_the_deadline_and_once_at_a_time(
 
         in_child(child)
         answers.set()
+        assert client.get("/a").kv is None
+
+
+def test_a_name_is_looked_up_where_no_thread_can_be_started(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with Client(f"http://localhost:{etcd.node.port}") as client:
         assert client.get("/a").kv is None
 
 
@@ -549,6 +571,7 @@ def test_members_say_how_they_are(etcd: Etcd) -> None:
             assert client.members()[0].trouble.startswith(f"{etcd.urls} answered 503: ")
 
 
+@pytest.mark.usefixtures("etcd_server")  # for where there is none
 def test_a_read_is_asked_again_when_the_leader_changes() -> None:
     with Etcd(3, flags=["--heartbeat-interval", "20", "--election-timeout", "200"]) as etcd:
         leader = etcd.leader()
@@ -559,6 +582,7 @@ def test_a_read_is_asked_again_when_the_leader_changes() -> None:
 
 
 @once
+@pytest.mark.usefixtures("etcd_server")
 def test_a_watch_at_a_member_without_a_leader_ends() -> None:
     with Etcd(3) as etcd, Client(etcd.node.url) as client, client.watch("/a") as watch:
         for node in etcd.nodes[1:]:

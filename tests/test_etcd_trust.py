@@ -134,13 +134,16 @@ def test_server_and_client_show_each_other_certificates(
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.setenv(name, "/none")
-    with Client(secure.urls, **files) as client:
-        client.put("/a", "1")
-        assert client.get("/a").kv.text == "1"
-        with client.watch("/a") as watch:
-            assert watch.read(0) == ()
-            client.put("/a", "2")
-            assert watch.read(BOUND)[0].kv.text == "2"
+    with Proxy(secure.node.port) as proxy:
+        with Client(f"https://127.0.0.1:{proxy.port}", **files) as client:
+            for _ in range(3):
+                client.put("/a", "1")
+            assert client.get("/a").kv.text == "1"
+        assert proxy.connected == 1
+    with Client(secure.urls, **files) as client, client.watch("/a") as watch:
+        assert watch.read(0) == ()
+        client.put("/a", "2")
+        assert watch.read(BOUND)[0].kv.text == "2"
     with Client(f"https://localhost:{secure.node.port}", **files) as client:
         assert client.get("/a").kv.text == "2"
 
@@ -327,6 +330,20 @@ def test_a_token_that_has_expired_is_made_anew(guarded: Etcd) -> None:
         assert logins(guarded) == before + 1
 
 
+def test_logins_anew_are_spread_and_the_first_one_is_not(
+    guarded: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread: list[tuple[float, float]] = []
+    monkeypatch.setattr(login, "SPREAD", 7.0)
+    monkeypatch.setattr(login.random, "uniform", lambda *bounds: spread.append(bounds) or 0.0)
+    with Client(guarded.urls, user="worker", password=SECRET) as client:
+        client.get("/a")
+        assert (0, 7.0) not in spread
+        client._login._token = "expired.1"
+        client.get("/a")
+        assert (0, 7.0) in spread
+
+
 def test_a_login_that_takes_longer_than_a_request_goes_on(guarded: Etcd) -> None:
     before = logins(guarded)
     with (
@@ -343,6 +360,20 @@ def test_a_login_that_takes_longer_than_a_request_goes_on(guarded: Etcd) -> None
         proxy.answers.set()
         assert client.get("/a").kv is None
     assert logins(guarded) == before + 1
+
+
+def test_a_login_for_which_no_thread_can_be_started_is_tried_again(
+    guarded: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Client(guarded.urls, user="worker", password=SECRET) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(Unreachable, match="No login to etcd: can't start new thread"):
+                client.get("/a")
+        assert client.get("/a").kv is None
 
 
 def test_users_are_introduced_and_given_up_while_clients_run(etcd: Etcd) -> None:

@@ -92,7 +92,10 @@ class _Lookup:
         self._found: list[str] = []
         self._error: Exception | None = None
         self.done = threading.Event()
-        threading.Thread(target=self._run, name="sa_readonly-etcd-name", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="sa_readonly-etcd-name", daemon=True).start()
+        except RuntimeError:  # there is no other thread to be had, as at the end of the process
+            self._run()
 
     def _run(self) -> None:
         try:
