@@ -216,6 +216,17 @@ def test_at_start_without_etcd_it_is_read_only_serves_reads_and_writes_once_etcd
     proxy.close()
 
 
+def test_an_etcd_that_is_not_there_at_the_start_is_one_log_line(log: Any) -> None:
+    switch = EtcdSwitch("http://127.0.0.1:1", key="/a")
+    for _ in range(3):
+        assert switch.check().read_only
+    (line,) = [text for _, text in log()]
+    assert line == (
+        "A look at /a in etcd failed (http://127.0.0.1:1: Connection refused): it is read-only "
+        "until one answers."
+    )
+
+
 def test_a_worker_that_starts_without_etcd_writes_once_it_has_registered(fleet: Fleet) -> None:
     worker = fleet.worker(proxied=True)
     worker.cut_off()

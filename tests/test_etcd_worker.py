@@ -24,10 +24,10 @@ from sa_readonly.workers.protocol import Report
 from tests.app import WHICH, Clock, need
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.postgres import wait_until
-from tests.switches import BOUND
+from tests.switches import BOUND, log
 from tests.test_calls import calls, reading, writing
 
-__all__ = ["bare", "fleet"]  # fixtures
+__all__ = ["bare", "fleet", "log"]  # fixtures
 
 RW, RO = "read-write", "read-only"
 DOCS = (Path(__file__).parent.parent / "docs" / "etcd.md").read_text()
@@ -151,7 +151,7 @@ async def _until_refused(connect: Any) -> None:
 
 
 def test_with_users_a_worker_needs_no_more_rights_than_the_docs_give_it(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, log: Any
 ) -> None:
     store = fleet.store
     fleet.etcd.users(
@@ -191,6 +191,9 @@ def test_with_users_a_worker_needs_no_more_rights_than_the_docs_give_it(
         assert read(ops).entries == {}
         wrong = EtcdSwitch(fleet.etcd.urls, key=store.key, user="shop", password="guessed")
         assert wrong.known.read_only
+        (line,) = [text for level, text in log() if level == "ERROR"]
+        assert "the user 'shop'" in line
+        assert not {"secret", "guessed"} & set(line.split())
     finally:
         monkeypatch.undo()
         fleet.etcd.no_users()

@@ -273,7 +273,7 @@ class EtcdSwitch(LookingSwitch):
         return f"etcd can't be reached since {since}"
 
     def _note_failure(self, error: BaseException) -> None:
-        self._note("A look at %s in etcd failed (%s)", self.name, error)
+        self._note("A look at %s in etcd failed (%s)", self.name, str(error).rstrip("."))
 
     # -- forks ---------------------------------------------------------------------------
 
