@@ -372,6 +372,26 @@ def test_a_look_opens_nothing_once_the_registration_that_it_showed_is_gone(fleet
     assert worker.switch.check().mode.value == RO
 
 
+def test_an_answer_from_before_it_registered_is_used_by_no_process(fleet: Fleet) -> None:
+    worker = fleet.worker()
+    ask = worker.switch._ask
+    assert not worker.switch.known.read_only  # by a look from before
+
+    def fails(look: Any) -> Any:
+        raise OSError("silent")
+
+    worker.switch._ask = fails
+    assert not worker.writes()
+    assert "not answered a look since" in str(worker.selector.report().problem)
+    assert len(fleet.read().seen) == 1
+    with pytest.raises(ReadOnlyError), worker.engine.connect():
+        pass
+    worker.switch._ask = ask
+    worker.look()
+    assert worker.writes()
+    assert len(fleet.read().seen) == 1
+
+
 def test_a_process_that_is_not_registered_writes_nothing(fleet: Fleet) -> None:
     worker = fleet.worker(proxied=True)
     assert worker.selector._worker.required

@@ -117,7 +117,7 @@ class EtcdEntry(Entry):
         try:
             kv = self._store.client.get(place.key, timeout=_REQUEST).kv
         except EtcdError:
-            return self._vouched != -math.inf  # then it is for the switch to say how long
+            return self.was_seen  # then it is for the switch to say how long
         if kv is None or kv.create_revision != place.created:
             self.lose(place)
         return self.place is place
@@ -174,15 +174,21 @@ class EtcdEntry(Entry):
 
     # -- what looks tell -------------------------------------------------------------------
 
-    def vouch(self, place: Place, looked: float, fence: float) -> None:
+    @property
+    def was_seen(self) -> bool:
+        """True if a look has shown the registration."""
+        return self._vouched != -math.inf
+
+    def vouch(self, place: Place, looked: float, fence: float | None) -> None:
         """Take note that a look has shown the registration.
 
         :param looked: when that look began, by :func:`.mode.clock`.
-        :param fence: the marker's. If the registration tells another one, it is made anew.
+        :param fence: the marker's, or None without one. If the registration tells another one, it
+            is made anew.
         """
         if self.place is place:
             self._vouched = looked
-            if fence != place.fence:
+            if fence is not None and fence != place.fence:
                 self._stale = True
 
     def lose(self, place: Place) -> None:

@@ -95,7 +95,8 @@ class EtcdSwitch(LookingSwitch):
             urls, key, ca=ca, cert=cert, cert_key=cert_key, user=user, password=password
         )
         super().__init__(self.store.key, ttl=ttl, fence=max(_FENCE, 3 * ttl))
-        self.registry = EtcdRegistry(self.store, owner_of(user or os.environ.get(USER) or None))
+        owner = owner_of(user or os.environ.get(USER) or None)
+        self.registry = EtcdRegistry(self.store, owner, looked=True)
         """Where ``workers=True`` has this process register."""
         self._memory = Memory(self.store)
         self._file = None if file is None else _HostFile(file, ttl=ttl)
@@ -156,8 +157,7 @@ class EtcdSwitch(LookingSwitch):
         if judgement.lost:
             entry.lose(place)
             return judgement
-        if marker is not None:
-            entry.vouch(place, began, marker.fence)
+        entry.vouch(place, began, None if marker is None else marker.fence)
         if judgement.key is not None:
             entry.sees_key()
         elif judgement.may_write and not self._host.read_only:
