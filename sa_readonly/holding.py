@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Sequence, inspect, select
 from sqlalchemy.orm import Session
 
-from .checks import check_hold
 from .engines import guard
 from .errors import ReadOnlyError
 from .hold.engine import TRIES, wait
 from .hold.queue import request_here
+from .hold.ticket import check_hold
 from .mode import Mode
 from .selector import EngineSelector
 

@@ -45,9 +45,8 @@ class RoutingSession(HoldingSession):
 
     :param role: ``"primary"`` or ``"replica"``. A transaction of the role ``"replica"`` never
         writes, in either mode.
-    :param hold: seconds for which a transaction of the role ``"primary"`` may wait for read-write,
-        in all: one that holds no connection yet, and whose first statement or flush would be
-        refused. None refuses at once.
+    :param hold: seconds for which a transaction may wait for read-write, in all, if its first
+        statement or flush would be refused. None refuses at once.
     :raises ConfigurationError: if there is no such role, or if ``hold`` is no number of seconds or
         needs :class:`.EngineSelector`'s ``max_held``.
     """
@@ -189,6 +188,9 @@ class RoutingSession(HoldingSession):
             return found
         if mode is None:
             mode = (switch.known if clock() < switch.fresh_until else selector.refresh()).mode
+            server = selector.server
+            if server is not None and server.known.mode is _READ_ONLY:
+                mode = _READ_ONLY
         engine = selector.routes[self._role][mode]
         self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector)
         return engine, mode
@@ -241,8 +243,7 @@ class RoutingSession(HoldingSession):
         If a flip took the engine away before it connected, the read-only one takes its place. The
         connections of a flush are got in another way: a flush is refused.
         """
-        choice = self._choice
-        if choice is None and self._cuts_short and not execution_options:
+        if (choice := self._choice) is None and self._cuts_short and not execution_options:
             connection = privates.connected(self, engine)
             if connection is not None:
                 return connection

@@ -22,7 +22,7 @@ HOUSE = (
     *("errors", "mode", "text"),
     "forks",
     *("refusals", "subscribers"),
-    *("switch", "polled"),
+    *("switch", "looking", "polled"),
     "engines",
     "hold",
     "workers",
@@ -53,6 +53,8 @@ ELSEWHERE = {
     ("session", "_connection_for_bind"),
     # Called before a flush, which gets its connections in the middle of it, and could not wait.
     ("holding", "_connection_for_bind"),
+    # What is done where a connection comes back, while a pool has one that is not to be kept.
+    ("engines.checkins", "_do_return_conn"),
     # aiosqlite's, which has the same name as one of SQLAlchemy's.
     ("engines.sqlite", "_conn"),
 }
@@ -170,6 +172,18 @@ def test_no_rooms_import_each_other_in_a_circle() -> None:
 def test_no_room_is_too_long() -> None:
     lines = {room: path.read_text(encoding="utf-8").count("\n") for room, path in rooms().items()}
     assert {room: number for room, number in lines.items() if number > LONGEST} == {}
+
+
+def test_tox_tests_the_oldest_sqlalchemy_that_may_be_installed() -> None:
+    root = PACKAGE.parent
+    floor = re.findall(
+        r"^    sqlalchemy>=([\d.]+),", (root / "setup.cfg").read_text(), re.MULTILINE
+    )
+    tested = re.findall(
+        r"^    floor: sqlalchemy==(\S+)", (root / "tox.ini").read_text(), re.MULTILINE
+    )
+    assert len(floor) == 1
+    assert floor == tested
 
 
 # -- SQLAlchemy's private names --------------------------------------------------------------

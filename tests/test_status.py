@@ -134,6 +134,7 @@ def test_as_json_it_tells_all_that_is_known() -> None:
                 "held": 0,
                 "watching": True,
                 "forced": None,
+                "server_read_only": False,
             }
         ],
     }

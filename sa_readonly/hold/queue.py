@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..mode import State, Switch
 
-__all__ = ["Asked", "Queue", "held", "request_here"]
+__all__ = ["Asked", "Queue", "check_max_held", "held", "request_here"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -374,3 +374,17 @@ def held(switch: Switch) -> Held:
     told = [queue.held for queue in list(_queues.get(switch, ()))]
     number, longest = sum(one for one, _ in told), max((one for _, one in told), default=0.0)
     return {"held": number, "held_since": time.time() - longest if number else None}
+
+
+def check_max_held(value: object) -> int | None:
+    """Return a setting of how many may be held.
+
+    :raises ConfigurationError: if it is no number, or below 1.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(
+            f"EngineSelector(max_held) takes a number from 1 on, or None, not {value!r}."
+        )
+    return value

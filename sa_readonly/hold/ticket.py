@@ -8,10 +8,12 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from ..errors import seconds
+
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Gone", "Sleeper", "TaskSleeper", "Ticket"]
+__all__ = ["Gone", "Sleeper", "TaskSleeper", "Ticket", "check_hold"]
 
 _number = itertools.count()
 
@@ -101,3 +103,11 @@ class Ticket:
             if self.request is not None:
                 self.deadline = min(self.deadline, self.request.begin(self.request.sleeper))
         return self.deadline
+
+
+def check_hold(name: str, hold: object) -> float | None:
+    """Return a setting of seconds, or None where nothing is held.
+
+    :raises ConfigurationError: if it is no number of seconds, or negative.
+    """
+    return None if hold is None else seconds(name, hold) or None

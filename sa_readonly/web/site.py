@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import parse_qs
 
-from ..checks import check_hold
 from ..errors import ConfigurationError, ReadOnlyError
+from ..hold.ticket import check_hold
 from ..mode import Mode, State
 from ..refusals import record
 from ..selector import EngineSelector

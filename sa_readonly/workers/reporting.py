@@ -50,6 +50,7 @@ class Mark(NamedTuple):
     forced: Mode | None
     refused: int
     held: int
+    server: bool
 
     @classmethod
     def of(cls, report: Report, turns: int) -> Mark:
@@ -64,6 +65,7 @@ class Mark(NamedTuple):
             report.forced,
             report.refused,
             report.held,
+            report.server,
         )
 
 

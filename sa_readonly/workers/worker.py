@@ -49,11 +49,11 @@ class Worker:
 
     def __init__(self, switch: Switch) -> None:
         self._switch = weakref.ref(switch)
-        self.watcher = Watcher(switch, self.due)
         self.reporting = Reporting(_identify(self._switch))
         self.required = False
         self._is_async = False  # whether an engine is, so that an event loop may wait for this
         self.counts = Counts(switch)
+        self.watcher = Watcher(switch, self.due, self.counts.probe)
         self._unsubscribe: Callable[[], None] = _nothing
         self._barred = False
         self._beginning = forks.PerProcess(threading.RLock)  # an on_flip() callback may connect
@@ -196,6 +196,7 @@ class Worker:
         state = switch.refresh()
         if not self.watcher.alive:
             self._due_now()
+            self.counts.probe()
         return state
 
     def _refresh_on_loop(self, switch: Switch) -> State:
@@ -325,11 +326,11 @@ class Worker:
             switch.forced,
             sum(self.counts.refused(switch).values()),
             held(switch)["held"],
+            self.counts.closed_by_server,
         )
 
     def _report(self, switch: Switch) -> Report:
-        known = switch.known
-        shut, connections = self.counts.connections(known)
+        shut, connections = self.counts.connections(known := switch.known)
         refused = self.counts.refused(switch)
         engines, retired = self.counts.engines
         return Report(
@@ -346,6 +347,7 @@ class Worker:
             engines=engines,
             retired=retired,
             **held(switch),
+            server=self.counts.closed_by_server,
         )
 
     # -- flips -----------------------------------------------------------------------------
