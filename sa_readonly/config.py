@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["selector_from_config"]
 
-_OPTIONS = ("pooler",)  # beside those of the switch
+_OPTIONS = ("pooler", "server_read_only")  # beside those of the switch
 _ENGINES = tuple(f"{mode}.{role}" for mode in ("read_write", "read_only") for role in ROLES)
 
 
@@ -33,12 +33,13 @@ def selector_from_config(
 ) -> EngineSelector:
     """Make a selector of configuration keys, as :func:`sqlalchemy.engine_from_config` does.
 
-    ``file`` (required), ``ttl`` (seconds) and ``pooler``; in the place of ``file``, or beside it,
-    ``etcd`` (the URLs of its members) with ``key`` and, as :class:`.EtcdSwitch` has them, ``ca``,
-    ``cert``, ``cert_key``, ``user`` and ``password``; then for each of ``read_write.primary``
-    (required), ``read_write.replica``, ``read_only.primary`` and ``read_only.replica`` a ``url``
-    and the other options of :func:`sqlalchemy.engine_from_config`:
-    ``read_write.primary.pool_size``. A URL of an asyncio driver makes an AsyncEngine.
+    ``file`` (required), ``ttl`` (seconds), ``pooler`` and ``server_read_only``; in the place of
+    ``file``, or beside it, ``etcd`` (the URLs of its members) with ``key`` and, as
+    :class:`.EtcdSwitch` has them, ``ca``, ``cert``, ``cert_key``, ``user`` and ``password``; then
+    for each of ``read_write.primary`` (required), ``read_write.replica``, ``read_only.primary`` and
+    ``read_only.replica`` a ``url`` and the other options of
+    :func:`sqlalchemy.engine_from_config`: ``read_write.primary.pool_size``. A URL of an asyncio
+    driver makes an AsyncEngine.
 
     In the place of a ``url``, ``url_file`` is the path of a file that holds it. It is read again
     each time a pool is opened anew: of a read-write engine at each flip back, of a read-only one at
@@ -61,8 +62,9 @@ def selector_from_config(
         raise ConfigurationError(
             f"{prefix}read_only.replica.url is given without {prefix}read_only.primary.url."
         )
-    if "pooler" in ours:
-        kwargs.setdefault("pooler", ours["pooler"])
+    for name in _OPTIONS:
+        if name in ours:
+            kwargs.setdefault(name, ours[name])
     switch = _switch_from(ours, prefix)
     read_only = engines["read_only.primary"]
     return EngineSelector(

@@ -22,6 +22,7 @@ def test_the_configuration_makes_a_selector(place: Path) -> None:
             "other": "left alone",
             "sa_readonly.file": str(place / "read-only.txt"),
             "sa_readonly.ttl": "0.5",
+            "sa_readonly.server_read_only": "error",
             "sa_readonly.read_write.primary.url": str(urls["rw"]),
             "sa_readonly.read_write.primary.pool_size": "7",
             "sa_readonly.read_only.primary.url": str(urls["ro"]),
@@ -33,6 +34,7 @@ def test_the_configuration_makes_a_selector(place: Path) -> None:
         assert selector.switch.path == str(place / "read-only.txt")
         assert selector.switch.ttl == 0.5
         assert selector.engine().pool.size() == 7
+        assert vars(selector.engine().dialect).get("_sa_readonly_answers") is None
         with RoutingSession(selector) as session:
             assert session.scalar(WHICH) == "rw"
         selector.switch.enable()
@@ -57,6 +59,10 @@ WRONG = {
         "sa_readonly.read_write.primary.url is missing",
     ),
     "a ttl that is no number": ({**BASE, "sa_readonly.ttl": "soon"}, "sa_readonly.ttl takes"),
+    "a word that is none": (
+        {**BASE, "sa_readonly.server_read_only": "flop"},
+        'EngineSelector\\(server_read_only\\) takes "raise", "error" or "flip", not \'flop\'',
+    ),
     "a file that is no path": ({**BASE, "sa_readonly.file": 5}, "sa_readonly.file takes the path"),
     "etcd without a key": ({**ETCD, "sa_readonly.key": ""}, "sa_readonly.key is missing"),
     "a key without a slash": ({**ETCD, "sa_readonly.key": "x"}, "begins with a slash"),
