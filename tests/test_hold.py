@@ -75,10 +75,12 @@ class Night:
 
 @pytest.fixture
 def night(lite: App) -> Iterator[Night]:
+    before = set(threading.enumerate())
     made = Night(lite)
     yield made
-    lite.selector.close()  # a test that failed leaves no thread behind
+    lite.selector.close()  # where a test failed, too, no thread is left
     made.join()
+    wait_until(lambda: set(threading.enumerate()) <= before, "no thread is left")
 
 
 def test_they_are_let_go_in_the_order_in_which_they_came(night: Night) -> None:

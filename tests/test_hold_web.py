@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, insert
+from sqlalchemy import create_engine, event, insert
 from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import ConfigurationError, EngineSelector, RoutingSession, asgi, wsgi
@@ -202,6 +202,32 @@ def test_a_request_that_came_before_the_flip_is_held_as_its_session_connects(nig
     client.end()
     assert client.answers["/"][0] == "200 OK"
     assert night.titles("rw") == ["a"]
+
+
+def test_such_a_request_keeps_no_turn_while_it_connects(night: App) -> None:
+    night.engines["rw"].dispose()
+    night.off()
+    night.selector.check()
+    connecting, go_on = threading.Event(), threading.Event()
+
+    @event.listens_for(night.engines["rw"], "do_connect")
+    def connect(*_: Any) -> None:
+        connecting.set()
+        go_on.wait(SECONDS)
+
+    def work() -> None:
+        night.on()
+        with night.sessions.begin() as session:
+            session.scalar(WHICH)
+
+    client = Client(night, work)
+    client.ask("POST")
+    night.off()
+    night.selector.check()
+    assert connecting.wait(SECONDS)
+    assert not night.selector.held.busy
+    go_on.set()
+    client.join()
 
 
 WORK: dict[str, Callable[[Any], object]] = {
