@@ -62,12 +62,17 @@ class HoldingSession(Session):
             and (self._hold is not None or request_here() is not None)
         )
 
-    def _connect_for_flush(self, bind: Any, what: str) -> None:
-        """Connect before a flush begins: in the middle of it, it could wait no more."""
+    def _connect_for_flush(self, bind: Any, what: str) -> bool:
+        """Connect before a flush begins: in the middle of it, it could wait no more.
+
+        :return: whether it has: not where no selector chose the engine.
+        """
         choice = self._choice
-        if choice is not None and choice[0] is bind and choice[2] is not None:
-            self._asked = what
-            self._connection_for_bind(bind)
+        if choice is None or choice[0] is not bind or choice[2] is None:
+            return False
+        self._asked = what
+        self._connection_for_bind(bind)
+        return True
 
     def _connect_held(  # noqa: C901  # one case after the other
         self, engine: Engine | Connection, connect: Callable[[Engine], Connection]

@@ -368,8 +368,8 @@ def _modes_of(engine: Engine) -> _Pin:
 @event.listens_for(RoutingSession, "before_flush", propagate=True)
 def _refuse_flush(
     session: RoutingSession,
-    flush_context: UOWTransaction,  # noqa: ARG001  # the event gives it
-    instances: Sequence[object] | None,  # noqa: ARG001  # the event gives it
+    flush_context: UOWTransaction,
+    instances: Sequence[object] | None,
 ) -> None:
     """Refuse a flush that would write, before it begins."""
     holds = session._hold is not None or (session._only and session._only.held.serves_requests)
@@ -393,8 +393,7 @@ def _refuse_flush(
                 bind = binds[base] = session.get_bind(base)
             if (held or session._refuses(bind)) and (what != "UPDATE" or has_changed(one)):
                 told = f"The flush of {what} for {mapper.class_.__name__}"
-                if held:
-                    session._connect_for_flush(bind, told)
-                    held, bind = False, session.get_bind(base)
-                    binds = {base: bind}
+                if held and session._connect_for_flush(bind, told):
+                    _refuse_flush(session, flush_context, instances)  # by what is pinned now
+                    return
                 session._refuse(bind, told)

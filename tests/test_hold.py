@@ -203,6 +203,17 @@ def test_until_decides_whether_it_is_worth_waiting(night: Night) -> None:
         night.told.clear()
 
 
+def test_an_until_that_is_announced_meanwhile_ends_the_waiting_in_vain(night: Night) -> None:
+    night.wait("a", hold=30)
+    night.wait("b", hold=SECONDS * 5)
+    switch: Any = night.selector.switch
+    switch.enable("upgrade", now() + timedelta(seconds=100))
+    wait_until(lambda: night.told, "one is refused")
+    assert night.told[0][0] == "a"
+    assert " is later than its hold of 30 s would end." in night.told[0][1]
+    assert night.end()[1:] == ["b"]
+
+
 def test_without_a_watcher_one_looks_for_all_and_hands_that_on(night: Night) -> None:
     looked: list[str] = []
     refresh = night.selector.refresh

@@ -22,11 +22,11 @@ from .. import forks, refusals
 from ..engines import loops
 from ..engines.privates import await_only, in_greenlet
 from ..errors import ConfigurationError
-from ..mode import now
 from .ticket import Gone, Sleeper, TaskSleeper, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from ..mode import State, Switch
 
@@ -99,6 +99,7 @@ class Queue:
         self._looker: Ticket | None = None  # the one that looks for all
         self._beside: threading.Thread | None = None  # in which a task has it looked
         self._told_full = False
+        self._until: datetime | None = None  # that was looked at last
 
     # -- what there is -------------------------------------------------------------------
 
@@ -234,14 +235,9 @@ class Queue:
             return _CLOSED
         known, left = selector.known, ticket.left
         if known.read_only and left <= 0:
-            return _held_for(ticket)
-        if known.read_only and known.until is not None:
-            ahead = (known.until - now()).total_seconds()
-            if ahead > 0 and ahead > left:  # past it, the end may come at any moment
-                return (
-                    f"It was not held, as {known.until.isoformat(timespec='seconds')} is later "
-                    f"than its hold of {ticket.budget:g} s would end."
-                )
+            return ticket.over
+        if (late := ticket.vain(known)) is not None:
+            return late
         most = _HELD_ON_LOOPS if self._max_held is None else self._max_held
         with forks.locked(self._lock):
             # While read-write the queue is about to be empty: what comes then only keeps the order.
@@ -252,7 +248,7 @@ class Queue:
             insort(self._waiting, ticket, key=attrgetter("number"))
         return None
 
-    def _step(self, ticket: Ticket) -> float | _Next:
+    def _step(self, ticket: Ticket) -> float | _Next:  # noqa: C901  # one case after the other
         """Return for how many seconds to sleep at most, or what else to do."""
         selector, at = self._selector(), time.monotonic()
         with forks.locked(self._lock):
@@ -260,6 +256,10 @@ class Queue:
                 return _Next.CLOSED
             if ticket.given_up:
                 return _Next.GONE
+            if selector.known.until != self._until:
+                self._announce(selector.known)
+            if ticket.too_late:
+                return _Next.OVER
             self._advance(at)
             if self._turn is ticket:
                 return _Next.GO
@@ -289,6 +289,14 @@ class Queue:
             if self._waiting:  # which now has to sleep no longer than this turn lasts
                 self._waiting[0].sleeper.wake()
 
+    def _announce(self, known: State) -> None:
+        """Have those that wait in vain go, as another end is announced than before."""
+        self._until = known.until
+        for one in self._waiting:
+            one.too_late = one.vain(known) is not None
+            if one.too_late:
+                one.sleeper.wake()
+
     def _done(self, ticket: Ticket, step: _Next) -> str | None:
         selector = self._selector()
         if step is not _Next.GO:
@@ -300,7 +308,7 @@ class Queue:
         if step is _Next.CLOSED or selector is None:
             return _CLOSED
         if step is _Next.OVER and selector.known.read_only:
-            return _held_for(ticket)
+            return ticket.vain(selector.known) or ticket.over
         return None  # over, while it is read-write again: it need not wait any more
 
     def _leave(self, ticket: Ticket) -> None:
@@ -341,10 +349,6 @@ class Queue:
 
 
 _CLOSED = "It is held no longer, as its EngineSelector was closed."
-
-
-def _held_for(ticket: Ticket) -> str:
-    return f"It was held for {ticket.budget:g} s."
 
 
 def _interval(switch: Switch) -> float:

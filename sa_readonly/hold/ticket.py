@@ -9,9 +9,12 @@ import time
 from typing import TYPE_CHECKING
 
 from ..errors import seconds
+from ..mode import now
 
 if TYPE_CHECKING:
     import asyncio
+
+    from ..mode import State
 
 __all__ = ["Gone", "Sleeper", "TaskSleeper", "Ticket", "check_hold"]
 
@@ -72,7 +75,16 @@ class Ticket:
         has what is left of its budget.
     """
 
-    __slots__ = ("budget", "deadline", "given_up", "number", "request", "since", "sleeper")
+    __slots__ = (
+        "budget",
+        "deadline",
+        "given_up",
+        "number",
+        "request",
+        "since",
+        "sleeper",
+        "too_late",
+    )
 
     def __init__(self, hold: float, request: Ticket | None = None) -> None:
         self.budget = hold
@@ -81,6 +93,7 @@ class Ticket:
         self.number: int = next(_number) if request is None else request.number
         self.since = 0.0  # when it began to wait, likewise
         self.given_up = False  # whether its client has gone
+        self.too_late = False  # whether the end that was announced meanwhile is
         self.sleeper = Sleeper()
 
     @property
@@ -93,6 +106,24 @@ class Ticket:
         """The seconds that are left of its budget."""
         left = self.budget if self.request is None else min(self.budget, self.request.left)
         return left if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def over(self) -> str:
+        """Why it is refused when its budget is used up."""
+        return f"It was held for {self.budget:g} s."
+
+    def vain(self, known: State) -> str | None:
+        """Return why it waits in vain, or None: the end that is announced is later than its own.
+
+        Past that end the real one may come at any moment.
+        """
+        if not known.read_only or known.until is None:
+            return None
+        ahead = (known.until - now()).total_seconds()
+        if ahead <= 0 or ahead <= self.left:
+            return None
+        until = known.until.isoformat(timespec="seconds")
+        return f"It was not held, as {until} is later than its hold of {self.budget:g} s would end."
 
     def begin(self, sleeper: Sleeper) -> float:
         """Have it wait from now on; return the time at which its budget ends."""
