@@ -153,6 +153,30 @@ def test_a_transaction_that_holds_a_connection_is_refused_at_once(waits: Held) -
     assert len(waits.failed) == len(REFUSED) + 1
 
 
+def test_a_connection_of_any_bind_keeps_a_transaction_from_waiting(lite: App) -> None:
+    waits = Held(lite)
+    plain = lite.make_engine(lite.urls["ro"])
+    lite.made.append(plain)
+    waits.sessions.configure(bind=None, binds={Book: lite.selector, Author: plain})
+    for name in ("flush", "dml", "text"):
+        statement = WRITES[name]
+        waits.begin(
+            name,
+            lambda session, statement=statement: (
+                session.get(Author, 1),
+                statement(session) if statement is not WRITES["text"] else _text(session),
+            ),
+        )
+        assert waits.number == 0  # it is refused at once
+    waits.join()
+    assert {type(error) for error in waits.failed.values()} == {ReadOnlyError}
+    assert len(waits.failed) == 3
+
+
+def _text(session: Any) -> None:
+    session.execute(text("delete from book"), bind_arguments={"mapper": Book})
+
+
 POSTGRESQL: dict[str, Callable[[Any], object]] = {
     "for update": lambda session: session.scalars(select(Author).with_for_update()).all(),
     "nextval": lambda session: session.scalar(select(func.nextval("book_id_seq"))),

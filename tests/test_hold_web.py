@@ -345,6 +345,29 @@ def test_a_client_that_goes_away_ends_its_waiting(night: App) -> None:
     on_loop(work)
 
 
+def test_a_client_that_goes_away_as_its_turn_comes_is_not_passed_on(night: App) -> None:
+    queue = night.selector.held
+    wait = queue.wait_as_task
+
+    async def wait_and_lose(ticket: Any) -> Any:
+        why = await wait(ticket)
+        queue.give_up(ticket)
+        return why
+
+    queue.wait_as_task = wait_and_lose
+
+    async def work() -> None:
+        client = Asgi(night)
+        task = client.ask("POST", "/gone", body(b""))
+        await client.held(1)
+        night.off()
+        assert await task == []
+        assert client.called == []
+
+    on_loop(work)
+    assert not queue.busy
+
+
 def test_the_task_of_a_held_request_is_cancelled_and_the_next_goes_on(night: App) -> None:
     async def work() -> None:
         client = Asgi(night)
