@@ -21,6 +21,7 @@ from .checks import (
     check_pooler,
     check_role,
     given_engines,
+    is_required,
     kind_of,
     like,
     registry_of,
@@ -97,7 +98,8 @@ class EngineSelector(Asking, Bind):
         check_options(grace, watch)
         check_pooler(pooler, engines)
         self.switch = switch_of(switch)
-        registry, required = registry_of(workers, self.switch), workers == "required"
+        registry = registry_of(workers, self.switch)
+        required = is_required(workers, self.switch)
         warn_of_one_url(engines)
         self._registry = registry
         self._worker = worker = _worker(self.switch, registry, required)

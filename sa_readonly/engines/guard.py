@@ -101,6 +101,9 @@ class Guarded(DefaultDialect):
     def _sa_readonly_refresh(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
 
+    def _sa_readonly_confirm(self, switch: Switch) -> State:
+        return loops.wait_for(switch.check) if self.is_async else switch.check()
+
     def _sa_readonly_would(self, statement: str, parameters: Any) -> str | None:
         """Return what a text would do, as words of a refusal, or None if it only reads."""
         backslash, ansi_quotes = privates.quoting(self)
@@ -163,11 +166,19 @@ class Gated(Guarded):
         self._sa_readonly_ask(_A_TRANSACTION, "transaction")
         super().do_begin_twophase(connection, xid)
 
-    def _sa_readonly_ask(self, what: str, kind: str, statement: str | None = None) -> None:
-        """Refuse ``what`` while nothing may begin, by answers that are fresh."""
+    def _sa_readonly_ask(
+        self, what: str, kind: str, statement: str | None = None, *, made: bool = False
+    ) -> None:
+        """Refuse ``what`` while nothing may begin, by answers that are fresh.
+
+        :param made: whether it is a connection that has just been made.
+        """
         for switch in self._sa_readonly_gates:
-            fresh = clock() < switch.fresh_until
-            state = switch.known if fresh else self._sa_readonly_refresh(switch)
+            if made and switch.confirms:
+                state = self._sa_readonly_confirm(switch)
+            else:
+                fresh = clock() < switch.fresh_until
+                state = switch.known if fresh else self._sa_readonly_refresh(switch)
             if state.mode is _READ_ONLY_MODE:
                 raise refusal(what, state, statement, kind=kind, switch=switch)
         if self._sa_readonly_bars:
@@ -338,14 +349,15 @@ def refresh(engine: Engine, switch: Switch) -> State:
     return dialect._sa_readonly_refresh(switch)  # type: ignore[no-any-return]  # untyped
 
 
-def ask(engine: Engine, what: str, kind: str) -> None:
+def ask(engine: Engine, what: str, kind: str, *, made: bool = False) -> None:
     """Refuse ``what`` of a gated engine while nothing may begin, by answers that are fresh.
 
     :param kind: one of :data:`.refusals.KINDS`.
+    :param made: whether it is a connection that has just been made; see :attr:`.Switch.confirms`.
     """
     dialect: Any = engine.dialect
     if isinstance(dialect, Gated):  # it may have been released meanwhile
-        dialect._sa_readonly_ask(what, kind)
+        dialect._sa_readonly_ask(what, kind, made=made)
 
 
 def refused(
