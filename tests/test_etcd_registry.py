@@ -163,7 +163,7 @@ def test_a_look_that_an_acknowledgement_overtakes_proves_nothing(fleet: Fleet) -
         return answer
 
     client.txn = overtaken
-    worker.switch.check()
+    assert worker.switch.check().read_only
     assert seen != [None]
     assert worker.look() == RW
     assert worker.writes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from sa_readonly.etcd.records import Marker, marker_of
 from sa_readonly.etcd.registry import held_by_files
 from tests.app import Clock
 from tests.etcd_fleet import Fleet, bare, fleet
+from tests.postgres import wait_until
 from tests.switches import in_child, join, log, nothing
 
 __all__ = ["bare", "fleet", "log"]  # fixtures
@@ -272,24 +272,19 @@ def test_a_new_connection_is_given_out_after_a_look_that_began_once_it_was_made(
 
 
 def test_all_that_connect_share_the_next_look(fleet: Fleet) -> None:
-    worker = fleet.worker()
+    worker = fleet.worker(ttl=3)
     assert worker.writes()
     worker.engine.dispose()
-    looks, ask, check = [], worker.switch._ask, worker.switch.check
-    made, asked = threading.Barrier(5), threading.Semaphore(0)
+    looks, ask = [], worker.switch._ask
+    made = threading.Barrier(5)
 
     def first_is_slow(look: Any) -> Any:
         looks.append(look)
         if len(looks) == 1:
-            for _ in range(5):
-                assert asked.acquire(timeout=10)
+            wait_until(lambda: look.waiting == 5, "five that wait")
         return ask(look)
 
-    def counted() -> State:
-        asked.release()
-        return check()
-
-    worker.switch._ask, worker.switch.check = first_is_slow, counted
+    worker.switch._ask = first_is_slow
 
     @event.listens_for(worker.engine, "do_connect")
     def together(*_: Any) -> None:
@@ -299,7 +294,7 @@ def test_all_that_connect_share_the_next_look(fleet: Fleet) -> None:
     for thread in held:
         thread.start()
     join(held)
-    assert len(looks) <= 2
+    assert len(looks) == 2
 
 
 def test_if_etcd_cant_be_asked_a_new_connection_goes_by_the_usable_answer(fleet: Fleet) -> None:
@@ -347,6 +342,23 @@ def test_a_registration_by_the_same_name_that_is_not_its_own_shuts_too(fleet: Fl
     worker.look()
     assert turned == [RW, RO, RW]
     assert worker.entry.place.key != place.key
+
+
+def test_a_look_opens_nothing_once_the_registration_that_it_showed_is_gone(fleet: Fleet) -> None:
+    worker = fleet.worker()
+    worker.write()
+    fleet.on()
+    worker.look()
+    fleet.off()
+    entry, ask = worker.entry, worker.switch._ask
+
+    def lost_after(look: Any) -> Any:
+        judgement = ask(look)
+        entry.lose(entry.place)
+        return judgement
+
+    worker.switch._ask = lost_after
+    assert worker.switch.check().mode.value == RO
 
 
 def test_a_process_that_is_not_registered_writes_nothing(fleet: Fleet) -> None:
@@ -434,10 +446,12 @@ def test_a_forked_child_has_no_answer_and_no_entry_of_its_parents(fleet: Fleet) 
     assert in_child(cut_off) == 0
 
     def child() -> int:
+        if not worker.switch.check().read_only:
+            return 3
+        worker.look()
         if not worker.writes():
             return 1
         mine = worker.entry.place.key
-        os.write(1, b"")
         return 0 if mine != parent and len(fleet.read().seen) == 2 else 2
 
     assert in_child(child) == 0
