@@ -79,6 +79,8 @@ class Endpoints:
             # A cluster that changes its leader is asked again at once; then it needs some time.
             changing = [error for error in failures if isinstance(error, Leaderless)]
             if not changing or clock() + pause >= deadline:
+                if len(failures) == 1:
+                    raise failures[0]  # not from itself: its cause is what tells more
                 raise _summed_up(failures) from failures[-1]
             time.sleep(pause)
             pause = min(0.2, pause * 2 + 0.02)
@@ -100,8 +102,6 @@ class Endpoints:
 
 
 def _summed_up(failures: list[Unreachable]) -> Unreachable:
-    if len(failures) == 1:
-        return failures[0]
     return type(failures[-1])(
         "No member of etcd answered. " + " ".join(str(error) for error in failures),
         code=failures[-1].code,
