@@ -70,7 +70,7 @@ def on(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Turn the application read-only: create the file, or the key in etcd.
+    """Turn the application read-only: create the file or the key.
 
     That it is there already is no error. Then --reason and --until change its text, and what is not
     given stays.
@@ -94,7 +94,7 @@ def on(
 @limits
 @_about_the_switch
 def off(*, wait: bool, where: Where, as_json: bool, **how: Any) -> None:
-    """Let the application write again: remove the file, or the key in etcd.
+    """Let the application write again: remove the file or the key.
 
     That it is not there is no error. With --wait it exits as `sa-readonly wait` does.
     """
