@@ -36,7 +36,7 @@ USER = "SA_READONLY_ETCD_USER"
 
 
 class EtcdSwitch(LookingSwitch):
-    """Read-only while a key is in etcd, for the workers of all hosts; see ``docs/etcd.md``.
+    """Read-only while a key is in etcd, for the workers of all hosts; see ``docs/fleet.md``.
 
     ``sa-readonly init`` begins a fleet once: it puts the *marker*, ``KEY.fleet``, which tells the
     fence. A look brings the key, the marker and this process's own entry by one linearizable

@@ -122,7 +122,7 @@ def _alarms(store: Store) -> Iterator[Finding]:
         )
 
 
-# -- who may do what -------------------------------------------------------------------------
+# -- users and their rights ------------------------------------------------------------------
 
 
 def _has_users(where: Where) -> bool:
