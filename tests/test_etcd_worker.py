@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import sessionmaker
 
-from sa_readonly import EngineSelector, ReadOnlyError
+from sa_readonly import EngineSelector, FileSwitch, ReadOnlyError, RoutingSession
 from sa_readonly.etcd import EtcdSwitch
 from sa_readonly.etcd.changes import Changes
 from sa_readonly.etcd.operator import turn_off, turn_on
@@ -22,6 +23,7 @@ from tests.app import WHICH, Clock, need
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.postgres import wait_until
 from tests.switches import BOUND
+from tests.test_calls import calls, reading
 
 __all__ = ["bare", "fleet"]  # fixtures
 
@@ -44,6 +46,28 @@ def test_while_nothing_happens_it_sends_two_looks_each_ttl_and_its_lease(fleet: 
     seconds = time.monotonic() - began
     assert asked["/v3/kv/txn"] <= 2 * seconds / ttl + 1
     assert set(asked) <= {"/v3/kv/txn", "/v3/lease/keepalive"}
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_transaction_costs_the_calls_that_it_costs_with_a_file(
+    bare: Fleet, read_only: bool
+) -> None:
+    bare.init(60)
+    app, worker = bare.app, bare.worker(ttl=15)
+    engines = [app.make_engine(app.urls[name]) for name in ("rw", "ro")]
+    app.made += engines
+    if read_only:
+        app.on()
+        bare.on()
+    options = {"read_write": engines[0], "read_only": engines[1]}
+    with EngineSelector(FileSwitch(app.path, ttl=15), watch=False, **options) as selector:
+        sessions = sessionmaker(selector, class_=RoutingSession)
+        for one in (selector, worker.selector):
+            one.check()
+        for statements in (1, 10):
+            by_etcd = calls(reading(worker.sessions, statements))
+            assert by_etcd == calls(reading(sessions, statements))
+        assert calls(lambda: worker.selector.read_only) == calls(lambda: selector.read_only)
 
 
 def test_on_a_loop_a_look_is_awaited_and_a_new_connection_waits_for_one(fleet: Fleet) -> None:
