@@ -472,7 +472,8 @@ def test_members_say_how_they_are(etcd: Etcd) -> None:
         with etcd.full():
             (alarm,) = client.alarms()
             assert (alarm.kind, alarm.member_id) == ("NOSPACE", well.member_id)
-            assert client.members()[0].trouble == f"{etcd.urls} answered 503: ALARM NOSPACE."
+            # 3.5 tells the alarm as the reason, 3.4 none
+            assert client.members()[0].trouble.startswith(f"{etcd.urls} answered 503: ")
 
 
 def test_reads_go_on_through_the_death_of_a_leader_and_a_watch_without_one_ends() -> None:
