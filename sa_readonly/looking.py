@@ -225,8 +225,12 @@ class LookingSwitch(BaseSwitch):
         with self._state():
             was, self._ill = self._ill, True
         if not was:
-            message += ": the last answer stands until it is %s s old, then it is read-only."
-            self._say(logging.ERROR, message, *args, self.fence, exc_info=exc_info)
+            if self.checked == -math.inf:
+                message += ": it is read-only until one answers."
+            else:
+                message += ": the last answer stands until it is %s s old, then it is read-only."
+                args = (*args, self.fence)
+            self._say(logging.ERROR, message, *args, exc_info=exc_info)
 
     def _tell_aside(self) -> None:
         # What is told of a flip may take its time, and the next look must not wait for it.

@@ -129,14 +129,14 @@ class Node:
         (self.folder / "pid").write_text(str(self.process.pid))
 
     def is_ready(self) -> bool:
-        """Whether it serves requests, or says that its space is used up."""
+        """Whether it serves, and knows a leader."""
         if self.process is not None and self.process.poll() is not None:
             raise RuntimeError(f"etcd ended with {self.process.returncode}: {self.tail()}")
         try:
-            status, body = self.request("GET", "/health")
+            status, body = self.request("POST", "/v3/maintenance/status", {})
         except (OSError, http.client.HTTPException):
             return False
-        return status == 200 or b"NOSPACE" in body
+        return status == 200 and json.loads(body).get("leader", "0") != "0"
 
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]
@@ -148,6 +148,7 @@ class Node:
         connection: http.client.HTTPConnection
         if self._cluster.tls:
             trusting = ssl.create_default_context(cafile=self._cluster.tls.ca)
+            trusting.check_hostname = False
             trusting.load_cert_chain(self._cluster.tls.cert, self._cluster.tls.key)
             connection = http.client.HTTPSConnection(
                 "127.0.0.1", self.port, timeout=10, context=trusting

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import NullPool, create_engine, event, text
 
-from sa_readonly import ReadOnlyError
+from sa_readonly import EngineSelector, ReadOnlyError
+from sa_readonly.command.server import Server
+from sa_readonly.etcd import EtcdSwitch
 from sa_readonly.etcd.errors import Full
 from sa_readonly.etcd.operator import turn_off
 from sa_readonly.etcd.switch import store_of
-from tests.app import App
+from tests.app import App, once
 from tests.etcd import Etcd
 from tests.etcd_fleet import Fleet, bare, fleet
-from tests.postgres import wait_until
+from tests.postgres import Pair, wait_until
 from tests.switches import log
 
 __all__ = ["bare", "fleet", "log"]  # fixtures
@@ -107,6 +110,7 @@ def fill(fleet: Fleet) -> None:
         fleet.client.put(f"/waste/{number}", "x" * 50_000)
 
 
+@once  # it needs a node of its own
 def test_an_etcd_over_its_quota_answers_looks_and_lets_off_through(
     etcd: Etcd, small: Etcd, lite: App
 ) -> None:
@@ -202,3 +206,48 @@ def test_a_client_of_another_key_is_not_touched(fleet: Fleet) -> None:
     other.client.put(other.key, "")
     assert fleet.worker().look() == RW
     assert len(fleet.read().seen) == 1
+
+
+@once
+def test_one_that_was_stopped_between_its_check_and_its_statement_is_named_until_it_has_ended(
+    bare: Fleet, pg_pair: Pair
+) -> None:
+    bare.init(0.7)
+    url = pg_pair.read_write
+    own = create_engine(url, poolclass=NullPool)
+    with own.begin() as connection:
+        connection.execute(text("create table note (what text)"))
+    pid = os.fork()
+    if pid == 0:
+        code = 9
+        try:
+            signal.alarm(20)
+            switch = EtcdSwitch(bare.etcd.urls, key=bare.store.key, ttl=0.2)
+            engine = create_engine(url)
+            with EngineSelector(switch, read_write=engine, watch=False):
+
+                @event.listens_for(engine, "before_cursor_execute")
+                def stopped(*told: Any) -> None:
+                    if "insert" in told[2]:
+                        os.kill(os.getpid(), signal.SIGSTOP)
+
+                with engine.begin() as connection:
+                    connection.execute(text("insert into note values ('late')"))
+                code = 0
+        finally:
+            os._exit(code)
+    os.waitpid(pid, os.WUNTRACED)
+    (name,) = [one for one in bare.read().entries if one.endswith("/alive")]
+    bare.client.delete(bare.store.workers + name)  # which its lease does later
+    bare.on()
+    (why,) = bare.whys(ignore_dead=True)
+    assert why.startswith("lost: read-write")
+    wait_until(lambda: not bare.whys(ignore_dead=True), "the fence")
+    server = Server(url.render_as_string(hide_password=False))
+    assert not server.ask().agrees  # an idle session, as its driver has sent no BEGIN yet
+    os.kill(pid, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    with own.connect() as connection:  # it has committed
+        assert connection.scalar(text("select what from note")) == "late"
+    wait_until(lambda: server.ask().agrees, "the server's word")
+    assert bare.read().seen == ()

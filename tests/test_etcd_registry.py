@@ -13,7 +13,7 @@ from sa_readonly.etcd.operator import OperatorError, init, turn_off, turn_on
 from sa_readonly.etcd.records import Marker, marker_of
 from sa_readonly.etcd.sweep import sweep_acknowledged, sweep_old
 from sa_readonly.workers.protocol import Liveness
-from tests.app import Clock
+from tests.app import Clock, in_thread
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.switches import log, nothing
 
@@ -84,6 +84,21 @@ def test_without_its_own_acknowledgement_it_does_not_believe_that_the_key_is_gon
     assert worker.look() == RW
 
 
+def test_nothing_is_acknowledged_once_the_key_is_gone(fleet: Fleet) -> None:
+    worker = fleet.worker()
+    worker.write()
+    fleet.on()
+    worker.look()
+    for name in (fleet.store.key, worker.entry.place.key + "/ack"):  # as an older snapshot has it
+        fleet.client.delete(name)
+    reporting = worker.selector._worker.reporting
+    reporting._told = None
+    worker.selector._worker.due()
+    assert reporting.problem is None
+    assert worker.look() == RO
+    assert "an older snapshot" in worker.reason
+
+
 def test_an_entry_that_was_swept_while_read_only_leaves_it_unknown_too(fleet: Fleet) -> None:
     worker = fleet.worker()
     worker.write()
@@ -142,29 +157,23 @@ def test_after_a_put_without_an_answer_it_registers_anew_and_the_old_name_does_n
     assert worker.writes()
 
 
-def test_a_look_that_an_acknowledgement_overtakes_proves_nothing(fleet: Fleet) -> None:
+def test_a_look_while_an_acknowledgement_is_on_its_way_proves_nothing(fleet: Fleet) -> None:
     worker = fleet.worker()
     worker.write()
-    client, entry, own = worker.switch.store.client, worker.entry, worker.selector._worker
-    report, entry.report = entry.report, nothing
-    fleet.on()
-    assert worker.look() == RO
-    entry.report = report
-    fleet.off()
-    real, seen = client.txn, []
+    client, looked = worker.switch.store.client, []
+    real = client.txn
 
-    def overtaken(compare: Any, success: Any, failure: Any = (), **options: Any) -> Any:
-        answer = real(compare, success, failure, **options)
-        if not any(op.writes for op in success):
+    def look_before(compare: Any, success: Any, failure: Any = (), **options: Any) -> Any:
+        if any(op.writes for op in success):
             client.txn = real
-            own.reporting._told = None
-            own.due()  # it acknowledges the key that it knows, which has just gone
-            seen.append(entry.acknowledged)
-        return answer
+            fleet.off()
+            in_thread(lambda: looked.append(worker.switch.check()))
+        return real(compare, success, failure, **options)
 
-    client.txn = overtaken
-    assert worker.switch.check().read_only
-    assert seen != [None]
+    fleet.on()
+    client.txn = look_before
+    worker.look()
+    assert looked[0].read_only
     assert worker.look() == RW
     assert worker.writes()
 

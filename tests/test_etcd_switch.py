@@ -216,6 +216,17 @@ def test_at_start_without_etcd_it_is_read_only_serves_reads_and_writes_once_etcd
     proxy.close()
 
 
+def test_an_etcd_that_is_not_there_at_the_start_is_one_log_line(log: Any) -> None:
+    switch = EtcdSwitch("http://127.0.0.1:1", key="/a")
+    for _ in range(3):
+        assert switch.check().read_only
+    (line,) = [text for _, text in log()]
+    assert line == (
+        "A look at /a in etcd failed (http://127.0.0.1:1: Connection refused): it is read-only "
+        "until one answers."
+    )
+
+
 def test_a_worker_that_starts_without_etcd_writes_once_it_has_registered(fleet: Fleet) -> None:
     worker = fleet.worker(proxied=True)
     worker.cut_off()
@@ -359,6 +370,26 @@ def test_a_look_opens_nothing_once_the_registration_that_it_showed_is_gone(fleet
 
     worker.switch._ask = lost_after
     assert worker.switch.check().mode.value == RO
+
+
+def test_an_answer_from_before_it_registered_is_used_by_no_process(fleet: Fleet) -> None:
+    worker = fleet.worker()
+    ask = worker.switch._ask
+    assert not worker.switch.known.read_only  # by a look from before
+
+    def fails(look: Any) -> Any:
+        raise OSError("silent")
+
+    worker.switch._ask = fails
+    assert not worker.writes()
+    assert "not answered a look since" in str(worker.selector.report().problem)
+    assert len(fleet.read().seen) == 1
+    with pytest.raises(ReadOnlyError), worker.engine.connect():
+        pass
+    worker.switch._ask = ask
+    worker.look()
+    assert worker.writes()
+    assert len(fleet.read().seen) == 1
 
 
 def test_a_process_that_is_not_registered_writes_nothing(fleet: Fleet) -> None:

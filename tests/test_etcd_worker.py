@@ -6,31 +6,36 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import sessionmaker
 
-from sa_readonly import EngineSelector, FileSwitch, ReadOnlyError, RoutingSession
+from sa_readonly import EngineSelector, Mode, ReadOnlyError
 from sa_readonly.etcd import EtcdSwitch
 from sa_readonly.etcd.changes import Changes
 from sa_readonly.etcd.operator import turn_off, turn_on
 from sa_readonly.etcd.registry import read
 from sa_readonly.etcd.switch import store_of
 from sa_readonly.workers import process
+from sa_readonly.workers.protocol import Report
 from tests.app import WHICH, Clock, need
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.postgres import wait_until
-from tests.switches import BOUND
-from tests.test_calls import calls, reading
+from tests.switches import BOUND, log
+from tests.test_calls import calls, reading, writing
 
-__all__ = ["bare", "fleet"]  # fixtures
+__all__ = ["bare", "fleet", "log"]  # fixtures
 
 RW, RO = "read-write", "read-only"
+DOCS = (Path(__file__).parent.parent / "docs" / "etcd.md").read_text()
 
 
-def test_while_nothing_happens_it_sends_two_looks_each_ttl_and_its_lease(fleet: Fleet) -> None:
+def test_while_nothing_happens_it_sends_two_looks_each_ttl_and_its_lease_and_no_transaction(
+    fleet: Fleet,
+) -> None:
     ttl = 0.1
     worker = fleet.worker(ttl=ttl, watch=True)
     worker.write()
@@ -42,32 +47,23 @@ def test_while_nothing_happens_it_sends_two_looks_each_ttl_and_its_lease(fleet: 
     worker.look()
     asked.clear()
     began = time.monotonic()
-    wait_until(lambda: asked.total() >= 8, "eight looks")
+    wait_until(lambda: asked.total() >= 24, "eight looks")
     seconds = time.monotonic() - began
-    assert asked["/v3/kv/txn"] <= 2 * seconds / ttl + 1
-    assert set(asked) <= {"/v3/kv/txn", "/v3/lease/keepalive"}
+    assert asked["/v3/kv/range"] <= 3 * (2 * seconds / ttl + 1)  # three reads each
+    assert set(asked) <= {"/v3/kv/range", "/v3/lease/keepalive"}
 
 
-@pytest.mark.parametrize("read_only", [False, True])
-def test_a_transaction_costs_the_calls_that_it_costs_with_a_file(
-    bare: Fleet, read_only: bool
+def test_while_an_answer_is_fresh_a_transaction_costs_what_it_costs_with_a_file(
+    bare: Fleet,
 ) -> None:
     bare.init(60)
-    app, worker = bare.app, bare.worker(ttl=15)
-    engines = [app.make_engine(app.urls[name]) for name in ("rw", "ro")]
-    app.made += engines
-    if read_only:
-        app.on()
-        bare.on()
-    options = {"read_write": engines[0], "read_only": engines[1]}
-    with EngineSelector(FileSwitch(app.path, ttl=15), watch=False, **options) as selector:
-        sessions = sessionmaker(selector, class_=RoutingSession)
-        for one in (selector, worker.selector):
-            one.check()
-        for statements in (1, 10):
-            by_etcd = calls(reading(worker.sessions, statements))
-            assert by_etcd == calls(reading(sessions, statements))
-        assert calls(lambda: worker.selector.read_only) == calls(lambda: selector.read_only)
+    worker = bare.worker(ttl=19)
+    bare.app.engines.update(rw=worker.engine, ro=worker.other)
+    costs = [calls(make(worker.sessions)) for make in (partial(reading, statements=1), writing)]
+    worker.selector.close()
+    bare.app.start(ttl=3600)
+    for make, cost in zip((partial(reading, statements=1), writing), costs, strict=True):
+        assert cost == calls(make(bare.app.sessions))
 
 
 def test_on_a_loop_a_look_is_awaited_and_a_new_connection_waits_for_one(fleet: Fleet) -> None:
@@ -119,13 +115,43 @@ def test_on_a_loop_a_look_is_awaited_and_a_new_connection_waits_for_one(fleet: F
     asyncio.run(main())
 
 
+def test_a_connection_whose_wait_for_a_look_is_cancelled_is_closed(fleet: Fleet) -> None:
+    need("aiosqlite")
+    worker = fleet.worker(proxied=True, ttl=3)
+    worker.selector.close()
+    url = fleet.app.urls
+    engines = [create_async_engine(url[name].set(drivername="sqlite+aiosqlite")) for name in url]
+
+    async def main() -> None:
+        options = {"read_write": engines[0], "read_only": engines[1], "watch": False}
+        async with EngineSelector(worker.switch, **options) as selector:
+            async with engines[0].connect():
+                pass
+            await engines[0].dispose()
+            door = selector._guarded.doors[0]
+            worker.proxy.flows.clear()
+            task = asyncio.create_task(engines[0].connect().start())
+            while not worker.switch._under_way:
+                await asyncio.sleep(0.001)
+            assert door.connections
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert door.connections == 0
+            worker.proxy.flows.set()
+        for engine in engines:
+            await engine.dispose()
+
+    asyncio.run(main())
+
+
 async def _until_refused(connect: Any) -> None:
     while True:
         await connect()
 
 
 def test_with_users_a_worker_needs_no_more_rights_than_the_docs_give_it(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, log: Any
 ) -> None:
     store = fleet.store
     fleet.etcd.users(
@@ -165,6 +191,9 @@ def test_with_users_a_worker_needs_no_more_rights_than_the_docs_give_it(
         assert read(ops).entries == {}
         wrong = EtcdSwitch(fleet.etcd.urls, key=store.key, user="shop", password="guessed")
         assert wrong.known.read_only
+        (line,) = [text for level, text in log() if level == "ERROR"]
+        assert "the user 'shop'" in line
+        assert not {"secret", "guessed"} & set(line.split())
     finally:
         monkeypatch.undo()
         fleet.etcd.no_users()
@@ -221,3 +250,32 @@ def test_changes_are_told_and_a_burst_of_them_is_one(fleet: Fleet) -> None:
         assert times < 5
         fleet.worker().write()
         assert changes.wait(BOUND)
+
+
+def test_the_rights_that_the_docs_give_are_enough(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = DOCS.partition("```bash\n")[2].partition("```")[0].splitlines()
+    assert len(commands) == 9
+    server, store = fleet.etcd, fleet.store
+    server.users(myapp=("secret", ()), operator=("too", ()))
+    try:
+        for command in commands:
+            words = command.replace("/myapp/read-only", store.key).split()[1:]
+            if words[:2] != ["role", "add"]:  # they are there
+                server.ctl(*words, user="root:root")
+        worker = EtcdSwitch(server.urls, key=store.key, user="myapp", password="secret")
+        entry = worker.registry.register(worker.identify)
+        assert not worker.check().read_only
+        assert len(read(worker.store).seen) == 1
+        ops = store_of(server.urls, store.key, user="operator", password="too")
+        key = turn_on(ops).key
+        entry.closed()
+        entry.report(lambda: Report(Mode.READ_ONLY, key.generation))
+        assert read(ops).seen[0].acknowledged
+        turn_off(ops)
+        assert not worker.check().read_only
+        entry.close()
+        assert read(ops).entries == {}
+    finally:
+        server.no_users()

@@ -49,7 +49,8 @@ class Client:
     since it may still be done: then it raises :class:`~sa_readonly.etcd.errors.Unreachable`.
     All methods raise :class:`~sa_readonly.etcd.errors.EtcdError` and its subclasses.
 
-    :param urls: ``"https://a:2379,https://b:2379"``, or a sequence of such.
+    :param urls: ``"https://a:2379,https://b:2379"``, or a sequence of such; 2379 is the port where
+        none is given.
     :param ca: a file with the certificates that are trusted; None trusts those of the system.
     :param cert: a file with a client certificate, without a CommonName if users are given.
     :param cert_key: a file with its key, if it is not in the same one.

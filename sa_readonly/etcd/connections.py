@@ -14,14 +14,13 @@ import http.client
 import io
 import ipaddress
 import os
-import queue
 import socket
 import ssl
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -34,10 +33,18 @@ from .errors import Unreachable, failure, read
 
 __all__ = ["Endpoint", "Stream"]
 
-T = TypeVar("T")
-
-_TROUBLE = (OSError, HTTPError, http.client.HTTPException)
+# The last of a name that can't be a host's.
+_TROUBLE = (OSError, HTTPError, http.client.HTTPException, UnicodeError)
 _IDLE = 4  # connections to one member that are kept
+
+# A watch sends nothing, so the system asks whether the other end is still there: half a minute
+# after a machine went without a word, the watch ends.
+_ALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+_SOCKET = [
+    *HTTPConnection.default_socket_options,
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *((socket.IPPROTO_TCP, getattr(socket, k), v) for k, v in _ALIVE.items() if hasattr(socket, k)),
+]
 
 
 class _Wire(io.RawIOBase):
@@ -77,24 +84,38 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _bounded(work: Callable[[], T], deadline: float) -> T:
-    """Do what takes no timeout, in a thread that may be left behind."""
-    outcome: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+class _Lookup:
+    """The addresses of a name, looked up in a thread: that takes no timeout, and may hang."""
 
-    def run() -> None:
+    def __init__(self, host: str, port: int) -> None:
+        self._place = (host, port)
+        self._found: list[str] = []
+        self._error: Exception | None = None
+        self.done = threading.Event()
         try:
-            outcome.put((True, work()))
-        except BaseException as error:  # noqa: BLE001  # raised where it is waited for
-            outcome.put((False, error))
+            threading.Thread(target=self._run, name="sa_readonly-etcd-name", daemon=True).start()
+        except RuntimeError:  # there is no other thread to be had, as at the end of the process
+            self._run()
 
-    threading.Thread(target=run, name="sa_readonly-etcd-name", daemon=True).start()
-    try:
-        done, value = outcome.get(timeout=_left(deadline))
-    except queue.Empty:
-        raise TimeoutError("the name is not resolved in time") from None
-    if not done:
-        raise value
-    return value  # type: ignore[no-any-return]
+    def _run(self) -> None:
+        try:
+            answers = socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM)
+            self._found = list(dict.fromkeys(str(to[0]) for *_, to in answers))
+        except Exception as error:  # noqa: BLE001  # raised where it is waited for
+            self._error = error
+        finally:
+            self.done.set()
+
+    def addresses(self, deadline: float) -> list[str]:
+        """Return them.
+
+        :raises OSError: or UnicodeError, if they are not known by the deadline.
+        """
+        if not self.done.wait(_left(deadline)):
+            raise TimeoutError("the name is not looked up in time")
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # several threads may wait for it
+        return self._found
 
 
 class Endpoint:
@@ -112,6 +133,7 @@ class Endpoint:
         self._tls = tls
         self._idle: deque[HTTPConnection] = deque()
         self._open: set[HTTPConnection] = set()  # in use or idle
+        self._lookup: _Lookup | None = None  # the last one
         weakref.finalize(self, _drop, self._open)
 
     def ask(
@@ -210,13 +232,16 @@ class Endpoint:
     def _connect(self, address: str, timeout: float) -> HTTPConnection:
         connection: HTTPConnection
         if self._tls is None:
-            connection = HTTPConnection(address, self._port, timeout=timeout)
+            connection = HTTPConnection(
+                address, self._port, timeout=timeout, socket_options=_SOCKET
+            )
         else:
             # The timeout holds for the connecting and once more for the whole handshake.
             connection = HTTPSConnection(
                 address,
                 self._port,
                 timeout=timeout / 2,
+                socket_options=_SOCKET,
                 ssl_context=self._tls.context(),
                 server_hostname=self._host,
             )
@@ -233,10 +258,10 @@ class Endpoint:
     def _addresses(self, deadline: float) -> list[str]:
         with contextlib.suppress(ValueError):
             return [str(ipaddress.ip_address(self._host))]
-        look_up = functools.partial(
-            socket.getaddrinfo, self._host, self._port, type=socket.SOCK_STREAM
-        )
-        return list(dict.fromkeys(str(to[0]) for *_, to in _bounded(look_up, deadline)))
+        lookup = self._lookup
+        if lookup is None or lookup.done.is_set():  # one that hangs gets no company
+            lookup = self._lookup = _Lookup(self._host, self._port)
+        return lookup.addresses(deadline)
 
     def end(self, connection: HTTPConnection) -> None:
         """Close a connection of this process, also where a forked child has a copy of it."""
@@ -255,7 +280,7 @@ class Endpoint:
 
     def forked(self) -> None:
         """In a forked child: close its copies; the parent's connections stay as they are."""
-        self._idle = deque()
+        self._idle, self._lookup = deque(), None
         _drop(self._open)
 
 

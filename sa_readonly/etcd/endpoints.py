@@ -16,6 +16,8 @@ __all__ = ["Endpoints"]
 
 T = TypeVar("T")
 
+PATIENCE = 3.0  # seconds for one member at most, while there is another one to ask
+
 
 class Endpoints:
     """All members: the one that answered last is asked first.
@@ -61,9 +63,9 @@ class Endpoints:
             failures: list[Unreachable] = []
             order = self._all[self._first :] + self._all[: self._first]
             for number, endpoint in enumerate(order):
-                now = clock()
+                now, left = clock(), len(order) - number
                 # One that is silent leaves time for the others.
-                end = now + (deadline - now) / (len(order) - number)
+                end = now + min((deadline - now) / left, PATIENCE) if left > 1 else deadline
                 try:
                     answer = ask(endpoint, end)
                 except Unreachable as error:
@@ -80,7 +82,7 @@ class Endpoints:
             changing = [error for error in failures if isinstance(error, Leaderless)]
             if not changing or clock() + pause >= deadline:
                 if len(failures) == 1:
-                    raise failures[0]  # not from itself: its cause is what tells more
+                    raise failures[0]
                 raise _summed_up(failures) from failures[-1]
             time.sleep(pause)
             pause = min(0.2, pause * 2 + 0.02)

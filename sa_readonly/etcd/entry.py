@@ -18,8 +18,8 @@ from ..workers.protocol import Entry, RegistryError
 from ..workers.reports import encoded
 from .errors import EtcdError, Full, Unreachable
 from .hint import Hint
-from .records import ACK, LONGEST_FENCE, Place, marker_of, numbered, registration
-from .values import absent, created, put_op
+from .records import ACK, LONGEST_FENCE, Place, marker_of, numbered, registration, revision_of
+from .values import absent, created, get_op, put_op
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,7 +117,7 @@ class EtcdEntry(Entry):
         try:
             kv = self._store.client.get(place.key, timeout=_REQUEST).kv
         except EtcdError:
-            return self._vouched != -math.inf  # then it is for the switch to say how long
+            return self.was_seen  # then it is for the switch to say how long
         if kv is None or kv.create_revision != place.created:
             self.lose(place)
         return self.place is place
@@ -138,6 +138,8 @@ class EtcdEntry(Entry):
             self._old.append(name)  # if it is not answered, it may be there all the same
             answer = store.client.txn([absent(key)], [put_op(key, value)], timeout=_REQUEST)
         except EtcdError as error:
+            if not (isinstance(error, Unreachable) and error.may_be_done):
+                self._old = [one for one in self._old if one != name]
             raise RegistryError(_not_registered(store.workers, error)) from error
         if not answer.succeeded:
             raise RegistryError(f"{key} is there already, and can't be this process's.")
@@ -172,15 +174,21 @@ class EtcdEntry(Entry):
 
     # -- what looks tell -------------------------------------------------------------------
 
-    def vouch(self, place: Place, looked: float, fence: float) -> None:
+    @property
+    def was_seen(self) -> bool:
+        """True if a look has shown the registration."""
+        return self._vouched != -math.inf
+
+    def vouch(self, place: Place, looked: float, fence: float | None) -> None:
         """Take note that a look has shown the registration.
 
         :param looked: when that look began, by :func:`.mode.clock`.
-        :param fence: the marker's. If the registration tells another one, it is made anew.
+        :param fence: the marker's, or None without one. If the registration tells another one, it
+            is made anew.
         """
         if self.place is place:
             self._vouched = looked
-            if fence != place.fence:
+            if fence is not None and fence != place.fence:
                 self._stale = True
 
     def lose(self, place: Place) -> None:
@@ -232,37 +240,42 @@ class EtcdEntry(Entry):
             # put until it is compacted.
             told = (report.mode, report.generation, report.forced, acknowledged)
             if told != self._told or report.mode is Mode.READ_ONLY:
-                self._put(report, acknowledged)
-                self._told = told
+                self._told = told if self._put(report, acknowledged) else None
 
-    def _put(self, report: Report, acknowledged: bool) -> None:
+    def _put(self, report: Report, acknowledged: bool) -> bool:
+        """Put a report; False if it acknowledges a key that has gone."""
         place = self._require()
         about = {name: self._about[name] for name in ("program", "version", "born", "started")}
         text = encoded(place.name, acknowledged, report, about)
-        value = registration(place.fence, self._facts(), text)
-        key = place.key + ACK * acknowledged
+        put = put_op(place.key + ACK * acknowledged, registration(place.fence, self._facts(), text))
+        compared = [created(place.key) == place.created]
         before = self._left, self.acknowledged
         if acknowledged:
+            revision = revision_of(report.generation)
+            if revision is not None:
+                # Only beside the key: where it went with an older snapshot, a look must not find
+                # what was put since.
+                compared.append(created(self._store.key) == revision)
             self.puts += 1
             self._left, self.acknowledged = True, report.generation
         try:
-            answer = self._store.client.txn(
-                [created(place.key) == place.created], [put_op(key, value)], timeout=_REQUEST
-            )
+            answer = self._store.client.txn(compared, [put], [get_op(place.key)], timeout=_REQUEST)
+            if answer.succeeded:
+                return True
+            self._left, self.acknowledged = before
         except EtcdError as error:
             if isinstance(error, Unreachable) and error.may_be_done:
                 self._stale = True
             else:
                 self._left, self.acknowledged = before
             raise RegistryError(_not_reported(place.key, error)) from error
-        else:
-            if not answer.succeeded:
-                self._left, self.acknowledged = before
         finally:
             self.puts += acknowledged
-        if not answer.succeeded:
+        kv = answer.answers[0].kv
+        if kv is None or kv.create_revision != place.created:
             self.lose(place)
             self._require()
+        return False
 
     def withdraw(self) -> None:
         with self._locked():

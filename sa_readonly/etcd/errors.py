@@ -59,7 +59,7 @@ class Leaderless(Unreachable):
 
 
 class Full(EtcdError):  # noqa: N818
-    """The database has no space left, or the request is too large (code 8)."""
+    """The database has no space left, or the request is more than etcd can take (code 8)."""
 
 
 class Denied(EtcdError):  # noqa: N818

@@ -61,13 +61,7 @@ class Login:
             if self._done is None:
                 if self._error is not None and clock() < self._hold:
                     raise self._error.with_traceback(None)  # which would grow each time
-                self._done = threading.Event()
-                threading.Thread(
-                    target=self._log_in,
-                    args=(self._done,),
-                    name="sa_readonly-etcd-login",
-                    daemon=True,
-                ).start()
+                self._done = self._begun()
             done = self._done
         if not done.wait(max(0.0, deadline - clock())):
             raise Unreachable("The login to etcd is still under way.", may_be_done=False)
@@ -83,6 +77,16 @@ class Login:
         with self._lock():
             if self._token == token:
                 self._token, self._renewed = None, True
+
+    def _begun(self) -> threading.Event:
+        done = threading.Event()
+        try:
+            threading.Thread(
+                target=self._log_in, args=(done,), name="sa_readonly-etcd-login", daemon=True
+            ).start()
+        except RuntimeError as error:  # as at the end of the process
+            raise Unreachable(f"No login to etcd: {error}.", may_be_done=False) from error
+        return done
 
     def _log_in(self, done: threading.Event) -> None:
         token, failed = None, None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import Full
+from ..mode import clock
 from .records import ACK, acknowledged_by, announced, marker_of
-from .values import get_op
 
 if TYPE_CHECKING:
     from .records import Announcement, Marker, Place, Store
@@ -40,26 +39,26 @@ def look(store: Store, place: Place | None, timeout: float) -> Sight:
     :param timeout: seconds after which it has failed.
     :raises EtcdError: if it failed.
     """
-    names = [store.key, store.marker]
+    client, end = store.client, clock() + timeout
+    first = client.get(store.key, timeout=timeout)
+
+    # The others as they were then. Not all by one transaction: etcd before 3.4.23 and 3.5.7 crashes
+    # where the client of one that only reads goes away meanwhile, as at the end of its time, and
+    # 3.5.1 refuses it while its database is full.
+    def left() -> float:
+        return max(0.0, end - clock())
+
+    marker = client.get(store.marker, revision=first.revision, timeout=left()).kv
+    own = ack = None
     if place is not None:
-        names += [place.key, place.key + ACK]
-    client = store.client
-    try:
-        answer = client.txn([], [get_op(name) for name in names], timeout=timeout)
-        found = [one.kv for one in answer.answers]
-        cluster, revision = answer.cluster_id, answer.revision
-    except Full:
-        # etcd 3.5.1 refuses every transaction while its database is full, but no plain read.
-        first = client.get(store.key, timeout=timeout)
-        cluster, revision = first.cluster_id, first.revision
-        found = [first.kv]
-        found += [client.get(name, revision=revision, timeout=timeout).kv for name in names[1:]]
-    key, marker, own, ack = (*found, None, None)[:4]
+        below = client.range(place.key, revision=first.revision, timeout=left()).kvs
+        found = {kv.key: kv for kv in below}
+        own, ack = found.get(place.key), found.get(place.key + ACK)
     return Sight(
-        None if key is None else announced(key),
+        None if first.kv is None else announced(first.kv),
         marker_of(marker),
-        cluster,
+        first.cluster_id,
         0 if own is None else own.create_revision,
         None if place is None or ack is None else acknowledged_by(place.name, ack),
-        revision,
+        first.revision,
     )

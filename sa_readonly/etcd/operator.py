@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import seconds
 from .errors import EtcdError, Full, Unreachable
 from .records import LONGEST_FENCE, Marker, announced, announcement, marker_of
-from .values import delete_op, get_op, modified, put_op
+from .values import delete_op, modified, put_op
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -39,14 +39,10 @@ class _Both(NamedTuple):
 
 
 def _look(store: Store) -> _Both:
-    client, names = store.client, (store.key, store.marker)
-    try:
-        answer = client.txn([], [get_op(name) for name in names], timeout=_REQUEST)
-        key, marker = (one.kv for one in answer.answers)
-        return _Both(key, marker, answer.cluster_id)
-    except Full:  # etcd 3.5.1 refuses every transaction then, but no plain read
-        first, second = (client.get(name, timeout=_REQUEST) for name in names)
-        return _Both(first.kv, second.kv, first.cluster_id)
+    # By no transaction, for the reason that stands at looks.look().
+    key = store.client.get(store.key, timeout=_REQUEST)
+    marker = store.client.get(store.marker, revision=key.revision, timeout=_REQUEST)
+    return _Both(key.kv, marker.kv, key.cluster_id)
 
 
 # -- init ------------------------------------------------------------------------------------

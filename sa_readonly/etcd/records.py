@@ -44,6 +44,7 @@ __all__ = [
     "marker_of",
     "numbered",
     "registration",
+    "revision_of",
     "seen_of",
     "split",
 ]
@@ -114,6 +115,14 @@ def announced(kv: KeyValue) -> Announcement:
     hashed = identity or hashlib.sha256(kv.value).hexdigest()[:32]
     generation = f"{hashed}-{kv.create_revision}"
     return Announcement(parse(text), generation, identity, kv.create_revision, kv.mod_revision)
+
+
+def revision_of(generation: str | None) -> int | None:
+    """Return the revision that created the key of a generation; None where that is of no key."""
+    for part in (generation or "").split(" + "):
+        if match := re.fullmatch(r"[0-9a-f]{32}-(\d+)", part):
+            return int(match[1])
+    return None
 
 
 # -- the marker ------------------------------------------------------------------------------

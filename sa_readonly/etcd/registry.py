@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..text import printable
-from ..workers.protocol import Liveness, Registry, Seen
+from ..workers.protocol import Liveness, Registry, RegistryError, Seen
 from .entry import EtcdEntry
 from .errors import Compacted, EtcdError, FutureRevision
 from .records import ALIVE, LONGEST_FENCE, announced, marker_of, seen_of, split
@@ -125,14 +126,17 @@ class EtcdRegistry(Registry):
 
     :param store: the key.
     :param owner: what the names of this process's entries begin with.
+    :param looked: whether a switch looks by the entry. Then no process counts as registered before
+        a look has shown that it is: an answer that is older may be used by none, as what waits for
+        the workers may have found this one missing since.
     """
 
-    def __init__(self, store: Store, owner: str) -> None:
+    def __init__(self, store: Store, owner: str, *, looked: bool = False) -> None:
         self.name = f"{store.workers} in etcd"
         self.entry: EtcdEntry | None = None
         """The entry of this process by which a switch looks; None until it has registered."""
         self.store = store
-        self._owner = owner
+        self._owner, self._looked = owner, looked
         self._unborn: EtcdEntry | None = None
 
     def register(self, identify: Identify) -> EtcdEntry:
@@ -140,7 +144,16 @@ class EtcdRegistry(Registry):
         # be an older one of the same process, which does not count.
         entry = self._unborn = self._unborn or EtcdEntry(self.store, self._owner)
         entry.ensure()
-        self.entry, self._unborn = entry, None
+        self.entry = entry
+        if self._looked:
+            with contextlib.suppress(OSError):  # a look that is in doubt is one all the same
+                identify()
+            if not entry.was_seen:
+                raise RegistryError(
+                    f"This process is registered below {self.store.workers}, and etcd has not "
+                    "answered a look since: it writes nothing until it has."
+                )
+        self._unborn = None
         return entry
 
     def sweep(self, identify: Identify) -> None:

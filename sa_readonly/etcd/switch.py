@@ -36,14 +36,14 @@ USER = "SA_READONLY_ETCD_USER"
 
 
 class EtcdSwitch(LookingSwitch):
-    """Read-only while a key is in etcd, for the workers of all hosts; see ``docs/fleet.md``.
+    """Read-only while a key is in etcd, for the workers of all hosts; see ``docs/etcd.md``.
 
     ``sa-readonly init`` begins a fleet once: it puts the *marker*, ``KEY.fleet``, which tells the
-    fence. A look brings the key, the marker and this process's own entry by one linearizable
-    transaction. It is *fresh* for ``ttl`` and *usable* for the marker's fence, both counted from
-    before it was sent. Past ``ttl`` transactions wait for a look, at most ``ttl``; then, and for
-    ``ttl`` after one that failed, the last answer is used while it is usable. Past the fence this
-    process turns read-only by itself, until etcd answers again.
+    fence. A look brings the key by a linearizable read, and the marker and this process's own entry
+    as they were then. Its answer is *fresh* for ``ttl`` and *usable* for the marker's fence, both
+    counted from before it was asked for. Past ``ttl`` transactions wait for a look, at most
+    ``ttl``; then, and for ``ttl`` after one that failed, the last answer is used while it is
+    usable. Past the fence this process turns read-only by itself, until etcd answers again.
 
     - No marker, or another one than this process has taken, without the key beside it: it is not
       known whether etcd's data are those of the fleet, so it is read-only, until the key was there.
@@ -95,7 +95,8 @@ class EtcdSwitch(LookingSwitch):
             urls, key, ca=ca, cert=cert, cert_key=cert_key, user=user, password=password
         )
         super().__init__(self.store.key, ttl=ttl, fence=max(_FENCE, 3 * ttl))
-        self.registry = EtcdRegistry(self.store, owner_of(user or os.environ.get(USER) or None))
+        owner = owner_of(user or os.environ.get(USER) or None)
+        self.registry = EtcdRegistry(self.store, owner, looked=True)
         """Where ``workers=True`` has this process register."""
         self._memory = Memory(self.store)
         self._file = None if file is None else _HostFile(file, ttl=ttl)
@@ -156,8 +157,7 @@ class EtcdSwitch(LookingSwitch):
         if judgement.lost:
             entry.lose(place)
             return judgement
-        if marker is not None:
-            entry.vouch(place, began, marker.fence)
+        entry.vouch(place, began, None if marker is None else marker.fence)
         if judgement.key is not None:
             entry.sees_key()
         elif judgement.may_write and not self._host.read_only:
@@ -273,7 +273,7 @@ class EtcdSwitch(LookingSwitch):
         return f"etcd can't be reached since {since}"
 
     def _note_failure(self, error: BaseException) -> None:
-        self._note("A look at %s in etcd failed (%s)", self.name, error)
+        self._note("A look at %s in etcd failed (%s)", self.name, str(error).rstrip("."))
 
     # -- forks ---------------------------------------------------------------------------
 

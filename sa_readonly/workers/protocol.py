@@ -272,7 +272,8 @@ class Registry(Protocol):
 
         These are the ones that had acknowledged and held nothing; and all that are dead while there
         is surely no file, as they died before any later one. It is called every 300 seconds, and
-        before the command makes a file. What can't be removed stays; it raises nothing.
+        before the command makes a file. What can't be removed stays; it raises nothing. A registry
+        in which nothing is ever known to be dead does nothing here.
         """
 
     @abstractmethod
