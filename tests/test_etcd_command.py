@@ -298,6 +298,39 @@ def test_run_waits_until_the_key_is_gone(fleet: Fleet) -> None:
         assert job.stdout.readline() == "ran\n"
 
 
+def test_wait_reads_on_where_etcd_is_compacted_meanwhile(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = fleet.worker()
+    worker.write()
+    fleet.on()
+
+    def compacted() -> None:
+        fleet.client.put("/other", "x")
+        fleet.etcd.compact(fleet.client.get("/").revision)
+
+    at_each_round(monkeypatch, compacted, worker.look)
+    waited = rounds(done(fleet, "wait"))
+    assert ["has not noticed" in waited[0], waited[-1][:17]] == [True, "drained: 1 worker"]
+
+
+def test_status_goes_on_watching_while_etcd_is_away(fleet: Fleet) -> None:
+    with Proxy(fleet.etcd.node.port) as proxy:
+        environment = {
+            **os.environ,
+            "SA_READONLY_ETCD": proxy.url,
+            "SA_READONLY_KEY": fleet.store.key,
+        }
+        with running("status", "--watch", env=environment, **PIPES) as watching:
+            assert "mode: read-write; " in watching.stdout.readline()
+            proxy.refuses = True
+            proxy.cut()
+            assert "etcd can't be asked: " in watching.stderr.readline()
+            fleet.on("Upgrade")
+            proxy.refuses = False
+            assert "mode: read-only; reason: Upgrade" in watching.stdout.readline()
+
+
 # -- bad input -------------------------------------------------------------------------------
 
 
@@ -333,6 +366,21 @@ def test_bad_input_is_one_clear_error_of_each_command(
         assert refused(bare, "init", *arguments).startswith(error)
         assert refused(bare, "run", *arguments, "--", "no-such-command").startswith(error)
     assert bare.client.range("").count == 0
+
+
+def test_the_word_of_one_server_is_not_taken_for_that_of_several(
+    fleet: Fleet, pg_server: Server
+) -> None:
+    assert refused(fleet, "wait", "--no-pooler") == "--no-pooler needs --read-write."
+    url = pg_server.url()
+    both = f"{url.host}:{url.port}"
+    several = url.update_query_dict({"host": [both, both]})
+    told = {"SA_READONLY_READ_WRITE_URL": shown(several)}
+    assert refused(fleet, "wait", "--no-pooler", **told).startswith(
+        f"--read-write leads to several servers: {both}, {both}. A worker"
+    )
+    fleet.on()
+    done(fleet, "wait", code=3, **told)  # what has acknowledged needs no server's word
 
 
 def test_what_makes_no_sense_for_a_fleet_is_refused(bare: Fleet, tmp_path: Path) -> None:

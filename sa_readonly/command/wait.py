@@ -169,7 +169,24 @@ def wait_here(place: Place, mode: Mode, **how: Any) -> VerdictWait:
             raise click.UsageError("--expect-hosts needs --url or --etcd.")
         if of_etcd["no_pooler"]:
             raise click.UsageError("--no-pooler needs --etcd.")
-    return place.waiting(mode, **_how(mode, **how))
+    how = _how(mode, **how)
+    _check_the_servers_word(how)
+    return place.waiting(mode, **how)
+
+
+def _check_the_servers_word(how: dict[str, Any]) -> None:
+    """Refuse --no-pooler where what one server says is not enough for what is lost."""
+    if not how.get("no_pooler"):
+        return
+    server = how.get("server")
+    if server is None:
+        raise click.UsageError("--no-pooler needs --read-write.")
+    servers = server.servers
+    if len(servers) > 1:
+        raise CannotRun(
+            f"--read-write leads to several servers: {', '.join(servers)}. A worker that is lost "
+            "may hold a connection to any of them. Give the URL of one, and wait once for each."
+        )
 
 
 def finish(place: Place, made: VerdictWait, *, changed: bool) -> NoReturn:
