@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +17,10 @@ from sa_readonly.command.doctor.etcd import examine_etcd
 from sa_readonly.command.options import Where
 from sa_readonly.command.probe import UnreachableError
 from sa_readonly.workers import process
-from tests.etcd import Etcd, certificates
+from tests.app import once
+from tests.etcd import Certificates, Etcd, certificates, free_ports, programs
 from tests.etcd_fleet import Fleet, bare, fleet
+from tests.postgres import memory_or_disk, wait_until
 from tests.test_etcd_command import command
 
 __all__ = ["bare", "fleet"]  # fixtures
@@ -99,6 +107,79 @@ def test_each_right_of_a_worker_and_of_an_operator_is_tried_and_nothing_is_writt
 
 
 RIGHTS = {"etcd-user-can-flip", "etcd-entries-of-others", "etcd-page-tells-nothing"}
+
+
+def without_client_usage(made: Certificates) -> tuple[str, str]:
+    """A certificate of the same authority whose only usage is that of a server."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+
+    cert, key = made.issue("127.0.0.1")
+    whole = x509.load_pem_x509_certificate(Path(cert).read_bytes())
+    signer = serialization.load_pem_private_key(
+        made._authority.private_key_pem.bytes(), password=None
+    )
+    builder = x509.CertificateBuilder(
+        issuer_name=whole.issuer,
+        subject_name=whole.subject,
+        public_key=whole.public_key(),
+        serial_number=whole.serial_number,
+        not_valid_before=whole.not_valid_before_utc,
+        not_valid_after=whole.not_valid_after_utc,
+    )
+    usage = x509.oid.ExtendedKeyUsageOID
+    for one in whole.extensions:
+        value = one.value
+        if isinstance(value, x509.ExtendedKeyUsage):
+            value = x509.ExtendedKeyUsage([usage.SERVER_AUTH])
+        builder = builder.add_extension(value, one.critical)
+    signed = builder.sign(signer, hashes.SHA256())
+    Path(cert).write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    return cert, key
+
+
+@once
+def test_a_servers_certificate_that_is_good_for_no_client_is_named() -> None:
+    pytest.importorskip("trustme")
+    with certificates() as made:
+        client = made.issue("client.invalid")
+        cert, key = without_client_usage(made)
+        # Its own health is asked for by the gateway, too, so that this etcd never seems ready.
+        with serving(cert, key, made.ca) as url:
+            where = Where(etcd=url, key="/x", ca=made.ca, cert=client[0], cert_key=client[1])
+            (found,) = examine_etcd(where)
+    assert found.code == "etcd-certificate-lacks-client-usage"
+    assert url.removeprefix("https://") in found.what
+
+
+@contextlib.contextmanager
+def serving(cert: str, key: str, ca: str) -> Iterator[str]:
+    """An etcd with --client-cert-auth whose gateway can't ask its own server."""
+    (port, peer) = free_ports(2)
+    url, peers = f"https://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
+    with tempfile.TemporaryDirectory(dir=memory_or_disk()) as folder:
+        command = [
+            *(str(programs() / "etcd"), "--data-dir", folder, "--log-level", "error"),
+            *("--listen-client-urls", url, "--advertise-client-urls", url),
+            *("--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers),
+            *("--initial-cluster", f"default={peers}", "--cert-file", cert, "--key-file", key),
+            *("--client-cert-auth", "--trusted-ca-file", ca),
+        ]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
+        process = subprocess.Popen(
+            command, env=kept, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_until(lambda: _listens(port), "etcd listens", 30.0)
+            yield url
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_certificates_that_etcds_gateway_refuses_are_named() -> None:

@@ -156,6 +156,20 @@ def test_on_tells_that_another_operator_was_there_and_that_it_made_the_marker(
     assert "already" not in result.stderr
 
 
+def test_hosts_are_expected_and_a_file_of_the_environment_is_not_meant(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    fleet.worker().write()
+    shown = done(fleet, "on", SA_READONLY_FILE=str(tmp_path / "read-only.txt")).stdout
+    assert shown.startswith(f"key      {fleet.store.key}\n")
+    assert list(tmp_path.iterdir()) == []
+    fleet.workers[0].look()
+    late = rounds(done(fleet, "wait", "--expect-hosts", "2", "--timeout", "0", code=1))
+    assert late == ["not drained: 1 of 2 expected hosts are there"]
+    forced = done(fleet, "status", SA_READONLY_FORCE=RW)
+    assert "Processes that are started here obey it; this command, only the key." in forced.stderr
+
+
 def test_off_names_the_hosts_that_a_file_holds_and_wait_answers_for_that_file(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,14 +50,12 @@ class EtcdProgress(Progress):
             told += f", {self.lost} lost and {why}"
         return told
 
-    def _whys(self) -> list[str]:
-        whys = super()._whys()
-        if self.problem is None:
-            number = len(self.hosts)
-            if self.expected_hosts is not None and number < self.expected_hosts:
-                whys.append(f"{number} of {self.expected_hosts} expected hosts are there")
-            if any(one.why and one.liveness is Liveness.LOST for one in self.workers):
-                whys.append(self._about_the_lost())
+    def _missing(self) -> list[str]:
+        whys, number = super()._missing(), len(self.hosts)
+        if self.expected_hosts is not None and number < self.expected_hosts:
+            whys.append(f"{number} of {self.expected_hosts} expected hosts are there")
+        if any(one.why and one.liveness is Liveness.LOST for one in self.workers):
+            whys.append(self._about_the_lost())
         return whys
 
     def _about_the_lost(self) -> str:

@@ -150,11 +150,14 @@ class Progress:
     def _whys(self) -> list[str]:
         if self.problem is not None:
             return [self.problem]
+        return self._missing() or [f"the {self.thing} was replaced meanwhile"]
+
+    def _missing(self) -> list[str]:
         whys = shortened([f"{one.called}: {one.why}" for one in self.workers if one.why])
         living = {process(one.name) for one in self.workers if one.liveness is not Liveness.DEAD}
         if self.expected is not None and len(living) < self.expected:
             whys.append(f"{len(living)} of {self.expected} expected workers are registered")
-        return whys or [f"the {self.thing} was replaced meanwhile"]
+        return whys
 
 
 def shortened(whys: Sequence[str]) -> list[str]:
