@@ -46,6 +46,8 @@ class FilePlace(Place):
         self.name = self.switch.name
         self.registry_name = self.registry.name
         self.elsewhere = "If the application's workers report elsewhere, give --workers DIR."
+        if registry is not None:
+            self.elsewhere = "Does a worker of this host have file= and that key?"
         if not self.switch.known.read_only:
             # No file tells since when it is read-write, and this process has seen no flip.
             self.switch.known = replace(self.switch.known, since=None)
