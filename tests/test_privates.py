@@ -471,8 +471,8 @@ def test_a_dialect_that_asks_its_server_anew_begins_no_transaction() -> None:
 
     engine.dispose()
     engine.dialect.default_schema_name = ""
-    with engine.pool.connect():
-        assert seen == ["main"]
+    engine.raw_connection().close()
+    assert seen == ["main"]
 
 
 def test_what_is_inspected_by_a_function_is_what_it_returns() -> None:

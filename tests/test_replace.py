@@ -301,6 +301,20 @@ def test_an_engine_that_another_selector_has_goes_on_there(moving: App) -> None:
                 old.connect()
             moving.off()
             other.check()
+        moving.on()
+        other.replace(read_write=moving.engine("other"))
+        moving.off()
+        assert [which(moving), other.engine()] == ["green", moving.engines["other"]]
+        with pytest.raises(ReadOnlyError, match="was replaced"):  # by both of them
+            old.connect()
+        moving.on()
+        other.replace(read_write=old)
+        moving.selector.close()  # it gives back what it has replaced, which the other one has
+        other.replace(read_write=moving.engines["other"])
+        moving.off()
+        other.check()
+        with pytest.raises(ReadOnlyError, match="was replaced"):
+            old.connect()
 
 
 # -- what is new -----------------------------------------------------------------------------
@@ -447,11 +461,12 @@ def test_a_process_that_is_drained_stays_so_while_engines_are_replaced(moving: A
 def test_what_fails_in_the_end_leaves_the_old_engines_in_place(moving: App) -> None:
     selector = start_meanwhile(moving, afterwards=lambda: 1 / 0)
     green = moving.engine("green")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError) as caught:
         selector.replace(read_write=green)
     assert guard.gates(green) == ()
     moving.off()
     write(moving)
+    assert caught.tb is not None  # by it the engines of the failed call are still alive
     assert [which(moving), moving.titles("rw")] == ["rw", ["new"]]
 
 
