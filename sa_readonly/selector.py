@@ -225,7 +225,8 @@ class EngineSelector(Asking, Bind):
             engines = check_engines(given)
             check_pooler(self._options["pooler"], engines)
             warn_of_one_url(engines)
-            self._guard(given, engines)
+            if given != self._given:  # a callback may give the same ones at each flip
+                self._guard(given, engines)
         logger.warning(
             "sa_readonly: read_write.primary was replaced. It is %s from the flip back on.",
             shown(engines["read_write.primary"]),
@@ -272,13 +273,15 @@ class EngineSelector(Asking, Bind):
 
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
-        for guarded in list(self._sets):
-            if self._worker is None:  # a worker sweeps the retired pools; else it is done here
-                guarded.sweep()
-            guarded.settle(new)
-        first = next(iter(self._sets), None)  # which is not there yet while this is being made
-        if first is None or not first.closed_by_server:  # else it was read-only, and is
-            self._tell(old, new)
+        try:
+            for guarded in list(self._sets):
+                if self._worker is None:  # a worker sweeps the retired pools; else it is done here
+                    guarded.sweep()
+                guarded.settle(new)
+        finally:
+            first = next(iter(self._sets), None)  # which is not there yet while this is being made
+            if first is None or not first.closed_by_server:  # else it was read-only, and is
+                self._tell(old, new)
 
     def _turned(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import QueuePool
 
 from sa_readonly import (
     ConfigurationError,
@@ -162,11 +163,16 @@ def test_of_several_calls_in_a_night_the_last_one_counts(moving: App) -> None:
         pass
 
 
-def test_the_same_engine_may_be_given_again(moving: App) -> None:
-    start(moving)
-    night(moving, "rw")
+def test_the_same_engine_may_be_given_again_which_changes_nothing(moving: App) -> None:
+    selector = start(moving)
+    moving.on()
+    twin = selector.engine()
+    replace(moving, "rw")
+    moving.off()
     write(moving)
     assert [which(moving), moving.titles("rw")] == ["rw", ["new"]]
+    moving.on()
+    assert selector.engine() is twin
 
 
 @pytest.mark.parametrize(("nights", "read_only"), [(1, None), (2, None), (2, "ro")])
@@ -504,6 +510,29 @@ def test_a_callback_at_the_flip_may_replace_the_engines(moving: App) -> None:
     moving.off()
     write(moving)
     assert [moving.titles("rw"), moving.titles("green")] == [["before"], ["new"]]
+
+
+def test_a_pool_that_cannot_be_made_anew_keeps_no_callback_from_being_called(
+    moving: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Pool(QueuePool):
+        broken = False
+
+        def recreate(self) -> Any:
+            return 1 / 0 if self.broken else super().recreate()
+
+    start(moving, read_write=moving.engine("rw", poolclass=Pool))
+    told: list[Any] = []
+    moving.selector.on_flip(lambda _, new: told.append(new.read_only))
+    moving.on()
+    assert which(moving) == "rw"
+    replace(moving, "green")
+    pool = moving.selector.engine().pool  # the twin's, which is left at the flip back
+    pool.broken = True
+    moving.off()
+    assert [which(moving), told] == ["green", [True, False]]
+    assert "What was to be done after a flip failed." in caplog.text
+    pool.broken = False
 
 
 def test_a_test_that_dictates_the_mode_may_replace_the_engines(moving: App) -> None:
