@@ -207,7 +207,8 @@ class EngineSelector(Asking, Bind):
 
         The engines that were replaced give out no connection any more, in either mode, until they
         are given here again or the selector is closed: code that still has one would write into the
-        database that was left. An engine that another selector has, too, goes on by that one.
+        database that was left. An engine that another selector has, too, goes on by that one, and a
+        replica that was read while read-only, too, is read on where code has kept it.
 
         :param read_write: the :class:`.Engines`, or a bare engine; also the same ones again.
         :raises sqlalchemy.exc.InvalidRequestError: while its switch is read-write, whatever its

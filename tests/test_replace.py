@@ -133,6 +133,8 @@ def test_a_new_replica_serves_from_the_next_read_write_time_on(moving: App) -> N
     moving.off()
     assert [which(moving), which(moving, "replica")] == ["green", "ro"]
     assert moving.engines["other"].pool.checkedin() == 0  # type: ignore[attr-defined]  # a QueuePool
+    with moving.engines["other"].connect() as connection:  # code that has kept it may read
+        assert connection.scalar(WHICH) == "other"
     with moving.engines["ro"].connect() as connection, pytest.raises(ReadOnlyError):
         connection.execute(text("delete from book"))
 
