@@ -136,11 +136,11 @@ class EngineSelector(Asking, Bind):
         if guarded.server is not None:
             guarded.server.told = weakref.WeakMethod(self._turned)
         primary, known = given["read_write.primary"], self._engines
-        # One AsyncEngine for each engine, also for a twin that stands for several.
-        as_given = {engine: like(primary, engine) for engine in guarded.engines.values()}
-        as_given.update((engines[name], engine) for name, engine in given.items())
-        self._engines = {**known, **as_given}
         try:
+            # One AsyncEngine for each engine, also for a twin that stands for several.
+            as_given = {engine: like(primary, engine) for engine in guarded.engines.values()}
+            as_given.update((engines[name], engine) for name, engine in given.items())
+            self._engines = {**known, **as_given}
             if self._worker is not None:
                 self._worker.join(self.switch, guarded, **self._joins)
             # The first one's is told of a flip for all.

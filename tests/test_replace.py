@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import QueuePool
 
@@ -26,6 +26,7 @@ from sa_readonly import (
 )
 from sa_readonly.engines import guard
 from sa_readonly.engines.doors import Door
+from sa_readonly.engines.handover import GuardedEngines
 from sa_readonly.testing import read_only
 from tests.app import SECONDS, WHICH, App, Base, Book, in_thread, make_app, need, sqlite_urls
 from tests.test_forks import in_child
@@ -478,6 +479,16 @@ def test_what_fails_in_the_end_leaves_the_old_engines_in_place(moving: App) -> N
     assert [which(moving), moving.titles("rw")] == ["rw", ["new"]]
 
 
+def test_engines_whose_joining_was_interrupted_leave_the_worker(moving: App) -> None:
+    selector = start(moving, workers=True)
+    new = GuardedEngines(selector.switch, {"read_write.primary": moving.engine("green")})
+    worker: Any = selector._worker
+    worker.counts.members[new] = False  # as far as it came
+    worker.leave(new)
+    new.release()
+    assert list(worker.counts.members) == [selector._guarded]
+
+
 def test_a_selector_that_is_closed_meanwhile_gives_the_new_engines_back_too(moving: App) -> None:
     closing: list[threading.Thread] = []
 
@@ -601,6 +612,26 @@ def test_async_engines_are_replaced_and_known_to_sessions(moving: App) -> None:
             await one.dispose()
 
     asyncio.run(run())
+
+
+def test_an_engine_of_a_class_that_cannot_wrap_a_twin_is_given_back(moving: App) -> None:
+    need("aiosqlite")
+
+    class Labelled(AsyncEngine):
+        def __init__(self, sync_engine: Engine, _label: str) -> None:
+            super().__init__(sync_engine)
+
+    rw, green = (
+        create_async_engine(moving.urls[name].set(drivername="sqlite+aiosqlite"))
+        for name in ("rw", "green")
+    )
+    moving.on()
+    switch = FileSwitch(moving.path, ttl=0)
+    with EngineSelector(switch, read_write=rw, workers=False, watch=False) as selector:
+        with pytest.raises(TypeError, match="_label"):
+            selector.replace(read_write=Labelled(green.sync_engine, "green"))
+        assert guard.gates(green.sync_engine) == ()
+        assert not Door.of(green.sync_engine).is_shut
 
 
 async def becomes_empty(connections: Any) -> None:
