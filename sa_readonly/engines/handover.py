@@ -347,12 +347,11 @@ class GuardedEngines:
         for door in self.doors:
             if door not in last.doors:  # it is kept for long, and its cache is nearly all of it
                 door.engine.clear_compiled_cache()
-        for twin in self._twins:
-            if twin not in gated:
-                twin.retire()
-        for engine, reader in self._protected.items():
-            if engine not in used and engine not in gated:
-                reader.retire()
+        left: list[Reader | TwinEngine] = [twin for twin in self._twins if twin not in gated]
+        left += [self._protected[one] for one in self._protected if one not in used | gated]
+        for one in left:
+            one.renew()
+            one.close_old()
 
     def settle_server(self, state: State) -> None:
         """After a flip by the server: do for URLs in files what a flip of the switch does."""
