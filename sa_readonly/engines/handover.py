@@ -306,10 +306,12 @@ class GuardedEngines:
         Not what is in use again, here or by another selector.
         """
         for door in self.doors:
-            if protection.is_used(door.engine):
-                door.open(self)
-            else:
+            if not protection.is_used(door.engine):
                 door.shut(self, refuse=self._refuse)
+            elif isinstance(door.engine, TwinEngine):  # not picked any more
+                door.shut(self)
+            else:
+                door.open(self)
 
     def _renew(self, mode: Mode) -> None:
         """Open the pools anew that no door opens, of engines whose URL may have changed."""
