@@ -1,6 +1,6 @@
 """All of them."""
 
-from benchmarks import flip, hold, scale, stat_cache, transaction
+from benchmarks import fleet, flip, hold, scale, stat_cache, transaction
 from benchmarks.measure import main
 
 main(
@@ -10,5 +10,6 @@ main(
         **flip.run(rounds),
         **hold.run(rounds),
         **scale.run(rounds),
+        **fleet.run(rounds),
     }
 )
