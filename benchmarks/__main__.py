@@ -1,6 +1,6 @@
 """All of them."""
 
-from benchmarks import fleet, flip, scale, stat_cache, transaction
+from benchmarks import fleet, flip, hold, scale, stat_cache, transaction
 from benchmarks.measure import main
 
 main(
@@ -8,6 +8,7 @@ main(
         **stat_cache.run(rounds),
         **transaction.run(rounds),
         **flip.run(rounds),
+        **hold.run(rounds),
         **scale.run(rounds),
         **fleet.run(rounds),
     }

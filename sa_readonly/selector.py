@@ -32,6 +32,9 @@ from .checks import (
 from .engines import loops, privates
 from .engines.dialects import shown
 from .engines.handover import NOT_READ_ONLY, GuardedEngines
+from .hold.engine import held_engine
+from .hold.queue import Queue, check_max_held, held
+from .hold.ticket import check_hold
 from .mode import Mode, State, Switch
 from .workers.counts import counted
 from .workers.process import myself
@@ -79,6 +82,9 @@ class EngineSelector(Asking, Bind):
         transaction of a read-only engine begins READ ONLY, and AUTOCOMMIT is refused there.
         ``"session"`` locks the session by a SET at each checkout. None locks it by the start-up
         packet, which poolers refuse or drop.
+    :param max_held: how many requests and transactions may be held in this process at the same
+        time; see ``hold`` of a session or a middleware. None means 100 where all are tasks of an
+        event loop. Where threads wait it must be given: at most half of the server's threads.
     :param server_read_only: what is done where a read-write database says itself that it is
         read-only, as after a failover. ``"raise"`` raises :class:`.ReadOnlyError`, and closes the
         connection. ``"flip"`` also has this selector be read-only in this process, until a probe
@@ -96,6 +102,7 @@ class EngineSelector(Asking, Bind):
         watch: bool = True,
         workers: bool | str | os.PathLike[str] | Registry = True,
         pooler: Literal["transaction", "session"] | None = None,
+        max_held: int | None = None,
         server_read_only: Literal["raise", "error", "flip"] = "raise",
     ) -> None:
         given = given_engines(read_write, read_only)
@@ -103,6 +110,7 @@ class EngineSelector(Asking, Bind):
         check_options(grace, watch, server_read_only)
         check_pooler(pooler, engines)
         self.switch = switch_of(switch)
+        self.held = Queue(self, check_max_held(max_held))
         registry = registry_of(workers, self.switch)
         required = is_required(workers, self.switch)
         warn_of_one_url(engines)
@@ -178,6 +186,7 @@ class EngineSelector(Asking, Bind):
                 kinds=refused,
                 engines=engines,
                 retired=retired,
+                **held(self.switch),
             )
             here = replace(here, report=report)
         if self._registry is None:
@@ -186,14 +195,23 @@ class EngineSelector(Asking, Bind):
 
     # -- the engines ---------------------------------------------------------------------
 
-    def engine(self, role: str = "primary") -> Any:
+    def engine(self, role: str = "primary", *, hold: float | None = None) -> Any:
         """Return the engine for the mode now: ``with selector.engine().begin() as connection``.
 
         :param role: ``"primary"`` or ``"replica"``.
+        :param hold: seconds for which a connection of this engine may wait for read-write: for a
+            transaction of the role ``"primary"`` that will write, as that is not told before its
+            first statement. None waits for nothing.
         :return: an Engine or, where they were given, an AsyncEngine.
-        :raises ConfigurationError: if there is no such role.
+        :raises ConfigurationError: if there is no such role, or if ``hold`` is no number of seconds
+            or needs ``max_held``.
         """
         check_role(role)
+        hold = check_hold("selector.engine(hold)", hold)
+        if hold is not None and role == "primary":
+            if not self.is_async:
+                self.held.check_threads("selector.engine(hold)")
+            return like(self._given["read_write.primary"], held_engine(self, hold))
         return self._engines[self.routes[role][self.state.mode]]
 
     def replace(self, *, read_write: Engines | AnyEngine) -> None:
@@ -237,6 +255,7 @@ class EngineSelector(Asking, Bind):
         """Give the engines back as they were. Nothing begins through the selector any more."""
         with forks.locked(self._changing()):
             self.routes = self._engines = _Closed()
+        self.held.close()
         worker, self._worker = self._worker, None
         sets = list(self._sets)
         if worker is not None:

@@ -133,6 +133,7 @@ def test_json_tells_the_whole_state_and_nothing_else(file: Path) -> None:
             "waiting": 0,
             "settled": 0,
         },
+        "held": {"now": 0, "longest": None},
         "workers": [],
         "changed": True,
         "forced": None,

@@ -14,6 +14,7 @@ from .. import forks, refusals
 from ..engines import loops
 from ..engines.privates import in_greenlet
 from ..errors import ConfigurationError, ReadOnlyError
+from ..hold.queue import held
 from ..mode import Mode, State, clock, now
 from ..subscribers import looks_at_a_glance
 from .counts import Counts
@@ -313,8 +314,7 @@ class Worker:
     # -- what is reported ------------------------------------------------------------------
 
     def _mark(self, switch: Switch) -> Mark:
-        known = switch.known
-        shut, connections = self.counts.connections(known)
+        shut, connections = self.counts.connections(known := switch.known)
         return Mark(
             self.reporting.turns,
             known.mode,
@@ -324,12 +324,12 @@ class Worker:
             self.watcher.alive,
             switch.forced,
             sum(self.counts.refused(switch).values()),
+            held(switch)["held"],
             self.counts.closed_by_server,
         )
 
     def _report(self, switch: Switch) -> Report:
-        known = switch.known
-        shut, connections = self.counts.connections(known)
+        shut, connections = self.counts.connections(known := switch.known)
         refused = self.counts.refused(switch)
         engines, retired = self.counts.engines
         return Report(
@@ -345,6 +345,7 @@ class Worker:
             kinds=refused,
             engines=engines,
             retired=retired,
+            **held(switch),
             server=self.counts.closed_by_server,
         )
 
