@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sa_readonly import Mode
+from sa_readonly.engines.uses import Trace
 from sa_readonly.mode import State
 from sa_readonly.workers import reporting
 from sa_readonly.workers.protocol import Connections, Report
@@ -258,7 +259,7 @@ def test_a_report_is_due_when_a_reader_needs_it(monkeypatch: pytest.MonkeyPatch)
     mine = Reporting(lambda: None)
     registry = MemoryRegistry()
     mine.begin(registry)
-    mine.ensure(lambda: True)
+    mine.ensure(lambda: True, Trace())
     report = replace(BARE, engines={"read_write.primary": Connections()})
 
     def tell(**fields: Any) -> bool:

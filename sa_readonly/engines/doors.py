@@ -16,6 +16,7 @@ from . import guard, privates, protection, shared
 from .pools import (
     CountedPool,
     Ledger,
+    Open,
     count_by,
     holds_database,
     is_in_memory,
@@ -23,6 +24,7 @@ from .pools import (
     open_pool,
 )
 from .retired import OldPools
+from .uses import UNNOTED, NotingPool, Trace, Use
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +44,7 @@ _READ_ONLY_MODE = Mode.READ_ONLY  # an attribute of a class of enum is slow, in 
 _PATIENCE = 1.0  # seconds to wait for another switch that turns the same door
 
 
-class _AskingPool(CountedPool):
+class _AskingPool(NotingPool, CountedPool):
     """The pool of a read-write engine: it asks before it gives out a connection.
 
     It asks when it has the connection, as a thread may have waited for that for a long time.
@@ -123,6 +125,7 @@ class Door:
         self.after_refusal: tuple[Callable[[], None], ...] = ()
         """What is called when a connection was refused that counted until then."""
         self._shut_by: dict[object, None] = {}
+        self._traces: dict[object, Trace] = {}
         self._ledger = Ledger(engine.dialect)
         self._old = OldPools(engine, self._ledger)
         self._pid = os.getpid()
@@ -181,6 +184,22 @@ class Door:
     def retired(self) -> list[float]:
         """The wall-clock times at which the connections of old pools, still open, were retired."""
         return self._ledger.retired + self._old.uncounted
+
+    def trace(self, by: object, trace: Trace | None) -> None:
+        """Note in a trace which connections are in use, or go on without.
+
+        :param by: the worker that wants it.
+        """
+        if trace is None:
+            self._traces.pop(by, None)
+        elif not self._in_memory:
+            self._traces[by] = trace  # first: what is asked for from now on notes it by itself
+            if self._pid != os.getpid():  # what there is belongs to the parent
+                return
+            for found in list(self._ledger.connections.values()):
+                found.use.note(trace)
+            if self._old.uncounted:
+                trace.doubt()
 
     # -- turning -------------------------------------------------------------------------
 
@@ -244,6 +263,8 @@ class Door:
     def _counting(self, pool: Pool) -> Callable[..., DBAPIConnection]:
         """Return the creator of a pool, made to ask and to count."""
         create = privates.creator(pool)
+        # What another pool gives out, as a StaticPool, may be in use though it came back.
+        comes_back = isinstance(pool, (QueuePool, SingletonThreadPool, AssertionPool))
         ledger = self._ledger
         connections, dialect = ledger.connections, self.engine.dialect
 
@@ -261,9 +282,11 @@ class Door:
                 # would leave this connection to a pool that no flip retires.
                 self._forget()
             self._prepare()
-            creation = object()
-            connections[creation] = (None, None)
+            creation, use = object(), Use()
+            connections[creation] = Open(None, None, use)
             try:
+                for trace in list(self._traces.values()):  # after it is counted, see trace()
+                    use.note(trace)
                 # Once more: a worker that was leaving at this moment did not see this creation, and
                 # the process may not be registered any more.
                 self._prepare()
@@ -271,7 +294,11 @@ class Door:
                     raise self.refusal()
                 guard.ask(self.engine, *_A_CONNECTION)
                 connection = create(connection_record)
-                ledger.opened(connection, connection_record)
+                ledger.opened(connection, connection_record, use)
+                if connection_record is not None:
+                    noted: Any = connection_record
+                    noted.sa_readonly_use = use if comes_back else UNNOTED
+                use = UNNOTED
                 try:
                     guard.ask(self.engine, *_A_CONNECTION)
                     shared.take_off(dialect, connection)
@@ -283,6 +310,7 @@ class Door:
                 return connection
             finally:
                 del connections[creation]
+                use.end()
 
         return counted
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .. import refusals
 from ..engines.doors import count
+from ..engines.uses import Trace
 from .protocol import Connections
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Counts:
         self._left: dict[Door, None] = {}  # of selectors that have gone, with connections in use
         self._before = {} if switch is None else refusals.refusals(switch)
         self._refused: dict[str, int] = {}
+        self.trace = Trace()
+        """Notes which connections are in use."""
+        for door in self.doors:
+            door.trace(self, self.trace)
 
     @property
     def doors(self) -> list[Door]:
@@ -59,6 +64,8 @@ class Counts:
         """Go on counting the connections in use of a door whose selector goes."""
         if door.connections != door.idle:
             self._left[door] = None
+        if door not in self.doors:  # of another selector
+            door.trace(self, None)
 
     @property
     def left(self) -> int:

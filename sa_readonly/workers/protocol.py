@@ -7,9 +7,12 @@ import operator
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from ..mode import Mode
+
+if TYPE_CHECKING:
+    from ..engines.uses import Memory
 
 __all__ = [
     "Connections",
@@ -128,6 +131,7 @@ class Seen:
     :param started: when it started, in wall-clock seconds since 1970, or None.
     :param written: when that report was written, likewise.
     :param version: its version of this library, or None.
+    :param at_rest: whether it is dead, and had no read-write connection in use at its end.
     """
 
     name: str
@@ -142,6 +146,7 @@ class Seen:
     started: float | None = None
     written: float | None = None
     version: str | None = None
+    at_rest: bool = False
 
     def acknowledges(self, generation: str) -> bool:
         """True if its gates were closed for this file, or for every one."""
@@ -152,7 +157,9 @@ class Seen:
 
     @property
     def left_nothing(self) -> bool:
-        """True if its process, when it died, had no read-write connection and could get none."""
+        """True if its process, when it died, had nothing under way on a read-write connection."""
+        if self.at_rest:
+            return True
         return self.acknowledged and self.report is not None and self.report.connections == 0
 
 
@@ -199,6 +206,16 @@ class Entry(Protocol):
         default it is True: that nothing but this process removes an entry.
         """
         return True
+
+    def memory(self) -> Memory | None:
+        """Return memory in which readers find, after the end of this process, what was in use.
+
+        It is asked for after each :meth:`ensure` that returned True. There is one item for each
+        connection, see :class:`.Trace`: where the process is seen to be dead and each is 0, it is
+        ``at_rest``. The first of them is 1 and the others are 0 before the process seems to live.
+        By default it is None: nothing is known of how a process ended.
+        """
+        return None
 
     @abstractmethod
     def closed(self) -> None:
@@ -262,9 +279,10 @@ class Registry(Protocol):
     def sweep(self, identify: Identify) -> None:
         """Forget those dead entries that no verdict on any file, now or later, can need.
 
-        These are the ones that had acknowledged and held nothing; and all that are dead while there
-        is surely no file, as they died before any later one. It is called every 300 seconds, and
-        before the command makes a file. What can't be removed stays; it raises nothing.
+        These are the ones that left nothing, see :attr:`Seen.left_nothing`; and all that are dead
+        while there is surely no file, as they died before any later one. It is called every 300
+        seconds, and before the command makes a file. What can't be removed stays; it raises
+        nothing.
         """
 
     @abstractmethod
