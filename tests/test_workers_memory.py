@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import shutil
 from typing import Any
 
 import pytest
@@ -49,7 +49,7 @@ def path_of(entry: Any) -> str:
     return f"{memory.PLACE}/sa_readonly-{entry.name}"
 
 
-@pytest.mark.parametrize("harm", ["none", "removed", "cut", "longer", "link", "other user", "new"])
+@pytest.mark.parametrize("harm", ["none", "removed", "cut", "link", "other user", "new"])
 def test_memory_that_is_not_whole_proves_nothing(place: Place, harm: str) -> None:
     if harm == "other user" and os.geteuid() != 0:
         pytest.skip("needs root")
@@ -60,8 +60,8 @@ def test_memory_that_is_not_whole_proves_nothing(place: Place, harm: str) -> Non
         os.unlink(path)
     if harm == "link":
         os.symlink("/dev/zero", path)
-    if harm in ("cut", "longer"):
-        os.truncate(path, SIZE - 1 if harm == "cut" else SIZE + 1)
+    if harm == "cut":
+        os.truncate(path, SIZE - 1)
     if harm == "other user":
         os.chown(path, 12345, -1)
     assert place.whys() == ([] if harm == "none" else WORDLESS)
@@ -93,18 +93,26 @@ def test_a_process_registers_where_there_is_no_room_for_memory(
     Trace().move(entry.memory())
 
 
-def test_memory_of_which_no_entry_is_left_is_removed_a_day_later(place: Place) -> None:
-    names: list[str] = []
-    reading, writing = os.pipe()
-    die(place, lambda entry: os.write(writing, entry.name.encode()))
-    names.append(os.read(reading, 200).decode())
-    os.unlink(place.path / f"{names[0]}.lock")
-    path = f"{memory.PLACE}/sa_readonly-{names[0]}"
+def test_memory_of_which_the_entry_has_gone_otherwise_is_removed_by_the_next_sweep(
+    place: Place,
+) -> None:
+    place.on()
+    die(place)
+    path = f"{memory.PLACE}/sa_readonly-{place.one().name}"
     place.registry.sweep(place.identity)
     assert os.path.exists(path)
-    os.utime(path, (0, time.time() - 2 * 86400))
+    os.unlink(place.path / f"{place.one().name}.lock")
     place.registry.sweep(place.identity)
     assert not os.path.exists(path)
+
+
+def test_memory_is_removed_with_its_entry_though_the_directory_has_gone(place: Place) -> None:
+    entry = place.register()
+    shutil.rmtree(place.path)
+    entry.ensure()
+    shutil.rmtree(place.path)
+    entry.close()
+    assert [name for name in os.listdir(memory.PLACE) if f"-{os.getpid()}-" in name] == []
 
 
 # -- a trace ---------------------------------------------------------------------------------------

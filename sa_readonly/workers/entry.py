@@ -133,6 +133,7 @@ class DirectoryEntry(Entry):
             for suffix in (LOCK, REPORT):
                 with contextlib.suppress(OSError):
                     os.unlink(self._path(suffix))
+        if self._memory is not None:  # also where the directory has gone
             memory.remove(self.name)
         self._drop()
 
@@ -199,6 +200,7 @@ class DirectoryEntry(Entry):
         # directory already misses the new one, so it must find the old one, and believe nothing.
         if self._memory is not None:
             self._memory[0] = 1
+            memory.remove(self.name)
         self._drop()
         try:
             self._enter()
@@ -230,7 +232,7 @@ class DirectoryEntry(Entry):
         try:
             os.fchmod(self._descriptor, mode)  # whatever the umask is
             found = os.fstat(self._descriptor)
-            self._memory = memory.make(self.name, found)
+            self._memory = memory.make(self.name, found, self._path(LOCK))
             # Until it is locked it looks dead, so a sweep may remove it. And a reader that tries
             # the lock has it for a moment, or for longer if it is stopped there.
             if try_to_lock(self._descriptor):

@@ -14,7 +14,6 @@ import mmap
 import os
 import stat
 import sys
-import time
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -30,18 +29,19 @@ PLACE = "/dev/shm"  # noqa: S108  # each file is new, has a name that can't be g
 
 _PREFIX = "sa_readonly-"
 _IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
-_OLD = 86400.0  # seconds after which a file is removed of which no entry is known
 _BEFORE = b"\1" + bytes(SIZE - 1)  # until it is known what is in use
 
 _kept: list[mmap.mmap] = []
 
 
-def make(name: str, lock: os.stat_result) -> mmap.mmap | None:
+def make(name: str, lock: os.stat_result, lock_path: str) -> mmap.mmap | None:
     """Return the memory of an entry, or None where there can be none.
 
     :param name: the entry's.
     :param lock: its lock file; what may read that may read this.
+    :param lock_path: the path of that, by which is known whether there still is an entry.
     """
+    content = _BEFORE + os.fsencode(lock_path)
     path = _path(name)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
@@ -49,7 +49,8 @@ def make(name: str, lock: os.stat_result) -> mmap.mmap | None:
             return None
         descriptor = os.open(path, flags, 0o600)
         try:
-            if os.write(descriptor, _BEFORE) != SIZE:  # not by ftruncate(): its pages must be there
+            # Not by ftruncate(): its pages must be there.
+            if os.write(descriptor, content) != len(content):
                 raise OSError
             if lock.st_gid != os.fstat(descriptor).st_gid:
                 with contextlib.suppress(PermissionError):
@@ -90,7 +91,7 @@ def is_at_rest(name: str, lock: os.stat_result) -> bool:
         descriptor = os.open(_path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             found = os.fstat(descriptor)
-            content = os.read(descriptor, SIZE + 1)
+            content = os.read(descriptor, SIZE)
         finally:
             os.close(descriptor)
     except OSError:
@@ -100,23 +101,29 @@ def is_at_rest(name: str, lock: os.stat_result) -> bool:
 
 
 def sweep(is_gone: Callable[[str], bool]) -> None:
-    """Remove old files of this user of which the entry has gone otherwise, with its directory, say.
+    """Remove the files of processes whose entry has gone otherwise, with its directory, say.
 
     :param is_gone: whether the process is surely gone to which an entry of this name belonged.
     """
     with contextlib.suppress(OSError):
         for file in os.scandir(PLACE):
             name = file.name.removeprefix(_PREFIX)
-            if name == file.name or not is_gone(name):
-                continue
-            with contextlib.suppress(OSError):
-                found = file.stat(follow_symlinks=False)
-                if found.st_uid == os.geteuid() and found.st_mtime < time.time() - _OLD:
-                    remove(name)
+            if name != file.name and file.is_file(follow_symlinks=False) and is_gone(name):
+                with contextlib.suppress(OSError):
+                    if not os.path.lexists(_lock_path(file.path)):
+                        remove(name)
 
 
 def _path(name: str) -> str:
     return os.path.join(PLACE, _PREFIX + name)
+
+
+def _lock_path(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return os.pread(descriptor, 4096, SIZE)
+    finally:
+        os.close(descriptor)
 
 
 def _mapped(descriptor: int) -> mmap.mmap:
