@@ -124,6 +124,7 @@ class Seen:
     :param problem: why there is no report or it is not believed, or None.
     :param acknowledged: whether, when that report was written, its gates were closed for good;
         False again once that was withdrawn.
+    :param at_rest: whether it is dead, and had no read-write connection in use at its end.
     :param report: its newest report, or None if that can't be believed.
     :param pid: its process id on its host, or None if that is not known.
     :param host: the name of its host, or None.
@@ -131,7 +132,6 @@ class Seen:
     :param started: when it started, in wall-clock seconds since 1970, or None.
     :param written: when that report was written, likewise.
     :param version: its version of this library, or None.
-    :param at_rest: whether it is dead, and had no read-write connection in use at its end.
     """
 
     name: str
@@ -139,6 +139,7 @@ class Seen:
     doubt: str | None = None
     problem: str | None = None
     acknowledged: bool = False
+    at_rest: bool = False
     report: Report | None = None
     pid: int | None = None
     host: str | None = None
@@ -146,7 +147,6 @@ class Seen:
     started: float | None = None
     written: float | None = None
     version: str | None = None
-    at_rest: bool = False
 
     def acknowledges(self, generation: str) -> bool:
         """True if its gates were closed for this file, or for every one."""
