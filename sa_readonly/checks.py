@@ -15,7 +15,9 @@ from .engines import guard, poolers
 from .engines.dialects import holds_file, shown
 from .engines.handover import ROLES
 from .engines.pools import holds_database
+from .engines.server import ANSWERS
 from .errors import ConfigurationError, seconds
+from .etcd.switch import EtcdSwitch
 from .mode import Switch, missing
 from .switch import FileSwitch, FixedSwitch
 from .workers.directory import DirectoryRegistry
@@ -23,7 +25,7 @@ from .workers.protocol import Registry
 from .workers.protocol import missing as lacking_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -35,7 +37,9 @@ __all__ = [
     "check_options",
     "check_pooler",
     "check_role",
+    "configured",
     "given_engines",
+    "is_required",
     "kind_of",
     "like",
     "make_switch",
@@ -64,6 +68,10 @@ class Kind(NamedTuple):
         then it reports itself only where a directory or a registry is given.
     :param flips: whether its mode can change. If not, the command has nothing to wait for, and a
         process reports itself to a registry that is given and to no directory.
+    :param key: the key of a configuration that makes one, whose value is its first argument.
+    :param options: its further arguments, which a configuration may give by these keys.
+    :param needs: those of them that must be given.
+    :param required: whether ``workers=True`` means ``workers="required"``.
     :param unreported: what the status page says of a process that reports itself nowhere.
     """
 
@@ -71,6 +79,10 @@ class Kind(NamedTuple):
     made_of: tuple[type[Any], ...] = ()
     registry: Callable[[Any], Registry] | None = None
     flips: bool = True
+    key: str | None = None
+    options: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    required: bool = False
     unreported: str = "It has no directory of workers: nobody can wait for it."
 
 
@@ -78,9 +90,27 @@ def _beside(switch: FileSwitch) -> Registry:
     return DirectoryRegistry(f"{switch.path}.workers")
 
 
+def _in_etcd(switch: EtcdSwitch) -> Registry:
+    return switch.registry
+
+
 KINDS = (
-    Kind(FileSwitch, made_of=(str, bytes, os.PathLike), registry=_beside),
+    Kind(
+        FileSwitch,
+        made_of=(str, bytes, os.PathLike),
+        registry=_beside,
+        key="file",
+        options=("ttl",),
+    ),
     Kind(FixedSwitch, flips=False),
+    Kind(
+        EtcdSwitch,
+        registry=_in_etcd,
+        key="etcd",
+        options=("key", "ttl", "file", "ca", "cert", "cert_key", "user", "password"),
+        needs=("key",),
+        required=True,
+    ),
     Kind(  # any other Switch, such as a user's own
         object,
         unreported="Its switch brings no directory of workers: nobody can wait for it. Give "
@@ -92,6 +122,16 @@ KINDS = (
 def kind_of(switch: Switch) -> Kind:
     """Return the first row of the table for a switch."""
     return next(kind for kind in KINDS if isinstance(switch, kind.cls))
+
+
+def configured(keys: Collection[str]) -> Kind:
+    """Return the kind of switch that a configuration with these keys makes.
+
+    Without any it is that of a file.
+    """
+    # The last row first: a file may be given beside etcd.
+    kinds: list[Kind] = [kind for kind in reversed(KINDS) if kind.key is not None]
+    return next((kind for kind in kinds if kind.key in keys), kinds[-1])
 
 
 def make_switch(value: object, **options: Any) -> Switch | None:
@@ -154,6 +194,11 @@ def registry_of(workers: object, switch: Switch) -> Registry | None:
         'EngineSelector(workers) takes True, False, "required", the path of a directory or a '
         f"Registry, not {workers!r}.{why}"
     )
+
+
+def is_required(workers: object, switch: Switch) -> bool:
+    """True if a process begins no read-write transaction while it is not registered."""
+    return workers == "required" or (workers is True and kind_of(switch).required)
 
 
 # -- engines ---------------------------------------------------------------------------------
@@ -318,12 +363,23 @@ def check_pooler(pooler: object, engines: Mapping[str, Engine]) -> None:
 # -- the other arguments ---------------------------------------------------------------------
 
 
-def check_options(grace: object, watch: object) -> None:
-    """Refuse a ``grace`` that is no time and a ``watch`` that is no bool."""
+def check_options(grace: object, watch: object, server_read_only: object) -> None:
+    """Refuse a ``grace`` that is no time, a ``watch`` that is no bool, and the like."""
     if grace is not None:
         seconds("EngineSelector(grace)", grace)
     if not isinstance(watch, bool):
         raise ConfigurationError(f"EngineSelector(watch) takes True or False, not {watch!r}.")
+    if server_read_only not in ANSWERS:
+        raise ConfigurationError(
+            'EngineSelector(server_read_only) takes "raise", "error" or "flip", not '
+            f"{server_read_only!r}."
+        )
+    if server_read_only == "flip" and not watch:
+        raise ConfigurationError(
+            'EngineSelector(server_read_only="flip") needs the thread that watch=False leaves out: '
+            "it asks whether the server would write again. Leave watch out, or give "
+            'server_read_only="raise".'
+        )
 
 
 def check_role(role: object) -> None:

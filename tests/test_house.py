@@ -22,7 +22,7 @@ HOUSE = (
     *("errors", "mode", "text"),
     "forks",
     *("refusals", "subscribers"),
-    *("switch", "polled"),
+    *("switch", "looking", "polled"),
     "engines",
     "workers",
     "etcd",
@@ -49,6 +49,8 @@ PRIVATES = "engines.privates"
 ELSEWHERE = {
     # Overridden, so that a read in whose beginning a flip falls is served by the read-only engine.
     ("session", "_connection_for_bind"),
+    # What is done where a connection comes back, while a pool has one that is not to be kept.
+    ("engines.checkins", "_do_return_conn"),
     # aiosqlite's, which has the same name as one of SQLAlchemy's.
     ("engines.sqlite", "_conn"),
     # A connection is in use before its pool has given it out, and until nothing more is told of it.

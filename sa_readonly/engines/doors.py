@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
 import os
 import threading
 from functools import partial
@@ -13,6 +16,7 @@ from .. import forks
 from ..errors import ReadOnlyError
 from ..mode import Mode, clock
 from . import guard, privates, protection, shared
+from .checkins import pooled
 from .pools import (
     CountedPool,
     Ledger,
@@ -24,7 +28,7 @@ from .pools import (
     open_pool,
 )
 from .retired import OldPools
-from .uses import UNNOTED, NotingPool, Trace, Use
+from .uses import NotingPool, Trace, Use, hand_over, notes_uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["ClosedPool", "Door", "count"]
+
+logger = logging.getLogger("sa_readonly")
 
 _A_CONNECTION = ("A read-write connection", "connection")
 _READ_ONLY_MODE = Mode.READ_ONLY  # an attribute of a class of enum is slow, in Python 3.11
@@ -124,8 +130,9 @@ class Door:
         """What is called before each connection is made."""
         self.after_refusal: tuple[Callable[[], None], ...] = ()
         """What is called when a connection was refused that counted until then."""
+        self.said_no = -math.inf
+        """The :func:`time.monotonic` time at which the server did not say that it would write."""
         self._shut_by: dict[object, None] = {}
-        self._traces: dict[object, Trace] = {}
         self._ledger = Ledger(engine.dialect)
         self._old = OldPools(engine, self._ledger)
         self._pid = os.getpid()
@@ -190,16 +197,12 @@ class Door:
 
         :param by: the worker that wants it.
         """
-        if trace is None:
-            self._traces.pop(by, None)
-        elif not self._in_memory:
-            self._traces[by] = trace  # first: what is asked for from now on notes it by itself
-            if self._pid != os.getpid():  # what there is belongs to the parent
-                return
-            for found in list(self._ledger.connections.values()):
-                found.use.note(trace)
-            if self._old.uncounted:
-                trace.doubt()
+        if self._in_memory:
+            return
+        is_mine = self._pid == os.getpid()  # else what there is belongs to the parent
+        self._ledger.trace(by, trace, also_open=is_mine)
+        if trace is not None and is_mine and self._old.uncounted:
+            trace.doubt()
 
     # -- turning -------------------------------------------------------------------------
 
@@ -263,8 +266,7 @@ class Door:
     def _counting(self, pool: Pool) -> Callable[..., DBAPIConnection]:
         """Return the creator of a pool, made to ask and to count."""
         create = privates.creator(pool)
-        # What another pool gives out, as a StaticPool, may be in use though it came back.
-        comes_back = isinstance(pool, (QueuePool, SingletonThreadPool, AssertionPool))
+        notes = notes_uses(pool)
         ledger = self._ledger
         connections, dialect = ledger.connections, self.engine.dialect
 
@@ -276,7 +278,9 @@ class Door:
                 self.tell_refusal(error)
                 raise
 
-        def connect(connection_record: ConnectionPoolEntry | None) -> DBAPIConnection:
+        def connect(
+            connection_record: ConnectionPoolEntry | None, but: object = None
+        ) -> DBAPIConnection:
             if self._pid != os.getpid():
                 # No hook ran at the fork. The pool stays, as it is just connecting: another one
                 # would leave this connection to a pool that no flip retires.
@@ -285,22 +289,18 @@ class Door:
             creation, use = object(), Use()
             connections[creation] = Open(None, None, use)
             try:
-                for trace in list(self._traces.values()):  # after it is counted, see trace()
-                    use.note(trace)
+                ledger.note(use)  # after it is counted
                 # Once more: a worker that was leaving at this moment did not see this creation, and
                 # the process may not be registered any more.
                 self._prepare()
-                if self.is_shut:
+                if self._shut_by and set(self._shut_by) != {but}:
                     raise self.refusal()
-                guard.ask(self.engine, *_A_CONNECTION)
+                guard.ask(self.engine, *_A_CONNECTION, but)
                 connection = create(connection_record)
                 ledger.opened(connection, connection_record, use)
-                if connection_record is not None:
-                    noted: Any = connection_record
-                    noted.sa_readonly_use = use if comes_back else UNNOTED
-                use = UNNOTED
+                use = hand_over(use, connection_record if notes else None)
                 try:
-                    guard.ask(self.engine, *_A_CONNECTION)
+                    guard.ask(self.engine, *_A_CONNECTION, but, made=True)
                     shared.take_off(dialect, connection)
                 except BaseException:
                     close = partial(dialect.do_close, connection)
@@ -312,7 +312,41 @@ class Door:
                 del connections[creation]
                 use.end()
 
+        self._connect = connect
         return counted
+
+    def ask(self, question: Callable[[Any, Any], bool], but: object = None) -> bool:
+        """Ask the server on a new connection, which passes every check, is counted, and closed.
+
+        :param question: called with the dialect and the connection.
+        :param but: what may keep this door shut, and no other.
+        :return: the answer; False where there is none.
+        """
+        dialect = self.engine.dialect
+        try:
+            connection = self._connect(None, but)
+        except ReadOnlyError as error:
+            self.tell_refusal(error)
+            guard.was_served(self.engine, error)  # it was no work of the application's
+            return False
+        except Exception as error:  # noqa: BLE001  # whatever it is, nothing is known
+            logger.debug("%r could not be asked: %s", self.engine, error)
+            return False
+        try:
+            return question(dialect, connection)
+        except Exception as error:  # noqa: BLE001  # the same
+            logger.debug("%r gave no answer: %s", self.engine, error)
+            return False
+        finally:
+            close = partial(dialect.do_close, connection)
+            with contextlib.suppress(Exception):
+                self._ledger.close(self.engine.pool, connection, close, at_once=False)
+
+    def end(self, connection: Any) -> None:
+        """Close a connection when it is given back, as its server was found to be read-only."""
+        pool, record = pooled(connection)
+        if not self._keep and record is not None:
+            pool.sa_readonly_end(record)
 
     def tell_refusal(self, error: ReadOnlyError) -> None:
         """Call ``after_refusal``: a connection is refused that counted until now."""

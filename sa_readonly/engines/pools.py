@@ -17,7 +17,8 @@ from sqlalchemy import event
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from . import loops, privates
-from .uses import UNNOTED, Use
+from .checkins import EndingPool
+from .uses import UNNOTED, Trace, Use
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,7 +34,6 @@ __all__ = [
     "CountedPool",
     "Counting",
     "Ledger",
-    "close_idle",
     "count_by",
     "forget_idle",
     "holds_database",
@@ -68,6 +68,25 @@ class Ledger:
         self.connections: dict[object, Open] = {}
         self._closing: dict[int, tuple[Pool, DBAPIConnection, Loop]] = {}
         self._retired: dict[object, float] = {}
+        self._traces: dict[object, Trace] = {}
+
+    def trace(self, by: object, trace: Trace | None, *, also_open: bool) -> None:
+        """Note in a trace which connections are in use, or go on without.
+
+        :param by: the worker that wants it.
+        :param also_open: whether those, too, that are open already.
+        """
+        if trace is None:
+            self._traces.pop(by, None)
+            return
+        self._traces[by] = trace  # first: what is asked for from now on notes it by itself
+        for found in list(self.connections.values()) if also_open else ():
+            found.use.note(trace)
+
+    def note(self, use: Use) -> None:
+        """Note a connection in every trace, which is asked for and stands among the others."""
+        for trace in list(self._traces.values()):
+            use.note(trace)
 
     def opened(
         self,
@@ -198,7 +217,7 @@ class Counting(NamedTuple):
     door: Any = None  # see doors.py
 
 
-class CountedPool(privates.ClosingPool):
+class CountedPool(EndingPool):
     """A pool that closes its connections through the ledger."""
 
     _sa_readonly: Counting
@@ -209,7 +228,7 @@ class CountedPool(privates.ClosingPool):
     ) -> None:
         # What comes back to a retired pool is idle. What is terminated may be in the middle of a
         # statement, which the driver has the server cancel before it closes.
-        at_once = self._sa_readonly_retired and not terminate
+        at_once = (self._sa_readonly_retired or self._sa_readonly_hangs_up) and not terminate
         self._sa_readonly.ledger.close(self, connection, gently, at_once=at_once)
 
     def recreate(self) -> Pool:
@@ -281,13 +300,6 @@ def is_in_memory(engine: Engine) -> bool:
         or "mode=memory" in database
         or engine.url.query.get("mode") == "memory"
     )
-
-
-def close_idle(pool: Pool) -> None:
-    """Close what is not in use, and that alone; ``Pool.dispose()`` would spoil the count."""
-    idle = privates.take_idle(pool) if isinstance(pool, QueuePool) else privates.idle_records(pool)
-    for record in idle:
-        record.close()
 
 
 def forget_idle(engine: Engine) -> None:

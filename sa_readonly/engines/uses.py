@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy.pool import ConnectionPoolEntry
 
-__all__ = ["SIZE", "UNNOTED", "Memory", "NotingPool", "Trace", "Use"]
+__all__ = ["SIZE", "UNNOTED", "Memory", "NotingPool", "Trace", "Use", "hand_over", "notes_uses"]
 
 SIZE = 1024
 """The bytes of a trace. The first is 1 while others may be missing."""
@@ -109,6 +109,21 @@ class Use:
 
 UNNOTED = Use()
 """Of a connection that is taken to be in use until it is closed."""
+
+
+def notes_uses(pool: Pool) -> bool:
+    """True if what comes back to a pool is in use no more; that of a StaticPool may be."""
+    return isinstance(pool, (QueuePool, SingletonThreadPool, AssertionPool))
+
+
+def hand_over(use: Use, record: Any) -> Use:
+    """Have the pool note it from now on; returns what is left to end, which is none.
+
+    :param record: of the connection; None if it is taken to be in use until it is closed.
+    """
+    if record is not None:
+        record.sa_readonly_use = use
+    return UNNOTED
 
 
 class NotingPool(Pool):

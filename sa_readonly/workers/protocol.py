@@ -80,6 +80,7 @@ class Report:
     :param engines: connections by the name of the engine, such as ``read_write.primary``; also of
         the engines that are never taken away.
     :param retired: since when the oldest connection of a retired pool is that, or None.
+    :param server: whether a selector there is read-only by the word of its database server alone.
     """
 
     mode: Mode
@@ -94,6 +95,7 @@ class Report:
     kinds: Mapping[str, int] = field(default_factory=dict, hash=False)
     engines: Mapping[str, Connections] = field(default_factory=dict, hash=False)
     retired: float | None = None
+    server: bool = False
 
     @property
     def may_acknowledge(self) -> bool:
@@ -104,10 +106,15 @@ class Report:
 
 
 class Liveness(enum.Enum):
-    """Whether a process lives, as far as a reader can tell."""
+    """Whether a process lives, as far as a reader can tell.
+
+    What is lost has not been heard of lately, and may live all the same: on another host, which
+    can't be reached. What it holds is known by its own word or by the database server's.
+    """
 
     ALIVE = "alive"
     DEAD = "dead"
+    LOST = "lost"
     UNKNOWN = "unknown"
 
     def __str__(self) -> str:
@@ -132,6 +139,7 @@ class Seen:
     :param started: when it started, in wall-clock seconds since 1970, or None.
     :param written: when that report was written, likewise.
     :param version: its version of this library, or None.
+    :param fence: the seconds for which it uses an answer when no look can be had, where it tells.
     """
 
     name: str
@@ -147,13 +155,15 @@ class Seen:
     started: float | None = None
     written: float | None = None
     version: str | None = None
+    fence: float | None = None
 
     def acknowledges(self, generation: str) -> bool:
         """True if its gates were closed for this file, or for every one."""
         report = self.report
         if report is None or not self.acknowledged:
             return False
-        return report.forced is Mode.READ_ONLY or report.generation == generation
+        told = report.generation or ""
+        return report.forced is Mode.READ_ONLY or generation in (told, *told.split(" + "))
 
     @property
     def left_nothing(self) -> bool:
@@ -282,7 +292,7 @@ class Registry(Protocol):
         These are the ones that left nothing, see :attr:`Seen.left_nothing`; and all that are dead
         while there is surely no file, as they died before any later one. It is called every 300
         seconds, and before the command makes a file. What can't be removed stays; it raises
-        nothing.
+        nothing. A registry in which nothing is ever known to be dead does nothing here.
         """
 
     @abstractmethod

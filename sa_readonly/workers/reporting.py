@@ -50,6 +50,7 @@ class Mark(NamedTuple):
     watching: bool
     forced: Mode | None
     refused: int
+    server: bool
 
     @classmethod
     def of(cls, report: Report, turns: int) -> Mark:
@@ -63,6 +64,7 @@ class Mark(NamedTuple):
             report.watching,
             report.forced,
             report.refused,
+            report.server,
         )
 
 

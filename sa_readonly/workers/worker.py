@@ -48,11 +48,11 @@ class Worker:
 
     def __init__(self, switch: Switch) -> None:
         self._switch = weakref.ref(switch)
-        self.watcher = Watcher(switch, self.due)
         self.reporting = Reporting(_identify(self._switch))
         self.required = False
         self._is_async = False  # whether an engine is, so that an event loop may wait for this
         self.counts = Counts(switch)
+        self.watcher = Watcher(switch, self.due, self.counts.probe)
         self._unsubscribe: Callable[[], None] = _nothing
         self._barred = False
         self._beginning = forks.PerProcess(threading.RLock)  # an on_flip() callback may connect
@@ -196,6 +196,7 @@ class Worker:
         state = switch.refresh()
         if not self.watcher.alive:
             self._due_now()
+            self.counts.probe()
         return state
 
     def _refresh_on_loop(self, switch: Switch) -> State:
@@ -324,6 +325,7 @@ class Worker:
             self.watcher.alive,
             switch.forced,
             sum(self.counts.refused(switch).values()),
+            self.counts.closed_by_server,
         )
 
     def _report(self, switch: Switch) -> Report:
@@ -344,6 +346,7 @@ class Worker:
             kinds=refused,
             engines=engines,
             retired=retired,
+            server=self.counts.closed_by_server,
         )
 
     # -- flips -----------------------------------------------------------------------------
