@@ -13,12 +13,12 @@ from sqlalchemy import event, text
 from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadPool, StaticPool
 
 from sa_readonly import EngineSelector, FileSwitch
-from sa_readonly.workers import memory
 from sa_readonly.workers.protocol import Liveness
 from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, App, in_thread
 from tests.test_watcher import in_child
 from tests.worker_app import lite, one, read, registry, verdict, whys
+from tests.workers import memory_below
 
 __all__ = ["lite"]  # a fixture
 
@@ -41,12 +41,7 @@ def ended(app: App, work: Callable[[], object]) -> list[str]:
 
 
 def files(app: App) -> list[str]:
-    names = os.listdir(f"{app.path}.workers") if os.path.exists(f"{app.path}.workers") else []
-    return [*names, *(name for name in os.listdir(memory.PLACE) if mine(name))]
-
-
-def mine(name: str) -> bool:
-    return name.startswith(f"sa_readonly-{os.uname().nodename}-{os.getpid()}-")
+    return [*os.listdir(f"{app.path}.workers"), *memory_below(app.path.parent)]
 
 
 # -- what had nothing under way ----------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from sa_readonly import Mode
 from sa_readonly.engines.uses import Trace
 from sa_readonly.mode import State
-from sa_readonly.workers import memory, reporting
+from sa_readonly.workers import reporting
 from sa_readonly.workers.protocol import Connections, Report
 from sa_readonly.workers.reporting import Mark, Reporting
 from tests.app import WHICH, App, Book, in_thread, once
@@ -23,6 +23,7 @@ from tests.postgres import wait_until
 from tests.registries import MemoryRegistry
 from tests.test_worker_refusals import kinds
 from tests.worker_app import lite, one, read, registry, verdict
+from tests.workers import memory_below
 
 __all__ = ["lite"]  # a fixture
 
@@ -135,13 +136,9 @@ def test_64_idle_children_cost_no_more_each_and_leave_no_file(
     assert [entry.pid for entry in registry(lite).read()] == [os.getpid()]
     assert len(os.listdir(f"{lite.path}.workers")) == 2
     lite.selector.close()
-    assert [name for name in os.listdir(memory.PLACE) if of_this_test(name, pids)] == []
+    assert memory_below(lite.path.parent) == []
     for descriptor in (begin, begun, ready, writing):
         os.close(descriptor)
-
-
-def of_this_test(name: str, pids: list[int]) -> bool:
-    return name.startswith("sa_readonly-") and any(f"-{pid}-" in name for pid in pids)
 
 
 def test_an_idle_process_builds_no_report_until_the_last_one_is_old(

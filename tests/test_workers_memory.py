@@ -11,7 +11,7 @@ import pytest
 from sa_readonly.engines.uses import SIZE, Trace, Use
 from sa_readonly.workers import memory
 from sa_readonly.workers.protocol import Report
-from tests.workers import DEAD, READ_WRITE, Place, die, place
+from tests.workers import DEAD, READ_WRITE, Place, die, memory_below, place
 
 __all__ = ["place"]  # a fixture
 
@@ -112,7 +112,7 @@ def test_memory_is_removed_with_its_entry_though_the_directory_has_gone(place: P
     entry.ensure()
     shutil.rmtree(place.path)
     entry.close()
-    assert [name for name in os.listdir(memory.PLACE) if f"-{os.getpid()}-" in name] == []
+    assert memory_below(place.path) == []
 
 
 # -- a trace ---------------------------------------------------------------------------------------
