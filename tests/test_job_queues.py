@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from sa_readonly import ReadOnlyError
 from tests.app import App, need, once
 from tests.night import Commander
 from tests.postgres import wait_until
@@ -222,3 +223,32 @@ def test_every_job_is_done_once_through_ten_flips_and_each_is_drained(
         assert set(queued.done().values()) == {1}
     finally:
         queued.stop()
+
+
+def refused() -> None:
+    """A job that is refused, and makes an error of its own of that."""
+    try:
+        raise ReadOnlyError("refused")
+    except ReadOnlyError as error:
+        raise ValueError from error
+
+
+@once
+def test_what_fails_otherwise_is_a_failed_job_as_ever(queues: Server) -> None:
+    need("rq")
+    from redis import Redis  # noqa: PLC0415  # it is not installed everywhere
+    from rq import Queue, Retry, SimpleWorker  # noqa: PLC0415  # the same
+
+    from sa_readonly.contrib.rq import come_back  # noqa: PLC0415  # the same
+
+    connection = Redis(port=queues.port)
+    queue = Queue(connection=connection)
+    fails, comes_back = queue.enqueue(divmod, 1, 0), queue.enqueue(refused)
+    patient = queue.enqueue(refused, retry=Retry(max=2, interval=[600, 700]))
+    worker = SimpleWorker([queue], connection=connection, exception_handlers=[come_back])
+    worker.work(burst=True)
+    assert queue.failed_job_registry.get_job_ids() == [fails.id]
+    assert queue.scheduled_job_registry.get_job_ids() == [comes_back.id, patient.id]
+    patient.refresh()
+    assert (patient.retries_left, patient.retry_intervals[1:]) == (2, [600, 700])
+    connection.close()

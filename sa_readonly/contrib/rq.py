@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+import math
 from typing import TYPE_CHECKING, Any
-
-from rq import Queue
 
 from .pauses import countdown, refusal_behind
 
@@ -18,10 +16,11 @@ _RETRIES = "sa_readonly_retries"
 
 
 def come_back(job: Job, _kind: Any, error: BaseException, _traceback: Any) -> bool:
-    """Put a job whose write was refused among those that are scheduled: an exception handler.
+    """Have RQ retry a job whose write was refused, however often: an exception handler.
 
-    Nothing of its transaction was written. It comes back however often it takes, where a scheduler
-    runs: ``rq worker --with-scheduler --exception-handler sa_readonly.contrib.rq.come_back``.
+    Nothing of its transaction was written. It is scheduled, so a scheduler must run:
+    ``rq worker --with-scheduler --exception-handler sa_readonly.contrib.rq.come_back``. What the
+    job may retry by itself stays for other errors.
 
     :return: whether the next handler is asked: not about a refusal.
     """
@@ -30,10 +29,9 @@ def come_back(job: Job, _kind: Any, error: BaseException, _traceback: Any) -> bo
         return True
     retries = job.meta.get(_RETRIES, 0)
     job.meta[_RETRIES] = retries + 1
-    moment = datetime.now(timezone.utc) + timedelta(seconds=countdown(refusal, retries))
-    queue = Queue(job.origin, job.connection, job_class=type(job), serializer=job.serializer)
-    with job.connection.pipeline() as pipeline:  # both or neither
-        job.failed_job_registry.remove(job, pipeline=pipeline)
-        queue.schedule_job(job, moment, pipeline=pipeline)
-        pipeline.execute()
+    # RQ asks these after the handlers: one retry more, and the pause before those that were left.
+    left, pauses = job.retries_left or 0, job.retry_intervals or []
+    job.retries_left = left + 1
+    pause = math.ceil(countdown(refusal, retries))
+    job.retry_intervals = [pause, *pauses[max(len(pauses) - left, 0) :]]
     return False
