@@ -136,11 +136,11 @@ class EngineSelector(Asking, Bind):
         if guarded.server is not None:
             guarded.server.told = weakref.WeakMethod(self._turned)
         primary, known = given["read_write.primary"], self._engines
-        # One AsyncEngine for each engine, also for a twin that stands for several.
-        as_given = {engine: like(primary, engine) for engine in guarded.engines.values()}
-        as_given.update((engines[name], engine) for name, engine in given.items())
-        self._engines = {**known, **as_given}
         try:
+            # One AsyncEngine for each engine, also for a twin that stands for several.
+            as_given = {engine: like(primary, engine) for engine in guarded.engines.values()}
+            as_given.update((engines[name], engine) for name, engine in given.items())
+            self._engines = {**known, **as_given}
             if self._worker is not None:
                 self._worker.join(self.switch, guarded, **self._joins)
             # The first one's is told of a flip for all.
@@ -207,7 +207,8 @@ class EngineSelector(Asking, Bind):
 
         The engines that were replaced give out no connection any more, in either mode, until they
         are given here again or the selector is closed: code that still has one would write into the
-        database that was left. An engine that another selector has, too, goes on by that one.
+        database that was left. An engine that another selector has, too, goes on by that one, and a
+        replica that was read while read-only, too, is read on where code has kept it.
 
         :param read_write: the :class:`.Engines`, or a bare engine; also the same ones again.
         :raises sqlalchemy.exc.InvalidRequestError: while its switch is read-write, whatever its
@@ -225,7 +226,8 @@ class EngineSelector(Asking, Bind):
             engines = check_engines(given)
             check_pooler(self._options["pooler"], engines)
             warn_of_one_url(engines)
-            self._guard(given, engines)
+            if given != self._given:  # a callback may give the same ones at each flip
+                self._guard(given, engines)
         logger.warning(
             "sa_readonly: read_write.primary was replaced. It is %s from the flip back on.",
             shown(engines["read_write.primary"]),
@@ -272,13 +274,15 @@ class EngineSelector(Asking, Bind):
 
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
-        for guarded in list(self._sets):
-            if self._worker is None:  # a worker sweeps the retired pools; else it is done here
-                guarded.sweep()
-            guarded.settle(new)
-        first = next(iter(self._sets), None)  # which is not there yet while this is being made
-        if first is None or not first.closed_by_server:  # else it was read-only, and is
-            self._tell(old, new)
+        try:
+            for guarded in list(self._sets):
+                if self._worker is None:  # a worker sweeps the retired pools; else it is done here
+                    guarded.sweep()
+                guarded.settle(new)
+        finally:
+            first = next(iter(self._sets), None)  # which is not there yet while this is being made
+            if first is None or not first.closed_by_server:  # else it was read-only, and is
+                self._tell(old, new)
 
     def _turned(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)

@@ -93,6 +93,7 @@ class GuardedEngines:
         self._twins: list[TwinEngine] = []
         self._before = before
         self._after: GuardedEngines | None = None  # which has taken the place of this one
+        self._released = False
         self._mode: Mode | None = None  # the one of the last turn
         # What has no door, and a URL in a file that is read again at the flip to this mode.
         self._renewed: dict[Mode, list[Reader | TwinEngine]] = {mode: [] for mode in Mode}
@@ -134,8 +135,9 @@ class GuardedEngines:
                 taken_away.append(twin)
         self.doors = [Door.of(engine) for engine in taken_away]
         if self._before is not None:
-            for door in self.doors:
-                door.shut(self)  # while read-only, a door that is not shut acknowledges nothing
+            for door in self.doors:  # it is read-only, and one that is open acknowledges nothing
+                door.shut(self)
+        self._use()
         routes = {
             "primary": {Mode.READ_WRITE: primary, Mode.READ_ONLY: reading},
             "replica": {Mode.READ_WRITE: serving, Mode.READ_ONLY: reading_replica or reading},
@@ -176,6 +178,11 @@ class GuardedEngines:
                 self._renewed[mode].append(self._protected[engine])
         if has_url_file(given["read_write.primary"]):
             self._renewed[Mode.READ_WRITE] += [one for one in self._twins if one not in taken_away]
+
+    def _use(self, *, used: bool = True) -> None:
+        """Note whether these are engines of the selector, or were replaced, or given back."""
+        for door in self.doors:
+            protection.use(door.engine, self, used=used)
 
     def _earlier(self) -> Iterator[GuardedEngines]:
         one = self._before
@@ -246,6 +253,8 @@ class GuardedEngines:
             the place of others, and it is read-write.
         """
         before = self._before
+        if self._released:  # an interrupt may have kept the selector from saying so to the switch
+            return
         waits = before is not None and before._after is None
         if waits and not state.read_only:
             raise InvalidRequestError(NOT_READ_ONLY)
@@ -263,6 +272,7 @@ class GuardedEngines:
         before = self._before
         if before is not None:
             before._after = self
+            before._use(used=False)
             for role in ROLES:
                 self.routes[role][Mode.READ_WRITE] = self._own[role][Mode.READ_WRITE]
 
@@ -293,19 +303,15 @@ class GuardedEngines:
     def _stay_shut(self) -> None:
         """Keep shut what was replaced: what still has such an engine would write where none reads.
 
-        Not what is in use again, nor what a selector besides this one has, which decides then.
+        Not what is in use again, here or by another selector.
         """
-        last = self._last()
-        used = [vars(door.engine.dialect) for door in last.doors]
         for door in self.doors:
-            # A selector has one gate besides that by its server's word.
-            gates = [one for one in guard.gates(door.engine) if not isinstance(one, ServerSwitch)]
-            if door in last.doors or len(gates) > 1:
-                door.open(self)
-            elif any(vars(door.engine.dialect) is one for one in used):
-                door.shut(self)  # a twin of an engine that is used again
-            else:
+            if not protection.is_used(door.engine):
                 door.shut(self, refuse=self._refuse)
+            elif isinstance(door.engine, TwinEngine):  # not picked any more
+                door.shut(self)
+            else:
+                door.open(self)
 
     def _renew(self, mode: Mode) -> None:
         """Open the pools anew that no door opens, of engines whose URL may have changed."""
@@ -343,12 +349,11 @@ class GuardedEngines:
         for door in self.doors:
             if door not in last.doors:  # it is kept for long, and its cache is nearly all of it
                 door.engine.clear_compiled_cache()
-        for twin in self._twins:
-            if twin not in gated:
-                twin.retire()
-        for engine, reader in self._protected.items():
-            if engine not in used and engine not in gated:
-                reader.retire()
+        left: list[Reader | TwinEngine] = [twin for twin in self._twins if twin not in gated]
+        left += [self._protected[one] for one in self._protected if one not in used | gated]
+        for one in left:
+            one.renew()
+            one.close_old()
 
     def settle_server(self, state: State) -> None:
         """After a flip by the server: do for URLs in files what a flip of the switch does."""
@@ -364,9 +369,12 @@ class GuardedEngines:
 
     def release(self) -> None:
         """Give the engines back as they were. The twins go on being read-only."""
+        self._released = True
+        self._use(used=False)
         before = self._before
         if before is not None and before._after is self:
             before._after = None
+            before._use(used=not before._released)
             for role in ROLES:
                 self.routes[role][Mode.READ_WRITE] = before._own[role][Mode.READ_WRITE]
         if self.doors:

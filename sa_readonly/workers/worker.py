@@ -372,7 +372,8 @@ def _nothing() -> None:
 def _without(several: tuple[_Hook, ...], one: _Hook) -> tuple[_Hook, ...]:
     """Return the hooks without ``one``; an equal one that another selector put in stays."""
     kept = list(several)
-    kept.remove(one)
+    if one in kept:  # else an interrupt came before it was put in
+        kept.remove(one)
     return tuple(kept)
 
 

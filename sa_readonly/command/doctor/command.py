@@ -19,15 +19,18 @@ from ...engines.poolers import POOLERS
 from .. import probe
 from ..options import (
     Command,
+    Where,
+    given,
     json_too,
     options,
     read_only_replica_url,
     read_only_url,
     read_write_url,
-    the_file,
-    the_workers,
+    seconds,
+    the_switch,
 )
 from .databases import Database, compare, protection
+from .etcd import examine_etcd
 from .file import examine_environment, examine_file
 from .findings import Finding, capital, note, ordered, plain, summary, table
 from .mysql import examine_mysql
@@ -136,7 +139,7 @@ def _examine_other(url: URL, name: str) -> Database:
 
 
 @click.command(cls=Command)
-@options(read_write_url, read_only_url, read_only_replica_url, the_file, the_workers)
+@options(read_write_url, read_only_url, read_only_replica_url, the_switch)
 @click.option(
     "--pooler",
     type=click.Choice(POOLERS),
@@ -148,17 +151,35 @@ def _examine_other(url: URL, name: str) -> Database:
     metavar="LEVEL",
     help="The isolation_level of the engines that are read while read-only, if they have one.",
 )
+@click.option(
+    "--ttl",
+    metavar="SECONDS",
+    callback=seconds,
+    default="1",
+    show_default=True,
+    help="With --etcd: the ttl of the EtcdSwitch.",
+)
 @json_too
-def doctor(*, read_write: str | None, as_json: bool, **given: str | None) -> None:
+def doctor(
+    *, read_write: str | None, where: Where, ttl: float, as_json: bool, **of_databases: str | None
+) -> None:
     """Examine what protects this installation, and write nothing.
 
     Exits with 1 where a write could reach a database while read-only, with 0 otherwise, and with 2
-    where a database can't be reached.
+    where a database or etcd can't be reached. With --etcd alone, it examines that.
     """
-    if not read_write:
+    if not read_write and not where.etcd:
         raise click.UsageError("Give --read-write URL, or set SA_READONLY_READ_WRITE_URL.")
+    # A file of the environment is another switch than etcd; one that is given is that of a host.
+    file = where.file if not where.etcd or given("file") else None
     try:
-        findings = ordered(examine(read_write, **given))
+        found = list(examine_etcd(where, ttl)) if where.etcd else []
+        if read_write:
+            workers = where.workers
+            found += examine(read_write, file=file, workers=workers, **of_databases)
+        else:
+            found += examine_environment(os.environ)
+        findings = ordered(found)
     except probe.UnreachableError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
