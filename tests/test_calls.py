@@ -54,7 +54,7 @@ def writing(factory: Any) -> Callable[[], None]:
 
 
 # No more for ten: a statement that is not the first finds its connection by a shorter way.
-@pytest.mark.parametrize(("statements", "least", "most"), [(1, 1, 7), (10, -20, 0)])
+@pytest.mark.parametrize(("statements", "least", "most"), [(1, 1, 8), (10, -20, 0)])
 def test_a_transaction_costs_a_handful_of_calls_more_than_a_plain_one(
     lite: App, statements: int, least: int, most: int
 ) -> None:

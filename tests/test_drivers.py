@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,16 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_only
 
-from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly import (
+    ConfigurationError,
+    EngineSelector,
+    FileSwitch,
+    FixedSwitch,
+    Mode,
+    ReadOnlyError,
+)
+from sa_readonly.engines.doors import Door
+from sa_readonly.workers.verdict import judge
 from tests.app import need
 
 POSTGRESQL = {
@@ -127,6 +138,63 @@ def test_what_a_function_opens_at_the_server_is_shut_before_the_next_one_has_the
 
     database.try_it(write, lift, write, write)
     assert database.rows() == 0
+
+
+def test_a_flip_takes_the_connections_of_each_driver_away_and_gives_them_back(
+    database: Database, tmp_path: Path
+) -> None:
+    url = database.plain.set(drivername=f"{database.kind}+{database.driver}")
+    file = tmp_path / "read-only.txt"
+    switch = FileSwitch(file, ttl=3600)
+
+    def use(selector: Any, engine: Any) -> Iterator[Any]:
+        """Yield what is to be done on a connection, or what is to be called."""
+        door, memory = (
+            Door.of(getattr(engine, "sync_engine", engine)),
+            selector._worker.counts.trace,
+        )
+        yield lambda connection: connection.execute(text("INSERT INTO t VALUES (1)"))
+        assert (door.connections, sum(memory.memory[:])) == (1, 0)
+        yield lambda connection: flip_in(connection, sum(memory.memory[:]))
+        assert (door.connections, sum(memory.memory[:])) == (0, 0)
+        selector._worker.due()
+        assert [why for _, why in judge(switch.identify, selector.registry).waiting] == []
+        yield refused
+        file.unlink()
+        selector.switch.check()
+        yield lambda connection: connection.execute(text("INSERT INTO t VALUES (3)"))
+
+    def flip_in(connection: Connection, in_use: int) -> None:
+        connection.execute(text("INSERT INTO t VALUES (2)"))
+        assert in_use == 1
+        file.touch()
+        assert switch.check().read_only
+        connection.execute(text("INSERT INTO t VALUES (2)"))
+
+    def refused(connection: Connection) -> None:
+        with pytest.raises(ReadOnlyError):
+            connection.execute(text("INSERT INTO t VALUES (4)"))
+        connection.rollback()
+
+    if database.driver not in ASYNC:
+        engine = create_engine(url)
+        with EngineSelector(switch, read_write=engine, watch=False) as selector:
+            for step in use(selector, engine):
+                with selector.engine().begin() as connection:
+                    step(connection)
+            selector.engine().dispose()
+    else:
+
+        async def main() -> None:
+            engine = create_async_engine(url)
+            async with EngineSelector(switch, read_write=engine, watch=False) as selector:
+                for step in use(selector, engine):
+                    async with selector.engine().begin() as connection:
+                        await connection.run_sync(step)
+                await selector.engine().dispose()
+
+        asyncio.run(main())
+    assert database.rows() == 4
 
 
 RESET_VALUE = "SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only'"

@@ -496,12 +496,12 @@ def late(self, text):
 """
 IMPATIENT = """
 import whole
-import tasks
 from celery.signals import worker_ready
-worker_ready.disconnect(tasks.pause_while_read_only)
-tasks.LONGEST = 0.0
-tasks.random.uniform = lambda *_: 0.001
-from tasks import app
+from sa_readonly.contrib import pauses
+pauses.random.uniform = lambda *_: 0.001
+from tasks import app, PatientTask
+worker_ready.receivers.clear()  # it does not pause
+PatientTask.longest = 0.0
 """
 SENDER = """
 import sys, tasks, whole
@@ -512,7 +512,9 @@ for line in sys.stdin:
 """
 COUNTDOWN = """
 from datetime import datetime, timedelta, timezone
-from tasks import *
+from sa_readonly import ReadOnlyError
+from sa_readonly.contrib.pauses import countdown
+from tasks import PatientTask, sign
 def told(retries, until=None):
     until = until and datetime.now(timezone.utc) + timedelta(seconds=until)
     return countdown(ReadOnlyError("", until=until), retries)

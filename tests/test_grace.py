@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL, insert, select, text
-from sqlalchemy.exc import IllegalStateChangeError
+from sqlalchemy.exc import IllegalStateChangeError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from sa_readonly import ConfigurationError, ReadOnlyError
@@ -64,6 +64,32 @@ def test_after_its_grace_a_commit_is_refused_rolled_back_and_closed(app: App, cl
     assert Door.of(app.engines["rw"]).connections == 0
     assert session.scalar(WHICH) == "ro"
     session.close()
+
+
+def test_after_its_grace_a_server_side_cursor_is_ended_by_the_next_statement_or_the_server(
+    pg_server: Server, pg_urls: dict[str, URL], place: Path, clock: Clock
+) -> None:
+    query = text("SELECT generate_series(1, 1000)").execution_options(yield_per=10)
+    with make_app(place, pg_urls) as app:
+        app.start(grace=30)
+        for kind in ("statement", "server"):
+            session = app.sessions()
+            backend = session.scalar(text("SELECT pg_backend_pid()"))
+            rows = session.scalars(query)
+            flip(app)
+            clock.ahead += 31
+            assert [next(rows) for _ in range(100)][-1] == 100
+            if kind == "statement":
+                with pytest.raises(ReadOnlyError, match=MESSAGE):
+                    session.scalar(WHICH)
+            else:
+                pg_server.query(f"SELECT pg_terminate_backend({backend})")
+                with pytest.raises(OperationalError):
+                    rows.all()
+            session.close()
+            assert Door.of(app.engines["rw"]).connections == 0
+            app.off()
+            app.selector.check()
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,16 @@ ELSEWHERE = {
     ("engines.checkins", "_do_return_conn"),
     # aiosqlite's, which has the same name as one of SQLAlchemy's.
     ("engines.sqlite", "_conn"),
+    # A connection is in use before its pool has given it out, and until nothing more is told of it.
+    ("engines.uses", "_do_get"),
+    ("engines.uses", "_do_return_conn"),
+    ("engines.uses", "_return_conn"),
 }
 # Private methods of SQLAlchemy's that may be overridden: a class that defines one touches it.
 OVERRIDDEN = {
     *("_connection_for_bind", "_close_connection", "_create_connection", "_do_get"),
     *("_do_return_conn", "_execute_context", "_execute_internal", "_init_metadata"),
+    "_return_conn",
 }
 # Where SQLAlchemy defines the private names that could be touched.
 READ = ("orm/session.py", "orm/state_changes.py", "engine/*.py", "pool/*.py", "ext/asyncio/*.py")

@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 
 from sa_readonly import Mode
+from sa_readonly.engines.uses import Trace
 from sa_readonly.mode import State
 from sa_readonly.workers import reporting
 from sa_readonly.workers.protocol import Connections, Report
 from sa_readonly.workers.reporting import Mark, Reporting
-from tests.app import WHICH, App, Book, in_thread
+from tests.app import WHICH, App, Book, in_thread, once
 from tests.postgres import wait_until
 from tests.registries import MemoryRegistry
 from tests.test_worker_refusals import kinds
-from tests.worker_app import lite, one, read, verdict
+from tests.worker_app import lite, one, read, registry, verdict
+from tests.workers import memory_below
 
 __all__ = ["lite"]  # a fixture
 
@@ -77,6 +79,66 @@ def test_an_idle_second_costs_one_stat_a_ttl_and_two_more_at_most(
     # each two. On a machine that is busy, ten looks take longer than a second.
     assert sum(asked.values()) <= 12 * seconds, asked
     lite.selector.close()
+
+
+@once
+def test_64_idle_children_cost_no_more_each_and_leave_no_file(
+    lite: App, asked: Counter[str]
+) -> None:
+    lite.start(ttl=TTL, watch=True)
+    read(lite)
+    begin, begun = os.pipe()
+
+    def child(writing: int) -> None:
+        read(lite)
+        worker, ticks = lite.selector._worker, [0]
+        tick = worker.watcher.tick
+        over = threading.Event()
+
+        def counted() -> None:
+            tick()
+            ticks[0] += 1
+            if ticks[0] == 1:
+                began[:] = [time.monotonic()]
+                asked.clear()
+            elif time.monotonic() > began[0] + 5:
+                over.set()
+
+        began = [0.0]
+        os.write(writing, b".")
+        os.read(begin, 1)  # until all are there
+        worker.watcher.tick = counted
+        assert over.wait(60)
+        seconds = time.monotonic() - began[0]
+        assert sum(asked.values()) <= 12 * seconds, (asked, seconds)
+
+    ready, writing = os.pipe()
+    pids = []
+    for _ in range(64):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                child(writing)
+                status = 0
+            finally:
+                os._exit(status)
+        pids.append(pid)
+    for _ in pids:
+        assert os.read(ready, 1) == b"."
+    assert len(registry(lite).read()) == 65
+    os.write(begun, b"." * 64)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 64
+    lite.on()
+    wait_until(lambda: verdict(lite).holds, "all that is left to be drained")
+    lite.off()
+    lite.selector.registry.sweep(lite.selector.switch.identify)  # as each process does now and then
+    assert [entry.pid for entry in registry(lite).read()] == [os.getpid()]
+    assert len(os.listdir(f"{lite.path}.workers")) == 2
+    lite.selector.close()
+    assert memory_below(lite.path.parent) == []
+    for descriptor in (begin, begun, ready, writing):
+        os.close(descriptor)
 
 
 def test_an_idle_process_builds_no_report_until_the_last_one_is_old(
@@ -258,7 +320,7 @@ def test_a_report_is_due_when_a_reader_needs_it(monkeypatch: pytest.MonkeyPatch)
     mine = Reporting(lambda: None)
     registry = MemoryRegistry()
     mine.begin(registry)
-    mine.ensure(lambda: True)
+    mine.ensure(lambda: True, Trace())
     report = replace(BARE, engines={"read_write.primary": Connections()})
 
     def tell(**fields: Any) -> bool:

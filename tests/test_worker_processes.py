@@ -188,12 +188,15 @@ def test_who_is_killed_in_a_transaction_is_unknown(lite: App, child: Callable[..
     assert judged(lite) == ["unknown: died with 1 connection out"]
 
 
-def test_who_is_killed_before_it_noticed_is_unknown(lite: App, child: Callable[..., int]) -> None:
-    pid = child(holds=False, ttl=3600, watch=False)
+@pytest.mark.parametrize("holds", [True, False])
+def test_who_is_killed_before_it_noticed_is_unknown_only_if_a_connection_was_in_use(
+    lite: App, child: Callable[..., int], holds: bool
+) -> None:
+    pid = child(holds=holds, ttl=3600, watch=False)
     lite.on()
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert judged(lite) == ["unknown: died without a word"]
+    assert judged(lite) == ["unknown: died without a word"] * holds
 
 
 def test_who_is_stopped_has_not_noticed_until_it_goes_on(

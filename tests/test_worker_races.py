@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import event
 
 from sa_readonly import ReadOnlyError, forks
+from sa_readonly.engines.uses import Trace
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Liveness, Report
 from sa_readonly.workers.reporting import Reporting
@@ -240,7 +241,7 @@ def test_a_turn_of_the_gate_while_another_thread_registers_is_not_lost() -> None
     for lost in (False, False, True):
         if lost:
             registry.entries.clear()
-        reporting.ensure(lambda: True)
+        reporting.ensure(lambda: True, Trace())
         counts.append(reporting.turns)
     reporting.turn(read_only=True)
     assert (counts, reporting.turns) == ([1, 1, 2], 3)

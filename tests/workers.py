@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import traceback
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from sa_readonly import Mode
+from sa_readonly.workers import memory
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Liveness, Report, Seen
 from sa_readonly.workers.verdict import Verdict, judge
@@ -107,6 +109,16 @@ def in_child(work: Callable[[], None], user: int | None = None) -> None:
 def die(place: Place, work: Callable[[Any], None] = lambda _: None) -> None:
     """Have a process register, do something and die without a word."""
     in_child(lambda: work(place.registry.register(place.identity)))
+
+
+def memory_below(directory: Path) -> list[str]:
+    """The files of memory whose entries are, or were, below a directory."""
+    found = []
+    for path in Path(memory.PLACE).glob("sa_readonly-*"):
+        with contextlib.suppress(OSError):  # another process removes its own
+            if os.fsencode(directory) in path.read_bytes():
+                found.append(path.name)
+    return found
 
 
 def fail(name: str, monkeypatch: pytest.MonkeyPatch, error: int = errno.ENOSPC) -> None:

@@ -20,6 +20,7 @@ from .checkins import pooled
 from .pools import (
     CountedPool,
     Ledger,
+    Open,
     count_by,
     holds_database,
     is_in_memory,
@@ -27,6 +28,7 @@ from .pools import (
     open_pool,
 )
 from .retired import OldPools
+from .uses import NotingPool, Trace, Use, hand_over, notes_uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +50,7 @@ _READ_ONLY_MODE = Mode.READ_ONLY  # an attribute of a class of enum is slow, in 
 _PATIENCE = 1.0  # seconds to wait for another switch that turns the same door
 
 
-class _AskingPool(CountedPool):
+class _AskingPool(NotingPool, CountedPool):
     """The pool of a read-write engine: it asks before it gives out a connection.
 
     It asks when it has the connection, as a thread may have waited for that for a long time.
@@ -190,6 +192,18 @@ class Door:
         """The wall-clock times at which the connections of old pools, still open, were retired."""
         return self._ledger.retired + self._old.uncounted
 
+    def trace(self, by: object, trace: Trace | None) -> None:
+        """Note in a trace which connections are in use, or go on without.
+
+        :param by: the worker that wants it.
+        """
+        if self._in_memory:
+            return
+        is_mine = self._pid == os.getpid()  # else what there is belongs to the parent
+        self._ledger.trace(by, trace, also_open=is_mine)
+        if trace is not None and is_mine and self._old.uncounted:
+            trace.doubt()
+
     # -- turning -------------------------------------------------------------------------
 
     def shut(
@@ -252,6 +266,7 @@ class Door:
     def _counting(self, pool: Pool) -> Callable[..., DBAPIConnection]:
         """Return the creator of a pool, made to ask and to count."""
         create = privates.creator(pool)
+        notes = notes_uses(pool)
         ledger = self._ledger
         connections, dialect = ledger.connections, self.engine.dialect
 
@@ -271,9 +286,10 @@ class Door:
                 # would leave this connection to a pool that no flip retires.
                 self._forget()
             self._prepare()
-            creation = object()
-            connections[creation] = (None, None)
+            creation, use = object(), Use()
+            connections[creation] = Open(None, None, use)
             try:
+                ledger.note(use)  # after it is counted
                 # Once more: a worker that was leaving at this moment did not see this creation, and
                 # the process may not be registered any more.
                 self._prepare()
@@ -281,7 +297,8 @@ class Door:
                     raise self.refusal()
                 guard.ask(self.engine, *_A_CONNECTION, but)
                 connection = create(connection_record)
-                ledger.opened(connection, connection_record)
+                ledger.opened(connection, connection_record, use)
+                use = hand_over(use, connection_record if notes else None)
                 try:
                     guard.ask(self.engine, *_A_CONNECTION, but, made=True)
                     shared.take_off(dialect, connection)
@@ -293,6 +310,7 @@ class Door:
                 return connection
             finally:
                 del connections[creation]
+                use.end()
 
         self._connect = connect
         return counted

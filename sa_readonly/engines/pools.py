@@ -18,6 +18,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from . import loops, privates
 from .checkins import EndingPool
+from .uses import UNNOTED, Trace, Use
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
     Loop = asyncio.AbstractEventLoop | None
-    _Open = tuple[Loop, object]
 
 __all__ = [
     "CountedPool",
@@ -46,43 +46,83 @@ __all__ = [
 logger = logging.getLogger("sa_readonly")
 
 
+class Open(NamedTuple):
+    """A connection that is open or in the making.
+
+    :param loop: its event loop, if it has one.
+    :param reference: a weak reference by which its end is noticed, if there can be one.
+    :param use: where it is noted that it is in use.
+    """
+
+    loop: Loop
+    reference: object
+    use: Use
+
+
 class Ledger:
     """The connections of one engine, and the event loop of each that has one."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         # By the identity of each connection, or that of its creation. A dict: one change is atomic.
-        self.connections: dict[object, _Open] = {}
+        self.connections: dict[object, Open] = {}
         self._closing: dict[int, tuple[Pool, DBAPIConnection, Loop]] = {}
         self._retired: dict[object, float] = {}
+        self._traces: dict[object, Trace] = {}
 
-    def opened(self, connection: DBAPIConnection, record: ConnectionPoolEntry | None) -> None:
+    def trace(self, by: object, trace: Trace | None, *, also_open: bool) -> None:
+        """Note in a trace which connections are in use, or go on without.
+
+        :param by: the worker that wants it.
+        :param also_open: whether those, too, that are open already.
+        """
+        if trace is None:
+            self._traces.pop(by, None)
+            return
+        self._traces[by] = trace  # first: what is asked for from now on notes it by itself
+        for found in list(self.connections.values()) if also_open else ():
+            found.use.note(trace)
+
+    def note(self, use: Use) -> None:
+        """Note a connection in every trace, which is asked for and stands among the others."""
+        for trace in list(self._traces.values()):
+            use.note(trace)
+
+    def opened(
+        self,
+        connection: DBAPIConnection,
+        record: ConnectionPoolEntry | None,
+        use: Use | None = None,
+    ) -> None:
         """Count a connection until it is closed, or collected as garbage, which closes it too.
 
         :param record: None if it was asked for past the pool.
+        :param use: where it is noted that it is in use, until then.
         """
         key = id(connection)
-        self._retired.pop(key, None)  # a closed connection had the same identity
+        self._closed(key)  # a closed connection had the same identity
+        self._retired.pop(key, None)
 
         def dropped(reference: object) -> None:
-            if self.connections.get(key, (None, None))[1] is reference:
-                del self.connections[key]
+            if self.connections.get(key, _NONE).reference is reference:
+                self._closed(key)
 
         loop = None
         watched: Any = connection
         if self._dialect.is_async:
             loop, watched = loops.running(), self._dialect.get_driver_connection(connection)
         try:
-            self.connections[key] = (loop, weakref.ref(watched, dropped))
+            reference: object = weakref.ref(watched, dropped)
         except TypeError:  # sqlite3's can't be referred to; unless it is detached, its record can
             # Without a reference it is counted until it is closed through its pool.
-            self.connections[key] = (loop, record and weakref.ref(record, dropped))
+            reference = record and weakref.ref(record, dropped)
+        self.connections[key] = Open(loop, reference, use or Use())
 
     def detached(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         """Go on counting a connection whose record is used for another."""
-        loop, reference = self.connections.get(id(connection), (None, None))
-        if isinstance(reference, weakref.ref) and reference() is record:
-            self.connections[id(connection)] = (loop, None)
+        found = self.connections.get(id(connection), _NONE)
+        if isinstance(found.reference, weakref.ref) and found.reference() is record:
+            self.connections[id(connection)] = found._replace(reference=None)
 
     def close(
         self, pool: Pool, connection: DBAPIConnection, gently: Callable[[], None], *, at_once: bool
@@ -97,16 +137,16 @@ class Ledger:
             try:
                 gently()
             finally:
-                self.connections.pop(key, None)
+                self._closed(key)
             return
-        loop, _ = self.connections.get(key, (None, None))
+        loop = self.connections.get(key, _NONE).loop
         loop = loop or loops.loop_of(self._dialect, connection)
         self._closing[key] = (pool, connection, loop)
         try:
             if not at_once and privates.in_greenlet() and loop is loops.running():
                 gently()
                 self._closing.pop(key, None)
-                self.connections.pop(key, None)
+                self._closed(key)
         finally:  # a cancellation may have come before it was closed
             loops.call(loop, partial(self._hang_up, key))
 
@@ -120,7 +160,12 @@ class Ledger:
         except Exception:
             logger.exception("Exception closing connection %r.", connection)
         finally:
-            self.connections.pop(key, None)
+            self._closed(key)
+
+    def _closed(self, key: int) -> None:
+        found = self.connections.pop(key, None)
+        if found is not None:
+            found.use.end()
 
     def sweep(self) -> None:
         """Close in this thread what was left to a loop that does not run any more."""
@@ -144,16 +189,21 @@ class Ledger:
 
     def leave(self) -> None:
         """In a forked child: count nothing that is the parent's."""
+        for found in self.connections.values():
+            found.use.leave()
         self.connections.clear()
         self._retired.clear()
         self._closing.clear()
 
     def a_loop(self) -> Loop:
         """Return a loop that runs and has a connection, or None."""
-        for loop, _ in list(self.connections.values()):
+        for loop, *_ in list(self.connections.values()):
             if loop is not None and loop.is_running():
                 return loop
         return None
+
+
+_NONE = Open(None, None, UNNOTED)
 
 
 # -- pools -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .. import refusals
 from ..engines.doors import count
+from ..engines.uses import Trace
 from .protocol import Connections
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class Counts:
         self._left: dict[Door, None] = {}  # of selectors that have gone, with connections in use
         self._before = {} if switch is None else self._refusals(switch)
         self._refused: dict[str, int] = {}
+        self.trace = Trace()
+        """Notes which connections are in use."""
+        for door in self.doors:
+            door.trace(self, self.trace)
 
     @property
     def doors(self) -> list[Door]:
@@ -81,6 +86,8 @@ class Counts:
         """Go on counting the connections in use of a door whose selector goes."""
         if door.connections != door.idle:
             self._left[door] = None
+        if door not in self.doors:  # of another selector
+            door.trace(self, None)
 
     @property
     def left(self) -> int:

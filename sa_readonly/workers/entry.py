@@ -11,12 +11,13 @@ import threading
 from typing import TYPE_CHECKING
 
 from .. import forks
-from . import process
+from . import memory, process
 from .folder import LOCK, NEW, REPORT, try_to_lock, why
 from .protocol import Entry, RegistryError
 from .reports import encoded, overwrite
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable, Iterator, Mapping
 
     from .folder import Folder
@@ -45,6 +46,7 @@ class DirectoryEntry(Entry):
         self._descriptor = -1
         self._identity = _NO_FILE  # of the lock file: device and inode
         self._offset = -1  # of the open lock file, by which it is known
+        self._memory: mmap.mmap | None = None
         self._about: Mapping[str, str | int | float | None] = {}
         self._lock = forks.PerProcess(threading.RLock)
         self._over = False
@@ -76,6 +78,9 @@ class DirectoryEntry(Entry):
         # for, so to miss it late is safe.
         self._asked_for_report = not self._asked_for_report
         return not self._asked_for_report or self._is_there(REPORT)
+
+    def memory(self) -> mmap.mmap | None:
+        return self._memory
 
     def closed(self) -> None:
         self._may_acknowledge = True
@@ -128,6 +133,8 @@ class DirectoryEntry(Entry):
             for suffix in (LOCK, REPORT):
                 with contextlib.suppress(OSError):
                     os.unlink(self._path(suffix))
+        if self._memory is not None:  # also where the directory has gone
+            memory.remove(self.name)
         self._drop()
 
     # -- whether it is there ---------------------------------------------------------------
@@ -190,7 +197,10 @@ class DirectoryEntry(Entry):
 
     def _register(self) -> None:
         # An old entry is left to a sweep. It may be the parent's; and a reader that has listed the
-        # directory already misses the new one, so it must find the old one.
+        # directory already misses the new one, so it must find the old one, and believe nothing.
+        if self._memory is not None:
+            self._memory[0] = 1
+            memory.remove(self.name)
         self._drop()
         try:
             self._enter()
@@ -220,22 +230,25 @@ class DirectoryEntry(Entry):
         self._descriptor = os.open(self.name + LOCK, flags, mode, dir_fd=directory)
         entered = False
         try:
-            identity = _identity(os.fstat(self._descriptor))
             os.fchmod(self._descriptor, mode)  # whatever the umask is
+            found = os.fstat(self._descriptor)
+            self._memory = memory.make(self.name, found, self._path(LOCK))
             # Until it is locked it looks dead, so a sweep may remove it. And a reader that tries
             # the lock has it for a moment, or for longer if it is stopped there.
             if try_to_lock(self._descriptor):
                 self._offset = _OFFSETS + secrets.randbelow(_OFFSETS)
                 os.lseek(self._descriptor, self._offset, os.SEEK_SET)
-                self._identity = identity  # from now on it stands, if it is in place
+                self._identity = _identity(found)  # from now on it stands, if it is in place
                 entered = self._is_in_place()
             return entered
         finally:
             if not entered:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.name + LOCK, dir_fd=directory)
+                memory.remove(self.name)
                 os.close(self._descriptor)
                 self._descriptor, self._identity, self._offset = -1, _NO_FILE, -1
+                self._memory = None
 
     def _drop(self) -> None:
         """Close the lock file, and never unlock it: in a child that would unlock the parent's.
@@ -244,6 +257,9 @@ class DirectoryEntry(Entry):
         """
         if self._is_held():
             os.close(self._descriptor)
+        else:
+            memory.keep(self._memory)
+        self._memory = None
         self._descriptor, self._identity, self._offset = -1, _NO_FILE, -1
         self._acknowledged = False
         _registered.discard(self)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..text import printable
-from . import process
+from . import memory, process
 from .protocol import SILENT, Liveness, RegistryError, Seen
 from .reports import LIMIT, decoded
 
@@ -122,6 +122,7 @@ class Folder:
                     with contextlib.suppress(OSError):
                         _remove(directory, name)
             _sweep_orphans(directory)
+            memory.sweep(_is_gone)
 
 
 def try_to_lock(descriptor: int) -> bool:
@@ -232,6 +233,9 @@ def _with_report(directory: int, one: Seen, lock: os.stat_result) -> Seen:
     if one.liveness is Liveness.ALIVE and one.pid is not None and process.is_gone(one.pid, born):
         doubt = "its process is gone, but a child of it keeps its lock: can't tell if that lives"
         return replace(one, liveness=Liveness.UNKNOWN, doubt=doubt)
+    # A process that lost its lock alone may go on, until it registers anew.
+    if one.liveness is Liveness.DEAD and one.pid is not None and process.has_ended(one.pid, born):
+        return replace(one, at_rest=memory.is_at_rest(one.name, lock))
     return one
 
 
@@ -239,6 +243,13 @@ def _open(directory: int, name: str) -> int:
     """Open a file to be read, so that it can't block and leads nowhere else."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     return os.open(name, flags, dir_fd=directory)
+
+
+def _is_gone(stem: str) -> bool:
+    name = _NAME.fullmatch(stem)
+    if name is None or name["place"] != process.place():
+        return False
+    return process.has_ended(int(name["pid"]), None)
 
 
 # -- what is removed -------------------------------------------------------------------------
@@ -252,6 +263,7 @@ def _remove(directory: int, stem: str) -> None:
         for suffix in (LOCK, REPORT, NEW):  # without a lock file it is no entry any more
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(stem + suffix, dir_fd=directory)
+        memory.remove(stem)
     finally:
         os.close(descriptor)
 

@@ -14,7 +14,7 @@ from importlib import metadata
 from ..text import printable
 from .protocol import Liveness, Seen
 
-__all__ = ["about_me", "born", "host", "is_gone", "myself", "place", "scope"]
+__all__ = ["about_me", "born", "has_ended", "host", "is_gone", "myself", "place", "scope"]
 
 _INITIAL_NAMESPACE = 0xEFFFFFFC  # the inode of Linux's first process namespace
 
@@ -65,7 +65,7 @@ def scope(identity: str) -> str:
 def born(pid: int) -> int | None:
     """Return when a process started, in clock ticks since the boot, or None if that is not told."""
     try:
-        return int(_text(f"/proc/{pid}/stat").rpartition(")")[2].split()[19])
+        return int(_stat(pid)[19])
     except (ValueError, IndexError):
         return None
 
@@ -83,6 +83,19 @@ def is_gone(pid: int, when: int | None) -> bool:
         pass
     now = born(pid)
     return when is not None and now is not None and when != now
+
+
+def has_ended(pid: int, when: int | None) -> bool:
+    """True if the process surely runs no more that was born then, though it may not be waited for.
+
+    :param when: see :func:`born`; None leaves that open.
+    """
+    return is_gone(pid, when) or _stat(pid)[:1] in (["Z"], ["X"])
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what Linux tells of a process, from its state on, or nothing."""
+    return _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
 def _started(mine: int | None) -> float:

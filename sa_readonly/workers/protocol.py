@@ -7,9 +7,12 @@ import operator
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from ..mode import Mode
+
+if TYPE_CHECKING:
+    from ..engines.uses import Memory
 
 __all__ = [
     "Connections",
@@ -132,6 +135,7 @@ class Seen:
     :param problem: why there is no report or it is not believed, or None.
     :param acknowledged: whether, when that report was written, its gates were closed for good;
         False again once that was withdrawn.
+    :param at_rest: whether it is dead, and had no read-write connection in use at its end.
     :param report: its newest report, or None if that can't be believed.
     :param pid: its process id on its host, or None if that is not known.
     :param host: the name of its host, or None.
@@ -147,6 +151,7 @@ class Seen:
     doubt: str | None = None
     problem: str | None = None
     acknowledged: bool = False
+    at_rest: bool = False
     report: Report | None = None
     pid: int | None = None
     host: str | None = None
@@ -166,7 +171,9 @@ class Seen:
 
     @property
     def left_nothing(self) -> bool:
-        """True if its process, when it died, had no read-write connection and could get none."""
+        """True if its process, when it died, had nothing under way on a read-write connection."""
+        if self.at_rest:
+            return True
         return self.acknowledged and self.report is not None and self.report.connections == 0
 
 
@@ -213,6 +220,16 @@ class Entry(Protocol):
         default it is True: that nothing but this process removes an entry.
         """
         return True
+
+    def memory(self) -> Memory | None:
+        """Return memory in which readers find, after the end of this process, what was in use.
+
+        It is asked for after each :meth:`ensure` that returned True. There is one item for each
+        connection, see :class:`.Trace`: where the process is seen to be dead and each is 0, it is
+        ``at_rest``. The first of them is 1 and the others are 0 before the process seems to live.
+        By default it is None: nothing is known of how a process ended.
+        """
+        return None
 
     @abstractmethod
     def closed(self) -> None:
@@ -276,10 +293,10 @@ class Registry(Protocol):
     def sweep(self, identify: Identify) -> None:
         """Forget those dead entries that no verdict on any file, now or later, can need.
 
-        These are the ones that had acknowledged and held nothing; and all that are dead while there
-        is surely no file, as they died before any later one. It is called every 300 seconds, and
-        before the command makes a file. What can't be removed stays; it raises nothing. A registry
-        in which nothing is ever known to be dead does nothing here.
+        These are the ones that left nothing, see :attr:`Seen.left_nothing`; and all that are dead
+        while there is surely no file, as they died before any later one. It is called every 300
+        seconds, and before the command makes a file. What can't be removed stays; it raises
+        nothing. A registry in which nothing is ever known to be dead does nothing here.
         """
 
     @abstractmethod

@@ -15,6 +15,7 @@ from .protocol import RegistryError, Report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..engines.uses import Trace
     from .protocol import Entry, Identify, Registry
 
 __all__ = ["Mark", "Reporting"]
@@ -125,10 +126,11 @@ class Reporting:
         """Ask the next time whether the entry is there, however lately that was asked."""
         self._ensured_at = -math.inf
 
-    def ensure(self, is_wanted: Callable[[], bool]) -> bool:
+    def ensure(self, is_wanted: Callable[[], bool], trace: Trace) -> bool:
         """Be registered; True if that is new.
 
         :param is_wanted: whether there still is a selector, asked once it is registered.
+        :param trace: what notes which connections are in use.
         """
         if self.registry is None:
             return False
@@ -150,6 +152,7 @@ class Reporting:
                 new = entry.ensure()
             self.registered = True
             if new:
+                trace.move(entry.memory())
                 with self._turning():
                     self.turns += 1
         except RegistryError as error:

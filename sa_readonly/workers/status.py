@@ -80,7 +80,7 @@ class WorkerStatus:
     def state(self) -> str:
         """Why it is not drained, or read-write again, in a few words; else "drained", or ""."""
         if self.why is None and self.liveness is Liveness.DEAD:
-            out = self.connections
+            out = 0 if self.entry.at_rest else self.connections
             return (
                 f"dead, with {out} connection{'s' * (out > 1)} out in its last report"
                 if out

@@ -109,6 +109,7 @@ class Worker:
             self._is_async = self._is_async or door.engine.dialect.is_async
             door.before_connect = (*door.before_connect, self.attend)
             door.after_refusal = (*door.after_refusal, self.refused)
+            door.trace(self.counts, self.counts.trace)
             if self._barred:
                 self._bar(door)
         switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
@@ -290,7 +291,7 @@ class Worker:
 
     def _ensure(self) -> bool:
         """Be registered; True if that is new."""
-        new = self.reporting.ensure(self._is_wanted)
+        new = self.reporting.ensure(self._is_wanted, self.counts.trace)
         barred = self.required and not self.reporting.registered
         if barred is not self._barred:
             self._barred = barred

@@ -1,0 +1,146 @@
+"""A directory of workers: the memory of an entry, which outlives its process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import pytest
+
+from sa_readonly.engines.uses import SIZE, Trace, Use
+from sa_readonly.workers import memory
+from sa_readonly.workers.protocol import Report
+from tests.workers import DEAD, READ_WRITE, Place, die, memory_below, place
+
+__all__ = ["place"]  # a fixture
+
+WORDLESS = ["unknown: died without a word"]
+
+
+# -- an entry that is lost ----------------------------------------------------------------------
+
+
+def test_an_entry_that_lost_its_lock_is_not_believed_while_its_process_runs(place: Place) -> None:
+    entry = place.register()
+    Trace().move(entry.memory())
+    place.on()
+    os.close(entry._descriptor)
+    assert [place.one().liveness, place.one().at_rest] == [DEAD, False]
+    assert place.whys() == WORDLESS
+
+
+def test_an_entry_that_has_a_successor_is_not_believed(place: Place) -> None:
+    def lose_it(entry: Any) -> None:
+        Trace().move(entry.memory())
+        place.on()
+        os.close(entry._descriptor)
+        assert entry.ensure()
+        Trace().move(entry.memory())
+
+    die(place, lose_it)
+    assert sorted(one.at_rest for one in place.read()) == [False, True]
+
+
+# -- the memory ---------------------------------------------------------------------------------
+
+
+def path_of(entry: Any) -> str:
+    return f"{memory.PLACE}/sa_readonly-{entry.name}"
+
+
+@pytest.mark.parametrize("harm", ["none", "removed", "cut", "link", "other user", "new"])
+def test_memory_that_is_not_whole_proves_nothing(place: Place, harm: str) -> None:
+    if harm == "other user" and os.geteuid() != 0:
+        pytest.skip("needs root")
+    die(place, lambda entry: None if harm == "new" else Trace().move(entry.memory()))
+    place.on()
+    path = f"{memory.PLACE}/sa_readonly-{place.one().name}"
+    if harm in ("removed", "link"):
+        os.unlink(path)
+    if harm == "link":
+        os.symlink("/dev/zero", path)
+    if harm == "cut":
+        os.truncate(path, SIZE - 1)
+    if harm == "other user":
+        os.chown(path, 12345, -1)
+    assert place.whys() == ([] if harm == "none" else WORDLESS)
+    place.off()
+    place.registry.sweep(place.identity)
+    assert not os.path.lexists(path)
+
+
+def test_memory_may_be_read_by_what_may_read_the_lock(place: Place) -> None:
+    place.path.mkdir(0o750)
+    os.chmod(place.path, 0o750)
+    entry = place.register()
+    found = os.stat(path_of(entry))
+    assert (found.st_mode & 0o777, found.st_gid) == (0o640, os.stat(place.path).st_gid)
+    entry.close()
+    assert not os.path.exists(path_of(entry))
+
+
+def test_a_process_registers_where_there_is_no_room_for_memory(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: real(descriptor, content[:1]))
+    entry = place.register()
+    monkeypatch.undo()
+    assert entry.memory() is None
+    assert not os.path.exists(path_of(entry))
+    entry.report(lambda: Report(READ_WRITE))
+    Trace().move(entry.memory())
+
+
+def test_memory_of_which_the_entry_has_gone_otherwise_is_removed_by_the_next_sweep(
+    place: Place,
+) -> None:
+    place.on()
+    die(place)
+    path = f"{memory.PLACE}/sa_readonly-{place.one().name}"
+    place.registry.sweep(place.identity)
+    assert os.path.exists(path)
+    os.unlink(place.path / f"{place.one().name}.lock")
+    place.registry.sweep(place.identity)
+    assert not os.path.exists(path)
+
+
+def test_memory_is_removed_with_its_entry_though_the_directory_has_gone(place: Place) -> None:
+    entry = place.register()
+    shutil.rmtree(place.path)
+    entry.ensure()
+    shutil.rmtree(place.path)
+    entry.close()
+    assert memory_below(place.path) == []
+
+
+# -- a trace ---------------------------------------------------------------------------------------
+
+
+def test_a_trace_that_is_full_doubts() -> None:
+    trace, uses = Trace(), [Use() for _ in range(SIZE)]
+    for use in uses[: SIZE - 1]:
+        use.note(trace)
+    assert not trace.memory[0]
+    uses[-1].note(trace)
+    assert trace.memory[0]
+    for use in uses:
+        use.end()
+        use.end()
+    assert sum(trace.memory) == 1
+    moved = bytearray([1, *[0] * (SIZE - 1)])
+    trace.move(moved)
+    assert moved[0]
+
+
+def test_what_has_a_place_is_in_use_when_it_is_moved() -> None:
+    trace, use = Trace(), Use()
+    use.note(trace)
+    ((_, taken),) = use.places
+    trace.memory[taken] = 0
+    moved = bytearray([1, *[0] * (SIZE - 1)])
+    trace.move(moved)
+    assert moved == bytes([*[0] * taken, 1, *[0] * (SIZE - taken - 1)])
+    use.end()
+    assert moved == bytes(SIZE)
