@@ -26,7 +26,7 @@ HOUSE = (
     "engines",
     "workers",
     "etcd",
-    *("checks", "selector", "session", "scoped", "async_scoped", "config", "plugin"),
+    *("checks", "selector", "session", "scoped", "async_scoped", "config", "onefile", "plugin"),
     *("web", "wsgi", "asgi", "metrics", "testing", "contrib"),
     *("command", "cli"),
 )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..mode import Switch
 
 __all__ = [
+    "Connecting",
     "Gated",
     "GatedReadOnly",
     "Guarded",
@@ -71,6 +72,7 @@ class Guarded(DefaultDialect):
     _sa_readonly_serves = False  # whether it serves the role "replica" while read-write
     _sa_readonly_pooler: str | None = None  # one of poolers.POOLERS
     _sa_readonly_offered = False  # whether the first lock goes into the start-up packet
+    _sa_readonly_cure: str | None = None  # see refusals.refusal(); an engine by URL has its own
 
     def _sa_readonly_says(self) -> tuple[Switch | None, State]:
         """Return the switch and state that an error tells: read-only ones, if there are any."""
@@ -91,12 +93,17 @@ class Guarded(DefaultDialect):
     ) -> ReadOnlyError:
         switch, state = self._sa_readonly_says()
         over = None if switch is None else refusals.last_read_only(switch)
-        fault = "engine" if isinstance(self, ReadOnly) else "ended"
+        fault = "ended"
+        if isinstance(self, ReadOnly):
+            fault = "engine" if self._sa_readonly_cure is None else "taken"
         if role == "replica":
             fault = "role"
         elif began:
             fault = "began"
-        return refusal(what, state, statement, kind=kind, switch=switch, fault=fault, over=over)
+        cure = self._sa_readonly_cure
+        return refusal(
+            what, state, statement, kind=kind, switch=switch, fault=fault, over=over, cure=cure
+        )
 
     def _sa_readonly_refresh(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
@@ -142,7 +149,19 @@ class Limit(NamedTuple):
     reads: bool = False
 
 
-class Gated(Guarded):
+class Connecting(Guarded):
+    """The dialect by which connections of both kinds are made, its own and its twin's."""
+
+    def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
+        if _for_twin.get():
+            with poolers.told(self):
+                connection = super().connect(*cargs, **locks.start_up(self, cparams))
+        else:
+            connection = super().connect(*cargs, **cparams)
+        return shared.made(self, connection)  # type: ignore[no-any-return]  # made() returns its argument
+
+
+class Gated(Connecting):
     """The dialect of a read-write engine: no transaction begins while read-only."""
 
     _sa_readonly_begins: bool  # whether the dialect's own do_begin() does anything
@@ -169,17 +188,10 @@ class Gated(Guarded):
             fresh = clock() < switch.fresh_until
             state = switch.known if fresh else self._sa_readonly_refresh(switch)
             if state.mode is _READ_ONLY_MODE:
-                raise refusal(what, state, statement, kind=kind, switch=switch)
+                cure = self._sa_readonly_cure
+                raise refusal(what, state, statement, kind=kind, switch=switch, cure=cure)
         if self._sa_readonly_bars:
             raise next(iter(self._sa_readonly_bars.values()))()
-
-    def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
-        if _for_twin.get():
-            with poolers.told(self):
-                connection = super().connect(*cargs, **locks.start_up(self, cparams))
-        else:
-            connection = super().connect(*cargs, **cparams)
-        return shared.made(self, connection)  # type: ignore[no-any-return]  # made() returns its argument
 
 
 # -- read-only engines -----------------------------------------------------------------------

@@ -98,7 +98,7 @@ class GuardedEngines:
         # Twins: one in the place of read_only, or one for the role "replica" where there is none.
         serving = replica or primary
         if reading is None or (serving is primary and not holds_database(primary)):
-            twin = TwinEngine(primary, gated=reading is not None)
+            twin = self._twin(primary, gated=reading is not None)
             self._twins.append(twin)
             if serving is primary:
                 serving = twin
@@ -117,6 +117,17 @@ class GuardedEngines:
             for role in ROLES
             for name, mode in (("read_write", Mode.READ_WRITE), ("read_only", Mode.READ_ONLY))
         }
+
+    def _twin(self, engine: Engine, *, gated: bool) -> TwinEngine:
+        return TwinEngine(engine, gated=gated)
+
+    @property
+    def sets(self) -> list[Mapping[str, Engine]]:
+        """The engines by name, as :class:`.workers.counts.Member` has them: one set of them."""
+        return [self.engines]
+
+    def rest(self) -> None:
+        """Do nothing: it is closed by the selector."""
 
     def turn(self, state: State) -> None:
         """Shut the doors, or open them: the gate that the switch calls at a flip."""

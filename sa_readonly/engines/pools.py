@@ -39,6 +39,7 @@ __all__ = [
     "holds_database",
     "is_in_memory",
     "keep_for_parent",
+    "mix_in",
     "open_pool",
     "uncounted",
 ]
@@ -202,6 +203,12 @@ def count_by(
     made._sa_readonly = Counting(ledger, privates.creator(pool), door)
     privates.set_creator(pool, create)
     event.listen(pool, "detach", ledger.detached)
+    mix_in(pool, kind)
+
+
+def mix_in(pool: Pool, kind: type[Any]) -> None:
+    """Give a pool the class that is its own with another one mixed in, which takes what was."""
+    made: Any = pool
     made.__class__ = _counted(type(pool), kind)  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
 
 

@@ -20,6 +20,7 @@ from .cursors import ADAPTED
 from .dialects import LOCKED, can_authorize, family, holds_file, shown
 from .grace import Judging, JudgingReadOnly
 from .guard import Gated, GatedReadOnly, Guarded, ReadOnly, ReadOnlyContext
+from .kinds import ByKind, ByKindContext, ByKindOfLevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +32,18 @@ if TYPE_CHECKING:
     from ..mode import Switch
     from .guard import Limit
 
-__all__ = ["bar", "behind", "gate", "limit", "protect", "release", "twin", "unlimit", "warn"]
+__all__ = [
+    "bar",
+    "behind",
+    "by_kind",
+    "gate",
+    "limit",
+    "protect",
+    "release",
+    "twin",
+    "unlimit",
+    "warn",
+]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -164,8 +176,12 @@ def _guarded(kind: type[Guarded], base: type[Dialect]) -> type[Any]:
     if issubclass(kind, ReadOnly):
         context = base.execution_ctx_cls
         body["execution_ctx_cls"] = type(context.__name__, (ReadOnlyContext, context), {})
+    if issubclass(kind, ByKind):
+        context = base.execution_ctx_cls
+        body["execution_ctx_cls"] = type(context.__name__, (ByKindContext, context), {})
     if issubclass(kind, Gated):
         body["_sa_readonly_begins"] = base.do_begin is not DefaultDialect.do_begin
+    if issubclass(kind, (Gated, ByKind)):
         body["connection_characteristics"] = privates.add_to_isolation_level(base, _Level)
     return type(base.__name__, (kind, base), body)
 
@@ -188,6 +204,13 @@ class _Level:
 
 def _of_level(dialect: Any, level: object) -> Any:
     """Return the dialect of a gated engine's connections with this isolation level."""
+    if isinstance(dialect, ByKind):
+        writer = dialect._sa_readonly_writer
+        if _of_level(writer, level) is writer:
+            return dialect
+        base: Any = type(dialect)._sa_readonly_base
+        kind = _guarded(ByKindOfLevel, base)
+        return _kin(dialect).setdefault(dialect, _sharing(dialect, kind))
     commits = level == "AUTOCOMMIT"
     if not isinstance(dialect, Gated) or commits is privates.commits(dialect):
         return dialect
@@ -224,6 +247,23 @@ def twin(engine: Engine, *, gated: bool) -> Dialect:
     # For good: the twin has its engine's listeners also when the selector is closed.
     privates.apply_options_by_own_dialect(dialect)
     return _sharing(dialect, _guarded(_pooled(dialect, kind), type(dialect)._sa_readonly_base))
+
+
+def by_kind(engine: Engine, cure: str) -> Dialect:
+    """Have the dialect of an engine do by each connection's kind; return that of the writing kind.
+
+    It shares all with the engine's own, and is gated as that of a selector's engine is.
+
+    :param cure: what the refusal of a connection or transaction tells to do.
+    """
+    dialect: Any = engine.dialect
+    base: Any = getattr(type(dialect), "_sa_readonly_base", type(dialect))
+    dialect._sa_readonly_cure = cure
+    dialect._sa_readonly_family = family(dialect)
+    dialect._sa_readonly_readers = {}
+    dialect._sa_readonly_writer = writer = _sharing(dialect, base)
+    dialect.__class__ = _guarded(ByKind, base)
+    return writer
 
 
 def _sharing(dialect: Dialect, cls: type[Any]) -> Dialect:

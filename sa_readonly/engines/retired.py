@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import QueuePool
 
 from . import loops, privates
-from .pools import close_idle, count_by, forget_idle
+from .pools import CountedPool, close_idle, count_by, forget_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ class OldPools:
         # A thread that has read ``engine.pool`` before may still come. It takes its record first
         # and looks for listeners then; so the listeners are put on before anything is counted. They
         # come with a dispatch of their own, as another thread may be walking through the old one.
-        model = pool.recreate()
+        model: Any = CountedPool.recreate(pool)  # type: ignore[arg-type]  # it is one
         event.listen(model, "checkout", refuse, insert=True)
         event.listen(model, "checkin", _close_returned)
         pool.dispatch = model.dispatch

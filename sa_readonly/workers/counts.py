@@ -27,8 +27,11 @@ class Member(Protocol):
         """The doors of its engines that are taken away while read-only."""
 
     @property
-    def engines(self) -> Mapping[str, Engine]:
-        """All of its engines, by their names."""
+    def sets(self) -> Sequence[Mapping[str, Engine]]:
+        """Its engines by their names; in several sets, if it has several of one name."""
+
+    def rest(self) -> object:
+        """Leave its worker, if there is nothing left for it to look after."""
 
 
 class Counts:
@@ -45,6 +48,11 @@ class Counts:
         self._before = {} if switch is None else refusals.refusals(switch)
         self._refused: dict[str, int] = {}
 
+    def rest(self) -> None:
+        """Have those that have nothing left to look after leave."""
+        for member in list(self.members):
+            member.rest()
+
     @property
     def doors(self) -> list[Door]:
         """The doors of all selectors, each once."""
@@ -53,7 +61,7 @@ class Counts:
     @property
     def engines(self) -> tuple[dict[str, Connections], float | None]:
         """The connections of all engines; see :func:`counted`."""
-        return counted(member.engines for member in list(self.members))
+        return counted(engines for member in list(self.members) for engines in member.sets)
 
     def leave(self, door: Door) -> None:
         """Go on counting the connections in use of a door whose selector goes."""

@@ -105,12 +105,16 @@ class Worker:
             self._unsubscribe = switch.subscribe(self._gate, self._flipped)
         self.counts.members[member] = watch
         for door in member.doors:
-            self._is_async = self._is_async or door.engine.dialect.is_async
-            door.before_connect = (*door.before_connect, self.attend)
-            door.after_refusal = (*door.after_refusal, self.refused)
-            if self._barred:
-                self._bar(door)
+            self.look_after(door)
         switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
+
+    def look_after(self, door: Door) -> None:
+        """Look after one more door of a selector, before it gives out a connection."""
+        self._is_async |= door.engine.dialect.is_async
+        door.before_connect = (*door.before_connect, self.attend)
+        door.after_refusal = (*door.after_refusal, self.refused)
+        if self._barred:
+            self._bar(door)
 
     def leave(self, member: Member, *, join: bool = False) -> None:
         """Look after one selector no more; after the last, the thread ends and the entry goes.
@@ -257,6 +261,7 @@ class Worker:
         self.due()
 
     def _do(self) -> None:
+        self.counts.rest()
         for door in self.counts.doors:
             door.sweep()
         switch, reporting = self._switch(), self.reporting

@@ -1,0 +1,177 @@
+"""What the engines by URL of one file share in a process: the switch, the worker, the entry.
+
+Programs make engines as others make strings, and close none. So there is one of this for each
+absolute path, in a weak table: the one exception to "no state is global". It lingers for some
+seconds after the last engine, or a program that makes an engine for each operation would register
+this process with each.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from . import forks, refusals
+from .checks import registry_of
+from .errors import ConfigurationError
+from .mode import State, clock
+from .switch import FileSwitch
+from .workers.worker import worker_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Engine
+
+    from .engines.doors import Door
+    from .engines.handover import GuardedEngines
+
+__all__ = ["LINGER", "OneFile", "one_file"]
+
+LINGER = 5.0  # seconds for which the thread and the entry stay after the last engine
+
+
+class OneFile:
+    """What the engines of one file share.
+
+    :param path: the absolute path of the file.
+    :param workers: see :class:`.EngineSelector`.
+    """
+
+    def __init__(self, path: str, workers: object) -> None:
+        self.path = path
+        self.workers = workers
+        self._switch: FileSwitch | None = None
+        # Held weakly: an engine holds them, or a connection that outlives it.
+        self._engines: dict[weakref.ref[GuardedEngines], None] = {}
+        self._last: State | None = None  # by which they were turned
+        self._empty: float | None = None  # since when there are none, by time.monotonic()
+        self._leave: Callable[[], None] | None = None  # set while it is joined to the worker
+        # The second is taken while the switch holds its own, which joining takes: never the other
+        # way round.
+        self._joining = forks.PerProcess(threading.RLock)
+        self._turning = forks.PerProcess(threading.RLock)
+
+    @property
+    def switch(self) -> FileSwitch:
+        """The switch, made when it is first asked for."""
+        if self._switch is None:
+            with self._joining():
+                if self._switch is None:
+                    self._switch = FileSwitch(self.path)
+        return self._switch
+
+    @property
+    def state(self) -> State:
+        """The state, by an answer that is not too old."""
+        switch = self.switch
+        if clock() < switch.fresh_until:
+            return switch.known
+        return worker_of(switch).refresh(switch)
+
+    # -- the engines ---------------------------------------------------------------------
+
+    def join(self, engines: GuardedEngines) -> None:
+        """Turn these engines from now on, as long as there are any, and count them.
+
+        :raises ConfigurationError: if the worker reports itself elsewhere.
+        """
+        with self._joining():
+            worker = worker_of(self.switch)
+            if self._leave is None:
+                self._join()
+            # Turned by what turned the others: on the way back that comes before it is known.
+            with self._turning():
+                self._engines[weakref.ref(engines, self._forget)] = None
+                if self._last is not None:
+                    engines.turn(self._last)
+            for door in engines.doors:
+                worker.look_after(door)
+
+    def _join(self) -> None:
+        switch = self.switch
+        worker = worker_of(switch)
+        registry, required = registry_of(self.workers, switch), self.workers == "required"
+        worker.agree(registry, required)
+        worker.join(switch, self, registry, watch=True, required=required)
+        unsubscribe = switch.subscribe(self._turn, self._flipped)
+
+        def leave() -> None:
+            worker.leave(self)
+            unsubscribe()
+
+        self._leave, self._empty = leave, None
+
+    def _forget(self, reference: weakref.ref[GuardedEngines]) -> None:
+        self._engines.pop(reference, None)
+
+    def rest(self) -> None:
+        """Leave the worker, if there has been no engine for :data:`LINGER` seconds."""
+        if self._engines:
+            self._empty = None
+        elif self._empty is None:
+            self._empty = time.monotonic()
+        elif time.monotonic() >= self._empty + LINGER:
+            with self._joining():
+                leave = self._leave
+                if leave is not None and not self._engines:
+                    self._leave = None
+                    leave()
+
+    def _alive(self) -> list[GuardedEngines]:
+        found = (reference() for reference in list(self._engines))
+        return [engines for engines in found if engines is not None]
+
+    @property
+    def doors(self) -> list[Door]:
+        """The doors of all engines."""
+        return [door for engines in self._alive() for door in engines.doors]
+
+    @property
+    def sets(self) -> list[Mapping[str, Engine]]:
+        """The two sides of each engine, by name."""
+        return [engines.engines for engines in self._alive()]
+
+    # -- flips ---------------------------------------------------------------------------
+
+    def _turn(self, state: State) -> None:
+        """Turn all of them, also after one that fails, whose error is raised then."""
+        failed: Exception | None = None
+        with self._turning():
+            self._last = state
+            for engines in self._alive():
+                try:
+                    engines.turn(state)
+                except Exception as error:  # noqa: BLE001  # raised below
+                    failed = error
+        if failed is not None:
+            raise failed
+
+    def _flipped(self, old: State, new: State) -> None:
+        refusals.remember(self.switch, new if new.read_only else old)
+
+
+# -- the table -------------------------------------------------------------------------------
+
+_files: weakref.WeakValueDictionary[str, OneFile] = weakref.WeakValueDictionary()
+_finding = forks.PerProcess(threading.Lock)
+
+
+def one_file(path: str, workers: object) -> OneFile:
+    """Return what the engines of a file share.
+
+    :param path: an absolute path.
+    :raises ConfigurationError: if other engines of the file have other ``workers``.
+    """
+    with _finding():
+        found = _files.get(path)
+        if found is None:
+            found = _files[path] = OneFile(path, workers)
+    if found.workers != workers:
+        raise ConfigurationError(
+            f"sa_readonly_workers={workers!r} differs from {found.workers!r} of another engine "
+            f"with {path}, with which it shares one entry. Give the same to both."
+        )
+    return found
