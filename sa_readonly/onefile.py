@@ -11,13 +11,14 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import forks, refusals
 from .checks import registry_of
 from .errors import ConfigurationError
 from .mode import State, clock
 from .switch import FileSwitch
+from .text import absolute
 from .workers.worker import worker_of
 
 if TYPE_CHECKING:
@@ -159,16 +160,19 @@ _files: weakref.WeakValueDictionary[str, OneFile] = weakref.WeakValueDictionary(
 _finding = forks.PerProcess(threading.Lock)
 
 
-def one_file(path: str, workers: object) -> OneFile:
+def one_file(path: Any, workers: object) -> OneFile:
     """Return what the engines of a file share.
 
-    :param path: an absolute path.
-    :raises ConfigurationError: if other engines of the file have other ``workers``.
+    :raises ConfigurationError: if the path makes no sense, its directory does not exist, or other
+        engines of the file have other ``workers``.
     """
-    with _finding():
-        found = _files.get(path)
-        if found is None:
-            found = _files[path] = OneFile(path, workers)
+    found = _files.get(path) if isinstance(path, str) else None  # it is absolute then
+    if found is None:
+        path = absolute(path)
+        with _finding():
+            found = _files.get(path)
+            if found is None:
+                found = _files[path] = OneFile(path, workers)
     if found.workers != workers:
         raise ConfigurationError(
             f"sa_readonly_workers={workers!r} differs from {found.workers!r} of another engine "

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import URL, CreateEnginePlugin, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.util import immutabledict
 
 from .checks import registry_of
-from .engines.pools import holds_database
+from .engines.pools import holds_database, is_in_memory
 from .engines.single import Single, of_engine
 from .errors import ConfigurationError, seconds
 from .mode import Mode
 from .onefile import one_file
 from .switch import FixedSwitch
-from .text import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,21 +49,23 @@ class Plugin(CreateEnginePlugin):
 
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         self._url = url
-        names = [name for name in kwargs if name.startswith(_PREFIX)]
-        self._keywords = {name: kwargs.pop(name) for name in names}
+        self._keywords = {
+            name: kwargs.pop(name) for name in list(kwargs) if name.startswith(_PREFIX)
+        }
         self._connect_args: Mapping[str, Any] = kwargs.get("connect_args") or {}
         self._creates = "creator" in kwargs or "pool" in kwargs
 
     def update_url(self, url: URL) -> URL:
         """Return the URL as the driver knows it."""
-        return url.difference_update_query([name for name in url.query if name.startswith(_PREFIX)])
+        query = url.query
+        left = {name: query[name] for name in query if not name.startswith(_PREFIX)}
+        return url if len(left) == len(query) else url._replace(query=immutabledict(left))
 
     def engine_created(self, engine: Engine) -> None:
         """Have the engine give out connections by the mode."""
         if of_engine(engine) is not None:
             return  # named in the URL and in plugins=, it is made twice for one engine
         given = self._given()
-        path = absolute(_file_of(given))
         if holds_database(engine):
             raise ConfigurationError(
                 "plugin=sa_readonly: the engine holds its database in its own pool (SQLite in "
@@ -76,7 +78,7 @@ class Plugin(CreateEnginePlugin):
         create = None
         if given.get("sa_readonly_url") is not None:
             create = self._creator(engine, given["sa_readonly_url"])
-        shared = one_file(path, _workers_of(given))
+        shared = one_file(_file_of(given), _workers_of(given))
         Single(engine, shared, serves=reads == "serve", grace=_grace_of(given), create=create)
         engine.url = self._full()
 
@@ -91,32 +93,35 @@ class Plugin(CreateEnginePlugin):
                     "one of them out."
                 )
             given[name] = value
-        unknown = sorted(given.keys() - set(_ARGUMENTS))
-        if unknown:
-            raise ConfigurationError(
-                f"Unknown to the plugin sa_readonly: {', '.join(unknown)}. Known are "
-                f"{', '.join(_ARGUMENTS)}."
-            )
         for name, value in given.items():
+            if name not in _ARGUMENTS:
+                raise ConfigurationError(
+                    f"Unknown to the plugin sa_readonly: {name}. Known are {', '.join(_ARGUMENTS)}."
+                )
             if isinstance(value, tuple):
                 raise ConfigurationError(f"{name} stands more than once in the URL.")
         return given
 
     def _full(self) -> URL:
         """Return the URL with all arguments: what a program makes of it is guarded, too."""
-        url = self._url
+        url, keywords = self._url, self._keywords
         plugins = url.query.get("plugin", ())
-        if _NAME not in ((plugins,) if isinstance(plugins, str) else plugins):
-            url = url.update_query_dict({"plugin": _NAME}, append=True)
-        keywords = {name: str(value) for name, value in self._keywords.items() if value is not None}
-        other = keywords.get("sa_readonly_url")
-        if other is not None:
-            other_url = make_url(self._keywords["sa_readonly_url"])
-            if other_url.password is None:
-                keywords["sa_readonly_url"] = other_url.render_as_string(hide_password=False)
-            else:
-                del keywords["sa_readonly_url"]  # an engine's URL is shown in logs
-        return url.update_query_dict(keywords)
+        names = (plugins,) if isinstance(plugins, str) else plugins
+        if _NAME in names and not keywords:
+            return url
+        query: dict[str, Any] = {**url.query, "plugin": (*names, _NAME)}
+        if _NAME in names:
+            query["plugin"] = plugins
+        elif not names:
+            query["plugin"] = _NAME
+        for name, value in keywords.items():
+            if name == "sa_readonly_url" and value is not None:
+                other = make_url(value)
+                if other.password is None:  # else it is left out: an engine's URL stands in logs
+                    query[name] = other.render_as_string(hide_password=False)
+            elif value is not None:
+                query[name] = str(value)
+        return url._replace(query=immutabledict(query))
 
     def _creator(self, engine: Engine, value: object) -> Callable[..., Any]:
         """Return what connects to the database that is read while read-only."""
@@ -145,6 +150,8 @@ class Plugin(CreateEnginePlugin):
                 "connect_args has a password, which would be sent to the database of "
                 "sa_readonly_url, too. Put each into its URL."
             )
+        if is_in_memory(url):
+            raise ConfigurationError("sa_readonly_url is a database in memory. Give it a file.")
         dialect: Any = engine.dialect
         cargs, cparams = dialect.create_connect_args(url)
         cparams = {**cparams, **self._connect_args}
@@ -184,6 +191,8 @@ def _grace_of(given: Mapping[str, Any]) -> float | None:
 
 def _workers_of(given: Mapping[str, Any]) -> Any:
     value = given.get("sa_readonly_workers", True)
+    if value is True:
+        return value
     if isinstance(value, str):
         value = {"true": True, "false": False}.get(value.lower(), value)
     if value not in (True, False, "required"):

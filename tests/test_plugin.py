@@ -40,7 +40,7 @@ def by_url(app: App, *names: str, **options: Any) -> Engine:
 def look(engine: Engine) -> None:
     """Have its next connection look at the file, which is looked at every 0.1 s."""
     shared: Any = engine
-    shared._sa_readonly_single._shared.switch.check()
+    shared._sa_readonly_single.shared.switch.check()
 
 
 def flip(app: App, engine: Engine) -> None:
@@ -178,7 +178,7 @@ def test_a_pool_without_its_engine_gives_out_by_the_mode(app: App) -> None:
     query["sa_readonly_url"] = app.urls["ro"].render_as_string(hide_password=False)
     pool: Any = create_pool_from_url(app.urls["rw"].update_query_dict(query), poolclass=QueuePool)
     gc.collect()
-    switch = pool.sa_readonly_single._shared.switch
+    switch = pool.sa_readonly_single.shared.switch
     try:
         assert which(pool.connect) == "rw"
         app.flip()

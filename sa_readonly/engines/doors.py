@@ -128,7 +128,7 @@ class Door:
         self._pid = os.getpid()
         self._lock = forks.PerProcess(threading.RLock)
         self._keep = holds_database(engine)
-        self._in_memory = is_in_memory(engine)
+        self._in_memory = is_in_memory(engine.url)
         engine.dialect._sa_readonly_keeps = self._keep  # type: ignore[attr-defined]  # this package adds it
         if not self._keep:
             self._old.replace()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from sqlalchemy.engine import Dialect, Engine
+    from sqlalchemy.engine import URL, Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
@@ -243,19 +243,19 @@ def open_pool(engine: Engine) -> Pool:
 
 def holds_database(engine: Engine) -> bool:
     """True if the pool *is* the database, which is lost with its connections."""
-    return isinstance(open_pool(engine), StaticPool) or is_in_memory(engine)
+    return isinstance(open_pool(engine), StaticPool) or is_in_memory(engine.url)
 
 
-def is_in_memory(engine: Engine) -> bool:
+def is_in_memory(url: URL) -> bool:
     """True for a database of SQLite without a file."""
-    if engine.dialect.name != "sqlite":
+    if url.get_backend_name() != "sqlite":
         return False
-    database = engine.url.database or ""
+    database = url.database or ""
     return (
         database in ("", ":memory:")
         or database.startswith("file::memory:")
         or "mode=memory" in database
-        or engine.url.query.get("mode") == "memory"
+        or url.query.get("mode") == "memory"
     )
 
 

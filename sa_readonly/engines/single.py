@@ -75,8 +75,8 @@ class Single:
     ) -> None:
         self.serves = serves
         self._engine = engine
-        self._shared = shared
-        self._grace = grace
+        self.shared = shared
+        self.grace = grace
         self._create = create
         self._begun: _Sides | None = None
         made: Any = engine
@@ -108,14 +108,14 @@ class Single:
         """Return a connection of the kind that the mode asks for."""
         sides = self._begun or self._begin()
         writer = sides.writer
-        if not self._shared.state.read_only:
+        if not self.shared.state.read_only:
             pool: Any = writer.pool
             try:
                 return (
                     pool.connect() if isinstance(pool, ClosedPool) else pool.sa_readonly_connect()
                 )
             except ReadOnlyError as error:
-                if not (self.serves and self._shared.switch.known.read_only):
+                if not (self.serves and self.shared.switch.known.read_only):
                     raise
                 guard.was_served(writer, error)  # the flip came in between
         if not self.serves:
@@ -125,8 +125,8 @@ class Single:
     def _begin(self) -> _Sides:
         with _beginning():
             if self._begun is None:
-                sides = _Sides(self, self._engine, self._shared.switch, self._grace, self._create)
-                self._shared.join(sides)
+                sides = _Sides(self, self._engine, self.shared.switch, self.grace, self._create)
+                self.shared.join(sides)
                 self._begun = sides
             return self._begun
 
