@@ -9,11 +9,22 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import ReadOnlyError
 from .mode import clock
-from .web.answers import AFTERWARDS, DRAINED_BODY, TOO_LATE, Answer, Request, not_saved
+from .refusals import RequestNote, chain, passing
+from .web.answers import (
+    AFTERWARDS,
+    DRAINED_BODY,
+    TOO_LATE,
+    Answer,
+    Request,
+    cause_of,
+    in_place_of_500,
+    is_kept,
+    not_saved,
+)
 from .web.site import Site
 
 if TYPE_CHECKING:
@@ -33,6 +44,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _T = TypeVar("_T")
 
+_KEPT_BODY = 1 << 20
+"""How many bytes of a 500 are kept back. A longer one is no page that tells of an error."""
+
 
 class Response(Answer):
     """An answer that is also an ASGI application: Starlette takes that from an error handler."""
@@ -44,16 +58,18 @@ class Response(Answer):
         await send({"type": "http.response.body", "body": body})
 
 
-def response_for(error: ReadOnlyError, scope: Scope, *, status: int = 503) -> Response:
+def response_for(error: BaseException, scope: Scope, *, status: int = 503) -> Response:
     """Return what the middleware answers, for a framework that catches errors first.
 
     In Starlette and FastAPI: ``app.add_exception_handler(ReadOnlyError, handler)`` with an ``async
     def handler(request, error): return response_for(error, request.scope)``. It is an ASGI
     application with ``status``, ``headers`` and ``body``.
 
-    :param error: what was raised.
-    :param scope: the request's.
+    :param error: what was raised: a :class:`.ReadOnlyError`, or an error that was made of one.
+    :param scope: the request's, of which it reads ``headers``.
     :param status: the status code.
+    :raises BaseException: the error itself, if no refusal stands in its chain, or one that is the
+        application's own fault, as it is refused in either mode.
     """
     return _response(not_saved(error, _header(scope, b"accept"), status))
 
@@ -61,11 +77,12 @@ def response_for(error: ReadOnlyError, scope: Scope, *, status: int = 503) -> Re
 class ReadOnlyMiddleware:
     """Answers a refused write with an explanation, and serves a status page.
 
-    A :class:`.ReadOnlyError` that leaves the application before the response has begun becomes an
-    answer; afterwards it is logged and goes on to the server, which closes the connection. While
-    read-only each response carries ``X-Read-Only: true``, and its head is sent with the first piece
-    of its body, so that a stream that is refused at once is answered properly. Websockets and
-    lifespan pass through.
+    A :class:`.ReadOnlyError`, or an error that was made of one, that leaves the application before
+    the response has begun becomes an answer; afterwards it is logged and goes on to the server,
+    which closes the connection. So does a 500 by which the application answers a refused write; it
+    is kept back until the application has returned. While read-only each response carries
+    ``X-Read-Only: true``, and its head is sent with the first piece of its body, so that a stream
+    that is refused at once is answered properly. Websockets and lifespan pass through.
 
     It never blocks the event loop: under asyncio a look at the switch or at the registry of workers
     runs in a thread.
@@ -122,26 +139,35 @@ class ReadOnlyMiddleware:
                 return
         await self._run(scope, receive, send)
 
-    def response_for(self, error: ReadOnlyError, scope: Scope) -> Response:
+    def response_for(self, error: BaseException, scope: Scope) -> Response:
         """Return its answer to a refused write; see :func:`response_for`."""
         return response_for(error, scope, status=self._site.status)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        head = _Head(self, send)
+        note = RequestNote()
+        head = _Head(self, send, note)
         try:
-            await self.app(scope, receive, head.send)
-        except ReadOnlyError as error:
-            if head.begun:
-                head.complain(error)
-                raise
-            await self.response_for(error, scope)(scope, receive, send)
+            with note:
+                await self.app(scope, receive, head.send)
         except Exception as error:
-            # Starlette raises its own where an error handler comes too late to answer.
-            if head.begun and isinstance(error.__cause__, ReadOnlyError):
-                head.complain(error)
-            raise
+            if head.begun:
+                if passing(chain(error)) is not None:
+                    head.complain(error)
+                raise
+            refusal = cause_of(error, note)
+            if refusal is None:
+                if head.is_500:
+                    await head.flush()
+                raise
         else:
+            refusal = in_place_of_500(note, self._site.status) if head.is_500 else None
+        finally:
+            note.close()
+        if refusal is None:
             await head.flush()
+            return
+        answer = self.response_for(refusal, scope)
+        await replace(answer, headers=answer.headers + head.stays)(scope, receive, send)
 
     async def _state(self) -> State:
         selector = self._site.selector
@@ -158,33 +184,59 @@ class ReadOnlyMiddleware:
 
 
 class _Head:
-    """The head of one response: while read-only it is kept until the body begins."""
+    """The head of one response: while read-only it is kept until the body begins.
 
-    def __init__(self, middleware: ReadOnlyMiddleware, send: Send) -> None:
+    A 500 in whose request something was refused is kept as a whole until the application has
+    returned: some raise after it, and what they raise tells whether the refusal is the cause.
+    """
+
+    def __init__(self, middleware: ReadOnlyMiddleware, send: Send, note: RequestNote) -> None:
         self._middleware = middleware
         self._send = send
-        self._kept: Message | None = None
-        self.begun = self.ended = False
+        self._note = note
+        self._kept: list[Message] = []
+        self._size = 0  # of the bodies among them
+        self.begun = self.ended = self.is_500 = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.is_500 = message["status"] == 500 and bool(self._note.refused)
             state = await self._middleware._state()
             if state.read_only:
-                self._kept = _marked(message)
+                message = _marked(message)
+            if state.read_only or self.is_500:
+                self._kept = [message]
                 return
+        elif self.is_500:
+            self._kept.append(message)
+            self._size += len(message.get("body", b""))
+            if self._size > _KEPT_BODY:
+                await self.flush()
+            return
         await self.flush()
-        self.begun = True
-        await self._send(message)
-        self.ended = not message.get("more_body") and message["type"] != "http.response.start"
+        await self._pass_on(message)
 
     def complain(self, error: Exception) -> None:
         logger.error(TOO_LATE if self.ended else AFTERWARDS, exc_info=error)
 
     async def flush(self) -> None:
-        kept, self._kept = self._kept, None
-        if kept is not None:
+        kept, self._kept, self.is_500 = self._kept, [], False
+        for message in kept:
+            await self._pass_on(message)
+
+    async def _pass_on(self, message: Message) -> None:
+        if not self.begun:
             self.begun = True
-            await self._send(kept)
+            self._note.close()
+        await self._send(message)
+        self.ended = not message.get("more_body") and message["type"] != "http.response.start"
+
+    @property
+    def stays(self) -> tuple[tuple[str, str], ...]:
+        """The headers of a kept 500 that stay in the answer in its place."""
+        headers = self._kept[0].get("headers", ()) if self.is_500 else ()
+        told = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        return tuple(one for one in told if is_kept(one[0]))
 
 
 def _marked(message: Message) -> Message:

@@ -41,6 +41,7 @@ __all__ = [
     "like",
     "make_switch",
     "registry_of",
+    "successors",
     "switch_of",
     "sync_of",
     "warn_of_one_url",
@@ -201,16 +202,23 @@ def like(engine: AnyEngine, sync_engine: Engine) -> AnyEngine:
 
 def given_engines(read_write: object, read_only: object) -> dict[str, AnyEngine]:
     """Return the engines that a selector is given, by names such as ``read_write.primary``."""
-    given: dict[str, AnyEngine] = {}
-    for mode, value in (("read_write", read_write), ("read_only", read_only)):
-        if value is None and mode == "read_only":
-            continue
-        if not isinstance(value, Engines):  # a bare engine
-            sync_of(value, f"EngineSelector({mode}=...)")
-            value = Engines(value)  # type: ignore[arg-type]  # noqa: PLW2901  # it is an engine
-        given[f"{mode}.primary"] = value.primary
-        if value.replica is not None:
-            given[f"{mode}.replica"] = value.replica
+    given = given_of("EngineSelector", "read_write", read_write)
+    if read_only is not None:
+        given.update(given_of("EngineSelector", "read_only", read_only))
+    return given
+
+
+def given_of(caller: str, mode: str, value: object) -> dict[str, AnyEngine]:
+    """Return the engines of one mode, by their names.
+
+    :param caller: what they are given to, for an error.
+    """
+    if not isinstance(value, Engines):  # a bare engine
+        sync_of(value, f"{caller}({mode}=...)")
+        value = Engines(value)  # type: ignore[arg-type]  # it is an engine
+    given = {f"{mode}.primary": value.primary}
+    if value.replica is not None:
+        given[f"{mode}.replica"] = value.replica
     return given
 
 
@@ -260,8 +268,33 @@ def _check_modes(engines: Mapping[str, Engine]) -> None:
             raise ConfigurationError(f"{name} is a read-write engine of another EngineSelector.")
     if guard.read_only(primary):
         raise ConfigurationError(
-            "read_write.primary is a read-only engine of another EngineSelector."
+            "read_write.primary is a read-only engine of an EngineSelector, as a replica is. Make "
+            "another one of its URL."
         )
+    replica = engines.get("read_write.replica", primary)
+    if replica is not primary and guard.gates(replica) and not guard.read_only(replica):
+        raise ConfigurationError(
+            "read_write.replica is the read-write primary of an EngineSelector, which could not "
+            "write any more. Make another one of its URL."
+        )
+
+
+def successors(
+    read_write: object, given: Mapping[str, AnyEngine], *, is_async: bool
+) -> dict[str, AnyEngine]:
+    """Return the engines that a selector has once others take the place of its read-write ones.
+
+    :param given: those that it has.
+    :param is_async: whether they are async.
+    """
+    new = given_of("EngineSelector.replace", "read_write", read_write)
+    if isinstance(new["read_write.primary"], Engine) is is_async:
+        kinds = ("async", "a sync Engine") if is_async else ("sync", "an AsyncEngine")
+        raise ConfigurationError(
+            "EngineSelector.replace(read_write=...) takes engines of the kind that the selector "
+            f"has, which is {kinds[0]}, and read_write.primary is {kinds[1]}."
+        )
+    return new | {name: one for name, one in given.items() if name.startswith("read_only")}
 
 
 def warn_of_one_url(engines: Mapping[str, Engine]) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import engine_from_config
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from .checks import Engines, make_switch
+from .checks import Engines, make_switch, sync_of
 from .engines.handover import ROLES
+from .engines.url_files import UrlFile, UrlFileError
 from .errors import ConfigurationError, seconds
 from .selector import EngineSelector
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from sqlalchemy.engine import URL
 
 __all__ = ["selector_from_config"]
 
@@ -31,6 +35,11 @@ def selector_from_config(
     (required), ``read_write.replica``, ``read_only.primary`` and ``read_only.replica`` a ``url``
     and the other options of :func:`sqlalchemy.engine_from_config`:
     ``read_write.primary.pool_size``. A URL of an asyncio driver makes an AsyncEngine.
+
+    In the place of a ``url``, ``url_file`` is the path of a file that holds it. It is read again
+    each time a pool is opened anew: of a read-write engine at each flip back, of a read-only one at
+    each flip to read-only, and after ``dispose()``. What can't be used then is logged as an error,
+    and the last URL is used on. Dialect and driver stay the same.
 
     :param mapping: keys and values, which may be strings; keys without the prefix are left alone.
     :param prefix: what the keys begin with.
@@ -72,12 +81,16 @@ def _check_keys(ours: Mapping[str, Any], prefix: str) -> None:
         options = ", ".join(prefix + name for name in _OPTIONS)
         raise ConfigurationError(
             f"Unknown configuration: {', '.join(sorted(unknown))}. Known are {options} and, below "
-            f"each of {', '.join(prefix + name for name in _ENGINES)}, url and the options of "
-            "engine_from_config()."
+            f"each of {', '.join(prefix + name for name in _ENGINES)}, url, url_file and the "
+            "options of engine_from_config()."
         )
-    for key in ("file", "read_write.primary.url"):
-        if not ours.get(key):
-            raise ConfigurationError(f"{prefix}{key} is missing in the configuration.")
+    if not ours.get("file"):
+        raise ConfigurationError(f"{prefix}file is missing in the configuration.")
+    primary = "read_write.primary.url"
+    if not ours.get(primary) and f"{primary}_file" not in ours:
+        raise ConfigurationError(
+            f"{prefix}{primary} is missing in the configuration, and {prefix}{primary}_file, too."
+        )
 
 
 def _seconds(value: Any, name: str) -> float:
@@ -91,19 +104,49 @@ def _engine_from(ours: Mapping[str, Any], name: str, prefix: str) -> Any:
     keys = [key for key in ours if key.startswith(name)]
     if not keys:
         return None
+    if f"{name}url_file" in ours:
+        return _engine_of_file(ours, name, prefix)
     url = ours.get(f"{name}url")
     if not url:
         others = [prefix + key for key in keys if key != f"{name}url"]
         what = f"missing, though {others[0]} is given" if others else "empty"
         raise ConfigurationError(f"{prefix}{name}url is {what}. Give the URL of a database.")
     try:
-        if make_url(url).get_dialect().is_async:
-            # Imported here: importing this package imports no asyncio.
-            from sqlalchemy.ext.asyncio import async_engine_from_config  # noqa: PLC0415
-
-            return async_engine_from_config(dict(ours), prefix=name)
-        return engine_from_config(dict(ours), prefix=name)
+        return _make_engine(make_url(url), ours, name)
     except (TypeError, ValueError, ArgumentError, NoSuchModuleError) as error:
         raise ConfigurationError(
             f"No engine can be made of {', '.join(sorted(prefix + key for key in keys))}: {error}"
         ) from error
+
+
+def _engine_of_file(ours: Mapping[str, Any], name: str, prefix: str) -> Any:
+    key = f"{prefix}{name}url_file"
+    path = ours[f"{name}url_file"]
+    if not isinstance(path, (str, os.PathLike)) or not path:
+        raise ConfigurationError(f"{key} takes the path of a file that holds a URL, not {path!r}.")
+    for other in ("url", "creator", "async_creator"):
+        if f"{name}{other}" in ours:
+            raise ConfigurationError(f"{key} and {prefix}{name}{other} are both given. Give one.")
+    problem = ""
+    try:
+        file = UrlFile(path, f"{prefix}{name[:-1]}", ours.get(f"{name}connect_args") or {})
+        options = {one: ours[one] for one in ours if one != f"{name}url_file"}
+        made = _make_engine(file.url, options, name, creator=file.connect)
+        file.serve(sync_of(made))
+        return made
+    except (UrlFileError, NoSuchModuleError, TypeError) as error:
+        problem = str(error)
+    except (ValueError, ArgumentError) as error:  # it may show a part of the URL
+        problem = f"{type(error).__name__}, whose message is left out, as it may show a password."
+    # After the handlers, so that no error stands behind this one.
+    raise ConfigurationError(f"No engine can be made of {key}: {problem}")
+
+
+def _make_engine(url: URL, ours: Mapping[str, Any], name: str, **options: Any) -> Any:
+    options["url"] = url
+    if url.get_dialect().is_async:
+        # Imported here: importing this package imports no asyncio.
+        from sqlalchemy.ext.asyncio import async_engine_from_config  # noqa: PLC0415
+
+        return async_engine_from_config(dict(ours), prefix=name, **options)
+    return engine_from_config(dict(ours), prefix=name, **options)

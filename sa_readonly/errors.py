@@ -54,6 +54,7 @@ class ReadOnlyError(DontWrapMixin, InvalidRequestError):
         self.since = since
         self.statement = statement
         self._kind: str | None = None  # as which it was counted
+        self._lasting = False  # whether it is the application's fault, which no time mends
 
     # An exception is rebuilt from its ``args`` alone, which would lose the rest on
     # its way through a process pool or a task queue.

@@ -1,14 +1,18 @@
-"""What is refused: the words of its error, how often it was, and what a test notes of it.
+"""What is refused: the words of its error, how often it was, and where it is noted.
 
 It knows switches and their states, and no engine: what answers over HTTP, tells Prometheus or tests
 an application counts and words a refusal here as the engines do.
+
+Each refusal comes by :func:`record`, which counts it and notes it for its request and for tests.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import weakref
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,14 +20,18 @@ from .errors import ReadOnlyError
 from .forks import PerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from contextvars import Token
 
     from .mode import State, Switch
 
 __all__ = [
     "KINDS",
+    "RequestNote",
+    "chain",
     "count",
     "last_read_only",
+    "passing",
     "record",
     "refusal",
     "refusals",
@@ -75,6 +83,7 @@ def refusal(
         error = _of_the_mode(what, state, statement, kind, cure)
     else:
         error = _of_the_fault(what, state, statement, fault, over)
+        error._lasting = fault in _LASTING and not _turned_in_the_request(state, over)
     record(error, what, kind=kind, switch=switch)
     return error
 
@@ -124,6 +133,9 @@ _FAULTS = {
 }
 """Why something is refused while read-write, with the cure."""
 
+_LASTING = frozenset({"role", "engine"})
+"""The faults that no time mends: the application's own."""
+
 
 def _of_the_fault(
     what: str, state: State, statement: str | None, fault: str, over: State | None
@@ -168,12 +180,17 @@ _counting = PerProcess(threading.RLock)
 
 
 def record(error: ReadOnlyError, what: str, *, kind: str, switch: Switch | None) -> None:
-    """Count the refusal of ``what``, and note it for the tests that take notes of the switch."""
+    """Count the refusal of ``what``, and note it for its request and for tests.
+
+    Every error that refuses something comes by here just before it is raised.
+    """
     error._kind = kind
     count(switch, kind)
     for noted_for, noted in list(_notes.values()):
         if noted_for is switch:
             noted[error] = what
+    for note in _request_notes():
+        note._add(error)
 
 
 def count(switch: Switch | None, kind: str, number: int = 1) -> None:
@@ -197,6 +214,8 @@ def take_back(switch: Switch | None, error: ReadOnlyError) -> None:
     _count_error(switch, error, -1)
     for _, noted in list(_notes.values()):
         noted.pop(error, None)
+    for note in _request_notes():
+        note._refused.pop(error, None)
 
 
 @contextlib.contextmanager
@@ -215,6 +234,106 @@ def uncounted(switch: Switch | None, error: ReadOnlyError) -> Iterator[None]:
 def _count_error(switch: Switch | None, error: ReadOnlyError, number: int) -> None:
     if error._kind is not None:
         count(switch, error._kind, number)
+
+
+# -- the note of a request -------------------------------------------------------------------
+
+_NOTED = 32  # refusals of one request; one of them is enough for its answer
+_CHAINED = 200  # errors of one chain that are looked at
+
+_request: ContextVar[RequestNote | None] = ContextVar("sa_readonly_request", default=None)
+
+
+class RequestNote:
+    """What one request was refused, until its response has begun; a middleware opens it.
+
+    As ``with note:`` it is open in the context that runs the application. A task, or a thread that
+    was given a copy of the context, writes into the same note. Of middlewares within each other
+    each has a note of its own, and a refusal is written into all of them.
+    """
+
+    __slots__ = ("_opened", "_outer", "_refused", "_token", "closed")
+
+    def __init__(self) -> None:
+        self.closed = False
+        outer = _request.get()
+        self._outer: RequestNote | None = None if outer is None or outer.closed else outer
+        self._opened = time.time()
+        self._refused: dict[ReadOnlyError, None] = {}
+        self._token: Token[RequestNote | None] | None = None
+
+    def __enter__(self) -> None:
+        self._token = _request.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            _request.reset(token)
+
+    def close(self) -> None:
+        """Note nothing more, and forget: a task that outlives the request keeps its context."""
+        self.closed = True
+        self._refused.clear()
+
+    @property
+    def refused(self) -> list[ReadOnlyError]:
+        """What was refused, the latest last."""
+        return list(self._refused)
+
+    @property
+    def is_outermost(self) -> bool:
+        """True if no other middleware sees the request after this one."""
+        return self._outer is None
+
+    def _add(self, error: ReadOnlyError) -> None:
+        if len(self._refused) < _NOTED and not self.closed:
+            self._refused[error] = None
+
+
+def _request_notes() -> Iterator[RequestNote]:
+    """Yield the notes of the request that runs here, the innermost first."""
+    note = _request.get()
+    while note is not None:
+        yield note
+        note = note._outer
+
+
+def _turned_in_the_request(state: State, over: State | None) -> bool:
+    """True if the mode was read-only when the request began, so that it chose rightly then."""
+    note = _request.get()
+    if note is None or over is None or state.since is None:
+        return False
+    return state.since.timestamp() >= note._opened
+
+
+def passing(errors: Iterable[ReadOnlyError]) -> ReadOnlyError | None:
+    """Return the last refusal that time mends, or None; the others are the application's fault."""
+    return next((one for one in reversed([*errors]) if not one._lasting), None)
+
+
+def chain(error: BaseException) -> list[ReadOnlyError]:
+    """Return the refusals in whose consequence an error was raised, the latest last.
+
+    They are looked for in its causes and contexts, also suppressed ones (``raise ... from None``),
+    and in those of the errors of a group; in a few hundred errors at most.
+    """
+    found: list[ReadOnlyError] = []
+    seen: set[int] = set()
+    ahead: list[object] = [error]
+    while ahead and len(seen) < _CHAINED:
+        one = ahead.pop()
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, ReadOnlyError):
+            found.append(one)
+        inner: object = None
+        with contextlib.suppress(Exception):  # another error may have anything of this name
+            inner = getattr(one, "exceptions", None)
+        if isinstance(inner, (list, tuple)):
+            ahead.extend(inner[:_CHAINED])
+        ahead += [one.__context__, one.__cause__]
+    return found[::-1]
 
 
 # -- notes of tests --------------------------------------------------------------------------

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import threading
-import time
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import InvalidRequestError
 
-from . import refusals
+from . import forks, refusals
+from .asking import Asking
+from .bind import Bind
 from .checks import (
     check_engines,
     check_options,
@@ -24,13 +24,14 @@ from .checks import (
     kind_of,
     like,
     registry_of,
+    successors,
     switch_of,
     warn_of_one_url,
 )
 from .engines import loops, privates
-from .engines.handover import GuardedEngines
-from .errors import ConfigurationError
-from .mode import Mode, State, Switch, clock
+from .engines.dialects import shown
+from .engines.handover import NOT_READ_ONLY, GuardedEngines
+from .mode import Mode, State, Switch
 from .workers.counts import counted
 from .workers.process import myself
 from .workers.protocol import Report
@@ -39,36 +40,19 @@ from .workers.worker import Worker, worker_of
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     from typing_extensions import Self
 
     from .checks import AnyEngine, Engines
     from .workers.protocol import Registry, Seen
 
-    # Whatever takes a bind must take a selector, and SQLAlchemy's annotations name its own
-    # classes, of which it is neither an Engine nor an AsyncEngine.
-    _Bind = Any
-else:
-    # pandas tells by it what is SQLAlchemy's, and would otherwise treat a selector as a connection
-    # of SQLite's driver.
-    from sqlalchemy.engine.interfaces import ConnectionEventsTarget as _Bind
-
 __all__ = ["EngineSelector"]
 
 logger = logging.getLogger("sa_readonly")
 
 
-# What is known of an engine without a connection, and is the same in either mode: libraries read it
-# of a session's bind when they are set up.
-_FACTS = frozenset(("dialect", "driver", "echo", "name", "url"))
-
-
-class _NoEngineError(ConfigurationError, AttributeError):
-    """A selector stands where an engine is needed. To ``hasattr()`` it lacks the attribute."""
-
-
-class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
+class EngineSelector(Asking, Bind):
     """Picks the engine of a transaction by the mode and the role.
 
     It stands wherever a session takes a bind; the session must be a :class:`.RoutingSession`. It is
@@ -117,89 +101,43 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         warn_of_one_url(engines)
         self._registry = registry
         self._worker = worker = _worker(self.switch, registry, required)
-        primary = given["read_write.primary"]
-        self.is_async = not isinstance(primary, Engine)
-        self._callbacks: list[Callable[[State, State], object]] = []
+        self.is_async = not isinstance(given["read_write.primary"], Engine)
+        self._callbacks = []
+        self._changing = forks.PerProcess(threading.RLock)  # a signal handler may replace engines
 
-        self._guarded = guarded = GuardedEngines(self.switch, engines, grace=grace, pooler=pooler)
-        self.routes: Mapping[str, Mapping[Mode, Engine]] = guarded.routes
+        self._options: Any = {"grace": grace, "pooler": pooler}
+        self._joins: Any = {"registry": registry, "watch": watch, "required": required}
+        # All that it guards: its engines and, before them, those that they have replaced.
+        self._sets: dict[GuardedEngines, Callable[[], None]] = {}
+        self._engines: Mapping[Engine, AnyEngine] = {}
+        self._guard(given, engines)
+        self.routes: Mapping[str, Mapping[Mode, Engine]] = self._guarded.routes
         """For sessions: the sync engine by role and mode."""
+        self._finalizer = weakref.finalize(self, _give_back, worker, self._sets)
+        self._finalizer.atexit = False
+
+    def _guard(self, given: Mapping[str, AnyEngine], engines: Mapping[str, Engine]) -> None:
+        """Guard engines, in the place of those of until now if there are any."""
+        before = next(reversed(self._sets), None)
+        guarded = GuardedEngines(self.switch, engines, before=before, **self._options)
+        primary, known = given["read_write.primary"], self._engines
         # One AsyncEngine for each engine, also for a twin that stands for several.
         as_given = {engine: like(primary, engine) for engine in guarded.engines.values()}
         as_given.update((engines[name], engine) for name, engine in given.items())
-        self._engines: Mapping[tuple[Mode, str], AnyEngine] = {
-            (mode, role): as_given[engine]
-            for role, routes in guarded.routes.items()
-            for mode, engine in routes.items()
-        }
+        self._engines = {**known, **as_given}
         try:
-            if worker is not None:
-                worker.join(self.switch, guarded, registry, watch=watch, required=required)
-            unsubscribe = self.switch.subscribe(guarded.turn, self._flipped)
+            if self._worker is not None:
+                self._worker.join(self.switch, guarded, **self._joins)
+            # The first one's is told of a flip for all.
+            flipped = self._flipped if before is None else _nothing
+            self._sets[guarded] = self.switch.subscribe(guarded.turn, flipped)
         except BaseException:
-            _give_back(worker, None, guarded)
+            self._engines = known
+            _give_back(self._worker, {guarded: _nothing})
             raise
-        self._finalizer = weakref.finalize(self, _give_back, worker, unsubscribe, guarded)
-        self._finalizer.atexit = False
+        self._given, self._guarded = given, guarded
 
-    # -- the mode ------------------------------------------------------------------------
-
-    @property
-    def state(self) -> State:
-        """The mode, the reason and the times, by an answer that is not too old."""
-        switch = self.switch
-        return switch.known if clock() < switch.fresh_until else self.refresh()
-
-    def refresh(self) -> State:
-        """Return an answer that may be used now, after seeing that this process is registered.
-
-        It is called when the answer that is known is no longer fresh. While a watcher's thread
-        looks, that is hardly ever.
-        """
-        worker = self._worker
-        return self.switch.refresh() if worker is None else worker.refresh(self.switch)
-
-    @property
-    def mode(self) -> Mode:
-        """:attr:`.Mode.READ_WRITE` or :attr:`.Mode.READ_ONLY`."""
-        return self.state.mode
-
-    @property
-    def read_only(self) -> bool:
-        """True while nothing may be written."""
-        return self.state.mode is Mode.READ_ONLY
-
-    def check(self) -> State:
-        """Look at the switch again now, and return the state."""
-        worker = self._worker
-        return self.switch.check() if worker is None else worker.check(self.switch)
-
-    def require_read_write(self) -> None:
-        """Go on only if the application may write now: call it before the card is charged.
-
-        :raises ReadOnlyError: while read-only.
-        """
-        state = self.state
-        if state.read_only:
-            raise refusals.refusal(
-                "What needs to write", state, kind="beforehand", switch=self.switch
-            )
-
-    def on_flip(
-        self, callback: Callable[[State, State], object]
-    ) -> Callable[[State, State], object]:
-        """Have ``callback(old, new)`` called once a flip, in the thread that notices it.
-
-        What it raises is logged, and the other callbacks are called all the same. It can be used as
-        a decorator.
-
-        :return: the callback.
-        :raises ConfigurationError: if it is not callable.
-        """
-        if not callable(callback):
-            raise ConfigurationError(f"on_flip() takes a callable, not {callback!r}.")
-        self._callbacks.append(callback)
-        return callback
+    # -- what is told --------------------------------------------------------------------
 
     @property
     def registry(self) -> Registry | None:
@@ -216,7 +154,7 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
             here = worker.tell(here, self.switch)
         else:
             refused = refusals.refusals(self.switch)
-            engines, retired = counted([self._guarded.engines])
+            engines, retired = counted(one.engines for one in list(self._sets))
             report = Report(
                 self.switch.known.mode,
                 refused=sum(refused.values()),
@@ -229,52 +167,6 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
             here = replace(here, problem=kind_of(self.switch).unreported)
         return here
 
-    def wait_until(self, mode: Mode, timeout: float | None = None) -> bool:
-        """Wait for a mode: for a job that would rather wait than fail.
-
-        :param mode: the :class:`.Mode` to wait for.
-        :param timeout: seconds to wait at most; None waits without end.
-        :return: True if the mode is there, False if time is up.
-        :raises ConfigurationError: if ``mode`` is none, which would be waited for without end.
-        """
-        if not isinstance(mode, Mode):
-            raise ConfigurationError(
-                f"wait_until() takes Mode.READ_WRITE or Mode.READ_ONLY, not {mode!r}."
-            )
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        pause = min(max(self.switch.ttl, 0.01), 1.0)
-        while self.check().mode is not mode:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            time.sleep(min(pause, left))
-        return True
-
-    def check_on_signal(self, signum: int) -> None:
-        """Look again soon after this process is sent a signal, such as ``signal.SIGUSR2``.
-
-        The handler only marks the answer as old, so that the next transaction looks, or the
-        watcher's thread; then it calls the handler that was there before. Call this in the main
-        thread, after the server has set its own handlers (gunicorn: in ``post_worker_init``).
-
-        :raises ConfigurationError: outside the main thread.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            raise ConfigurationError(
-                "check_on_signal() sets a signal handler, which only the main thread may do."
-            )
-        reference = weakref.ref(self)
-        before = signal.getsignal(signum)
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            selector = reference()
-            if selector is not None:
-                selector.switch.fresh_until = -math.inf
-            if callable(before):
-                before(number, frame)
-
-        signal.signal(signum, handle)
-
     # -- the engines ---------------------------------------------------------------------
 
     def engine(self, role: str = "primary") -> Any:
@@ -285,16 +177,53 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
         :raises ConfigurationError: if there is no such role.
         """
         check_role(role)
-        return self._engines[self.state.mode, role]
+        return self._engines[self.routes[role][self.state.mode]]
+
+    def replace(self, *, read_write: Engines | AnyEngine) -> None:
+        """While read-only, take other engines to write: for the next read-write time.
+
+        They are gated first of all, and what they have idle is closed. Reads go on as before. When
+        it is read-write again they are the engines of sessions, of :meth:`engine` and of a
+        session's bind; where ``read_only`` was left out, it is made of them. A transaction keeps
+        the connection that it has, and ``wait`` counts those of the old engines until they are
+        closed. Called again, the last call counts; each process needs a call of its own.
+
+        The engines that were replaced give out no connection any more, in either mode, until they
+        are given here again or the selector is closed: code that still has one would write into the
+        database that was left. An engine that another selector has, too, goes on by that one.
+
+        :param read_write: the :class:`.Engines`, or a bare engine; also the same ones again.
+        :raises sqlalchemy.exc.InvalidRequestError: while read-write, or when it is closed.
+        :raises ConfigurationError: if they make no sense, alone or with those of ``read_only``. One
+            that is locked for reads, as a replica is, can't become a primary, nor the other way
+            round: another engine of its URL can.
+        """
+        given = successors(read_write, self._given, is_async=self.is_async)
+        if not self.check().read_only:
+            raise InvalidRequestError(NOT_READ_ONLY)
+        with forks.locked(self._changing()):
+            self.routes["primary"]  # one that is closed says so
+            engines = check_engines(given)
+            check_pooler(self._options["pooler"], engines)
+            warn_of_one_url(engines)
+            self._guard(given, engines)
+        logger.warning(
+            "sa_readonly: read_write.primary was replaced. It is %s from the flip back on.",
+            shown(engines["read_write.primary"]),
+        )
 
     def close(self) -> None:
         """Give the engines back as they were. Nothing begins through the selector any more."""
-        self.routes = self._engines = _Closed()
+        with forks.locked(self._changing()):
+            self.routes = self._engines = _Closed()
         worker, self._worker = self._worker, None
+        sets = list(self._sets)
         if worker is not None:
-            worker.leave(self._guarded, join=True)
+            for guarded in sets:
+                worker.leave(guarded, join=True)
         self._finalizer()
-        self._guarded.dispose_twins()
+        for guarded in sets:
+            guarded.dispose_twins()
 
     def __enter__(self) -> Self:
         return self
@@ -318,49 +247,17 @@ class EngineSelector(_Bind):  # type: ignore[misc]  # see _Bind
     ) -> None:
         await loops.in_thread(self.close)  # which waits for the watcher's thread to end
 
-    if not TYPE_CHECKING:
-        dispatch = property()  # it has no events of its own: reading it comes to __getattr__()
-
-        def __getattr__(self, name: str) -> Any:
-            if name in _FACTS:
-                return getattr(self._guarded.engines["read_write.primary"], name)
-            if name == "sync_engine":  # an AsyncSession asks its bind for it
-                if self.is_async:
-                    return self
-                raise _NoEngineError(
-                    "This EngineSelector has sync engines and can't serve an AsyncSession. Make "
-                    "its engines with create_async_engine()."
-                )
-            if name not in _NAMES:
-                raise AttributeError(f"'EngineSelector' object has no attribute {name!r}")
-            raise _NoEngineError(
-                f"An EngineSelector is no engine and has no {name}. In a session factory give "
-                "class_=RoutingSession: sessionmaker(selector, class_=RoutingSession), or "
-                "async_sessionmaker(selector, sync_session_class=RoutingSession). In the place of "
-                "session.bind use session.connection(), and in Core selector.engine()."
-            )
-
     def __repr__(self) -> str:
         kind = "" if self.is_async else "sync engines and "  # where an AsyncEngine is expected
         return f"<EngineSelector of {kind}{self.switch!r}, {self.switch.known.mode}>"
 
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
-        if self._worker is None:  # a worker sweeps the retired pools; else it is done here
-            self._guarded.sweep()
-        for callback in tuple(self._callbacks):
-            try:
-                callback(old, new)
-            except Exception:
-                logger.exception("The on_flip() callback %r failed.", callback)
-
-
-_NAMES = {
-    name
-    for cls in (Engine, Connection)
-    for name in (*dir(cls), *cls.__annotations__)
-    if not name.startswith("_")
-}
+        for guarded in list(self._sets):
+            if self._worker is None:  # a worker sweeps the retired pools; else it is done here
+                guarded.sweep()
+            guarded.settle(new)
+        self._tell(old, new)
 
 
 class _Closed(dict[Any, Any]):
@@ -370,14 +267,18 @@ class _Closed(dict[Any, Any]):
         raise InvalidRequestError("This EngineSelector is closed. Make a new one.")
 
 
-def _give_back(
-    worker: Worker | None, unsubscribe: Callable[[], None] | None, guarded: GuardedEngines
-) -> None:
+def _give_back(worker: Worker | None, sets: dict[GuardedEngines, Callable[[], None]]) -> None:
     if worker is not None:
-        worker.leave(guarded)
-    if unsubscribe is not None:
+        for guarded in sets:
+            worker.leave(guarded)
+    for unsubscribe in sets.values():
         unsubscribe()
-    guarded.release()
+    for guarded in sets:
+        guarded.release()
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def _worker(switch: Switch, registry: Registry | None, required: bool) -> Worker | None:

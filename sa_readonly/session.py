@@ -16,7 +16,7 @@ from .mode import Mode, clock
 from .selector import EngineSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy.orm import Mapper
     from sqlalchemy.orm.unitofwork import UOWTransaction
@@ -54,9 +54,9 @@ class RoutingSession(Session):
     _choice: tuple[Engine, _Pin, EngineSelector | None] | None = None
     # The selector if it is the only bind, so that Session.get_bind() need not be called.
     _only: EngineSelector | None = None
-    # The AsyncSession of this session, and the selector whose AsyncEngines it knows.
+    # The AsyncSession of this session, and the AsyncEngines of a selector that it knows.
     _async_session: Callable[[], Any]
-    _told_of: EngineSelector | None = None
+    _told_of: Mapping[Engine, Any] | None = None
     # Whether the methods that are cut short here are Session's own and not overridden.
     _cuts_short = True
 
@@ -184,8 +184,8 @@ class RoutingSession(Session):
 
     def _meet_async_session(self, selector: EngineSelector) -> None:
         """Have the AsyncSession of this session know the AsyncEngines, and hear of its role."""
-        if self._told_of is not selector:
-            self._told_of = selector
+        if self._told_of is not selector._engines:
+            self._told_of = selector._engines
             self._async_session = privates.tell_async_engines(self, selector._engines.values())
         found = self._async_session()
         role = None if found is None else vars(found).get("role")

@@ -10,7 +10,18 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, ReadOnlyError
-from .web.answers import AFTERWARDS, DRAINED_BODY, TOO_LATE, Answer, Request, not_saved
+from .refusals import RequestNote, chain, passing
+from .web.answers import (
+    AFTERWARDS,
+    DRAINED_BODY,
+    TOO_LATE,
+    Answer,
+    Request,
+    cause_of,
+    in_place_of_500,
+    is_kept,
+    not_saved,
+)
 from .web.site import Site
 
 if TYPE_CHECKING:
@@ -33,15 +44,17 @@ class Response(Answer):
         return [] if environ.get("REQUEST_METHOD") == "HEAD" else [self.body]
 
 
-def response_for(error: ReadOnlyError, environ: WSGIEnvironment, *, status: int = 503) -> Response:
+def response_for(error: BaseException, environ: WSGIEnvironment, *, status: int = 503) -> Response:
     """Return what the middleware answers, for a framework that catches errors first.
 
     In Flask: ``app.register_error_handler(ReadOnlyError, lambda e: response_for(e,
     request.environ))``. It is a WSGI application with ``status``, ``headers`` and ``body``.
 
-    :param error: what was raised.
+    :param error: what was raised: a :class:`.ReadOnlyError`, or an error that was made of one.
     :param environ: the request's.
     :param status: the status code.
+    :raises BaseException: the error itself, if no refusal stands in its chain, or one that is the
+        application's own fault, as it is refused in either mode.
     """
     return _response(not_saved(error, environ.get("HTTP_ACCEPT", ""), status))
 
@@ -49,10 +62,11 @@ def response_for(error: ReadOnlyError, environ: WSGIEnvironment, *, status: int 
 class ReadOnlyMiddleware:
     """Answers a refused write with an explanation, and serves a status page.
 
-    A :class:`.ReadOnlyError` that leaves the application before the response has begun becomes an
-    answer; afterwards it is logged and goes on to the server, which closes the connection. While
-    read-only each response carries ``X-Read-Only: true``, and begins with the first piece of its
-    body that is not empty, so that a stream that is refused at once is answered properly.
+    A :class:`.ReadOnlyError`, or an error that was made of one, that leaves the application before
+    the response has begun becomes an answer; afterwards it is logged and goes on to the server,
+    which closes the connection. So does a 500 by which the application answers a refused write.
+    While read-only each response carries ``X-Read-Only: true``, and begins with the first piece of
+    its body that is not empty, so that a stream that is refused at once is answered properly.
 
     :param app: the application.
     :param selector: the :class:`.EngineSelector`.
@@ -106,7 +120,7 @@ class ReadOnlyMiddleware:
                 return _response(site.refusal(request, state))(environ, start_response)
         return _Exchange(self, environ, start_response).run()
 
-    def response_for(self, error: ReadOnlyError, environ: WSGIEnvironment) -> Response:
+    def response_for(self, error: BaseException, environ: WSGIEnvironment) -> Response:
         """Return its answer to a refused write; see :func:`response_for`."""
         return response_for(error, environ, status=self._site.status)
 
@@ -131,23 +145,30 @@ class _Exchange:
         self._middleware = middleware
         self._environ = environ
         self._start_response = start_response
+        self._note = RequestNote()
         self._kept: tuple[str, list[tuple[str, str]]] | None = None
+        self._error: BaseException | None = None  # of which the kept head tells
+        self._begun = False
         self._write: Callable[[bytes], object] | None = None  # the server's, once it has begun
+        self._muted = False  # whether what the application sends is dropped, as it was answered
         self._iterable: Iterable[bytes] = ()
         self._iterator: Iterator[bytes] | None = None
 
     def run(self) -> Iterable[bytes]:
         try:
-            iterable = self._middleware.app(self._environ, self._start)
-        except ReadOnlyError as error:
-            return self._refused(error)
+            with self._note:
+                iterable = self._middleware.app(self._environ, self._start)
+        except Exception as error:  # noqa: BLE001  # _failed() raises it, unless it is a refusal
+            return self._failed(error)
         # A list or file can't raise any more, and servers have faster ways to send them.
         wrapper = self._environ.get("wsgi.file_wrapper")
         if type(iterable) in (list, tuple) or (
             isinstance(wrapper, type) and isinstance(iterable, wrapper)
         ):
-            self._begin()
-            return iterable
+            body = self._begin()
+            if body is None and not self._muted:
+                return iterable
+            self._iterator = iter(body or ())
         self._iterable = iterable
         return self
 
@@ -155,20 +176,37 @@ class _Exchange:
         return self
 
     def __next__(self) -> bytes:
+        if self._begun:
+            return self._next()
+        piece: bytes | None
+        try:
+            with self._note:
+                piece = self._next()
+                # An empty piece would begin a response that may still be refused.
+                while not piece and not self._begun and self._may_be_refused:
+                    piece = self._next()
+        except StopIteration:
+            piece = None
+        body = self._begin()
+        if body is not None:
+            self._iterator = iter(body)
+            return next(self._iterator, b"")
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    def _next(self) -> bytes:
         try:
             if self._iterator is None:
                 self._iterator = iter(self._iterable)
             piece = next(self._iterator)
-            # An empty piece would begin a response that may still be refused.
-            while not piece and self._write is None and self._read_only:
-                piece = next(self._iterator)
-        except ReadOnlyError as error:
-            self._iterator = iter(self._refused(error))
-            return next(self._iterator, b"")
         except StopIteration:
-            self._begin()
             raise
-        self._begin()
+        except Exception as error:  # noqa: BLE001  # _failed() raises it, unless it is a refusal
+            self._iterator = iter(self._failed(error))
+            return next(self._iterator, b"")
+        if self._muted:
+            raise StopIteration
         return piece
 
     def close(self) -> None:
@@ -178,48 +216,86 @@ class _Exchange:
             return
         try:
             close()
-        except ReadOnlyError:
-            logger.exception(TOO_LATE)
+        except Exception as error:
+            if passing(chain(error)) is not None:
+                logger.exception(TOO_LATE)
             raise
 
     @property
     def _read_only(self) -> bool:
         return self._middleware._site.selector.read_only
 
+    @property
+    def _may_be_refused(self) -> bool:
+        return self._read_only or bool(self._note.refused)
+
     def _start(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
     ) -> Callable[[bytes], object]:
         """Do what a server does when an application begins its response."""
-        if exc_info is not None and self._write is not None:
+        if exc_info is not None and self._begun:
             # The head is sent, so the server's start_response() raises what is in exc_info.
             return self._start_response(status, headers, exc_info)
         self._kept = status, headers
+        self._error = exc_info and exc_info[1]
         return self._writing
 
     def _writing(self, data: bytes) -> object:
-        self._begin()
+        body = self._begin()
+        for piece in () if body is None else body:
+            self._write_on(piece)
+        self._muted = self._muted or body is not None
+        return None if self._muted else self._write_on(data)
+
+    def _write_on(self, data: bytes) -> object:
         assert self._write is not None  # noqa: S101  # for the type: _start() came first
         return self._write(data)
 
-    def _begin(self) -> None:
+    def _begin(self) -> Iterable[bytes] | None:
+        """Begin the response; return a body that is sent in place of the application's, or None."""
         kept, self._kept = self._kept, None
         if kept is None:  # it has begun, or start_response() is missing, which the server says
-            return
-        status, headers = kept
+            return None
+        (status, headers), error, self._error = kept, self._error, None
+        if status.startswith("500"):
+            told = self._middleware._site.status
+            refusal = in_place_of_500(self._note, told, error)
+            if refusal is not None:
+                return self._answer(refusal, [one for one in headers if is_kept(one[0])])
+        self._note.close()
         marked = any(name.lower() == "x-read-only" for name, _ in headers)
         if not marked and self._read_only:
             headers = [*headers, ("X-Read-Only", "true")]
+        self._begun = True
         self._write = self._start_response(status, headers)
+        return None
 
-    def _refused(self, error: ReadOnlyError) -> Iterable[bytes]:
-        """Answer in place of the application, or raise if its response has begun."""
-        if self._write is not None:
+    def _failed(self, error: Exception) -> Iterable[bytes]:
+        """Answer an error of the application that a refusal caused, or raise it."""
+        if not self._begun:
+            refusal = cause_of(error, self._note)
+            if refusal is not None:
+                return self._answer(refusal)
+            self._note.close()
+        elif passing(chain(error)) is not None:
+            if self._muted:
+                return ()
             logger.error(AFTERWARDS, exc_info=error)
-            raise error
-        self._kept = None
-        return self._middleware.response_for(error, self._environ)(
-            self._environ, self._start_response
-        )
+        raise error
+
+    def _answer(
+        self, refusal: ReadOnlyError, more: Iterable[tuple[str, str]] = ()
+    ) -> Iterable[bytes]:
+        """Begin the answer in place of the application's, and return its body."""
+        self._kept, self._begun = None, True
+        self._note.close()
+        response = self._middleware.response_for(refusal, self._environ)
+
+        def start(status: str, headers: list[tuple[str, str]], _: Any = None) -> Any:
+            self._write = self._start_response(status, [*headers, *more])
+            return self._write
+
+        return response(self._environ, start)
 
 
 def _response(answer: Answer) -> Response:

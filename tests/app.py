@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 import threading
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, sessionmaker
 from sqlalchemy.pool import NullPool, QueuePool
@@ -26,6 +28,8 @@ from tests.postgres import Server, fresh_pair
 # .ci/run asks for more of the same, once: longer loads, more flips.
 LONG = os.environ.get("SA_READONLY_LONG") == "1"
 once = pytest.mark.skipif(not LONG, reason="NOT RUN: .ci/run runs it once, by SA_READONLY_LONG=1")
+# SQLAlchemy's, for what an older one that is supported does otherwise: (2, 0, 40)
+RELEASE = tuple(map(int, re.findall(r"\d+", sqlalchemy.__version__)[:3]))
 SECONDS = 60.0  # for a thread to end; none takes that long unless it hangs
 
 

@@ -56,7 +56,7 @@ def pytest_xdist_auto_num_workers() -> int:
 # between the oldest and the newest.
 CORE = re.compile(
     "test_(async|calls|checks|config|cursors|doors|errors|forks|grace|guard|handover|house|mode|plugin|privates"
-    "|readers|reads|roads|scoped|selector|session|sqlite|staleness|statements|switch|texts|told|watcher|workers?)(_|$)"
+    "|readers|reads|replace|roads|scoped|selector|session|sqlite|staleness|statements|switch|texts|told|url|watcher|workers?)(_|$)"
 )
 
 

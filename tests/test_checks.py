@@ -106,7 +106,7 @@ def test_a_mistake_is_refused_when_it_is_made_and_changes_no_engine(what: str) -
 
 def test_an_engine_is_not_read_write_in_one_selector_and_read_only_in_another(lite: App) -> None:
     lite.start()
-    with pytest.raises(ConfigurationError, match="is a read-only engine of another"):
+    with pytest.raises(ConfigurationError, match="is a read-only engine of an EngineSelector"):
         make(read_write=lite.engines["ro"], read_only=engine())
     with pytest.raises(ConfigurationError, match="is a read-write engine of another"):
         make(read_write=engine(), read_only=lite.engines["rw"])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import URL, insert, select, text
+from sqlalchemy.exc import IllegalStateChangeError
 from sqlalchemy.pool import NullPool
 
 from sa_readonly import ConfigurationError, ReadOnlyError
 from sa_readonly.engines.doors import Door
-from tests.app import WHICH, App, Author, Book, Clock, make_app
+from tests.app import RELEASE, WHICH, App, Author, Book, Clock, make_app
 from tests.postgres import Server, wait_until
 
 
@@ -181,9 +183,15 @@ def test_what_is_not_prepared_yet_is_refused_after_its_grace(pg_app: App, clock:
     session.flush()
     flip(pg_app)
     clock.ahead = 31
-    with pytest.raises(ReadOnlyError, match=MESSAGE):
+    # SQLAlchemy before 2.0.51 raises this for whatever a prepare fails on, which is its context.
+    theirs = () if RELEASE >= (2, 0, 51) else (IllegalStateChangeError,)
+    with pytest.raises((ReadOnlyError, *theirs)) as caught:
         session.prepare()
+    refusal = caught.value.__context__ if theirs else caught.value
+    assert isinstance(refusal, ReadOnlyError)
+    assert re.match(MESSAGE, str(refusal))
     session.close()
+    assert Door.of(pg_app.engines["rw"]).connections == 0
     assert pg_app.titles("rw") == []
     with pg_app.engines["ro"].connect() as connection:
         query = text("select gid from pg_prepared_xacts where database = :name")

@@ -26,7 +26,18 @@ HOUSE = (
     "engines",
     "workers",
     "etcd",
-    *("checks", "selector", "session", "scoped", "async_scoped", "config", "onefile", "plugin"),
+    *(
+        "checks",
+        "asking",
+        "bind",
+        "selector",
+        "session",
+        "scoped",
+        "async_scoped",
+        "config",
+        "onefile",
+        "plugin",
+    ),
     *("web", "wsgi", "asgi", "metrics", "testing", "contrib"),
     *("command", "cli"),
 )
@@ -156,6 +167,18 @@ def test_no_rooms_import_each_other_in_a_circle() -> None:
 def test_no_room_is_too_long() -> None:
     lines = {room: path.read_text(encoding="utf-8").count("\n") for room, path in rooms().items()}
     assert {room: number for room, number in lines.items() if number > LONGEST} == {}
+
+
+def test_tox_tests_the_oldest_sqlalchemy_that_may_be_installed() -> None:
+    root = PACKAGE.parent
+    floor = re.findall(
+        r"^    sqlalchemy>=([\d.]+),", (root / "setup.cfg").read_text(), re.MULTILINE
+    )
+    tested = re.findall(
+        r"^    floor: sqlalchemy==(\S+)", (root / "tox.ini").read_text(), re.MULTILINE
+    )
+    assert len(floor) == 1
+    assert floor == tested
 
 
 # -- SQLAlchemy's private names --------------------------------------------------------------

@@ -113,6 +113,16 @@ def test_a_pool_is_told_of_each_connection_that_is_to_be_closed(
     assert len(pool.closed) == 3
 
 
+def test_what_a_listener_fails_on_before_it_is_given_out_is_closed_once(
+    make: Callable[..., Engine],
+) -> None:
+    pool = closing(make)
+    event.listen(pool, "connect", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pool.connect()
+    assert (pool.closed, pool.checkedout()) == ([True], 0)
+
+
 def test_what_comes_back_after_a_dispose_is_closed(make: Callable[..., Engine]) -> None:
     pool = closing(make)
     out = pool.connect()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +85,20 @@ def test_a_session_class_that_finds_the_selector_itself_is_routed(lite: App) -> 
             session.rollback()
             assert session.scalar(WHICH) == "ro"
         lite.off()
+
+
+def test_the_get_bind_that_the_docs_show_is_routed(lite: App) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "adopting.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    lite.start()
+    names: dict[str, Any] = {"north_selector": lite.selector, "south_selector": None}
+    exec(block, names)
+    with names["Regional"](info={"region": "north"}) as session:
+        assert session.scalar(WHICH) == "rw"
+        lite.on()
+        assert session.scalar(WHICH) == "rw"
+        session.rollback()
+        assert session.scalar(WHICH) == "ro"
 
 
 @pytest.mark.parametrize("order", ["mapper first", "clause first"])

@@ -79,6 +79,8 @@ def sync(rw: Engine, ro: Engine) -> None:
     registry.role = "replica"
     assert_type(registry.role, str)
     Session(binds={Base: selector})
+    selector.replace(read_write=rw)
+    selector.replace(read_write=Engines(primary=rw, replica=ro))
     REGISTRY.register(ReadOnlyCollector(selector))
     assert_type(selector.mode, Mode)
     assert_type(selector.read_only, bool)

@@ -7,6 +7,7 @@ Its settings are environment variables:
 - ``GUESTBOOK_FILE``: the file that means read-only.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -79,3 +80,14 @@ async def sign(entry: Text) -> Text:
 async def not_saved(_: Request, error: ReadOnlyError) -> Response:
     told = {"title": "Not saved", "detail": error.reason or "The application is read-only for now."}
     return JSONResponse(told, 503, {"Cache-Control": "no-store"})
+
+
+async def make_tables() -> None:
+    async with selector, selector.engine().begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    for engine in engines:
+        await engine.dispose()
+
+
+if __name__ == "__main__":
+    asyncio.run(make_tables())

@@ -3,6 +3,9 @@
 Each engine goes down through the rooms once. It is taken away while read-only (gated, with a door),
 or protected (read-only in both modes, with a reader), or both; and where a read-only engine is
 missing, a twin is made.
+
+Engines that are given in the place of others are handed over in the same way, as one more
+:class:`GuardedEngines` that comes after the one before it.
 """
 
 from __future__ import annotations
@@ -11,23 +14,32 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import InvalidRequestError
+
+from .. import refusals
+from ..errors import ReadOnlyError
 from ..mode import Mode
 from . import guard, protection
 from .doors import Door
 from .guard import Limit
 from .pools import holds_database
 from .readers import Reader, TwinEngine
+from .url_files import has_url_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import Engine
 
     from ..mode import State, Switch
 
-__all__ = ["ROLES", "GuardedEngines"]
+__all__ = ["NOT_READ_ONLY", "ROLES", "GuardedEngines"]
 
 ROLES = ("primary", "replica")
+NOT_READ_ONLY = (
+    "EngineSelector.replace() takes engines for the next read-write time, and it is read-write. "
+    "Turn the application read-only first (sa-readonly on), and call it then."
+)
 
 
 class GuardedEngines:
@@ -38,16 +50,22 @@ class GuardedEngines:
         given, ``"read_write.replica"``, ``"read_only.primary"`` and ``"read_only.replica"``.
     :param grace: seconds for which what has begun may go on after a flip; None sets no limit.
     :param pooler: one of :data:`.poolers.POOLERS`, or None.
+    :param before: the selector's engines of until now. At the first :meth:`turn` these take their
+        place, whose routes they share: while read-only those to write, and with the flip back those
+        to read. The engines before them stay shut.
     """
 
-    routes: Mapping[str, Mapping[Mode, Engine]]
-    """The engine by role and mode."""
+    routes: dict[str, dict[Mode, Engine]]
+    """The engine by role and mode, of the selector."""
 
     engines: Mapping[str, Engine]
-    """The same by name. An engine may have several names; what counts goes by the first."""
+    """Its own engines by name. An engine may have several names; what counts goes by the first."""
 
     doors: list[Door]
     """The doors of the engines that are taken away while read-only."""
+
+    facts: Engine
+    """The engine that is asked for what is known without a connection."""
 
     def __init__(
         self,
@@ -56,6 +74,7 @@ class GuardedEngines:
         *,
         grace: float | None = None,
         pooler: str | None = None,
+        before: GuardedEngines | None = None,
     ) -> None:
         self._switch = switch
         self._grace = grace
@@ -63,6 +82,11 @@ class GuardedEngines:
         self._gated: list[Engine] = []
         self._protected: dict[Engine, Reader] = {}
         self._twins: list[TwinEngine] = []
+        self._before = before
+        self._after: GuardedEngines | None = None  # which has taken the place of this one
+        self._mode: Mode | None = None  # the one of the last turn
+        # What has no door, and a URL in a file that is read again at the flip to this mode.
+        self._renewed: dict[Mode, list[Reader | TwinEngine]] = {mode: [] for mode in Mode}
         self.doors = []
         try:
             self._take_over(given, pooler)
@@ -71,7 +95,6 @@ class GuardedEngines:
             raise
 
     def _take_over(self, given: Mapping[str, Engine], pooler: str | None) -> None:
-        switch = self._switch
         primary, replica = given["read_write.primary"], given.get("read_write.replica")
         reading = given.get("read_only.primary")
         reading_replica = given.get("read_only.replica", reading)
@@ -84,16 +107,8 @@ class GuardedEngines:
                 taken_away.append(replica)
         for engine in given.values():
             protection.behind(engine, pooler)
-        for engine in taken_away:
-            protection.gate(engine, switch)
-            self._gated.append(engine)
-        for engine in protected:
-            new = not guard.read_only(engine)
-            protection.protect(engine, switch, serves=engine is replica)
-            self._protected[engine] = Reader.of(engine)
-            if new:
-                self._protected[engine].lock()
-                protection.warn(engine)
+        self._gate(taken_away)
+        self._protect(protected, replica)
 
         # Twins: one in the place of read_only, or one for the role "replica" where there is none.
         serving = replica or primary
@@ -108,15 +123,59 @@ class GuardedEngines:
             else:
                 taken_away.append(twin)
         self.doors = [Door.of(engine) for engine in taken_away]
-        self.routes = {
+        if (
+            self._before is not None
+        ):  # while read-only, a door that is not shut acknowledges nothing
+            for door in self.doors:
+                door.shut(self)
+        routes = {
             "primary": {Mode.READ_WRITE: primary, Mode.READ_ONLY: reading},
             "replica": {Mode.READ_WRITE: serving, Mode.READ_ONLY: reading_replica or reading},
         }
         self.engines = {
-            f"{name}.{role}": self.routes[role][mode]
+            f"{name}.{role}": routes[role][mode]
             for role in ROLES
             for name, mode in (("read_write", Mode.READ_WRITE), ("read_only", Mode.READ_ONLY))
         }
+        self._note_url_files(given, taken_away)
+        before = self._before
+        self._own = routes
+        self.routes = (
+            {role: dict(routes[role]) for role in ROLES} if before is None else before.routes
+        )
+        self.facts = primary if before is None else before.facts
+
+    def _gate(self, engines: Sequence[Engine]) -> None:
+        gated = [engine.dialect for one in self._earlier() for engine in one._gated]
+        for engine in engines:
+            if engine.dialect not in gated:  # twice would be asked twice
+                protection.gate(engine, self._switch)
+                self._gated.append(engine)
+
+    def _protect(self, engines: Sequence[Engine], replica: Engine | None) -> None:
+        for engine in engines:
+            new = not guard.read_only(engine)
+            protection.protect(engine, self._switch, serves=engine is replica)
+            self._protected[engine] = Reader.of(engine)
+            if new:
+                self._protected[engine].lock()
+                protection.warn(engine)
+
+    def _note_url_files(self, given: Mapping[str, Engine], taken_away: Sequence[Engine]) -> None:
+        for name, engine in given.items():
+            if engine not in taken_away and has_url_file(engine):
+                mode = Mode.READ_WRITE if name.startswith("read_write") else Mode.READ_ONLY
+                self._renewed[mode].append(self._protected[engine])
+        if has_url_file(given["read_write.primary"]):
+            self._renewed[Mode.READ_WRITE] += [one for one in self._twins if one not in taken_away]
+
+    def _earlier(self) -> Iterator[GuardedEngines]:
+        one = self._before
+        while one is not None:
+            yield one
+            one = one._before
+
+    # -- flips ---------------------------------------------------------------------------
 
     def _twin(self, engine: Engine, *, gated: bool) -> TwinEngine:
         return TwinEngine(engine, gated=gated)
@@ -130,9 +189,36 @@ class GuardedEngines:
         """Do nothing: it is closed by the selector."""
 
     def turn(self, state: State) -> None:
-        """Shut the doors, or open them: the gate that the switch calls at a flip."""
-        if not state.read_only:
+        """Shut the doors, or open them: the gate that the switch calls at a flip.
+
+        :raises sqlalchemy.exc.InvalidRequestError: at the first call, if these engines are to take
+            the place of others, and it is read-write.
+        """
+        before = self._before
+        waits = before is not None and before._after is None
+        if waits and not state.read_only:
+            raise InvalidRequestError(NOT_READ_ONLY)
+        if state.read_only:
+            self._shut()
+        else:
             self._open()
+        if waits:
+            self._take_place()
+        if self._mode not in (None, state.mode):
+            self._renew(state.mode)
+        self._mode = state.mode
+
+    def _take_place(self) -> None:
+        before = self._before
+        if before is not None:
+            before._after = self
+            for role in ROLES:
+                self.routes[role][Mode.READ_WRITE] = self._own[role][Mode.READ_WRITE]
+
+    def _shut(self) -> None:
+        if self._after is not None:  # what it limited stays so
+            for door in self.doors:
+                door.shut(self)
             return
         if self._deadline is None:
             self._deadline = math.inf if self._grace is None else time.monotonic() + self._grace
@@ -143,18 +229,92 @@ class GuardedEngines:
     def _open(self) -> None:
         for reader in self._protected.values():
             reader.let_go()
+        if self._after is not None:
+            self._stay_shut()
+            return
         for door in self.doors:
             door.open(self)
         self._deadline = None
+        for role in ROLES:
+            self.routes[role][Mode.READ_ONLY] = self._own[role][Mode.READ_ONLY]
+        self.facts = self.engines["read_write.primary"]
+
+    def _stay_shut(self) -> None:
+        """Keep shut what was replaced: what still has such an engine would write where none reads.
+
+        Not what is in use again, nor what a selector besides this one has, which decides then.
+        """
+        last = self._last()
+        used = [vars(door.engine.dialect) for door in last.doors]
+        for door in self.doors:
+            if door in last.doors or len(guard.gates(door.engine)) > 1:
+                door.open(self)
+            elif any(vars(door.engine.dialect) is one for one in used):
+                door.shut(self)  # a twin of an engine that is used again
+            else:
+                door.shut(self, refuse=self._refuse)
+
+    def _renew(self, mode: Mode) -> None:
+        """Open the pools anew that no door opens, of engines whose URL may have changed."""
+        for renewed in self._renewed[mode]:
+            renewed.renew()
+
+    def _last(self) -> GuardedEngines:
+        one = self
+        while one._after is not None:
+            one = one._after
+        return one
+
+    def _refuse(self) -> ReadOnlyError:
+        what = "A read-write connection"
+        error = ReadOnlyError(
+            f"{what} is refused: its engine was replaced by EngineSelector.replace(). Nothing was "
+            "written. Use a session of the selector, or selector.engine(); or give this engine to "
+            "replace() again."
+        )
+        refusals.record(error, what, kind="connection", switch=self._switch)
+        return error
+
+    def settle(self, state: State) -> None:
+        """After a flip: close what is idle of the pools that it left, where no door does that.
+
+        What was replaced gives up the memory that it has no use for, too.
+        """
+        for renewed in self._renewed[state.mode]:
+            renewed.close_old()
+        if self._after is None or state.read_only:
+            return
+        last = self._last()
+        used = set(last.engines.values())
+        gated = {door.engine for door in self.doors}
+        for door in self.doors:
+            if door not in last.doors:  # it is kept for long, and its cache is nearly all of it
+                door.engine.clear_compiled_cache()
+        for twin in self._twins:
+            if twin not in gated:
+                twin.retire()
+        for engine, reader in self._protected.items():
+            if engine not in used and engine not in gated:
+                reader.retire()
 
     def sweep(self) -> None:
         """Close what lies idle in the retired pools."""
         for door in self.doors:
             door.sweep()
 
+    # -- the end -------------------------------------------------------------------------
+
     def release(self) -> None:
         """Give the engines back as they were. The twins go on being read-only."""
-        self._open()
+        before = self._before
+        if before is not None and before._after is self:
+            before._after = None
+            for role in ROLES:
+                self.routes[role][Mode.READ_WRITE] = before._own[role][Mode.READ_WRITE]
+        for reader in self._protected.values():
+            reader.let_go()
+        for door in self.doors:
+            door.open(self)
         for engine in dict.fromkeys((*self._gated, *self._protected)):
             protected = engine in self._protected
             gated = engine in self._gated

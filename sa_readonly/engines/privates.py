@@ -1,6 +1,6 @@
 """All that is touched of SQLAlchemy's private names, each where its use is explained.
 
-Every one of them was seen, as it is used here, in 2.0.53 and in 2.1.9, the oldest and the newest
+Every one of them was seen, as it is used here, in 2.0.40 and in 2.1.9, the oldest and the newest
 release that is supported. ``tests/test_privates.py`` has a test for each, which falls where another
 release does otherwise; then this room is what has to change. What may be touched without it is
 public: the events, ``Pool.recreate()``, ``checkedin()``, ``checkedout()``, the methods of dialects.
@@ -124,7 +124,17 @@ class ClosingPool(Pool):
 
     def _create_connection(self) -> ConnectionPoolEntry:
         vars(self).pop("_do_return_conn", None)  # the pool is used after its dispose() all the same
-        return super()._create_connection()
+        record = _ConnectionRecord(self, connect=False)
+        try:
+            record.get_connection()
+        except BaseException:
+            # SQLAlchemy before 2.0.53 leaves open what a listener of "connect" failed on, as in a
+            # task that is cancelled. An async driver's connection would stay so, and be counted.
+            connection, record.dbapi_connection = record.dbapi_connection, None
+            if connection is not None:
+                self._close_connection(connection, terminate=True)
+            raise
+        return record
 
 
 def _close_record(record: ConnectionPoolEntry) -> None:

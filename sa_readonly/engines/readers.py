@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 
 from .. import forks
-from . import guard, locks, poolers, privates, protection, shared, sqlite
+from . import guard, locks, loops, poolers, privates, protection, shared, sqlite
 from .cursors import guard_cursors
 from .dialects import family, holds_file, row
 from .pools import (
+    CountedPool,
     Ledger,
     close_idle,
     count_by,
@@ -31,7 +33,7 @@ from .pools import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine import URL, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
@@ -49,6 +51,7 @@ class Reader:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._locking: _Locking | None = None
+        self._old = _OldPools(Ledger(engine.dialect))
         if not holds_database(engine):
             forks.subscribe(in_child=self.leave_to_parent)
             if holds_file(engine):
@@ -94,6 +97,20 @@ class Reader:
         if holds_file(self._engine) and not guard.serves(self._engine):
             close_idle(self._engine.pool)
 
+    def renew(self) -> None:
+        """Go on with an empty pool. Short: nothing is closed here, but by :meth:`close_old`."""
+        if not holds_database(self._engine):
+            self._old.renew(self._engine)
+
+    def close_old(self) -> None:
+        """Close what is idle in the pools of before; what is in use is closed as it comes back."""
+        self._old.close()
+
+    def retire(self) -> None:
+        """Close what there is of an engine that is not picked any more."""
+        self.renew()
+        self.close_old()
+
     def _returned(self, _: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
         switches = () if guard.serves(self._engine) else guard.told(self._engine)
         if switches and not any(switch.known.read_only for switch in switches):
@@ -101,6 +118,7 @@ class Reader:
 
     def leave_to_parent(self) -> None:
         """In a forked child: see :meth:`.Door.leave_to_parent`."""
+        self._old.leave()
         if self._engine.dialect.is_async:
             keep_for_parent(self._engine.pool)
         self._engine.dispose(close=False)
@@ -128,6 +146,7 @@ class TwinEngine(privates.OwnPoolEngine):
         shares: bool = False,
     ) -> None:
         dialect, pool = protection.twin(engine, gated=gated), uncounted(engine)
+        self._of = engine
         super().__init__(engine, dialect, pool)
         self.ledger = Ledger(dialect)
         if shares:
@@ -139,16 +158,26 @@ class TwinEngine(privates.OwnPoolEngine):
                 return connect(connection_record)
 
         privates.set_creator(pool, for_twin)
+        self._old = _OldPools(self.ledger)
         among = self.ledger.connections if shares else None
         _Locking(pool, dialect, among).lock_at_checkout(pool)
         if not gated:  # a gated one has a door, which counts
-            self._count()
+            self._count(self._old.ledger)
         forks.subscribe(in_child=self.leave_to_parent)
 
-    def _count(self) -> None:
+    @property
+    def url(self) -> URL:
+        """The address of the engine that it is made of, which may change."""
+        return self._of.url
+
+    @url.setter
+    def url(self, url: URL) -> None:
+        """Do nothing: SQLAlchemy sets that of a clone once."""
+
+    def _count(self, ledger: Ledger) -> None:
         """Note the loop of each connection, so that it can be closed from any thread."""
         pool = self.pool
-        create, ledger = privates.creator(pool), self.ledger
+        create = privates.creator(pool)
 
         def noted(connection_record: ConnectionPoolEntry | None = None) -> DBAPIConnection:
             connection = create(connection_record)
@@ -157,9 +186,63 @@ class TwinEngine(privates.OwnPoolEngine):
 
         count_by(pool, ledger, noted)
 
+    def renew(self) -> None:
+        """See :meth:`.Reader.renew`. It is for a twin that no door renews."""
+        self._old.renew(self)
+
+    def close_old(self) -> None:
+        """See :meth:`.Reader.close_old`."""
+        self._old.close()
+
+    def retire(self) -> None:
+        """See :meth:`.Reader.retire`."""
+        self.renew()
+        self.close_old()
+
     def leave_to_parent(self) -> None:
         """In a forked child: begin with an empty pool."""
+        self._old.leave()
         self.dispose(close=False)
+
+
+class _OldPools:
+    """The pools that a read-only engine had before: unlike a read-write one's, they go on serving.
+
+    A transaction that has such a connection keeps it, and a thread that has just come to such a
+    pool is given one; it is closed when it comes back.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._pools: deque[Pool] = deque()
+
+    def renew(self, engine: Engine) -> None:
+        pool: Any = engine.pool
+        engine.pool = pool.recreate()
+        if not isinstance(pool, CountedPool):  # so that a connection can be closed in any thread
+            count_by(pool, self.ledger, privates.creator(pool))
+        pool._sa_readonly_retired = True
+        # A dispatch of its own, as another thread may be walking through the old one.
+        model = pool.recreate()
+        event.listen(model, "checkin", _close_returned)
+        pool.dispatch = model.dispatch
+        self._pools.append(pool)
+
+    def close(self) -> None:
+        while self._pools:
+            pool = self._pools.popleft()
+            loop = privates.loop_of_queue(pool) or self.ledger.a_loop()
+            loops.call(loop, partial(close_idle, pool))
+
+    def leave(self) -> None:
+        """In a forked child: leave all of them to the parent."""
+        keep_for_parent(*self._pools)
+        self._pools.clear()
+        self.ledger.leave()
+
+
+def _close_returned(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+    record.close()
 
 
 # -- locking ---------------------------------------------------------------------------------

@@ -1,14 +1,20 @@
-"""An HTTP answer, and the one to a request whose write was refused; a middleware sends it."""
+"""An HTTP answer, and the one to a request whose write was refused; a middleware sends it.
+
+Which refusal that is, the request's note and the error's chain tell: a framework makes of a refusal
+what it likes.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..mode import now
+from ..refusals import chain, passing
 from ..text import printable
 from .accept import HTML, JSON, PROBLEM, TEXT, choose
 from .page import POLICY, document, escaped
@@ -18,8 +24,22 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ..errors import ReadOnlyError
+    from ..refusals import RequestNote
 
-__all__ = ["AFTERWARDS", "DRAINED_BODY", "TOO_LATE", "Answer", "Request", "answer", "not_saved"]
+__all__ = [
+    "AFTERWARDS",
+    "DRAINED_BODY",
+    "TOO_LATE",
+    "Answer",
+    "Request",
+    "answer",
+    "cause_of",
+    "in_place_of_500",
+    "is_kept",
+    "not_saved",
+]
+
+logger = logging.getLogger("sa_readonly")
 
 DRAINED_BODY = 1 << 20
 """How many bytes of a refused request's body are read. A connection that is closed over unread
@@ -33,6 +53,15 @@ TOO_LATE = (
     "A write was refused while read-only, after the response was complete: the client was not "
     "told. Write, and commit, before the response."
 )
+_ANOTHER = (
+    "A write was refused in a request that then failed with an error that is not its consequence, "
+    "or was refused in either mode: that error goes on."
+)
+_FAULT = (
+    "The application answered 500 to a request in which a write was refused that is refused in "
+    "either mode."
+)
+_REPLACED = "The application answered 500 to a refused write, and its client is told %s. %s"
 _RETRY_AFTER = 60  # seconds, where the operator gave no time, or it has passed
 
 
@@ -106,11 +135,61 @@ def answer(
 # -- a refused write -------------------------------------------------------------------------
 
 
-def not_saved(error: ReadOnlyError, accept: str, status: int = 503) -> Answer:
+def cause_of(error: BaseException, note: RequestNote) -> ReadOnlyError | None:
+    """Return the refusal that answers an error which left the application, or None.
+
+    An error that is none of a refusal's consequence goes on, and is logged where there was one: it
+    may be what the application made of it in another way.
+    """
+    found = chain(error)
+    refusal = passing(found)
+    if refusal is None and (found or note.refused) and note.is_outermost:
+        logger.error(_ANOTHER, exc_info=error)
+    return refusal
+
+
+def in_place_of_500(
+    note: RequestNote, status: int, error: BaseException | None = None
+) -> ReadOnlyError | None:
+    """Return the refusal that answers in place of the application's 500, or None.
+
+    :param status: the status code of the answer, for the log.
+    :param error: that the 500 tells of, if the application told.
+    """
+    if error is not None:
+        refusal = cause_of(error, note)
+    else:
+        refused = note.refused
+        refusal = passing(refused)
+        if refused and refusal is None and note.is_outermost:
+            logger.error(_FAULT, exc_info=refused[-1])
+    if refusal is not None:
+        logger.info(_REPLACED, status, printable(str(refusal)))
+    return refusal
+
+
+def is_kept(name: str) -> bool:
+    """True if a header of a 500 stays where its answer is replaced: a browser asks for it."""
+    name = name.lower()
+    return name == "vary" or name.startswith("access-control-")
+
+
+def not_saved(error: BaseException, accept: str, status: int = 503) -> Answer:
     """Return the answer to a request whose write was refused.
 
     Neither the statement nor the message of the error is in it: they are for developers.
+
+    :param error: the refusal, or its consequence.
+    :raises BaseException: the error itself, if it is no refusal's consequence, or that refusal is
+        the application's fault.
     """
+    refusal = passing(chain(error))
+    if refusal is None:
+        raise error
+    return _answer_to(refusal, accept, status)
+
+
+def _answer_to(error: ReadOnlyError, accept: str, status: int) -> Answer:
     left = 0 if error.until is None else math.ceil(error.until.timestamp() - now().timestamp())
     until = error.until if left > 0 else None
     kind = choose(accept, (PROBLEM, HTML, TEXT))

@@ -306,12 +306,12 @@ class Worker:
         door.shut(self, refuse=self._refuse)
 
     def _refuse(self) -> ReadOnlyError:
+        what = "A read-write transaction"
         error = ReadOnlyError(
-            'A read-write transaction is refused: workers="required", and this process is not '
-            f"registered. Nothing was written. {self.reporting.problem}"
+            f'{what} is refused: workers="required", and this process is not registered. '
+            f"Nothing was written. {self.reporting.problem}"
         )
-        error._kind = "unregistered"
-        refusals.count(self._switch(), error._kind)
+        refusals.record(error, what, kind="unregistered", switch=self._switch())
         return error
 
     # -- what is reported ------------------------------------------------------------------
