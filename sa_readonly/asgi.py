@@ -28,6 +28,7 @@ from .web.answers import (
 from .web.site import Site
 
 if TYPE_CHECKING:
+    from .checks import AnyEngine
     from .mode import State
     from .selector import EngineSelector
     from .web.site import Pattern
@@ -88,7 +89,7 @@ class ReadOnlyMiddleware:
     runs in a thread.
 
     :param app: the application.
-    :param selector: the :class:`.EngineSelector`.
+    :param selector: the :class:`.EngineSelector`, or an engine with ``plugin=sa_readonly``.
     :param status_path: the path of the status page within the application; None has none. Below it,
         ``/check?mode=read-write`` answers 200 or 503.
     :param status: the status code of a refused write. Load balancers may eject a backend on 503.
@@ -103,7 +104,7 @@ class ReadOnlyMiddleware:
     def __init__(
         self,
         app: Application,
-        selector: EngineSelector,
+        selector: EngineSelector | AnyEngine,
         *,
         status_path: str | None = "/-/read-only",
         status: int = 503,

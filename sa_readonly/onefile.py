@@ -11,31 +11,38 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Engine
+
 from . import forks, refusals
-from .checks import registry_of
+from .asking import Asking
+from .checks import kind_of, registry_of
+from .engines.single import of_engine
 from .errors import ConfigurationError
-from .mode import State, clock
+from .selector import EngineSelector
 from .switch import FileSwitch
 from .text import absolute
+from .workers.process import myself
 from .workers.worker import worker_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sqlalchemy import Engine
-
     from .engines.doors import Door
     from .engines.handover import GuardedEngines
+    from .mode import State
+    from .workers.protocol import Registry, Seen
+    from .workers.worker import Worker
 
-__all__ = ["LINGER", "OneFile", "one_file"]
+__all__ = ["LINGER", "Asked", "OneFile", "asked", "one_file"]
 
 LINGER = 5.0  # seconds for which the thread and the entry stay after the last engine
 
 
-class OneFile:
-    """What the engines of one file share.
+class OneFile(Asking):
+    """What the engines of one file share. It is asked of the mode as a selector is.
 
     :param path: the absolute path of the file.
     :param workers: see :class:`.EngineSelector`.
@@ -45,6 +52,8 @@ class OneFile:
         self.path = path
         self.workers = workers
         self._switch: FileSwitch | None = None
+        self._callbacks = []
+        self._kept = False  # whether it stays joined without an engine
         # Held weakly: an engine holds them, or a connection that outlives it.
         self._engines: dict[weakref.ref[GuardedEngines], None] = {}
         self._last: State | None = None  # by which they were turned
@@ -56,7 +65,7 @@ class OneFile:
         self._turning = forks.PerProcess(threading.RLock)
 
     @property
-    def switch(self) -> FileSwitch:
+    def switch(self) -> FileSwitch:  # type: ignore[override]  # a property, as it is made lazily
         """The switch, made when it is first asked for."""
         if self._switch is None:
             with self._joining():
@@ -65,12 +74,30 @@ class OneFile:
         return self._switch
 
     @property
-    def state(self) -> State:
-        """The state, by an answer that is not too old."""
-        switch = self.switch
-        if clock() < switch.fresh_until:
-            return switch.known
-        return worker_of(switch).refresh(switch)
+    def _worker(self) -> Worker:  # type: ignore[override]  # the same
+        return worker_of(self.switch)
+
+    # -- what is asked of it ---------------------------------------------------------------
+
+    def keep(self) -> OneFile:
+        """Be joined from now on, with or without engines: something answers for this process."""
+        with self._joining():
+            self._kept = True
+            if self._leave is None:
+                self._join()
+        return self
+
+    @property
+    def registry(self) -> Registry | None:
+        """Where this process reports itself, and the others do; None if it does not."""
+        return registry_of(self.workers, self.switch)
+
+    def report(self) -> Seen:
+        """Return what this process tells of itself; see :meth:`.EngineSelector.report`."""
+        here = self._worker.tell(myself(), self.switch)
+        if self.registry is None:
+            here = replace(here, problem=kind_of(self.switch).unreported)
+        return here
 
     # -- the engines ---------------------------------------------------------------------
 
@@ -80,7 +107,7 @@ class OneFile:
         :raises ConfigurationError: if the worker reports itself elsewhere.
         """
         with self._joining():
-            worker = worker_of(self.switch)
+            worker = self._worker
             if self._leave is None:
                 self._join()
             # Turned by what turned the others: on the way back that comes before it is known.
@@ -93,7 +120,7 @@ class OneFile:
 
     def _join(self) -> None:
         switch = self.switch
-        worker = worker_of(switch)
+        worker = self._worker
         registry, required = registry_of(self.workers, switch), self.workers == "required"
         worker.agree(registry, required)
         worker.join(switch, self, registry, watch=True, required=required)
@@ -110,7 +137,7 @@ class OneFile:
 
     def rest(self) -> None:
         """Leave the worker, if there has been no engine for :data:`LINGER` seconds."""
-        if self._engines:
+        if self._engines or self._kept:
             self._empty = None
         elif self._empty is None:
             self._empty = time.monotonic()
@@ -152,6 +179,7 @@ class OneFile:
 
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
+        self._tell(old, new)
 
 
 # -- the table -------------------------------------------------------------------------------
@@ -179,3 +207,19 @@ def one_file(path: Any, workers: object) -> OneFile:
             f"with {path}, with which it shares one entry. Give the same to both."
         )
     return found
+
+
+Asked = EngineSelector | OneFile
+"""What may be asked of the mode."""
+
+
+def asked(value: object) -> Asked | None:
+    """Return what may be asked of the mode: a selector, or what an engine by URL shares.
+
+    :return: None for anything else.
+    """
+    if isinstance(value, EngineSelector):
+        return value
+    engine = getattr(value, "sync_engine", value)
+    single = of_engine(engine) if isinstance(engine, Engine) else None
+    return None if single is None else single.shared.keep()  # type: ignore[attr-defined]  # a OneFile

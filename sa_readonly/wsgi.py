@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from .checks import AnyEngine
     from .selector import EngineSelector
     from .web.site import Pattern
 
@@ -69,7 +70,7 @@ class ReadOnlyMiddleware:
     its body that is not empty, so that a stream that is refused at once is answered properly.
 
     :param app: the application.
-    :param selector: the :class:`.EngineSelector`.
+    :param selector: the :class:`.EngineSelector`, or an engine with ``plugin=sa_readonly``.
     :param status_path: the path of the status page within the application; None has none. Below it,
         ``/check?mode=read-write`` answers 200 or 503.
     :param status: the status code of a refused write. Load balancers may eject a backend on 503.
@@ -84,7 +85,7 @@ class ReadOnlyMiddleware:
     def __init__(
         self,
         app: WSGIApplication,
-        selector: EngineSelector,
+        selector: EngineSelector | AnyEngine,
         *,
         status_path: str | None = "/-/read-only",
         status: int = 503,

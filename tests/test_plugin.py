@@ -14,6 +14,9 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from sa_readonly import ReadOnlyError
 from tests.app import WHICH, App, Author, Book
+from tests.by_url import nothing_lingers, shared_of
+
+__all__ = ["nothing_lingers"]
 
 INSERT = text("insert into book (title) values ('road')")
 READ = text("select name from which")
@@ -39,8 +42,7 @@ def by_url(app: App, *names: str, **options: Any) -> Engine:
 
 def look(engine: Engine) -> None:
     """Have its next connection look at the file, which is looked at every 0.1 s."""
-    shared: Any = engine
-    shared._sa_readonly_single.shared.switch.check()
+    shared_of(engine).switch.check()
 
 
 def flip(app: App, engine: Engine) -> None:

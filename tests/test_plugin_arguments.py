@@ -21,6 +21,9 @@ from sa_readonly import (
     ReadOnlyError,
 )
 from sa_readonly.engines.single import Single, of_engine
+from tests.by_url import nothing_lingers
+
+__all__ = ["nothing_lingers"]
 
 
 def url_of(place: Path, **query: str) -> URL:

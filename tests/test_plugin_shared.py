@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import threading
+from operator import le
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.event import registry
 from sqlalchemy.pool import NullPool
 
-from sa_readonly import ReadOnlyError, forks, onefile
-from sa_readonly.engines.single import of_engine
+from sa_readonly import ReadOnlyError, forks, onefile, testing, wsgi
 from sa_readonly.workers import worker
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.status import take
+from tests.by_url import nothing_lingers, shared_of
 from tests.postgres import wait_until
 from tests.switches import in_child
 from tests.test_calls import calls
+
+__all__ = ["nothing_lingers"]
 
 MANY = 300
 
@@ -35,12 +38,6 @@ def by_url(place: Path, name: str = "one", **query: str) -> Engine:
 def use(engine: Engine, statement: str = "select 1") -> None:
     with engine.begin() as connection:
         connection.execute(text(statement))
-
-
-def shared_of(engine: Engine) -> Any:
-    single = of_engine(engine)
-    assert single is not None
-    return single.shared
 
 
 def entries(place: Path) -> list[str]:
@@ -137,10 +134,10 @@ def test_engines_that_were_dropped_leave_nothing_behind(
     monkeypatch.setattr(onefile, "LINGER", 0.0)
     del shared
     wait_until(lambda: entries(place) == [], "the entry to go")
-    wait_until(lambda: leftovers() <= before, "the rest to go")
-    use(engine := by_url(place))
+    wait_until(lambda: all(map(le, leftovers(), before)), "the rest to go")
+    again = by_url(place)
+    use(again)
     assert len(entries(place)) == 2, "it registers anew"
-    assert engine is not None
 
 
 def test_an_engine_costs_hardly_more_than_a_plain_one(place: Path) -> None:
@@ -171,3 +168,20 @@ def test_a_forked_child_connects_and_registers_for_itself(place: Path) -> None:
         return len(entries(place))
 
     assert in_child(child) == 4
+
+
+def test_a_middleware_and_a_test_take_such_an_engine(place: Path) -> None:
+    engine = by_url(place)
+    middleware = wsgi.ReadOnlyMiddleware(lambda *_: [b"served"], engine)
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/-/read-only"}
+    told: list[str] = []
+    page = b"".join(middleware(environ, lambda status, *_: told.append(status)))
+    assert told == ["200 OK"]
+    assert b"read-write" in page
+    assert len(entries(place)) == 2, "it registers before it connects"
+    with testing.read_only(engine):
+        environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/"}
+        b"".join(middleware(environ, lambda status, *_: told.append(status)))
+        with pytest.raises(ReadOnlyError):
+            use(engine, "create table thing (name)")
+    use(engine, "create table thing (name)")

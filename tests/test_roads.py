@@ -26,6 +26,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from sa_readonly import Engines, EngineSelector, FixedSwitch, Mode, ReadOnlyError, RoutingSession
 from tests.app import LONG
+from tests.by_url import end_lingering
 from tests.postgres import Standby, wait_until
 from tests.roads import LITE, MY, PG, ROADS, Place, Road
 
@@ -347,6 +348,7 @@ class UrlHouse(House):
 
     def _close(self) -> None:
         self.read_write.dispose()
+        end_lingering()
 
 
 def plain_place(database: Database, url: URL) -> Place:

@@ -12,8 +12,8 @@ from urllib.parse import parse_qs
 
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode, State
+from ..onefile import asked
 from ..refusals import record
-from ..selector import EngineSelector
 from ..workers.protocol import read_between
 from ..workers.status import Snapshot, same_file, snapshot
 from .accept import HTML, JSON, TEXT, choose
@@ -21,6 +21,8 @@ from .answers import Answer, Request, answer, not_saved
 from .status import as_html
 
 if TYPE_CHECKING:
+    from ..checks import AnyEngine
+    from ..selector import EngineSelector
     from ..workers.protocol import Seen
 
 __all__ = ["Pattern", "Site"]
@@ -52,7 +54,7 @@ class Site:
 
     def __init__(
         self,
-        selector: EngineSelector,
+        selector: EngineSelector | AnyEngine,
         *,
         status_path: str | None,
         status: int,
@@ -60,8 +62,14 @@ class Site:
         refuse: Iterable[str],
         allow: Iterable[Pattern],
     ) -> None:
-        _check(selector, status_path, status, details)
-        self.selector = selector
+        found = asked(selector)
+        if found is None:
+            raise ConfigurationError(
+                "ReadOnlyMiddleware(selector) takes an EngineSelector, or an engine with "
+                f"plugin=sa_readonly, not {type(selector).__name__}."
+            )
+        _check(status_path, status, details)
+        self.selector = found
         self.status = status
         self.details = details
         self._page = None if status_path is None else status_path.rstrip("/") or "/"
@@ -159,11 +167,7 @@ class Site:
 # -- settings --------------------------------------------------------------------------------
 
 
-def _check(selector: Any, status_path: Any, status: Any, details: Any) -> None:
-    if not isinstance(selector, EngineSelector):
-        raise ConfigurationError(
-            f"ReadOnlyMiddleware(selector) takes an EngineSelector, not {type(selector).__name__}."
-        )
+def _check(status_path: Any, status: Any, details: Any) -> None:
     if status_path is not None and not (
         isinstance(status_path, str) and status_path.startswith("/")
     ):
