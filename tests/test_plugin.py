@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, create_pool_from_url, event, inspect, text
+from sqlalchemy import Engine, create_pool_from_url, event, inspect, text
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool
 
 from sa_readonly import ReadOnlyError
 from tests.app import WHICH, App, Author, Book
+from tests.async_app import AsyncApp
 from tests.by_url import nothing_lingers, shared_of
 
 __all__ = ["nothing_lingers"]
@@ -34,8 +35,9 @@ def by_url(app: App, *names: str, **options: Any) -> Engine:
     for name in list(options):
         if name.startswith("sa_readonly_"):
             query[name] = options.pop(name)
-    options.setdefault("poolclass", QueuePool)
-    engine = create_engine(app.urls["rw"].update_query_dict(query), **options)
+    is_async = isinstance(app, AsyncApp)
+    options.setdefault("poolclass", AsyncAdaptedQueuePool if is_async else QueuePool)
+    engine = app.make_engine(app.urls["rw"].update_query_dict(query), **options)
     app.made.append(engine)
     return engine
 
