@@ -31,6 +31,7 @@ from .databases import Database, compare, protection
 from .file import examine_environment, examine_file
 from .findings import Finding, capital, note, ordered, plain, summary, table
 from .mysql import examine_mysql
+from .plugin import examine_plugin
 from .postgresql import examine_postgresql
 from .sqlite import examine_sqlite
 
@@ -148,17 +149,33 @@ def _examine_other(url: URL, name: str) -> Database:
     metavar="LEVEL",
     help="The isolation_level of the engines that are read while read-only, if they have one.",
 )
+@click.option(
+    "--plugin-url",
+    metavar="URL",
+    envvar="SA_READONLY_PLUGIN_URL",
+    show_envvar=True,
+    help="A URL with plugin=sa_readonly: is it in force? The rest is examined by what it says.",
+)
 @json_too
-def doctor(*, read_write: str | None, as_json: bool, **given: str | None) -> None:
+def doctor(
+    *, read_write: str | None, plugin_url: str | None, as_json: bool, **given: str | None
+) -> None:
     """Examine what protects this installation, and write nothing.
 
     Exits with 1 where a write could reach a database while read-only, with 0 otherwise, and with 2
     where a database can't be reached.
     """
-    if not read_write:
-        raise click.UsageError("Give --read-write URL, or set SA_READONLY_READ_WRITE_URL.")
     try:
-        findings = ordered(examine(read_write, **given))
+        findings = []
+        if plugin_url:
+            finding, known = examine_plugin(plugin_url)
+            findings.append(finding)
+            known.update((name, value) for name, value in given.items() if value is not None)
+            read_write, given = read_write or known.pop("read_write"), known
+            given.pop("read_write", None)
+        if not read_write:
+            raise click.UsageError("Give --read-write URL, or set SA_READONLY_READ_WRITE_URL.")
+        findings = ordered([*findings, *examine(read_write, **given)])
     except probe.UnreachableError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
