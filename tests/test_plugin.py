@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool
 
-from sa_readonly import ReadOnlyError
+from sa_readonly import ReadOnlyError, refusals
 from tests.app import WHICH, App, Author, Book
 from tests.async_app import AsyncApp
 from tests.by_url import nothing_lingers, shared_of
@@ -119,6 +120,16 @@ def test_a_transaction_ends_with_its_grace(app: App) -> None:
     assert app.titles("rw") == []
 
 
+def test_a_commit_after_the_grace_is_refused(app: App) -> None:
+    engine = by_url(app, sa_readonly_grace="0")
+    with engine.connect() as connection:
+        connection.execute(INSERT)
+        flip(app, engine)
+        with pytest.raises(ReadOnlyError, match="after its grace"):
+            connection.commit()
+    assert app.titles("rw") == []
+
+
 def test_under_autocommit_each_statement_is_asked_for(app: App) -> None:
     engine = by_url(app)
     clone = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -132,6 +143,45 @@ def test_under_autocommit_each_statement_is_asked_for(app: App) -> None:
         with pytest.raises(ReadOnlyError):
             connection.execute(INSERT)
     assert app.titles("rw") == ["road"]
+
+
+def test_under_autocommit_a_statement_looks_for_itself(app: App) -> None:
+    engine = by_url(app)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(INSERT)
+        app.flip()
+        shared_of(engine).switch.fresh_until = -math.inf
+        with pytest.raises(ReadOnlyError, match="under AUTOCOMMIT"):
+            connection.execute(INSERT)
+    assert app.titles("rw") == ["road"]
+
+
+def test_a_flip_while_it_connects_gives_a_read_only_connection(app: App) -> None:
+    engine = by_url(app, "ro")
+
+    @event.listens_for(engine, "connect")
+    def flip_meanwhile(*_: object) -> None:
+        app.path.write_text("upgrade")
+        shared_of(engine).switch.fresh_until = -math.inf
+
+    assert which(engine.raw_connection) == "ro"
+    assert not any(refusals.refusals(shared_of(engine).switch).values())
+
+
+def test_what_the_server_refuses_is_the_same_error(app: App) -> None:
+    engine = by_url(app)
+    if engine.dialect.name != "postgresql":
+        return  # SQLite has no functions that write
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "create or replace function road() returns int language sql as "
+                "$$ insert into book (title) values ('road') returning 1 $$"
+            )
+        )
+    flip(app, engine)
+    with engine.connect() as connection, pytest.raises(ReadOnlyError, match="The statement"):
+        connection.execute(text("select road()"))
 
 
 def test_reads_can_be_refused_too(app: App) -> None:

@@ -78,6 +78,8 @@ def test_an_engine_that_begins_while_read_only_begins_read_only(place: Path) -> 
     shared_of(first).switch.check()
     with pytest.raises(ReadOnlyError):
         use(second, "insert into thing values (1)")
+    counted = worker.worker_of(shared_of(first).switch).counts
+    assert counted.connections(shared_of(first).switch.known) == (True, 0)
     Path(f"{place}/read-only.txt").unlink()
     shared_of(first).switch.check()
     use(second, "insert into thing values (1)")
