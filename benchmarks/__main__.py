@@ -1,6 +1,6 @@
 """All of them."""
 
-from benchmarks import flip, scale, stat_cache, transaction
+from benchmarks import engines, flip, scale, stat_cache, transaction
 from benchmarks.measure import main
 
 main(
@@ -9,5 +9,6 @@ main(
         **transaction.run(rounds),
         **flip.run(rounds),
         **scale.run(rounds),
+        **engines.run(rounds),
     }
 )

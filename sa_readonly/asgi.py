@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,7 @@ from .web.site import Site
 
 if TYPE_CHECKING:
     from .checks import AnyEngine
+    from .errors import ReadOnlyError
     from .mode import State
     from .selector import EngineSelector
     from .web.site import Pattern
@@ -45,18 +47,13 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _T = TypeVar("_T")
 
-_KEPT_BODY = 1 << 20
-"""How many bytes of a 500 are kept back. A longer one is no page that tells of an error."""
-
 
 class Response(Answer):
     """An answer that is also an ASGI application: Starlette takes that from an error handler."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(name.lower().encode(), value.encode()) for name, value in self.headers]
-        body = b"" if scope["method"] == "HEAD" else self.body
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        for message in _messages(self, scope):
+            await send(message)
 
 
 def response_for(error: BaseException, scope: Scope, *, status: int = 503) -> Response:
@@ -80,10 +77,10 @@ class ReadOnlyMiddleware:
 
     A :class:`.ReadOnlyError`, or an error that was made of one, that leaves the application before
     the response has begun becomes an answer; afterwards it is logged and goes on to the server,
-    which closes the connection. So does a 500 by which the application answers a refused write; it
-    is kept back until the application has returned. While read-only each response carries
-    ``X-Read-Only: true``, and its head is sent with the first piece of its body, so that a stream
-    that is refused at once is answered properly. Websockets and lifespan pass through.
+    which closes the connection. A 500 that the application made of a refusal is replaced, too.
+    While read-only each response carries ``X-Read-Only: true``, and its head is sent with the
+    first piece of its body, so that a stream that is refused at once is answered properly.
+    Websockets and lifespan pass through.
 
     It never blocks the event loop: under asyncio a look at the switch or at the registry of workers
     runs in a thread.
@@ -146,29 +143,22 @@ class ReadOnlyMiddleware:
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         note = RequestNote()
-        head = _Head(self, send, note)
+        head = _Head(self, scope, send, note)
         try:
             with note:
                 await self.app(scope, receive, head.send)
         except Exception as error:
-            if head.begun:
-                if passing(chain(error)) is not None:
+            refusal = passing(chain(error)) if head.begun else cause_of(error, note)
+            if refusal is not None and not head.begun:
+                await head.answer(refusal)
+            elif refusal is None or not head.answered:
+                if refusal is not None:
                     head.complain(error)
                 raise
-            refusal = cause_of(error, note)
-            if refusal is None:
-                if head.is_500:
-                    await head.flush()
-                raise
         else:
-            refusal = in_place_of_500(note, self._site.status) if head.is_500 else None
+            await head.flush()
         finally:
             note.close()
-        if refusal is None:
-            await head.flush()
-            return
-        answer = self.response_for(refusal, scope)
-        await replace(answer, headers=answer.headers + head.stays)(scope, receive, send)
 
     async def _state(self) -> State:
         selector = self._site.selector
@@ -185,45 +175,67 @@ class ReadOnlyMiddleware:
 
 
 class _Head:
-    """The head of one response: while read-only it is kept until the body begins.
+    """The head of one response: while read-only it is kept until the body begins."""
 
-    A 500 in whose request something was refused is kept as a whole until the application has
-    returned: some raise after it, and what they raise tells whether the refusal is the cause.
-    """
-
-    def __init__(self, middleware: ReadOnlyMiddleware, send: Send, note: RequestNote) -> None:
+    def __init__(
+        self, middleware: ReadOnlyMiddleware, scope: Scope, send: Send, note: RequestNote
+    ) -> None:
         self._middleware = middleware
+        self._scope = scope
         self._send = send
         self._note = note
-        self._kept: list[Message] = []
-        self._size = 0  # of the bodies among them
-        self.begun = self.ended = self.is_500 = False
+        self._outside = sys.exc_info()[1]
+        self._kept: Message | None = None
+        self.begun = self.ended = self.answered = False
 
     async def send(self, message: Message) -> None:
+        if self.answered:  # what the application sends is dropped
+            return
         if message["type"] == "http.response.start":
-            self.is_500 = message["status"] == 500 and bool(self._note.refused)
+            if message["status"] == 500:
+                refusal = self._behind_500()
+                if refusal is not None:
+                    await self.answer(refusal, message.get("headers", ()))
+                    return
             state = await self._middleware._state()
             if state.read_only:
-                message = _marked(message)
-            if state.read_only or self.is_500:
-                self._kept = [message]
+                self._kept = _marked(message)
                 return
-        elif self.is_500:
-            self._kept.append(message)
-            self._size += len(message.get("body", b""))
-            if self._size > _KEPT_BODY:
-                await self.flush()
-            return
         await self.flush()
         await self._pass_on(message)
+
+    def _behind_500(self) -> ReadOnlyError | None:
+        """Return the refusal that answers in place of a 500.
+
+        It is judged now: some applications raise after their 500, and some return only when the
+        client has left. The former send it where they handle what they will raise.
+        """
+        error = sys.exc_info()[1]
+        error = None if error is self._outside else error
+        return in_place_of_500(self._note, self._middleware._site.status, error)
+
+    async def answer(
+        self, refusal: ReadOnlyError, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Answer in place of the application.
+
+        :param headers: of its 500.
+        """
+        self._kept, self.answered = None, True
+        told = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        stay = tuple(one for one in told if is_kept(one[0]))
+        response = self._middleware.response_for(refusal, self._scope)
+        whole = replace(response, headers=response.headers + stay)
+        for message in _messages(whole, self._scope):
+            await self._pass_on(message)
 
     def complain(self, error: Exception) -> None:
         logger.error(TOO_LATE if self.ended else AFTERWARDS, exc_info=error)
 
     async def flush(self) -> None:
-        kept, self._kept, self.is_500 = self._kept, [], False
-        for message in kept:
-            await self._pass_on(message)
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            await self._pass_on(kept)
 
     async def _pass_on(self, message: Message) -> None:
         if not self.begun:
@@ -231,13 +243,6 @@ class _Head:
             self._note.close()
         await self._send(message)
         self.ended = not message.get("more_body") and message["type"] != "http.response.start"
-
-    @property
-    def stays(self) -> tuple[tuple[str, str], ...]:
-        """The headers of a kept 500 that stay in the answer in its place."""
-        headers = self._kept[0].get("headers", ()) if self.is_500 else ()
-        told = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        return tuple(one for one in told if is_kept(one[0]))
 
 
 def _marked(message: Message) -> Message:
@@ -249,6 +254,15 @@ def _marked(message: Message) -> Message:
 
 def _response(answer: Answer) -> Response:
     return Response(answer.status, answer.headers, answer.body)
+
+
+def _messages(answer: Answer, scope: Scope) -> tuple[Message, Message]:
+    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
+    body = b"" if scope["method"] == "HEAD" else answer.body
+    return (
+        {"type": "http.response.start", "status": answer.status, "headers": headers},
+        {"type": "http.response.body", "body": body},
+    )
 
 
 def _request(scope: Scope) -> Request:

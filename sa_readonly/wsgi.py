@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, ReadOnlyError
@@ -65,7 +66,7 @@ class ReadOnlyMiddleware:
 
     A :class:`.ReadOnlyError`, or an error that was made of one, that leaves the application before
     the response has begun becomes an answer; afterwards it is logged and goes on to the server,
-    which closes the connection. So does a 500 by which the application answers a refused write.
+    which closes the connection. A 500 that the application made of a refusal is replaced, too.
     While read-only each response carries ``X-Read-Only: true``, and begins with the first piece of
     its body that is not empty, so that a stream that is refused at once is answered properly.
 
@@ -149,6 +150,7 @@ class _Exchange:
         self._note = RequestNote()
         self._kept: tuple[str, list[tuple[str, str]]] | None = None
         self._error: BaseException | None = None  # of which the kept head tells
+        self._outside = sys.exc_info()[1]
         self._begun = False
         self._write: Callable[[bytes], object] | None = None  # the server's, once it has begun
         self._muted = False  # whether what the application sends is dropped, as it was answered
@@ -238,7 +240,9 @@ class _Exchange:
             # The head is sent, so the server's start_response() raises what is in exc_info.
             return self._start_response(status, headers, exc_info)
         self._kept = status, headers
-        self._error = exc_info and exc_info[1]
+        # An application that begins where it handles an error tells of that one.
+        error = exc_info[1] if exc_info else sys.exc_info()[1]
+        self._error = None if error is self._outside else error
         return self._writing
 
     def _writing(self, data: bytes) -> object:

@@ -83,7 +83,8 @@ def test_flask(lite: App, write: Any) -> None:
     assert [told(call(app, path)) for path in ("/", "/after")] == [ANSWER, PLAIN]
 
 
-@pytest.mark.filterwarnings("ignore:'get_engine' is deprecated")  # Flask-Session calls it
+@pytest.mark.filterwarnings("ignore:'get_engine' is deprecated")  # Flask-Session calls both
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow")
 def test_flask_session_with_a_table(lite: App, monkeypatch: pytest.MonkeyPatch) -> None:
     need("flask_sqlalchemy")
     flask, flask_session = theirs("flask"), theirs("flask_session")
@@ -114,7 +115,7 @@ def test_flask_session_with_a_table(lite: App, monkeypatch: pytest.MonkeyPatch) 
 
     def asked(app: Any) -> list[Any]:
         client = app.test_client()
-        client.get("/login")
+        assert client.get("/login").text == "in"
         assert client.get("/").text == "of Ann"
         lite.on(REASON)
         answers = [client.get(path) for path in ("/", "/login")]

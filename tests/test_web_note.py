@@ -493,7 +493,23 @@ def handled(app: App) -> None:
         session.add(Book(title="new"))
 
 
-def test_of_a_500_with_an_error_the_error_tells(behind: Any, lite: App, log: Any) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_that_is_handled_outside_of_the_application_tells_nothing(
+    kind: str, lite: App
+) -> None:
+    lite.on()
+    lite.start()
+    ask = Request(kind, lite)
+    try:
+        raise LibraryError
+    except LibraryError:
+        assert ask(lambda: (ask.handled(), 500)[1]).is_answer
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_of_a_500_with_an_error_the_error_tells(
+    behind: Any, lite: App, log: Any, given: bool
+) -> None:
     def app(caused: bool) -> Any:
         def application(_environ: Any, start_response: Any) -> Any:
             handled(lite)
@@ -502,7 +518,8 @@ def test_of_a_500_with_an_error_the_error_tells(behind: Any, lite: App, log: Any
                     raised_from(ReadOnlyError("no", reason="upgrade"))
                 raise LibraryError
             except LibraryError as error:
-                start_response("500 Oops", [], (LibraryError, error, error.__traceback__))
+                more = [(LibraryError, error, error.__traceback__)] if given else []
+                start_response("500 Oops", [], *more)
             return [b"mine"]
 
         return application
@@ -611,8 +628,11 @@ def test_a_500_after_which_the_application_raises_is_judged_by_what_it_raises(
     def app(make: Callable[[], None]) -> Any:
         async def application(_scope: Any, _receive: Any, send: Any) -> None:
             handled(lite)
-            await answer(send, 500)  # as Starlette does
-            make()
+            try:
+                make()
+            except LibraryError:  # as Starlette does
+                await answer(send, 500)
+                raise
 
         return application
 
@@ -620,7 +640,7 @@ def test_a_500_after_which_the_application_raises_is_judged_by_what_it_raises(
         raise LibraryError
 
     assert beside(app(lambda: raised_from(ReadOnlyError("no", reason="upgrade")))).is_answer
-    assert log() == []
+    assert [one.levelno for one in log()] == [logging.INFO]
     answered = beside(app(another))
     assert (answered.status, answered.body) == (500, b"mine")
     assert isinstance(answered.raised, LibraryError)
@@ -628,14 +648,26 @@ def test_a_500_after_which_the_application_raises_is_judged_by_what_it_raises(
     assert (record.levelno, record.exc_info[0]) == (logging.ERROR, LibraryError)
 
 
-def test_a_500_of_more_than_a_megabyte_is_no_page_and_passes(beside: Any, lite: App) -> None:
-    async def app(_scope: Any, _receive: Any, send: Any) -> None:
-        handled(lite)
-        await answer(send, 500, b"x" * (1 << 20), more=True)
-        await send({"type": "http.response.body", "body": b"y"})
+def test_a_500_is_replaced_before_the_application_returns(lite: App) -> None:
+    lite.on()
+    lite.start()
+    sent: list[Any] = []
 
-    answered = beside(app)
-    assert (answered.status, len(answered.body)) == (500, (1 << 20) + 1)
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        handled(lite)
+        await answer(send, 500)
+        await receive()  # as Quart, which waits for the client to leave
+
+    async def receive() -> Any:
+        assert len(sent) == 2  # a server tells that only after the response
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(asgi.ReadOnlyMiddleware(app, lite.selector)(scope, receive, send))
+    assert sent[0]["status"] == 503
 
 
 @pytest.mark.parametrize(("refused", "status"), [(True, 200), (True, 404), (False, 500)])
@@ -649,6 +681,8 @@ def test_no_other_response_waits_for_the_application(lite: App, refused: bool, s
             handled(lite)
         await answer(send, status, more=True)
         assert len(sent) == 2
+        note: Any = refusals._request.get()
+        assert note.closed
         handled(lite)  # work after the answer
 
     async def send(message: Any) -> None:

@@ -393,6 +393,17 @@ class Cases:
         assert "X-Mine" not in answer.headers
         assert fresh.saved == before
 
+    def test_a_500_that_the_application_made_of_a_refusal_is_replaced(self, fresh: Site) -> None:
+        assert (fresh.ask("/made").status, fresh.ask("/made").text) == (200, "sorry")
+        before = fresh.saved
+        fresh.on()
+        for method in ("POST", "HEAD"):
+            answer = fresh.ask("/made", method, variant="status")
+            assert (answer.status, answer.headers["Retry-After"]) == (409, "60")
+            assert answer.headers.get_all("Content-Type") == [PROBLEM]
+        assert b"sorry" not in fresh.ask("/made").body
+        assert fresh.saved == before
+
     def test_the_status_code_can_be_set(self, fresh: Site) -> None:
         fresh.on()
         answer = fresh.ask("/write", "POST", variant="status")

@@ -56,6 +56,15 @@ def write() -> None:
         session.add(Book(title="new"))
 
 
+def made_of_a_refusal() -> str:
+    """The status that an application makes of a refusal, as Flask does."""
+    try:
+        write()
+    except ReadOnlyError:
+        return "500 Internal Server Error"
+    return "200 OK"
+
+
 def wsgi_app(environ: Any, start_response: Any) -> Any:  # noqa: C901  # a table
     headers = [("Content-Type", "text/plain")]
 
@@ -94,6 +103,8 @@ def wsgi_app(environ: Any, start_response: Any) -> Any:  # noqa: C901  # a table
             return [b"marked"]
         case "/error":
             raise ValueError("an error of its own")
+        case "/made":
+            return start_response(made_of_a_refusal(), headers) and [b"sorry"]
         case "/file":
             start(("Content-Length", "3"))
             path = PLACE / "file"
@@ -205,6 +216,10 @@ async def http(scope: Any, receive: Any, send: Any) -> None:  # noqa: C901  # a 
             return await piece(b"marked")
         case "/error":
             raise ValueError("an error of its own")
+        case "/made":
+            status = int(made_of_a_refusal()[:3])
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            return await piece(b"sorry")
         case "/variable":
             await start()
             return await piece(variable.get().encode())
