@@ -1,4 +1,4 @@
-"""What an engine by URL costs: to be made, as some programs do for each operation, and to be used."""
+"""What an engine by URL costs: to be made, which some programs do all the time, and to be used."""
 
 from __future__ import annotations
 

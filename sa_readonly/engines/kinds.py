@@ -43,7 +43,9 @@ class ByKind(Connecting):
     def _sa_readonly_in(self, context: Any) -> Any:
         # Without a context nothing of SQLAlchemy's executes. On a read-only connection the cursor
         # examines, or the server does.
-        return self._sa_readonly_of(context and privates.on_connection_of(context))
+        if context is None or not self._sa_readonly_readers:
+            return self._sa_readonly_writing()
+        return self._sa_readonly_of(privates.on_connection_of(context))
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         made = super().connect(*cargs, **cparams)
