@@ -340,7 +340,9 @@ class _Locking:
         self, dbapi_connection: DBAPIConnection | None, record: ConnectionPoolEntry
     ) -> None:
         dialect = self._dialect
-        if dbapi_connection is None or not self._locks(dbapi_connection):
+        if dbapi_connection is None or not isinstance(dialect, guard.ReadOnly):
+            return
+        if self._among is not None and id(dbapi_connection) not in self._among:
             return
         put_back = locks.lock_again
         if dialect._sa_readonly_family == "sqlite":
