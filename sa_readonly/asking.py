@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from .engines.server import ServerSwitch
     from .workers.worker import Worker
 
 __all__ = ["Asking"]
@@ -26,9 +27,11 @@ logger = logging.getLogger("sa_readonly")
 
 
 class Asking:
-    """Asks the switch of a selector, by its worker if it has one."""
+    """Asks the switch of a selector, by its worker if it has one, and knows its server's word."""
 
     switch: Switch
+    server: ServerSwitch | None
+    """For sessions: what turns this selector by the word of its database server, or None."""
     _worker: Worker | None
     _callbacks: list[Callable[[State, State], object]]
 
@@ -36,10 +39,14 @@ class Asking:
     def state(self) -> State:
         """The mode, the reason and the times, by an answer that is not too old."""
         switch = self.switch
-        return switch.known if clock() < switch.fresh_until else self.refresh()
+        state = switch.known if clock() < switch.fresh_until else self.refresh()
+        server = self.server
+        if server is not None and server.known.mode is not Mode.READ_WRITE:
+            return server.over(state)
+        return state
 
     def refresh(self) -> State:
-        """Return an answer that may be used now, after seeing that this process is registered.
+        """Return an answer of the switch that may be used now, with this process registered.
 
         It is called when the answer that is known is no longer fresh. While a watcher's thread
         looks, that is hardly ever.
@@ -60,7 +67,8 @@ class Asking:
     def check(self) -> State:
         """Look at the switch again now, and return the state."""
         worker = self._worker
-        return self.switch.check() if worker is None else worker.check(self.switch)
+        state = self.switch.check() if worker is None else worker.check(self.switch)
+        return state if self.server is None else self.server.over(state)
 
     def require_read_write(self) -> None:
         """Go on only if the application may write now: call it before the card is charged.

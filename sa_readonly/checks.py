@@ -15,6 +15,7 @@ from .engines import guard, poolers
 from .engines.dialects import holds_file, shown
 from .engines.handover import ROLES
 from .engines.pools import holds_database
+from .engines.server import ANSWERS
 from .engines.single import of_engine
 from .errors import ConfigurationError, seconds
 from .mode import Switch, missing
@@ -325,12 +326,23 @@ def check_pooler(pooler: object, engines: Mapping[str, Engine]) -> None:
 # -- the other arguments ---------------------------------------------------------------------
 
 
-def check_options(grace: object, watch: object) -> None:
-    """Refuse a ``grace`` that is no time and a ``watch`` that is no bool."""
+def check_options(grace: object, watch: object, server_read_only: object) -> None:
+    """Refuse a ``grace`` that is no time, a ``watch`` that is no bool, and the like."""
     if grace is not None:
         seconds("EngineSelector(grace)", grace)
     if not isinstance(watch, bool):
         raise ConfigurationError(f"EngineSelector(watch) takes True or False, not {watch!r}.")
+    if server_read_only not in ANSWERS:
+        raise ConfigurationError(
+            'EngineSelector(server_read_only) takes "raise", "error" or "flip", not '
+            f"{server_read_only!r}."
+        )
+    if server_read_only == "flip" and not watch:
+        raise ConfigurationError(
+            'EngineSelector(server_read_only="flip") needs the thread that watch=False leaves out: '
+            "it asks whether the server would write again. Leave watch out, or give "
+            'server_read_only="raise".'
+        )
 
 
 def check_role(role: object) -> None:

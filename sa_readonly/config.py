@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["selector_from_config"]
 
-_OPTIONS = ("file", "ttl", "pooler")
+_OPTIONS = ("file", "ttl", "pooler", "server_read_only")
 _ENGINES = tuple(f"{mode}.{role}" for mode in ("read_write", "read_only") for role in ROLES)
 
 
@@ -31,10 +31,11 @@ def selector_from_config(
 ) -> EngineSelector:
     """Make a selector of configuration keys, as :func:`sqlalchemy.engine_from_config` does.
 
-    ``file`` (required), ``ttl`` (seconds) and ``pooler``; then for each of ``read_write.primary``
-    (required), ``read_write.replica``, ``read_only.primary`` and ``read_only.replica`` a ``url``
-    and the other options of :func:`sqlalchemy.engine_from_config`:
-    ``read_write.primary.pool_size``. A URL of an asyncio driver makes an AsyncEngine.
+    ``file`` (required), ``ttl`` (seconds), ``pooler`` and ``server_read_only``; then for each of
+    ``read_write.primary`` (required), ``read_write.replica``, ``read_only.primary`` and
+    ``read_only.replica`` a ``url`` and the other options of
+    :func:`sqlalchemy.engine_from_config`: ``read_write.primary.pool_size``. A URL of an asyncio
+    driver makes an AsyncEngine.
 
     In the place of a ``url``, ``url_file`` is the path of a file that holds it. It is read again
     each time a pool is opened anew: of a read-write engine at each flip back, of a read-only one at
@@ -60,8 +61,9 @@ def selector_from_config(
     options: dict[str, Any] = {}
     if "ttl" in ours:
         options["ttl"] = _seconds(ours["ttl"], f"{prefix}ttl")
-    if "pooler" in ours:
-        kwargs.setdefault("pooler", ours["pooler"])
+    for name in ("pooler", "server_read_only"):
+        if name in ours:
+            kwargs.setdefault(name, ours[name])
     switch = make_switch(ours["file"], **options)
     if switch is None:
         raise ConfigurationError(f"{prefix}file takes the path of a file, not {ours['file']!r}.")

@@ -53,6 +53,7 @@ class OneFile(Asking):
         self.workers = workers
         self._switch: FileSwitch | None = None
         self._callbacks = []
+        self.server = None  # a server's word is raised, and turns none of these engines
         self._kept = False  # whether it stays joined without an engine
         # Held weakly: an engine holds them, or a connection that outlives it.
         self._engines: dict[weakref.ref[GuardedEngines], None] = {}

@@ -126,6 +126,10 @@ _FAULTS = {
         "this connection was taken while the application was read-only, which is over{since}",
         "Close it, and take another one of the engine.",
     ),
+    "server": (
+        "the database server is read-only",
+        "Roll back, and try again when it takes writes.",
+    ),
     "ended": (
         "the application was read-only, which is over{since}",
         "Roll back, and try again.",
@@ -141,9 +145,11 @@ def _of_the_fault(
     what: str, state: State, statement: str | None, fault: str, over: State | None
 ) -> ReadOnlyError:
     why, cure = _FAULTS[fault]
-    since = _since(state)
+    # What was read-only by the word of its server was so while the switch had long been read-write.
+    newer = over and over.since and state.since and over.since > state.since
+    since = "" if newer else _since(state)
     again = f", and the application is read-write{since}" if over is not None else ""
-    told = over if fault in ("began", "ended", "taken") else None
+    told = over if fault in ("began", "server", "ended", "taken") else None
     return ReadOnlyError(
         f"{what} is refused: {why.format(since=since, again=again)}. Nothing was written. {cure}",
         reason=None if told is None else told.reason,

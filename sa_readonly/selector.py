@@ -78,6 +78,10 @@ class EngineSelector(Asking, Bind):
         transaction of a read-only engine begins READ ONLY, and AUTOCOMMIT is refused there.
         ``"session"`` locks the session by a SET at each checkout. None locks it by the start-up
         packet, which poolers refuse or drop.
+    :param server_read_only: what is done where a read-write database says itself that it is
+        read-only, as after a failover. ``"raise"`` raises :class:`.ReadOnlyError`, and closes the
+        connection. ``"flip"`` also has this selector be read-only in this process, until a probe
+        finds that the server would write. ``"error"`` leaves the driver's error as it is.
     :raises ConfigurationError: if a setting makes no sense; the message names it.
     """
 
@@ -91,21 +95,28 @@ class EngineSelector(Asking, Bind):
         watch: bool = True,
         workers: bool | str | os.PathLike[str] | Registry = True,
         pooler: Literal["transaction", "session"] | None = None,
+        server_read_only: Literal["raise", "error", "flip"] = "raise",
     ) -> None:
         given = given_engines(read_write, read_only)
         engines = check_engines(given)
-        check_options(grace, watch)
+        check_options(grace, watch, server_read_only)
         check_pooler(pooler, engines)
         self.switch = switch_of(switch)
         registry, required = registry_of(workers, self.switch), workers == "required"
         warn_of_one_url(engines)
         self._registry = registry
-        self._worker = worker = _worker(self.switch, registry, required)
+        probes = server_read_only == "flip"
+        self._worker = worker = _worker(self.switch, registry, required, probes=probes)
         self.is_async = not isinstance(given["read_write.primary"], Engine)
         self._callbacks = []
+        self.server = None
         self._changing = forks.PerProcess(threading.RLock)  # a signal handler may replace engines
 
-        self._options: Any = {"grace": grace, "pooler": pooler}
+        self._options: Any = {
+            "grace": grace,
+            "pooler": pooler,
+            "server_read_only": server_read_only,
+        }
         self._joins: Any = {"registry": registry, "watch": watch, "required": required}
         # All that it guards: its engines and, before them, those that they have replaced.
         self._sets: dict[GuardedEngines, Callable[[], None]] = {}
@@ -120,6 +131,8 @@ class EngineSelector(Asking, Bind):
         """Guard engines, in the place of those of until now if there are any."""
         before = next(reversed(self._sets), None)
         guarded = GuardedEngines(self.switch, engines, before=before, **self._options)
+        if guarded.server is not None:
+            guarded.server.told = weakref.WeakMethod(self._turned)
         primary, known = given["read_write.primary"], self._engines
         # One AsyncEngine for each engine, also for a twin that stands for several.
         as_given = {engine: like(primary, engine) for engine in guarded.engines.values()}
@@ -135,7 +148,9 @@ class EngineSelector(Asking, Bind):
             self._engines = known
             _give_back(self._worker, {guarded: _nothing})
             raise
-        self._given, self._guarded = given, guarded
+        self._given, self._guarded, self.server = given, guarded, guarded.server
+        if before is not None and before.server is not None:
+            before.server.close()  # the word of a server that was left closes nothing any more
 
     # -- what is told --------------------------------------------------------------------
 
@@ -199,7 +214,8 @@ class EngineSelector(Asking, Bind):
             round: another engine of its URL can.
         """
         given = successors(read_write, self._given, is_async=self.is_async)
-        if not self.check().read_only:
+        self.check()
+        if not self.switch.known.read_only:  # a server's word may end at any moment
             raise InvalidRequestError(NOT_READ_ONLY)
         with forks.locked(self._changing()):
             self.routes["primary"]  # one that is closed says so
@@ -257,7 +273,14 @@ class EngineSelector(Asking, Bind):
             if self._worker is None:  # a worker sweeps the retired pools; else it is done here
                 guarded.sweep()
             guarded.settle(new)
-        self._tell(old, new)
+        first = next(iter(self._sets), None)  # which is not there yet while this is being made
+        if first is None or not first.closed_by_server:  # else it was read-only, and is
+            self._tell(old, new)
+
+    def _turned(self, old: State, new: State) -> None:
+        refusals.remember(self.switch, new if new.read_only else old)
+        if not self.switch.known.read_only:
+            self._tell(old, new)
 
 
 class _Closed(dict[Any, Any]):
@@ -281,9 +304,12 @@ def _nothing(*_: object) -> None:
     pass
 
 
-def _worker(switch: Switch, registry: Registry | None, required: bool) -> Worker | None:
+def _worker(
+    switch: Switch, registry: Registry | None, required: bool, *, probes: bool
+) -> Worker | None:
     """Return the worker of a switch, or None where nothing can flip and nothing is reported."""
-    if switch.fresh_until == math.inf and registry is None and not switch.overridden:
+    flips = switch.fresh_until != math.inf or switch.overridden or probes
+    if registry is None and not flips:
         return None
     worker = worker_of(switch)
     worker.agree(registry, required)

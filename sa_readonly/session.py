@@ -178,6 +178,9 @@ class RoutingSession(Session):
             return found
         if mode is None:
             mode = (switch.known if clock() < switch.fresh_until else selector.refresh()).mode
+            server = selector.server
+            if server is not None and server.known.mode is _READ_ONLY:
+                mode = _READ_ONLY
         engine = selector.routes[self._role][mode]
         self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector)
         return engine, mode

@@ -28,8 +28,8 @@ from sa_readonly import (
     Switch,
 )
 from sa_readonly.engines import loops
+from sa_readonly.engines.checkins import close_idle
 from sa_readonly.engines.doors import Door
-from sa_readonly.engines.pools import close_idle
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.verdict import judge
 from tests.app import RELEASE, WHICH, Author, Book, in_thread

@@ -19,6 +19,7 @@ def test_the_configuration_makes_a_selector(place: Path) -> None:
             "other": "left alone",
             "sa_readonly.file": str(place / "read-only.txt"),
             "sa_readonly.ttl": "0.5",
+            "sa_readonly.server_read_only": "error",
             "sa_readonly.read_write.primary.url": str(urls["rw"]),
             "sa_readonly.read_write.primary.pool_size": "7",
             "sa_readonly.read_only.primary.url": str(urls["ro"]),
@@ -30,6 +31,7 @@ def test_the_configuration_makes_a_selector(place: Path) -> None:
         assert selector.switch.path == str(place / "read-only.txt")
         assert selector.switch.ttl == 0.5
         assert selector.engine().pool.size() == 7
+        assert vars(selector.engine().dialect).get("_sa_readonly_answers") is None
         with RoutingSession(selector) as session:
             assert session.scalar(WHICH) == "rw"
         selector.switch.enable()
@@ -49,6 +51,10 @@ WRONG = {
         "sa_readonly.read_write.primary.url is missing",
     ),
     "a ttl that is no number": ({**BASE, "sa_readonly.ttl": "soon"}, "sa_readonly.ttl takes"),
+    "a word that is none": (
+        {**BASE, "sa_readonly.server_read_only": "flop"},
+        'EngineSelector\\(server_read_only\\) takes "raise", "error" or "flip", not \'flop\'',
+    ),
     "a file that is no path": ({**BASE, "sa_readonly.file": 5}, "sa_readonly.file takes the path"),
     "a negative ttl": ({**BASE, "sa_readonly.ttl": "-1"}, "ttl takes a number of seconds"),
     "options without an url": (

@@ -210,6 +210,8 @@ def test_the_servers_refusal_has_the_drivers_exception_as_its_cause(
         (Exception(1792, "Cannot execute statement in a READ ONLY transaction"), True),
         (Exception(1836, "Running in read-only mode"), True),
         (Exception(1290, "running with the --read-only option"), True),
+        (Exception(1290, "running with the --super-read-only option"), True),
+        (Exception(1290, "running with the --skip-thread-priority option"), False),
         (Exception(1290, "running with the --secure-file-priv option"), False),
         (Exception({"C": "25006"}), True),
         (Exception(), False),

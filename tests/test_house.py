@@ -50,6 +50,8 @@ PRIVATES = "engines.privates"
 ELSEWHERE = {
     # Overridden, so that a read in whose beginning a flip falls is served by the read-only engine.
     ("session", "_connection_for_bind"),
+    # What is done where a connection comes back, while a pool has one that is not to be kept.
+    ("engines.checkins", "_do_return_conn"),
     # aiosqlite's, which has the same name as one of SQLAlchemy's.
     ("engines.sqlite", "_conn"),
 }

@@ -184,6 +184,25 @@ def test_what_the_server_refuses_is_the_same_error(app: App) -> None:
         connection.execute(text("select road()"))
 
 
+def test_a_servers_own_word_is_heard(app: App) -> None:
+    engine = by_url(app, poolclass=NullPool)
+    if engine.dialect.name != "postgresql":
+        return  # SQLite has no server
+    name = app.urls["rw"].database
+    with engine.begin() as connection:
+        connection.execute(text(f"alter database {name} set default_transaction_read_only = on"))
+    try:
+        with engine.connect() as connection:
+            assert connection.scalar(READ) == "rw"
+            with pytest.raises(ReadOnlyError, match="the database server is read-only"):
+                connection.execute(INSERT)
+    finally:
+        with engine.connect() as connection:
+            connection.execute(text("set transaction read write"))
+            connection.execute(text(f"alter database {name} reset default_transaction_read_only"))
+            connection.commit()
+
+
 def test_reads_can_be_refused_too(app: App) -> None:
     engine = by_url(app, sa_readonly_reads="refuse")
     flip(app, engine)

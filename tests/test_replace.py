@@ -340,7 +340,7 @@ def test_closing_the_selector_gives_all_engines_back(moving: App) -> None:
 def test_nothing_is_replaced_while_it_is_read_write(moving: App) -> None:
     start(moving)
     green = moving.engine("green")
-    with pytest.raises(InvalidRequestError, match=r"it is read-write. Turn the application read-o"):
+    with pytest.raises(InvalidRequestError, match=r"it is read-write by its switch. Turn the ap"):
         moving.selector.replace(read_write=green)
     assert guard.gates(green) == ()
     assert which(moving) == "rw"

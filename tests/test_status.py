@@ -132,6 +132,7 @@ def test_as_json_it_tells_all_that_is_known() -> None:
                 "refused": 3,
                 "watching": True,
                 "forced": None,
+                "server_read_only": False,
             }
         ],
     }

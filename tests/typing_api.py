@@ -60,6 +60,7 @@ def sync(rw: Engine, ro: Engine) -> None:
         read_only=Engines(primary=ro),
     )
     EngineSelector(FileSwitch("/tmp/x", ttl=0.5), read_write=rw, read_only=ro).close()
+    EngineSelector("/tmp/x", read_write=rw, server_read_only="flip").close()
     EngineSelector("/tmp/x", read_write=rw, grace=30, watch=False, workers="required").close()
     EngineSelector("/tmp/x", read_write=rw, workers=Path("/tmp/workers")).close()
     EngineSelector("/tmp/x", read_write=rw, workers=DirectoryRegistry("/tmp/workers")).close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
 import os
 import threading
 from functools import partial
@@ -13,6 +16,7 @@ from .. import forks
 from ..errors import ReadOnlyError
 from ..mode import Mode, clock
 from . import guard, privates, protection, shared
+from .checkins import pooled
 from .pools import (
     CountedPool,
     Ledger,
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["AskingPool", "ClosedPool", "Door", "count"]
+
+logger = logging.getLogger("sa_readonly")
 
 _A_CONNECTION = ("A read-write connection", "connection")
 _READ_ONLY_MODE = Mode.READ_ONLY  # an attribute of a class of enum is slow, in Python 3.11
@@ -122,6 +128,8 @@ class Door:
         """What is called before each connection is made."""
         self.after_refusal: tuple[Callable[[], None], ...] = ()
         """What is called when a connection was refused that counted until then."""
+        self.said_no = -math.inf
+        """The :func:`time.monotonic` time at which the server did not say that it would write."""
         self._shut_by: dict[object, None] = {}
         self._ledger = Ledger(engine.dialect)
         self._old = OldPools(engine, self._ledger)
@@ -255,7 +263,9 @@ class Door:
                 self.tell_refusal(error)
                 raise
 
-        def connect(connection_record: ConnectionPoolEntry | None) -> DBAPIConnection:
+        def connect(
+            connection_record: ConnectionPoolEntry | None, but: object = None
+        ) -> DBAPIConnection:
             if self._pid != os.getpid():
                 # No hook ran at the fork. The pool stays, as it is just connecting: another one
                 # would leave this connection to a pool that no flip retires.
@@ -267,13 +277,13 @@ class Door:
                 # Once more: a worker that was leaving at this moment did not see this creation, and
                 # the process may not be registered any more.
                 self._prepare()
-                if self.is_shut:
+                if self._shut_by and set(self._shut_by) != {but}:
                     raise self.refusal()
-                guard.ask(self.engine, *_A_CONNECTION)
+                guard.ask(self.engine, *_A_CONNECTION, but)
                 connection = create(connection_record)
                 ledger.opened(connection, connection_record)
                 try:
-                    guard.ask(self.engine, *_A_CONNECTION)
+                    guard.ask(self.engine, *_A_CONNECTION, but)
                     shared.take_off(dialect, connection)
                 except BaseException:
                     close = partial(dialect.do_close, connection)
@@ -284,7 +294,41 @@ class Door:
             finally:
                 del connections[creation]
 
+        self._connect = connect
         return counted
+
+    def ask(self, question: Callable[[Any, Any], bool], but: object = None) -> bool:
+        """Ask the server on a new connection, which passes every check, is counted, and closed.
+
+        :param question: called with the dialect and the connection.
+        :param but: what may keep this door shut, and no other.
+        :return: the answer; False where there is none.
+        """
+        dialect = self.engine.dialect
+        try:
+            connection = self._connect(None, but)
+        except ReadOnlyError as error:
+            self.tell_refusal(error)
+            guard.was_served(self.engine, error)  # it was no work of the application's
+            return False
+        except Exception as error:  # noqa: BLE001  # whatever it is, nothing is known
+            logger.debug("%r could not be asked: %s", self.engine, error)
+            return False
+        try:
+            return question(dialect, connection)
+        except Exception as error:  # noqa: BLE001  # the same
+            logger.debug("%r gave no answer: %s", self.engine, error)
+            return False
+        finally:
+            close = partial(dialect.do_close, connection)
+            with contextlib.suppress(Exception):
+                self._ledger.close(self.engine.pool, connection, close, at_once=False)
+
+    def end(self, connection: Any) -> None:
+        """Close a connection when it is given back, as its server was found to be read-only."""
+        pool, record = pooled(connection)
+        if not self._keep and record is not None:
+            pool.sa_readonly_end(record)
 
     def tell_refusal(self, error: ReadOnlyError) -> None:
         """Call ``after_refusal``: a connection is refused that counted until now."""

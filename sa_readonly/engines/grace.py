@@ -53,7 +53,7 @@ class Judging(Gated):
         except ReadOnlyError:
             self.do_rollback(dbapi_connection)  # its retired pool closes it when it comes back
             raise
-        super(Gated, self).do_commit(dbapi_connection)
+        Gated.do_commit(self, dbapi_connection)
 
     def do_prepare_twophase(self, connection: Connection, xid: Any) -> None:
         # Some drivers send it by their tpc_prepare(), which no method for statements sees.

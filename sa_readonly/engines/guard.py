@@ -13,12 +13,13 @@ import re
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
+from sqlalchemy.engine.default import DefaultDialect
 
 from .. import refusals
 from ..mode import Mode, State, clock
 from ..refusals import refusal
 from . import locks, loops, poolers, privates, shared
+from .answers import answered, told_by
 from .cursors import SHUT
 from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter
 
@@ -39,7 +40,6 @@ __all__ = [
     "Guarded",
     "Limit",
     "ReadOnly",
-    "ReadOnlyContext",
     "ask",
     "gates",
     "making_for_twin",
@@ -168,6 +168,9 @@ class Gated(Connecting):
     _sa_readonly_bars: Mapping[object, Callable[[], ReadOnlyError]] = {}  # see protection.bar()
     _sa_readonly_limits: Mapping[object, Limit] = {}  # what had begun, see grace.py
     _sa_readonly_keeps = False  # whether the pool holds the database itself: nothing is closed
+    # What is told that the server says no, see answers.py. Its error is raised as ours if any is.
+    _sa_readonly_answers: Mapping[object, Callable[[], None]] = {}
+    _sa_readonly_commits: bool  # whether the dialect's own do_commit() does more than the driver's
 
     def do_begin(self, dbapi_connection: Any) -> None:
         for switch in self._sa_readonly_gates:
@@ -178,13 +181,29 @@ class Gated(Connecting):
         if self._sa_readonly_begins:
             super().do_begin(dbapi_connection)
 
+    def do_commit(self, dbapi_connection: Any) -> None:
+        try:
+            if self._sa_readonly_commits:
+                super().do_commit(dbapi_connection)
+            else:
+                dbapi_connection.commit()
+        except Exception as error:
+            refused = answered(self, error, dbapi_connection, "The COMMIT")
+            if refused is None:
+                raise
+            raise refused from error
+
     def do_begin_twophase(self, connection: Any, xid: Any) -> None:
         self._sa_readonly_ask(_A_TRANSACTION, "transaction")
         super().do_begin_twophase(connection, xid)
 
-    def _sa_readonly_ask(self, what: str, kind: str, statement: str | None = None) -> None:
+    def _sa_readonly_ask(
+        self, what: str, kind: str, statement: str | None = None, but: object = None
+    ) -> None:
         """Refuse ``what`` while nothing may begin, by answers that are fresh."""
         for switch in self._sa_readonly_gates:
+            if switch is but:
+                continue
             fresh = clock() < switch.fresh_until
             state = switch.known if fresh else self._sa_readonly_refresh(switch)
             if state.mode is _READ_ONLY_MODE:
@@ -273,7 +292,7 @@ class ReadOnly(Guarded):
             # a BEGIN, and so without READ ONLY.
             what = ends_transaction(statement, backslash=privates.quoting(self)[0])
         if what is not None:
-            raise self._sa_readonly_refusal(what, statement, kind="statement", **_told_by(context))
+            raise self._sa_readonly_refusal(what, statement, kind="statement", **told_by(context))
         if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
             # A "begin" listener sends it, which a twin shares with its engine. It would take the
             # lock of the one writer that SQLite admits.
@@ -287,29 +306,6 @@ class ReadOnly(Guarded):
                 self._sa_readonly_passed.clear()
             self._sa_readonly_passed[statement] = None
         return statement
-
-
-class ReadOnlyContext(DefaultExecutionContext):
-    """Raises the server's refusal as ours wherever SQLAlchemy meets it, also in a fetch."""
-
-    def handle_dbapi_exception(self, e: BaseException) -> None:
-        super().handle_dbapi_exception(e)
-        if locks.is_refusal(e, privates.on_connection_of(self)):
-            with contextlib.suppress(Exception):
-                self.cursor.close()
-            dialect: Any = self.dialect
-            raise dialect._sa_readonly_refusal(
-                "The statement", self.statement, kind="server", **_told_by(self)
-            ) from e
-
-
-def _told_by(context: Any) -> dict[str, Any]:
-    """Return what the session that sends a statement tells of its transaction, if there is one."""
-    connection = context and context.root_connection
-    return {
-        "role": getattr(connection, "_sa_readonly_role", None),
-        "began": _READ_ONLY_MODE in getattr(connection, "_sa_readonly_pin", {}).values(),
-    }
 
 
 class GatedReadOnly(Gated, ReadOnly):
@@ -350,14 +346,15 @@ def refresh(engine: Engine, switch: Switch) -> State:
     return dialect._sa_readonly_refresh(switch)  # type: ignore[no-any-return]  # untyped
 
 
-def ask(engine: Engine, what: str, kind: str) -> None:
+def ask(engine: Engine, what: str, kind: str, but: object = None) -> None:
     """Refuse ``what`` of a gated engine while nothing may begin, by answers that are fresh.
 
     :param kind: one of :data:`.refusals.KINDS`.
+    :param but: a switch that is not asked.
     """
     dialect: Any = engine.dialect
     if isinstance(dialect, Gated):  # it may have been released meanwhile
-        dialect._sa_readonly_ask(what, kind)
+        dialect._sa_readonly_ask(what, kind, but=but)
 
 
 def refused(

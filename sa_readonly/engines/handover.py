@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import InvalidRequestError
@@ -19,15 +20,18 @@ from sqlalchemy.exc import InvalidRequestError
 from .. import refusals
 from ..errors import ReadOnlyError
 from ..mode import Mode
-from . import guard, protection
+from . import guard, loops, protection
+from .answers import PROBED, may_write
+from .dialects import family, shown
 from .doors import Door
 from .guard import Limit
 from .pools import holds_database
 from .readers import Reader, TwinEngine
+from .server import ServerSwitch
 from .url_files import has_url_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import Engine
 
@@ -37,8 +41,8 @@ __all__ = ["NOT_READ_ONLY", "ROLES", "GuardedEngines"]
 
 ROLES = ("primary", "replica")
 NOT_READ_ONLY = (
-    "EngineSelector.replace() takes engines for the next read-write time, and it is read-write. "
-    "Turn the application read-only first (sa-readonly on), and call it then."
+    "EngineSelector.replace() takes engines for the next read-write time, and it is read-write by "
+    "its switch. Turn the application read-only first (sa-readonly on), and call it then."
 )
 
 
@@ -50,6 +54,7 @@ class GuardedEngines:
         given, ``"read_write.replica"``, ``"read_only.primary"`` and ``"read_only.replica"``.
     :param grace: seconds for which what has begun may go on after a flip; None sets no limit.
     :param pooler: one of :data:`.poolers.POOLERS`, or None.
+    :param server_read_only: one of :data:`.server.ANSWERS`.
     :param before: the selector's engines of until now. At the first :meth:`turn` these take their
         place, whose routes they share: while read-only those to write, and with the flip back those
         to read. The engines before them stay shut.
@@ -64,6 +69,9 @@ class GuardedEngines:
     doors: list[Door]
     """The doors of the engines that are taken away while read-only."""
 
+    server: ServerSwitch | None = None
+    """What its server's word turns, where that is asked for."""
+
     facts: Engine
     """The engine that is asked for what is known without a connection."""
 
@@ -74,6 +82,7 @@ class GuardedEngines:
         *,
         grace: float | None = None,
         pooler: str | None = None,
+        server_read_only: str = "raise",
         before: GuardedEngines | None = None,
     ) -> None:
         self._switch = switch
@@ -90,6 +99,7 @@ class GuardedEngines:
         self.doors = []
         try:
             self._take_over(given, pooler)
+            self._answer(given["read_write.primary"], server_read_only)
         except BaseException:
             self.release()
             raise
@@ -123,11 +133,9 @@ class GuardedEngines:
             else:
                 taken_away.append(twin)
         self.doors = [Door.of(engine) for engine in taken_away]
-        if (
-            self._before is not None
-        ):  # while read-only, a door that is not shut acknowledges nothing
+        if self._before is not None:
             for door in self.doors:
-                door.shut(self)
+                door.shut(self)  # while read-only, a door that is not shut acknowledges nothing
         routes = {
             "primary": {Mode.READ_WRITE: primary, Mode.READ_ONLY: reading},
             "replica": {Mode.READ_WRITE: serving, Mode.READ_ONLY: reading_replica or reading},
@@ -174,6 +182,59 @@ class GuardedEngines:
         while one is not None:
             yield one
             one = one._before
+
+    # -- what the server says ------------------------------------------------------------
+
+    def _answer(self, primary: Engine, server_read_only: str) -> None:
+        if server_read_only == "flip" and family(primary.dialect) in PROBED:
+            self.server = ServerSwitch(
+                self._switch,
+                shown(primary),
+                shut=self._shut_for_server,
+                reopen=self._open_for_server,
+                may_write=self._may_write,
+            )
+        if server_read_only != "error":
+            protection.answer(primary, self, self._server_says_no)
+
+    @property
+    def closed_by_server(self) -> bool:
+        """True if the engines that are in place are read-only by the word of their server."""
+        server = self._last().server
+        return server is not None and server.known.read_only
+
+    def _server_says_no(self) -> None:
+        if self.server is not None:
+            self.server.turn()
+            self.sweep()
+
+    def _shut_for_server(self) -> None:
+        self._gate_by_server(protection.gate, partial(protection.protect, serves=False))
+        for door in self.doors:
+            door.shut(self.server)
+
+    def _open_for_server(self) -> None:
+        self._gate_by_server(
+            partial(protection.release, gated=True, protected=False),
+            partial(protection.release, gated=False, protected=True),
+        )
+        for door in self.doors:
+            door.open(self.server)
+
+    def _gate_by_server(
+        self, gate: Callable[[Engine, Switch], None], protect: Callable[[Engine, Switch], None]
+    ) -> None:
+        if self.server is not None:
+            for door in self.doors:
+                if not isinstance(door.engine, TwinEngine):  # it has the gates of its engine
+                    gate(door.engine, self.server)
+            for engine in self._protected:
+                protect(engine, self.server)
+
+    def _may_write(self) -> bool:
+        door = self.doors[0]  # of the read-write primary
+        ask = partial(door.ask, may_write, but=self.server)
+        return loops.on_a_loop(ask) if door.engine.dialect.is_async else ask()
 
     # -- flips ---------------------------------------------------------------------------
 
@@ -247,7 +308,9 @@ class GuardedEngines:
         last = self._last()
         used = [vars(door.engine.dialect) for door in last.doors]
         for door in self.doors:
-            if door in last.doors or len(guard.gates(door.engine)) > 1:
+            # A selector has one gate besides that by its server's word.
+            gates = [one for one in guard.gates(door.engine) if not isinstance(one, ServerSwitch)]
+            if door in last.doors or len(gates) > 1:
                 door.open(self)
             elif any(vars(door.engine.dialect) is one for one in used):
                 door.shut(self)  # a twin of an engine that is used again
@@ -311,6 +374,10 @@ class GuardedEngines:
             before._after = None
             for role in ROLES:
                 self.routes[role][Mode.READ_WRITE] = before._own[role][Mode.READ_WRITE]
+        if self.doors:
+            protection.answer(self.doors[0].engine, self, None)
+        if self.server is not None:
+            self.server.close()
         for reader in self._protected.values():
             reader.let_go()
         for door in self.doors:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import privates
-from .guard import Connecting, ReadOnly, ReadOnlyContext
+from .answers import GatedContext, ReadOnlyContext
+from .guard import Connecting, ReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -99,12 +100,12 @@ class ByKindOfLevel(ByKind):
         return vars(self)["_sa_readonly_kin"].get(writer, writer)
 
 
-class ByKindContext(ReadOnlyContext):
-    """Raises the server's refusal as ours on the read-only connections."""
+class ByKindContext(GatedContext):
+    """Raises the server's refusal as ours: as the second lock's on the read-only connections."""
 
     def handle_dbapi_exception(self, e: BaseException) -> None:
         dialect: Any = self.dialect
         if isinstance(dialect._sa_readonly_of(privates.on_connection_of(self)), ReadOnly):
-            super().handle_dbapi_exception(e)
+            ReadOnlyContext.handle_dbapi_exception(self, e)
         else:
-            super(ReadOnlyContext, self).handle_dbapi_exception(e)
+            super().handle_dbapi_exception(e)

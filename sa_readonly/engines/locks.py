@@ -11,6 +11,7 @@ A further database needs its name in :data:`.dialects.LOCKED`, a branch in :func
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ReadOnlyError
@@ -25,6 +26,7 @@ __all__ = [
     "is_refusal",
     "lock_again",
     "lock_new",
+    "mysql_reads",
     "reported",
     "set_default",
     "start_up",
@@ -35,6 +37,7 @@ SET_DEFAULT = f"SET {poolers.SETTING} = on"
 # A stored function may undo this from within a harmless SELECT, and neither MySQL nor MariaDB
 # reports that. So it is sent again at every check-in, without asking whether it still holds.
 _SET_SESSION = "SET SESSION TRANSACTION READ ONLY"
+_READ_ONLY_OPTION = re.compile(r"--[\w-]*read[-_]only\b", re.IGNORECASE)  # or --super-read-only
 
 
 # -- a new connection ------------------------------------------------------------------------
@@ -138,15 +141,17 @@ def set_default(dbapi_connection: Any) -> None:
     dbapi_connection.commit()
 
 
-def reported(dialect: Any, dbapi_connection: Any) -> str | None:
-    """Return the session's default as the server reported it; None where that is not known."""
+def reported(dialect: Any, dbapi_connection: Any, name: str = poolers.SETTING) -> str | None:
+    """Return a setting, the session's default, as the server reported it; None if it did not."""
     driver = getattr(dbapi_connection, "driver_connection", dbapi_connection)
     if dialect.driver in ("psycopg2", "psycopg2cffi"):
-        value = driver.get_parameter_status(poolers.SETTING)
+        value = driver.get_parameter_status(name)
     elif dialect.driver in ("psycopg", "psycopg_async"):
-        value = driver.info.parameter_status(poolers.SETTING)
+        value = driver.info.parameter_status(name)
     elif dialect.driver == "asyncpg":
-        value = getattr(driver.get_settings(), poolers.SETTING, None)
+        value = getattr(driver.get_settings(), name, None)
+    elif dialect.driver == "pg8000" and name != poolers.SETTING:  # whose default is asked for
+        value = driver.parameter_statuses.get(name)
     else:
         value = None
     return value  # type: ignore[no-any-return]  # a driver's
@@ -164,7 +169,7 @@ def unlock(dialect: Any, dbapi_connection: Any) -> Callable[[Any], None]:
         theirs = getattr(dbapi_connection, attribute, None)
         locked = reported(dialect, dbapi_connection) == "on"
     elif family in ("mysql", "mariadb"):
-        locked = _mysql_reads(dbapi_connection)
+        locked = mysql_reads(dbapi_connection)
 
     def undo(dbapi_connection: Any) -> None:
         plain = getattr(type(dbapi_connection), "_sa_readonly_adapted", None)
@@ -181,10 +186,11 @@ def unlock(dialect: Any, dbapi_connection: Any) -> Callable[[Any], None]:
     return undo
 
 
-def _mysql_reads(dbapi_connection: Any) -> bool:
+def mysql_reads(dbapi_connection: Any, scope: str = "SESSION") -> bool:
+    """True if transactions of a session begin read-only; of the scope GLOBAL, those of new ones."""
     cursor = dbapi_connection.cursor()
     try:  # transaction_read_only or tx_read_only: each server knows one of them, or both
-        cursor.execute("SHOW SESSION VARIABLES LIKE 't%_read_only'")
+        cursor.execute(f"SHOW {scope} VARIABLES LIKE 't%_read_only'")
         return any(value == "ON" for _, value in cursor.fetchall())
     finally:
         cursor.close()
@@ -209,5 +215,7 @@ def is_refusal(error: BaseException, connection: Any = None) -> bool:
     if state == "25006":  # read_only_sql_transaction
         return True
     if isinstance(first, int):  # MySQL, MariaDB; 1290 is also about other options
-        return first in (1792, 1836) or (first == 1290 and "read" in str(error.args[1:]).lower())
+        return first in (1792, 1836) or (
+            first == 1290 and _READ_ONLY_OPTION.search(str(error.args[1:])) is not None
+        )
     return sqlite.is_refusal(error, connection)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..mode import State, Switch
 
-__all__ = ["aside", "call", "hang_up", "in_thread", "refresh", "running", "wait_for"]
+__all__ = ["aside", "call", "hang_up", "in_thread", "on_a_loop", "refresh", "running", "wait_for"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -90,6 +90,13 @@ def wait_for(function: Callable[[], T]) -> T:
     if running() is None or not in_greenlet():
         return function()
     return await_only(in_thread(function))
+
+
+def on_a_loop(function: Callable[[], T]) -> T:
+    """Call what SQLAlchemy can await, on a loop of its own, in a thread where none runs."""
+    import asyncio  # noqa: PLC0415  # importing this package imports no asyncio
+
+    return asyncio.run(greenlet_spawn(function))
 
 
 def aside(function: Callable[[], object]) -> threading.Thread:

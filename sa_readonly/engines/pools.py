@@ -17,6 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from . import loops, privates
+from .checkins import EndingPool
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,7 +34,6 @@ __all__ = [
     "CountedPool",
     "Counting",
     "Ledger",
-    "close_idle",
     "count_by",
     "forget_idle",
     "holds_database",
@@ -168,7 +168,7 @@ class Counting(NamedTuple):
     door: Any = None  # see doors.py
 
 
-class CountedPool(privates.ClosingPool):
+class CountedPool(EndingPool):
     """A pool that closes its connections through the ledger."""
 
     _sa_readonly: Counting
@@ -179,7 +179,7 @@ class CountedPool(privates.ClosingPool):
     ) -> None:
         # What comes back to a retired pool is idle. What is terminated may be in the middle of a
         # statement, which the driver has the server cancel before it closes.
-        at_once = self._sa_readonly_retired and not terminate
+        at_once = (self._sa_readonly_retired or self._sa_readonly_hangs_up) and not terminate
         self._sa_readonly.ledger.close(self, connection, gently, at_once=at_once)
 
     def recreate(self) -> Pool:
@@ -257,13 +257,6 @@ def is_in_memory(url: URL) -> bool:
         or "mode=memory" in database
         or url.query.get("mode") == "memory"
     )
-
-
-def close_idle(pool: Pool) -> None:
-    """Close what is not in use, and that alone; ``Pool.dispose()`` would spoil the count."""
-    idle = privates.take_idle(pool) if isinstance(pool, QueuePool) else privates.idle_records(pool)
-    for record in idle:
-        record.close()
 
 
 def forget_idle(engine: Engine) -> None:

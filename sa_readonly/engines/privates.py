@@ -123,7 +123,8 @@ class ClosingPool(Pool):
             self._do_return_conn = _close_record  # type: ignore[method-assign]  # for this pool alone
 
     def _create_connection(self) -> ConnectionPoolEntry:
-        vars(self).pop("_do_return_conn", None)  # the pool is used after its dispose() all the same
+        if vars(self).get("_do_return_conn") is _close_record:
+            del self._do_return_conn  # the pool is used after its dispose() all the same
         record = _ConnectionRecord(self, connect=False)
         try:
             record.get_connection()
@@ -180,25 +181,27 @@ def idle_records(pool: Pool) -> list[ConnectionPoolEntry]:
     return [record for record in kept_records(pool) if not (checked_out or record.in_use)]
 
 
-def take_idle(pool: QueuePool) -> Iterator[ConnectionPoolEntry]:
+def take_idle(pool: QueuePool, before: float | None = None) -> Iterator[ConnectionPoolEntry]:
     """Take the idle records out of a pool's queue, one by one; ghosts stay.
 
     The pool counts each as closed, so that its ``checkedout()`` is right all the time.
+
+    :param before: those that have connected later stay, too; in wall-clock seconds.
     """
-    ghosts = []
+    kept = []
     try:
         while True:
-            record = pool._pool.get(False)
-            if isinstance(record, Ghost):
-                ghosts.append(record)
+            record: Any = pool._pool.get(False)
+            if isinstance(record, Ghost) or (before and record.last_connect_time >= before):
+                kept.append(record)
                 continue
             yield record
             pool._dec_overflow()
     except queue.Empty:
         pass
     finally:
-        for ghost in ghosts:
-            pool._pool.put(ghost, False)
+        for record in kept:
+            pool._pool.put(record, False)
 
 
 class Ghost(_ConnectionRecord):
@@ -388,12 +391,8 @@ def tell_async_engines(session: Any, engines: Iterable[Any]) -> Callable[[], Any
         session, regenerate=False
     )
     if found is None:
-        return _nothing
+        return lambda: None
     if hasattr(found, "_async_binds"):
         found._async_binds.update((engine, engine) for engine in engines)
         found._invalidate_translate_binds()
     return weakref.ref(found)
-
-
-def _nothing() -> None:
-    return None

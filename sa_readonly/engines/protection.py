@@ -16,10 +16,11 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from ..forks import PerProcess
 from . import poolers, privates
+from .answers import GatedContext, ReadOnlyContext
 from .cursors import ADAPTED
 from .dialects import LOCKED, can_authorize, family, holds_file, shown
 from .grace import Judging, JudgingReadOnly
-from .guard import Gated, GatedReadOnly, Guarded, ReadOnly, ReadOnlyContext
+from .guard import Gated, GatedReadOnly, Guarded, ReadOnly
 from .kinds import ByKind, ByKindContext, ByKindOfLevel
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .guard import Limit
 
 __all__ = [
+    "answer",
     "bar",
     "behind",
     "by_kind",
@@ -65,8 +67,9 @@ def behind(engine: Engine, pooler: str | None) -> None:
 def gate(engine: Engine, switch: Switch) -> None:
     """Let no transaction begin on a read-write engine, nor on its clones, while read-only."""
     dialect: Any = engine.dialect
-    dialect._sa_readonly_gates = (*getattr(dialect, "_sa_readonly_gates", ()), switch)
-    _become(dialect)
+    with _changing():
+        dialect._sa_readonly_gates = (*getattr(dialect, "_sa_readonly_gates", ()), switch)
+        _become(dialect)
 
 
 def protect(engine: Engine, switch: Switch, *, serves: bool) -> None:
@@ -76,21 +79,23 @@ def protect(engine: Engine, switch: Switch, *, serves: bool) -> None:
     """
     dialect: Any = engine.dialect
     dialect._sa_readonly_serves = serves or getattr(dialect, "_sa_readonly_serves", False)
-    dialect._sa_readonly_told = (*getattr(dialect, "_sa_readonly_told", ()), switch)
-    if not isinstance(dialect, ReadOnly):
-        dialect._sa_readonly_passed = {}
-    _become(dialect)
+    with _changing():
+        dialect._sa_readonly_told = (*getattr(dialect, "_sa_readonly_told", ()), switch)
+        if not isinstance(dialect, ReadOnly):
+            dialect._sa_readonly_passed = {}
+        _become(dialect)
 
 
 def release(engine: Engine, switch: Switch, *, gated: bool, protected: bool) -> None:
     """Take back one :func:`gate`, one :func:`protect`, or both, that was done for this switch."""
     dialect: Any = engine.dialect
-    for name, done in (("_sa_readonly_gates", gated), ("_sa_readonly_told", protected)):
-        switches = list(getattr(dialect, name, ()))
-        if done and switch in switches:
-            switches.remove(switch)  # once: another selector may have this engine, too
-            setattr(dialect, name, tuple(switches))
-    _become(dialect)
+    with _changing():
+        for name, done in (("_sa_readonly_gates", gated), ("_sa_readonly_told", protected)):
+            switches = list(getattr(dialect, name, ()))
+            if done and switch in switches:
+                switches.remove(switch)  # once: another selector may have this engine, too
+                setattr(dialect, name, tuple(switches))
+        _become(dialect)
 
 
 def limit(engine: Engine, by: object, limit: Limit | None) -> None:
@@ -117,6 +122,17 @@ def bar(engine: Engine, by: object, refuse: Callable[[], ReadOnlyError] | None) 
         dialect._sa_readonly_bars = _with(getattr(dialect, "_sa_readonly_bars", {}), by, refuse)
 
 
+def answer(engine: Engine, by: object, tell: Callable[[], None] | None) -> None:
+    """Raise as ours what a server says of itself on a read-write engine, or take that back.
+
+    :param by: the selector that does so.
+    :param tell: called when the server has said that it is read-only.
+    """
+    dialect: Any = engine.dialect
+    with _changing():
+        dialect._sa_readonly_answers = _with(getattr(dialect, "_sa_readonly_answers", {}), by, tell)
+
+
 def unlimit(engine: Engine, by: object) -> None:
     """Take back what was limited and barred, as far as it was."""
     limit(engine, by, None)
@@ -135,10 +151,9 @@ def _with(given: Mapping[object, Any], key: object, value: object) -> dict[objec
 
 
 def _become(dialect: Any) -> None:
-    """Give a dialect the class that fits what is asked of it now."""
+    """Give a dialect the class that fits what is asked of it now. ``_changing`` is held."""
     dialect._sa_readonly_family = family(dialect)
-    with _changing():
-        _dress(dialect, read_only=bool(getattr(dialect, "_sa_readonly_told", ())))
+    _dress(dialect, read_only=bool(getattr(dialect, "_sa_readonly_told", ())))
 
 
 def _dress(dialect: Any, *, read_only: bool) -> None:
@@ -173,13 +188,13 @@ def _guarded(kind: type[Guarded], base: type[Dialect]) -> type[Any]:
     body: dict[str, Any] = {"_sa_readonly_base": base, "__module__": base.__module__}
     if "supports_statement_cache" in vars(base):  # SQLAlchemy asks the very class for it
         body["supports_statement_cache"] = base.supports_statement_cache
-    if issubclass(kind, ReadOnly):
-        context = base.execution_ctx_cls
-        body["execution_ctx_cls"] = type(context.__name__, (ReadOnlyContext, context), {})
+    answers: type[Any] = ReadOnlyContext if issubclass(kind, ReadOnly) else GatedContext
     if issubclass(kind, ByKind):
-        context = base.execution_ctx_cls
-        body["execution_ctx_cls"] = type(context.__name__, (ByKindContext, context), {})
+        answers = ByKindContext
+    context = base.execution_ctx_cls
+    body["execution_ctx_cls"] = type(context.__name__, (answers, context), {})
     if issubclass(kind, Gated):
+        body["_sa_readonly_commits"] = base.do_commit is not DefaultDialect.do_commit
         body["_sa_readonly_begins"] = base.do_begin is not DefaultDialect.do_begin
     if issubclass(kind, (Gated, ByKind)):
         body["connection_characteristics"] = privates.add_to_isolation_level(base, _Level)

@@ -16,12 +16,12 @@ from sqlalchemy import event
 
 from .. import forks
 from . import guard, locks, loops, poolers, privates, protection, shared, sqlite
+from .checkins import close_idle
 from .cursors import guard_cursors
 from .dialects import family, holds_file, row
 from .pools import (
     CountedPool,
     Ledger,
-    close_idle,
     count_by,
     forget_idle,
     holds_database,

@@ -14,7 +14,8 @@ from sqlalchemy import event
 from sqlalchemy.pool import QueuePool
 
 from . import loops, privates
-from .pools import CountedPool, close_idle, count_by, forget_idle
+from .checkins import close_idle
+from .pools import CountedPool, count_by, forget_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

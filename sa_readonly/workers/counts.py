@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from .. import refusals
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from ..engines.doors import Door
+    from ..engines.server import ServerSwitch
     from ..mode import State, Switch
 
 __all__ = ["Counts", "Member", "counted"]
@@ -33,6 +35,10 @@ class Member(Protocol):
     def rest(self) -> object:
         """Leave its worker, if there is nothing left for it to look after."""
 
+    @property
+    def server(self) -> ServerSwitch | None:
+        """What its database server turns, or None."""
+
 
 class Counts:
     """The selectors of this process with one switch, and their connections and refusals."""
@@ -45,7 +51,7 @@ class Counts:
     def begin(self, switch: Switch | None) -> None:
         """Count anew; in a child, connections in use and what was refused are the parent's."""
         self._left: dict[Door, None] = {}  # of selectors that have gone, with connections in use
-        self._before = {} if switch is None else refusals.refusals(switch)
+        self._before = {} if switch is None else self._refusals(switch)
         self._refused: dict[str, int] = {}
 
     def rest(self) -> None:
@@ -62,6 +68,22 @@ class Counts:
     def engines(self) -> tuple[dict[str, Connections], float | None]:
         """The connections of all engines; see :func:`counted`."""
         return counted(engines for member in list(self.members) for engines in member.sets)
+
+    @property
+    def servers(self) -> list[ServerSwitch]:
+        """What the servers of all selectors turn."""
+        members = list(self.members)
+        return [member.server for member in members if member.server is not None]
+
+    @property
+    def closed_by_server(self) -> bool:
+        """True if a selector is read-only by the word of its server alone."""
+        return any(server.known.read_only for server in self.servers)
+
+    def probe(self) -> None:
+        """Ask the servers that were read-only by their own word, as far as that is due."""
+        for server in self.servers:
+            server.probe()
 
     def leave(self, door: Door) -> None:
         """Go on counting the connections in use of a door whose selector goes."""
@@ -90,9 +112,16 @@ class Counts:
         not taken back, as a count that falls means a new process to what adds them up.
         """
         told = self._refused
-        for kind, number in refusals.refusals(switch).items():
+        for kind, number in self._refusals(switch).items():
             told[kind] = max(told.get(kind, 0), number - self._before.get(kind, 0))
         return {kind: number for kind, number in told.items() if number}
+
+    def _refusals(self, switch: Switch) -> Counter[str]:
+        """Return by kind what was refused, for the switch or by the word of a server."""
+        counts = Counter(refusals.refusals(switch))
+        for server in self.servers:
+            counts.update(refusals.refusals(server))
+        return counts
 
 
 def counted(

@@ -77,6 +77,7 @@ class Report:
     :param engines: connections by the name of the engine, such as ``read_write.primary``; also of
         the engines that are never taken away.
     :param retired: since when the oldest connection of a retired pool is that, or None.
+    :param server: whether a selector there is read-only by the word of its database server alone.
     """
 
     mode: Mode
@@ -91,6 +92,7 @@ class Report:
     kinds: Mapping[str, int] = field(default_factory=dict, hash=False)
     engines: Mapping[str, Connections] = field(default_factory=dict, hash=False)
     retired: float | None = None
+    server: bool = False
 
     @property
     def may_acknowledge(self) -> bool:

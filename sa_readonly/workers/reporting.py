@@ -13,11 +13,13 @@ from ..mode import Mode
 from .protocol import RegistryError, Report
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable
 
+    from ..mode import Switch
     from .protocol import Entry, Identify, Registry
 
-__all__ = ["Mark", "Reporting"]
+__all__ = ["Mark", "Reporting", "identify_by"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -49,6 +51,7 @@ class Mark(NamedTuple):
     watching: bool
     forced: Mode | None
     refused: int
+    server: bool
 
     @classmethod
     def of(cls, report: Report, turns: int) -> Mark:
@@ -62,6 +65,7 @@ class Mark(NamedTuple):
             report.watching,
             report.forced,
             report.refused,
+            report.server,
         )
 
 
@@ -232,3 +236,15 @@ class Reporting:
         if self.problem is None:
             logger.error("%s", error)
         self.problem = str(error)
+
+
+def identify_by(reference: weakref.ref[Switch]) -> Identify:
+    """Return what identifies the file of a switch that is held weakly."""
+
+    def identify() -> str | None:
+        switch = reference()
+        if switch is None:
+            raise RegistryError("The switch is gone.")
+        return switch.identify()
+
+    return identify

@@ -80,6 +80,7 @@ def decoded(one: Seen, content: bytes) -> tuple[Seen, int | None]:
     fields = json.loads(b"{%s}" % match[3])
     if fields["format"] != _FORMAT:
         return replace(one, problem="its report is of another version of sa_readonly"), None
+    fields.setdefault("server", False)  # of an older version
     told = {name: read(fields[name]) for name, read in _READ.items()}
     report = Report(**told)
     one = replace(
@@ -154,4 +155,5 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "kinds": _by_name(_count),
     "engines": _by_name(_connections),
     "retired": _seconds,
+    "server": _only(bool),
 }

@@ -61,7 +61,9 @@ class WorkerStatus:
     @property
     def mode(self) -> Mode | None:
         """The mode that it knows, or None if that is not told."""
-        return None if self.report is None else self.report.mode
+        if self.report is None:
+            return None
+        return Mode.READ_ONLY if self.report.server else self.report.mode
 
     @property
     def connections(self) -> int | None:
@@ -117,6 +119,7 @@ class WorkerStatus:
             "refused": told.get("refused"),
             "watching": told.get("watching"),
             "forced": forced and str(forced),
+            "server_read_only": told.get("server"),
         }
 
     def as_line(self) -> str:

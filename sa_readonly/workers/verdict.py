@@ -148,6 +148,8 @@ def _why_not_returned(one: Seen) -> str | None:
         return one.problem or SILENT
     if report.forced is Mode.READ_ONLY:
         return "forced to read-only"
+    if report.server and report.mode is Mode.READ_WRITE:
+        return "its database server is read-only"
     if report.mode is Mode.READ_WRITE and not one.acknowledged:
         return None
     return f"has not noticed{_unwatched(report)}"

@@ -41,11 +41,12 @@ class Watcher:
         switch is looked at soon after ``ttl / 2``, so that the next answer comes before the last
         one is as old as ``ttl``, past which an event loop that can't wait is told read-only.
     :param due: a bound method, held weakly, that is called after each look.
+    :param probe: another one, called last of all: it may wait for a server.
     """
 
-    def __init__(self, switch: Switch, due: Callable[[], None]) -> None:
+    def __init__(self, switch: Switch, due: Callable[[], None], probe: Callable[[], None]) -> None:
         self._switch = weakref.ref(switch)
-        self._due = weakref.WeakMethod(due)
+        self._due, self._probe = weakref.WeakMethod(due), weakref.WeakMethod(probe)
         ttl = switch.ttl if isinstance(switch, FileSwitch) else switch.ttl * _PAST_HALF
         self._interval = min(max(ttl, _SHORTEST), _LONGEST)
         self._lock = forks.PerProcess(threading.Lock)
@@ -113,15 +114,10 @@ class Watcher:
 
     def tick(self) -> None:
         """Look once and do what is due; what that raises is logged."""
-        switch, due = self._switch(), self._due()
-        try:
-            if switch is not None:
-                switch.refresh()
-            if due is not None:
-                due()
-        except BaseException:  # a callback of a flip may exit, and this thread must go on
-            logger.exception("The watcher's look failed; it goes on.")
+        switch, due, probe = self._switch(), self._due(), self._probe()
+        _do(None if switch is None else switch.refresh, due)
         self._looked = time.monotonic()
+        _do(probe)
 
     def _is_orphaned(self) -> bool:
         return self._switch() is None or self._due() is None
@@ -133,6 +129,15 @@ class Watcher:
         if self._forking:
             self._forking = False
             self.start()
+
+
+def _do(*steps: Callable[[], object] | None) -> None:
+    try:
+        for step in steps:
+            if step is not None:
+                step()
+    except BaseException:  # a callback of a flip may exit, and this thread must go on
+        logger.exception("The watcher's look failed; it goes on.")
 
 
 def _watch(reference: weakref.ref[Watcher], end: threading.Event, interval: float) -> None:

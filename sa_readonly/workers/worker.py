@@ -18,8 +18,8 @@ from ..mode import Mode, State, clock, now
 from ..subscribers import looks_at_a_glance
 from .counts import Counts
 from .ending import call_at_exit
-from .protocol import RegistryError, Report
-from .reporting import Mark, Reporting
+from .protocol import Report
+from .reporting import Mark, Reporting, identify_by
 from .watcher import Watcher
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ class Worker:
 
     def __init__(self, switch: Switch) -> None:
         self._switch = weakref.ref(switch)
-        self.watcher = Watcher(switch, self.due)
-        self.reporting = Reporting(_identify(self._switch))
+        self.reporting = Reporting(identify_by(self._switch))
         self.required = False
         self._is_async = False  # whether an engine is, so that an event loop may wait for this
         self.counts = Counts(switch)
+        self.watcher = Watcher(switch, self.due, self.counts.probe)
         self._unsubscribe: Callable[[], None] = _nothing
         self._barred = False
         self._beginning = forks.PerProcess(threading.RLock)  # an on_flip() callback may connect
@@ -199,6 +199,7 @@ class Worker:
         state = switch.refresh()
         if not self.watcher.alive:
             self._due_now()
+            self.counts.probe()
         return state
 
     def _refresh_on_loop(self, switch: Switch) -> State:
@@ -328,6 +329,7 @@ class Worker:
             self.watcher.alive,
             switch.forced,
             sum(self.counts.refused(switch).values()),
+            self.counts.closed_by_server,
         )
 
     def _report(self, switch: Switch) -> Report:
@@ -348,6 +350,7 @@ class Worker:
             kinds=refused,
             engines=engines,
             retired=retired,
+            server=self.counts.closed_by_server,
         )
 
     # -- flips -----------------------------------------------------------------------------
@@ -375,16 +378,6 @@ def _without(several: tuple[_Hook, ...], one: _Hook) -> tuple[_Hook, ...]:
     kept = list(several)
     kept.remove(one)
     return tuple(kept)
-
-
-def _identify(reference: weakref.ref[Switch]) -> Callable[[], str | None]:
-    def identify() -> str | None:
-        switch = reference()
-        if switch is None:
-            raise RegistryError("The switch is gone.")
-        return switch.identify()
-
-    return identify
 
 
 _workers: weakref.WeakKeyDictionary[Switch, Worker] = weakref.WeakKeyDictionary()
