@@ -72,6 +72,11 @@ class Plugin(CreateEnginePlugin):
                 "memory, StaticPool), of which no read-only connection can be made. Give the "
                 "database a file, or leave the plugin out."
             )
+        if hasattr(engine.pool, "sa_readonly_single"):
+            raise ConfigurationError(
+                "pool= is of another engine with plugin=sa_readonly. Leave the plugin out: that pool "
+                "gives out connections by the mode itself."
+            )
         reads = given.get("sa_readonly_reads", "serve")
         if reads not in _READS:
             raise ConfigurationError(f'sa_readonly_reads takes "serve" or "refuse", not {reads!r}.')

@@ -65,6 +65,12 @@ def test_what_makes_no_sense_is_an_error_when_the_engine_is_made(
         create_engine(f"sqlite:///{place}/one.db", plugins=["sa_readonly"], **given)
 
 
+def test_the_pool_of_another_one_is_refused(place: Path) -> None:
+    engine = create_engine(url_of(place))
+    with pytest.raises(ConfigurationError, match="pool= is of another engine"):
+        create_engine(url_of(place), pool=engine.pool)
+
+
 def test_a_database_in_memory_is_refused(place: Path) -> None:
     with pytest.raises(ConfigurationError, match="SQLite in memory"):
         create_engine(url_of(place).set(database=":memory:"))

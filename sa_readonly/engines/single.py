@@ -126,7 +126,11 @@ class Single:
         with _beginning():
             if self._begun is None:
                 sides = _Sides(self, self._engine, self.shared.switch, self.grace, self._create)
-                self.shared.join(sides)
+                try:
+                    self.shared.join(sides)
+                except BaseException:
+                    sides.release()  # or it would be gated twice when this is tried again
+                    raise
                 self._begun = sides
             return self._begun
 
