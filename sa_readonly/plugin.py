@@ -74,8 +74,8 @@ class Plugin(CreateEnginePlugin):
             )
         if hasattr(engine.pool, "sa_readonly_single"):
             raise ConfigurationError(
-                "pool= is of another engine with plugin=sa_readonly. Leave the plugin out: that pool "
-                "gives out connections by the mode itself."
+                "pool= is of another engine with plugin=sa_readonly. Leave the plugin out: that "
+                "pool gives out connections by the mode itself."
             )
         reads = given.get("sa_readonly_reads", "serve")
         if reads not in _READS:
