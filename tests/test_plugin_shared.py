@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import threading
+import weakref
 from operator import le
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sa_readonly import ReadOnlyError, forks, onefile, testing, wsgi
 from sa_readonly.workers import worker
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.status import take
+from tests.app import LONG
 from tests.by_url import nothing_lingers, shared_of
 from tests.postgres import wait_until
 from tests.switches import in_child
@@ -26,7 +28,7 @@ from tests.test_calls import calls
 
 __all__ = ["nothing_lingers"]
 
-MANY = 300
+MANY = 10_000 if LONG else 300
 
 
 def by_url(place: Path, name: str = "one", **query: str) -> Engine:
@@ -129,9 +131,11 @@ def test_engines_that_were_dropped_leave_nothing_behind(
         if number % 10 == 0:
             use(engine)
     gc.collect()
-    shared = shared_of(engine)
+    use(engine)
+    shared, gone = shared_of(engine), weakref.ref(engine)
     del engine
     gc.collect()
+    assert gone() is None, "nothing holds it"
     assert entries(place), "it lingers"
     monkeypatch.setattr(onefile, "LINGER", 0.0)
     del shared
