@@ -18,6 +18,7 @@ from .engines.pools import holds_database
 from .engines.server import ANSWERS
 from .engines.single import of_engine
 from .errors import ConfigurationError, seconds
+from .etcd.switch import EtcdSwitch
 from .mode import Switch, missing
 from .switch import FileSwitch, FixedSwitch
 from .workers.directory import DirectoryRegistry
@@ -25,7 +26,7 @@ from .workers.protocol import Registry
 from .workers.protocol import missing as lacking_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -37,7 +38,9 @@ __all__ = [
     "check_options",
     "check_pooler",
     "check_role",
+    "configured",
     "given_engines",
+    "is_required",
     "kind_of",
     "like",
     "make_switch",
@@ -66,6 +69,10 @@ class Kind(NamedTuple):
         then it reports itself only where a directory or a registry is given.
     :param flips: whether its mode can change. If not, the command has nothing to wait for, and a
         process reports itself to a registry that is given and to no directory.
+    :param key: the key of a configuration that makes one, whose value is its first argument.
+    :param options: its further arguments, which a configuration may give by these keys.
+    :param needs: those of them that must be given.
+    :param required: whether ``workers=True`` means ``workers="required"``.
     :param unreported: what the status page says of a process that reports itself nowhere.
     """
 
@@ -73,6 +80,10 @@ class Kind(NamedTuple):
     made_of: tuple[type[Any], ...] = ()
     registry: Callable[[Any], Registry] | None = None
     flips: bool = True
+    key: str | None = None
+    options: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    required: bool = False
     unreported: str = "It has no directory of workers: nobody can wait for it."
 
 
@@ -80,9 +91,27 @@ def _beside(switch: FileSwitch) -> Registry:
     return DirectoryRegistry(f"{switch.path}.workers")
 
 
+def _in_etcd(switch: EtcdSwitch) -> Registry:
+    return switch.registry
+
+
 KINDS = (
-    Kind(FileSwitch, made_of=(str, bytes, os.PathLike), registry=_beside),
+    Kind(
+        FileSwitch,
+        made_of=(str, bytes, os.PathLike),
+        registry=_beside,
+        key="file",
+        options=("ttl",),
+    ),
     Kind(FixedSwitch, flips=False),
+    Kind(
+        EtcdSwitch,
+        registry=_in_etcd,
+        key="etcd",
+        options=("key", "ttl", "file", "ca", "cert", "cert_key", "user", "password"),
+        needs=("key",),
+        required=True,
+    ),
     Kind(  # any other Switch, such as a user's own
         object,
         unreported="Its switch brings no directory of workers: nobody can wait for it. Give "
@@ -94,6 +123,16 @@ KINDS = (
 def kind_of(switch: Switch) -> Kind:
     """Return the first row of the table for a switch."""
     return next(kind for kind in KINDS if isinstance(switch, kind.cls))
+
+
+def configured(keys: Collection[str]) -> Kind:
+    """Return the kind of switch that a configuration with these keys makes.
+
+    Without any it is that of a file.
+    """
+    # The last row first: a file may be given beside etcd.
+    kinds: list[Kind] = [kind for kind in reversed(KINDS) if kind.key is not None]
+    return next((kind for kind in kinds if kind.key in keys), kinds[-1])
 
 
 def make_switch(value: object, **options: Any) -> Switch | None:
@@ -156,6 +195,11 @@ def registry_of(workers: object, switch: Switch) -> Registry | None:
         'EngineSelector(workers) takes True, False, "required", the path of a directory or a '
         f"Registry, not {workers!r}.{why}"
     )
+
+
+def is_required(workers: object, switch: Switch) -> bool:
+    """True if a process begins no read-write transaction while it is not registered."""
+    return workers == "required" or (workers is True and kind_of(switch).required)
 
 
 # -- engines ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from sqlalchemy import engine_from_config
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from .checks import Engines, make_switch, sync_of
+from .checks import Engines, configured, sync_of
 from .engines.handover import ROLES
 from .engines.url_files import UrlFile, UrlFileError
 from .errors import ConfigurationError, seconds
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL
 
+    from .mode import Switch
+
 __all__ = ["selector_from_config"]
 
-_OPTIONS = ("file", "ttl", "pooler", "server_read_only")
+_OPTIONS = ("pooler", "server_read_only")  # beside those of the switch
 _ENGINES = tuple(f"{mode}.{role}" for mode in ("read_write", "read_only") for role in ROLES)
 
 
@@ -31,8 +33,10 @@ def selector_from_config(
 ) -> EngineSelector:
     """Make a selector of configuration keys, as :func:`sqlalchemy.engine_from_config` does.
 
-    ``file`` (required), ``ttl`` (seconds), ``pooler`` and ``server_read_only``; then for each of
-    ``read_write.primary`` (required), ``read_write.replica``, ``read_only.primary`` and
+    ``file`` (required), ``ttl`` (seconds), ``pooler`` and ``server_read_only``; in the place of
+    ``file``, or beside it, ``etcd`` (the URLs of its members) with ``key`` and, as
+    :class:`.EtcdSwitch` has them, ``ca``, ``cert``, ``cert_key``, ``user`` and ``password``; then
+    for each of ``read_write.primary`` (required), ``read_write.replica``, ``read_only.primary`` and
     ``read_only.replica`` a ``url`` and the other options of
     :func:`sqlalchemy.engine_from_config`: ``read_write.primary.pool_size``. A URL of an asyncio
     driver makes an AsyncEngine.
@@ -58,15 +62,10 @@ def selector_from_config(
         raise ConfigurationError(
             f"{prefix}read_only.replica.url is given without {prefix}read_only.primary.url."
         )
-    options: dict[str, Any] = {}
-    if "ttl" in ours:
-        options["ttl"] = _seconds(ours["ttl"], f"{prefix}ttl")
-    for name in ("pooler", "server_read_only"):
+    for name in _OPTIONS:
         if name in ours:
             kwargs.setdefault(name, ours[name])
-    switch = make_switch(ours["file"], **options)
-    if switch is None:
-        raise ConfigurationError(f"{prefix}file takes the path of a file, not {ours['file']!r}.")
+    switch = _switch_from(ours, prefix)
     read_only = engines["read_only.primary"]
     return EngineSelector(
         switch,
@@ -76,18 +75,32 @@ def selector_from_config(
     )
 
 
+def _switch_from(ours: Mapping[str, Any], prefix: str) -> Switch:
+    kind = configured(ours)
+    options = {name: ours[name] for name in kind.options if name in ours}
+    if "ttl" in options:
+        options["ttl"] = _seconds(options["ttl"], f"{prefix}ttl")
+    value = ours[str(kind.key)]
+    if kind.made_of and not isinstance(value, kind.made_of):
+        raise ConfigurationError(f"{prefix}file takes the path of a file, not {value!r}.")
+    return kind.cls(value, **options)  # type: ignore[no-any-return]  # it is a Switch
+
+
 def _check_keys(ours: Mapping[str, Any], prefix: str) -> None:
     below = tuple(f"{name}." for name in _ENGINES)
-    unknown = [prefix + key for key in ours if key not in _OPTIONS and not key.startswith(below)]
+    kind = configured(ours)
+    known = (str(kind.key), *kind.options, *_OPTIONS)
+    unknown = [prefix + key for key in ours if key not in known and not key.startswith(below)]
     if unknown:
-        options = ", ".join(prefix + name for name in _OPTIONS)
+        options = ", ".join(prefix + name for name in known)
         raise ConfigurationError(
             f"Unknown configuration: {', '.join(sorted(unknown))}. Known are {options} and, below "
             f"each of {', '.join(prefix + name for name in _ENGINES)}, url, url_file and the "
             "options of engine_from_config()."
         )
-    if not ours.get("file"):
-        raise ConfigurationError(f"{prefix}file is missing in the configuration.")
+    for key in (str(kind.key), *kind.needs):
+        if not ours.get(key):
+            raise ConfigurationError(f"{prefix}{key} is missing in the configuration.")
     primary = "read_write.primary.url"
     if not ours.get(primary) and f"{primary}_file" not in ours:
         raise ConfigurationError(

@@ -52,7 +52,8 @@ class State:
         Nothing happens by itself when it has passed.
     :param since: since when it is the mode (aware), or None.
     :param generation: the identity of the file that is there, or of what else says read-only: the
-        same in every process that sees it. None while nothing does.
+        same in every process that sees it; of several, all, with " + " between. None while nothing
+        does.
     """
 
     mode: Mode
@@ -113,6 +114,11 @@ class Switch(Protocol):
     overridden: bool = False
     """True while a test dictates the mode by :meth:`override`. No thread is started then, and the
     process is not registered."""
+
+    confirms: bool = False
+    """True if a read-write connection that was just made is given out after a :meth:`check` that
+    began after that. A switch has it whose source is on other machines: to a server that is asked
+    for its sessions, a connection that is older than the answer is there to be seen."""
 
     name: str = "the switch"
     """What messages and metrics call it: the path of the file, the key in a store."""

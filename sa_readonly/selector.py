@@ -21,6 +21,7 @@ from .checks import (
     check_pooler,
     check_role,
     given_engines,
+    is_required,
     kind_of,
     like,
     registry_of,
@@ -102,7 +103,8 @@ class EngineSelector(Asking, Bind):
         check_options(grace, watch, server_read_only)
         check_pooler(pooler, engines)
         self.switch = switch_of(switch)
-        registry, required = registry_of(workers, self.switch), workers == "required"
+        registry = registry_of(workers, self.switch)
+        required = is_required(workers, self.switch)
         warn_of_one_url(engines)
         self._registry = registry
         probes = server_read_only == "flip"
@@ -208,7 +210,8 @@ class EngineSelector(Asking, Bind):
         database that was left. An engine that another selector has, too, goes on by that one.
 
         :param read_write: the :class:`.Engines`, or a bare engine; also the same ones again.
-        :raises sqlalchemy.exc.InvalidRequestError: while read-write, or when it is closed.
+        :raises sqlalchemy.exc.InvalidRequestError: while its switch is read-write, whatever its
+            server says, or when it is closed.
         :raises ConfigurationError: if they make no sense, alone or with those of ``read_only``. One
             that is locked for reads, as a replica is, can't become a primary, nor the other way
             round: another engine of its URL can.
@@ -280,6 +283,7 @@ class EngineSelector(Asking, Bind):
     def _turned(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
         if not self.switch.known.read_only:
+            self._guarded.settle_server(new)
             self._tell(old, new)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.app import app, clock, lite, pg_urls, place  # noqa: F401  # fixtures
 from tests.async_app import async_app, own_loop, run_inside_a_greenlet  # noqa: F401  # fixtures
+from tests.etcd import Etcd, programs
 from tests.postgres import (
     MariaDB,
     Pair,
@@ -122,3 +123,21 @@ def mariadb_pair(mariadb: MariaDB) -> Iterator[Pair]:
     """Two fresh databases: `mariadb_pair.read_write` and `mariadb_pair.read_only`."""
     with fresh_pair(mariadb) as pair:
         yield pair
+
+
+@pytest.fixture(scope="session")
+def etcd_server() -> Iterator[Etcd]:
+    """One etcd of one node for all tests, skipped where its wheel can't be had."""
+    try:
+        programs()
+    except ServerUnavailableError as error:
+        pytest.skip(str(error))
+    with Etcd() as server:
+        yield server
+
+
+@pytest.fixture
+def etcd(etcd_server: Etcd) -> Etcd:
+    """The etcd of all tests, empty. What a test does to it, it takes back."""
+    etcd_server.clear()
+    return etcd_server

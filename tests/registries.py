@@ -16,7 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sa_readonly import forks
+from sa_readonly.etcd.registry import EtcdRegistry
+from sa_readonly.etcd.switch import store_of
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.process import myself
 from sa_readonly.workers.protocol import (
@@ -28,14 +32,23 @@ from sa_readonly.workers.protocol import (
     Report,
     Seen,
 )
+from tests.etcd import Etcd, Proxy
 from tests.workers import in_child
 
 
 class Kind(ABC):
     """One implementation, in a directory that it may use."""
 
+    dies_as = Liveness.DEAD  # what a process that has died is read as
+    sweeps = True  # whether workers sweep what has died
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+
+    @classmethod
+    def made(cls, directory: Path, request: pytest.FixtureRequest) -> Kind:  # noqa: ARG003  # another kind asks for its server
+        """Make one for a test."""
+        return cls(directory)
 
     @abstractmethod
     def open(self) -> Registry:
@@ -207,4 +220,46 @@ class Memory(Kind):
         self.registry.is_broken = False
 
 
-KINDS = (Directory, Memory)
+# -- etcd, where no process is ever known to be dead ------------------------------------------
+
+
+class InEtcd(Kind):
+    dies_as = Liveness.LOST
+    sweeps = False
+
+    def __init__(self, directory: Path, etcd: Etcd) -> None:
+        super().__init__(directory)
+        self.proxy = Proxy(etcd.node.port)
+        self.key = f"/shop/{directory.name}"
+        self.store = store_of(etcd.urls, self.key)
+
+    @classmethod
+    def made(cls, directory: Path, request: pytest.FixtureRequest) -> Kind:
+        kind = cls(directory, request.getfixturevalue("etcd"))
+        request.addfinalizer(kind.proxy.close)
+        return kind
+
+    def open(self) -> Registry:
+        return EtcdRegistry(store_of(self.proxy.url, self.key), "web1")
+
+    def lose(self, entry: Any) -> None:
+        self.store.client.delete(entry.place.key)
+        self.store.client.delete(entry.place.key + "/ack")
+
+    def die(self, identify: Identify, work: Callable[[Entry], object]) -> None:
+        def child() -> None:
+            entry = self.open().register(identify)
+            work(entry)
+            entry._hint.end()  # which ends by itself later
+
+        in_child(child)
+
+    @contextlib.contextmanager
+    def broken(self) -> Iterator[None]:
+        self.proxy.refuses = True
+        self.proxy.cut()
+        yield
+        self.proxy.refuses = False
+
+
+KINDS = (Directory, Memory, InEtcd)

@@ -12,7 +12,7 @@ from datetime import timezone
 import pytest
 from hypothesis import HealthCheck, settings
 
-from sa_readonly import polled
+from sa_readonly import looking
 from sa_readonly.mode import Mode
 from tests.app import set_clock
 
@@ -55,12 +55,12 @@ def no_thread_is_left(monkeypatch):
     """The thread of a PolledSwitch ends with the test, whatever still refers to the switch."""
     made = []
 
-    class Noted(polled._Caller):
+    class Noted(looking._Caller):
         def __init__(self, call):
             super().__init__(call)
             made.append(self)
 
-    monkeypatch.setattr(polled, "_Caller", Noted)
+    monkeypatch.setattr(looking, "_Caller", Noted)
     yield
     for caller in made:
         caller.looks.put(None)

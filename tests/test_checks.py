@@ -22,6 +22,7 @@ from sa_readonly import (
     Switch,
 )
 from sa_readonly.checks import KINDS, make_switch, registry_of
+from sa_readonly.etcd import EtcdSwitch
 from sa_readonly.workers.directory import DirectoryRegistry
 from tests.app import App
 
@@ -179,7 +180,7 @@ def test_a_switch_that_lacks_members_is_told_which() -> None:
         EngineSelector(Half(), read_write=one)
     assert str(caught.value) == (
         "EngineSelector(switch): Half() is no whole Switch, as it has no ttl, fence, checked, "
-        "forced, overridden, name, glance, identify, override. Derive its class from "
+        "forced, overridden, confirms, name, glance, identify, override. Derive its class from "
         "sa_readonly.Switch, which has a default for all but known, check() and subscribe()."
     )
 
@@ -240,6 +241,6 @@ def test_a_registry_that_lacks_members_is_told_which(place: Path) -> None:
 
 
 def test_every_switch_is_of_a_kind_and_a_path_is_a_file_switch(place: Path) -> None:
-    assert [kind.cls for kind in KINDS] == [FileSwitch, FixedSwitch, object]
+    assert [kind.cls for kind in KINDS] == [FileSwitch, FixedSwitch, EtcdSwitch, object]
     assert make_switch(place / "x", ttl=3).ttl == 3
     assert make_switch(3) is None

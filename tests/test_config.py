@@ -8,6 +8,9 @@ import pytest
 
 from sa_readonly import ConfigurationError, RoutingSession, selector_from_config
 from tests.app import WHICH, App, fill, sqlite_urls
+from tests.etcd_fleet import Fleet, bare, fleet
+
+__all__ = ["bare", "fleet"]  # fixtures
 
 
 def test_the_configuration_makes_a_selector(place: Path) -> None:
@@ -39,6 +42,11 @@ def test_the_configuration_makes_a_selector(place: Path) -> None:
             assert session.scalar(WHICH) == "ro"
 
 
+ETCD = {
+    "sa_readonly.etcd": "http://127.0.0.1:1",
+    "sa_readonly.key": "/myapp/mode",
+    "sa_readonly.read_write.primary.url": "sqlite:////tmp/y",
+}
 BASE = {"sa_readonly.file": "/tmp/x", "sa_readonly.read_write.primary.url": "sqlite:////tmp/y"}
 WRONG = {
     "an unknown key": (
@@ -56,6 +64,12 @@ WRONG = {
         'EngineSelector\\(server_read_only\\) takes "raise", "error" or "flip", not \'flop\'',
     ),
     "a file that is no path": ({**BASE, "sa_readonly.file": 5}, "sa_readonly.file takes the path"),
+    "etcd without a key": ({**ETCD, "sa_readonly.key": ""}, "sa_readonly.key is missing"),
+    "a key without a slash": ({**ETCD, "sa_readonly.key": "x"}, "begins with a slash"),
+    "a key without etcd": (
+        {**BASE, "sa_readonly.key": "/x"},
+        "Unknown configuration: sa_readonly.key",
+    ),
     "a negative ttl": ({**BASE, "sa_readonly.ttl": "-1"}, "ttl takes a number of seconds"),
     "options without an url": (
         {**BASE, "sa_readonly.read_only.primary.pool_size": "3"},
@@ -114,3 +128,21 @@ def test_what_is_wrong_in_a_configuration_is_named_as_it_is_there(
             }
         )
     assert str(caught.value) == message
+
+
+def test_the_configuration_makes_one_on_etcd_beside_which_a_file_may_be(
+    fleet: Fleet, lite: App
+) -> None:
+    keys = {
+        "etcd": fleet.etcd.urls,
+        "key": fleet.store.key,
+        "ttl": "0.5",
+        "file": str(lite.path),
+        "read_write.primary.url": str(lite.urls["rw"]),
+        "read_only.primary.url": str(lite.urls["ro"]),
+    }
+    with selector_from_config({f"sa_readonly.{key}": keys[key] for key in keys}) as selector:
+        assert (selector.switch.name, selector.switch.ttl) == (fleet.store.key, 0.5)
+        assert not selector.read_only
+        lite.on()
+        assert selector.check().reason == "upgrade"

@@ -22,7 +22,7 @@ HOUSE = (
     *("errors", "mode", "text"),
     "forks",
     *("refusals", "subscribers"),
-    *("switch", "polled"),
+    *("switch", "looking", "polled"),
     "engines",
     "workers",
     "etcd",

@@ -15,7 +15,7 @@ from sa_readonly.switch import FileSwitch, FixedSwitch
 
 HOUR = timedelta(hours=1)
 MEMBERS = {"known", "fresh_until", "ttl", "fence", "forced", "checked", "name", "overridden"}
-MEMBERS |= {"refresh", "glance", "check", "identify", "subscribe", "override"}
+MEMBERS |= {"confirms", "refresh", "glance", "check", "identify", "subscribe", "override"}
 
 
 def test_a_mode_reads_as_users_write_it():

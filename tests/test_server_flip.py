@@ -38,6 +38,7 @@ from tests.async_app import make_async_app
 from tests.postgres import MariaDB, Server, wait_until
 from tests.test_calls import calls, reading, writing
 from tests.test_server_word import SAID, closed, maria, titles, write  # noqa: F401  # a fixture
+from tests.test_web_note import KINDS, Request
 
 READ_WRITE, READ_ONLY = Mode.READ_WRITE, Mode.READ_ONLY
 
@@ -308,6 +309,40 @@ def test_where_no_thread_runs_the_transactions_ask(
     write(pg)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_answer_to_a_request_is_503_when_it_flips_and_while_it_is_closed(
+    pg_urls: dict[str, URL], place: Path, pg_server: Server, kind: str
+) -> None:
+    with make_app(place, dict(pg_urls)) as app:
+        start(app)
+        ask = Request(kind, app)
+        switch, server = app.selector.switch, app.selector.server
+
+        def through_a_session() -> None:
+            write(app)
+
+        def through_an_engine() -> None:
+            app.engines["rw"].connect()
+
+        with closed(pg_server, app.urls["rw"]):
+            for number, work in enumerate(
+                (through_a_session, through_a_session, through_an_engine)
+            ):
+
+                def do(work: Any = work) -> int:
+                    with pytest.raises(ReadOnlyError):
+                        work()
+                    return 500
+
+                answered = ask(do)
+                assert (answered.status, answered.raised) == (503, None)
+                assert SAID.encode() in answered.body
+                counts = Counter(refusals(switch)) + Counter(refusals(server))
+                assert counts.total() == number + 1
+                never_asked(app)
+            assert counts == {"server": 1, "flush": 1, "connection": 1}
+
+
 def test_what_is_forced_or_dictated_by_a_test_does_not_flip(
     pg: App, pg_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,7 +496,11 @@ def test_the_wait_doubles_after_a_flip_within_a_minute_of_the_last(
 
     above = FixedSwitch(READ_WRITE)
     made = ServerSwitch(
-        above, "a database", shut=lambda: None, reopen=lambda: None, may_write=may_write
+        above,
+        lambda: "a database",
+        shut=lambda: None,
+        reopen=lambda: None,
+        may_write=may_write,
     )
 
     def waits() -> list[float]:

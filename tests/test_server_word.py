@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from wsgiref.util import setup_testing_defaults
 
 import pytest
 from sqlalchemy import URL, Engine, create_engine, select, text
@@ -18,10 +16,10 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from sa_readonly import EngineSelector, ReadOnlyError, RoutingSession
 from sa_readonly.refusals import refusals
-from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.app import App, Book, make_app, need
 from tests.async_app import make_async_app
 from tests.postgres import MariaDB, Pair, Server, wait_until
+from tests.test_web_note import KINDS, Request
 
 DRIVERS = ["psycopg2", "pg8000", "async asyncpg", "async psycopg"]  # a sync psycopg is the same
 SAID = "the database server is read-only"
@@ -272,21 +270,25 @@ def test_a_file_that_can_not_be_written_is_the_servers_word(lite: App) -> None:
     assert lite.titles("rw") == ["x"]
 
 
-def test_the_answer_to_a_request_is_503(lite: App) -> None:
+@pytest.mark.parametrize("handles", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_answer_to_a_request_is_503_and_its_refusal_counts_once(
+    lite: App, kind: str, handles: bool
+) -> None:
     by_mode(lite, ["ro"])
     lite.start()
+    ask = Request(kind, lite)
 
-    def application(_environ: Any, _start: Any) -> list[bytes]:
-        write(lite)
-        return []
+    def do() -> int:
+        with contextlib.suppress(*[ReadOnlyError] * handles):
+            write(lite)
+        return 500
 
-    environ: dict[str, Any] = {"REQUEST_METHOD": "POST", "HTTP_ACCEPT": "application/json"}
-    setup_testing_defaults(environ)
-    told: list[Any] = []
-    middleware = ReadOnlyMiddleware(application, lite.selector)
-    body = b"".join(middleware(environ, lambda *given: told.append(given)))
-    assert told[0][0].startswith("503 ")
-    assert json.loads(body)["reason"] == SAID
+    answered = ask(do, method="POST")
+    assert (answered.status, answered.raised) == (503, None)
+    assert SAID.encode() in answered.body
+    assert answered.headers["retry-after"] == ["60"]
+    assert refusals(lite.selector.switch) == {"server": 1}
 
 
 def test_what_opens_a_file_for_reading_on_purpose_gets_the_drivers_error(lite: App) -> None:

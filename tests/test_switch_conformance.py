@@ -30,10 +30,14 @@ from sa_readonly import (
     State,
     Switch,
 )
+from sa_readonly.etcd import EtcdSwitch
+from sa_readonly.etcd.operator import init
+from sa_readonly.etcd.switch import store_of
 from sa_readonly.mode import clock as age_clock
 from sa_readonly.mode import missing
 from sa_readonly.subscribers import BaseSwitch
 from tests.app import WHICH, App, Book, in_thread, lite, place
+from tests.etcd import Etcd
 from tests.switches import (
     RO,
     RW,
@@ -70,6 +74,10 @@ class Kind:
         self.text: str | None = None
         self.broken = False
         self.while_looking: Callable[[], object] = nothing
+
+    @classmethod
+    def made(cls, path: Path, request: pytest.FixtureRequest) -> Kind:  # noqa: ARG003  # another kind asks for its server
+        return cls(path)
 
     def make(self) -> Switch:
         raise NotImplementedError
@@ -210,7 +218,34 @@ class FixedReadOnly(FixedReadWrite):
     mode = RO
 
 
-KINDS = (OfAFile, Polled, OfABaseSwitch, OfTheProtocol, FixedReadWrite, FixedReadOnly)
+class InEtcd(Kind):
+    forcible = True
+
+    def __init__(self, path: Path, etcd: Etcd) -> None:
+        super().__init__(path)
+        self.urls, self.store = etcd.urls, store_of(etcd.urls, f"/{path.parent.parent.name}/mode")
+        init(self.store, 10)
+
+    @classmethod
+    def made(cls, path: Path, request: pytest.FixtureRequest) -> Kind:
+        return cls(path, request.getfixturevalue("etcd"))
+
+    def make(self) -> Switch:
+        kind = self
+
+        class Looked(EtcdSwitch):
+            def _ask(self, look: Any) -> Any:
+                kind.look()
+                return super()._ask(look)
+
+        return Looked(self.urls, key=self.store.key)
+
+    def turn(self, text: str | None) -> None:
+        client = self.store.client
+        client.delete(self.store.key) if text is None else client.put(self.store.key, text)
+
+
+KINDS = (OfAFile, Polled, InEtcd, OfABaseSwitch, OfTheProtocol, FixedReadWrite, FixedReadOnly)
 
 
 def kinds(**wanted: bool) -> Any:
@@ -224,7 +259,7 @@ def kinds(**wanted: bool) -> Any:
 
 @pytest.fixture
 def kind(request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyPatch) -> Kind:
-    made: Kind = request.param(path)
+    made: Kind = request.param.made(path, request)
     if isinstance(made, OfAFile):
         made.patch(monkeypatch)
     return made

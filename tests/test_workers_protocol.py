@@ -76,7 +76,7 @@ class Shop:
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__.lower())
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(request.param(tmp_path))
+    shop = Shop(request.param.made(tmp_path, request))
     yield shop
     for entry in shop.entries:
         entry.close()
@@ -131,14 +131,25 @@ def test_one_that_cant_be_used_raises_when_it_registers_and_is_read_as_a_problem
     assert shop.one().liveness is ALIVE
 
 
-def test_the_dead_are_kept_while_a_file_may_need_them_and_swept_by_the_next_that_registers(
-    shop: Shop,
-) -> None:
+def test_what_died_with_a_connection_or_without_a_word_is_no_more_drained(shop: Shop) -> None:
     shop.generation = "g"
     shop.kind.die(shop.identify, lambda _: None)
     shop.kind.die(shop.identify, lambda entry: shop.acknowledge(entry, connections=1))
     shop.kind.die(shop.identify, shop.acknowledge)
-    assert {one.liveness for one in shop.registry.read()} == {DEAD}
+    assert {one.liveness for one in shop.registry.read()} == {shop.kind.dies_as}
+    assert len(shop.whys()) == 2
+    assert any("1 connection out" in why for why in shop.whys())
+
+
+def test_the_dead_are_kept_while_a_file_may_need_them_and_swept_by_the_next_that_registers(
+    shop: Shop,
+) -> None:
+    if not shop.kind.sweeps:
+        return
+    shop.generation = "g"
+    shop.kind.die(shop.identify, lambda _: None)
+    shop.kind.die(shop.identify, lambda entry: shop.acknowledge(entry, connections=1))
+    shop.kind.die(shop.identify, shop.acknowledge)
     assert sorted(shop.whys()) == [
         "unknown: died with 1 connection out",
         "unknown: died without a word",

@@ -27,6 +27,7 @@ from sa_readonly import (
     scoped_session,
     selector_from_config,
 )
+from sa_readonly.etcd import EtcdSwitch
 from sa_readonly.metrics import ReadOnlyCollector
 from sa_readonly.mode import clock
 from sa_readonly.subscribers import BaseSwitch
@@ -66,6 +67,8 @@ def sync(rw: Engine, ro: Engine) -> None:
     EngineSelector("/tmp/x", read_write=rw, workers=DirectoryRegistry("/tmp/workers")).close()
     EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=create_engine("sqlite://"))
     EngineSelector(PolledSwitch(lambda: None, ttl=0.5, fence=5), read_write=rw).close()
+    in_etcd = EtcdSwitch(["https://a", "https://b"], key="/a/b", ttl=0.5, file=Path("/tmp/x"))
+    EngineSelector(in_etcd, read_write=rw, workers=in_etcd.registry).close()
     EngineSelector(OwnSwitch(), read_write=rw).close()
     factory = sessionmaker(selector, class_=RoutingSession)
     with factory.begin() as session:

@@ -283,7 +283,7 @@ class Door:
                 connection = create(connection_record)
                 ledger.opened(connection, connection_record)
                 try:
-                    guard.ask(self.engine, *_A_CONNECTION, but)
+                    guard.ask(self.engine, *_A_CONNECTION, but, made=True)
                     shared.take_off(dialect, connection)
                 except BaseException:
                     close = partial(dialect.do_close, connection)

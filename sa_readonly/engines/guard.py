@@ -108,6 +108,9 @@ class Guarded(DefaultDialect):
     def _sa_readonly_refresh(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
 
+    def _sa_readonly_confirm(self, switch: Switch) -> State:
+        return loops.wait_for(switch.check) if self.is_async else switch.check()
+
     def _sa_readonly_would(self, statement: str, parameters: Any) -> str | None:
         """Return what a text would do, as words of a refusal, or None if it only reads."""
         backslash, ansi_quotes = privates.quoting(self)
@@ -198,14 +201,23 @@ class Gated(Connecting):
         super().do_begin_twophase(connection, xid)
 
     def _sa_readonly_ask(
-        self, what: str, kind: str, statement: str | None = None, but: object = None
+        self,
+        what: str,
+        kind: str,
+        statement: str | None = None,
+        but: object = None,
+        *,
+        made: bool = False,
     ) -> None:
-        """Refuse ``what`` while nothing may begin, by answers that are fresh."""
+        """Refuse ``what`` while nothing may begin, by answers that are fresh; see :func:`ask`."""
         for switch in self._sa_readonly_gates:
             if switch is but:
                 continue
-            fresh = clock() < switch.fresh_until
-            state = switch.known if fresh else self._sa_readonly_refresh(switch)
+            if made and switch.confirms:
+                state = self._sa_readonly_confirm(switch)
+            else:
+                fresh = clock() < switch.fresh_until
+                state = switch.known if fresh else self._sa_readonly_refresh(switch)
             if state.mode is _READ_ONLY_MODE:
                 cure = self._sa_readonly_cure
                 raise refusal(what, state, statement, kind=kind, switch=switch, cure=cure)
@@ -346,15 +358,16 @@ def refresh(engine: Engine, switch: Switch) -> State:
     return dialect._sa_readonly_refresh(switch)  # type: ignore[no-any-return]  # untyped
 
 
-def ask(engine: Engine, what: str, kind: str, but: object = None) -> None:
+def ask(engine: Engine, what: str, kind: str, but: object = None, *, made: bool = False) -> None:
     """Refuse ``what`` of a gated engine while nothing may begin, by answers that are fresh.
 
     :param kind: one of :data:`.refusals.KINDS`.
     :param but: a switch that is not asked.
+    :param made: whether it is a connection that has just been made; see :attr:`.Switch.confirms`.
     """
     dialect: Any = engine.dialect
     if isinstance(dialect, Gated):  # it may have been released meanwhile
-        dialect._sa_readonly_ask(what, kind, but=but)
+        dialect._sa_readonly_ask(what, kind, but=but, made=made)
 
 
 def refused(

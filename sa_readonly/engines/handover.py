@@ -28,7 +28,7 @@ from .guard import Limit
 from .pools import holds_database
 from .readers import Reader, TwinEngine
 from .server import ServerSwitch
-from .url_files import has_url_file
+from .url_files import has_url_file, read_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -189,7 +189,7 @@ class GuardedEngines:
         if server_read_only == "flip" and family(primary.dialect) in PROBED:
             self.server = ServerSwitch(
                 self._switch,
-                shown(primary),
+                partial(shown, primary),
                 shut=self._shut_for_server,
                 reopen=self._open_for_server,
                 may_write=self._may_write,
@@ -233,6 +233,7 @@ class GuardedEngines:
 
     def _may_write(self) -> bool:
         door = self.doors[0]  # of the read-write primary
+        read_again(door.engine)  # the one that takes writes now may be another server
         ask = partial(door.ask, may_write, but=self.server)
         return loops.on_a_loop(ask) if door.engine.dialect.is_async else ask()
 
@@ -359,6 +360,11 @@ class GuardedEngines:
         for engine, reader in self._protected.items():
             if engine not in used and engine not in gated:
                 reader.retire()
+
+    def settle_server(self, state: State) -> None:
+        """After a flip by the server: do for URLs in files what a flip of the switch does."""
+        self._renew(state.mode)
+        self.settle(state)
 
     def sweep(self) -> None:
         """Close what lies idle in the retired pools."""

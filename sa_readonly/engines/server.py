@@ -38,7 +38,7 @@ class ServerSwitch(Switch):
     Its engines are gated by it only while it is read-only, so otherwise it costs nothing.
 
     :param switch: the one that stands above it.
-    :param name: what messages call the database.
+    :param name: returns what messages call the database.
     :param shut: takes the engines away, and is short.
     :param reopen: gives them back.
     :param may_write: asks the server on a new connection; False if it is not known.
@@ -49,17 +49,16 @@ class ServerSwitch(Switch):
     def __init__(
         self,
         switch: Switch,
-        name: str,
+        name: Callable[[], str],
         *,
         shut: Callable[[], None],
         reopen: Callable[[], None],
         may_write: Callable[[], bool],
     ) -> None:
-        self.name = name
         self.known = State(Mode.READ_WRITE)
         self.told: weakref.WeakMethod[Callable[[State, State], None]] | None = None
         """What is called after a flip: a method of the selector's, held weakly."""
-        self._switch = switch
+        self._switch, self._name = switch, name
         self._shut, self._reopen, self._may_write = shut, reopen, may_write
         self._turning = forks.PerProcess(threading.RLock)
         self._asking = forks.PerProcess(threading.Lock)
@@ -98,7 +97,7 @@ class ServerSwitch(Switch):
             self._due = moment + self._pause
             self.known = new = State(Mode.READ_ONLY, REASON, since=now())
             self._shut()
-        self._say(old, new, f"{self.name}: {REASON}. It is asked every {self._pause:g} s")
+        self._say(old, new, f"{self._name()}: {REASON}. It is asked every {self._pause:g} s")
 
     def probe(self) -> None:
         """Ask the server if that is due, and be read-write again if it would write."""
@@ -126,7 +125,7 @@ class ServerSwitch(Switch):
             self.known = new = State(Mode.READ_WRITE, since=now())
             self._back = time.monotonic()
         lasted = timedelta(seconds=round((now() - (old.since or now())).total_seconds()))
-        self._say(old, new, f"{self.name} takes writes. It was read-only for {lasted}")
+        self._say(old, new, f"{self._name()} takes writes. It was read-only for {lasted}")
 
     def close(self) -> None:
         """Give the engines back, and turn no more: the selector is closed."""
@@ -144,4 +143,4 @@ class ServerSwitch(Switch):
             told(old, new)
 
     def __repr__(self) -> str:
-        return f"ServerSwitch({self.name!r}, {self.known.mode})"
+        return f"ServerSwitch({self._name()!r}, {self.known.mode})"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
-__all__ = ["UrlFile", "UrlFileError", "has_url_file"]
+__all__ = ["UrlFile", "UrlFileError", "has_url_file", "read_again"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -89,6 +89,14 @@ class UrlFile:
         return engine.dialect.connect(*arguments, **keywords)  # type: ignore[no-any-return]  # a dialect's
 
     # -- reading -------------------------------------------------------------------------
+
+    def read_again(self) -> None:
+        """Use what the file says now, also for the connections of a pool that has begun."""
+        engine: Any = self._engine
+        with contextlib.suppress(UrlFileError):  # the next pool that is opened anew tells that
+            if self._read() != self.url:
+                self._pool = lambda: None
+                self._read_anew(engine, engine.pool)
 
     def _read_anew(self, engine: Engine, pool: Pool) -> None:
         problem, changed = "", False
@@ -160,3 +168,9 @@ def _open(path: str, flags: int) -> int:
 def has_url_file(engine: Engine) -> bool:
     """True if the URL of an engine stands in a file."""
     return "_sa_readonly_url_file" in vars(engine)
+
+
+def read_again(engine: Engine) -> None:
+    """Read the URL of an engine now, if it stands in a file: before its server is asked."""
+    if has_url_file(engine):
+        engine._sa_readonly_url_file.read_again()  # type: ignore[attr-defined]  # this package adds it

@@ -103,10 +103,15 @@ class Report:
 
 
 class Liveness(enum.Enum):
-    """Whether a process lives, as far as a reader can tell."""
+    """Whether a process lives, as far as a reader can tell.
+
+    What is lost has not been heard of lately, and may live all the same: on another host, which
+    can't be reached. What it holds is known by its own word or by the database server's.
+    """
 
     ALIVE = "alive"
     DEAD = "dead"
+    LOST = "lost"
     UNKNOWN = "unknown"
 
     def __str__(self) -> str:
@@ -130,6 +135,7 @@ class Seen:
     :param started: when it started, in wall-clock seconds since 1970, or None.
     :param written: when that report was written, likewise.
     :param version: its version of this library, or None.
+    :param fence: the seconds for which it uses an answer when no look can be had, where it tells.
     """
 
     name: str
@@ -144,13 +150,15 @@ class Seen:
     started: float | None = None
     written: float | None = None
     version: str | None = None
+    fence: float | None = None
 
     def acknowledges(self, generation: str) -> bool:
         """True if its gates were closed for this file, or for every one."""
         report = self.report
         if report is None or not self.acknowledged:
             return False
-        return report.forced is Mode.READ_ONLY or report.generation == generation
+        told = report.generation or ""
+        return report.forced is Mode.READ_ONLY or generation in (told, *told.split(" + "))
 
     @property
     def left_nothing(self) -> bool:
@@ -266,7 +274,8 @@ class Registry(Protocol):
 
         These are the ones that had acknowledged and held nothing; and all that are dead while there
         is surely no file, as they died before any later one. It is called every 300 seconds, and
-        before the command makes a file. What can't be removed stays; it raises nothing.
+        before the command makes a file. What can't be removed stays; it raises nothing. A registry
+        in which nothing is ever known to be dead does nothing here.
         """
 
     @abstractmethod

@@ -10,7 +10,8 @@
   count can only fall. Before a gate opens the acknowledgement is withdrawn, and no report that was
   begun before can bring it back.
 - A mark that lasts exactly as long as the process tells that the process lives: in a directory, a
-  lock.
+  lock. Where none does, as among hosts, a process is never judged dead, but lost: then its own
+  acknowledgement of this very file alone counts.
 """
 
 from __future__ import annotations
@@ -60,29 +61,36 @@ class Verdict:
 
 
 def drained(
-    generation: str | None, seen: Sequence[Seen], now: float, *, ignore_dead: bool = False
+    generation: str | None,
+    seen: Sequence[Seen],
+    now: float,
+    *,
+    ignore_dead: bool = False,
+    fenced: bool = False,
 ) -> Verdict:
     """Judge whether no worker holds a read-write connection or can still get one.
 
     :param generation: the identity of the file that was there while they were read.
     :param seen: every entry.
     :param now: the wall-clock time, in seconds since 1970.
-    :param ignore_dead: whether those count as drained that died without a word: the operator knows
-        that they left nothing.
+    :param ignore_dead: whether those count as drained that died without a word, or are lost: the
+        operator knows that they left nothing, or the database's server is asked.
+    :param fenced: whether what is lost can get no connection any more, wherever it is.
     """
     if generation is None:
         return Verdict(None, tuple(seen), problem=NO_FILE)
     whys = [
         (one, _why_not_drained(one, generation, now))
         for one in seen
-        if not (ignore_dead and one.liveness is Liveness.DEAD)
+        if not (ignore_dead and _is_gone(one, fenced=fenced))
     ]
     return Verdict(generation, tuple(seen), tuple((one, why) for one, why in whys if why))
 
 
 def returned(seen: Sequence[Seen]) -> Verdict:
     """Judge whether every worker that lives is read-write again, when there is no file."""
-    whys = [(one, _why_not_returned(one)) for one in seen if one.liveness is not Liveness.DEAD]
+    gone = (Liveness.DEAD, Liveness.LOST)
+    whys = [(one, _why_not_returned(one)) for one in seen if one.liveness not in gone]
     return Verdict(None, tuple(seen), tuple((one, why) for one, why in whys if why))
 
 
@@ -112,32 +120,56 @@ def judge(
     return Verdict(generation, seen, problem=FILE_THERE)
 
 
+def _is_gone(one: Seen, *, fenced: bool) -> bool:
+    return one.liveness is Liveness.DEAD or (fenced and one.liveness is Liveness.LOST)
+
+
 def _why_not_drained(one: Seen, generation: str, now: float) -> str | None:
     """Return why an entry is not drained, or None. What is not known for sure is not drained."""
     if one.liveness is Liveness.UNKNOWN:
         # Even if it acknowledged: a reader elsewhere may be shown old entries and an old file.
         return _doubt(one)
-    dead, report = one.liveness is Liveness.DEAD, one.report
-    if dead and one.left_nothing:
-        return None
+    if one.liveness is Liveness.LOST:
+        return _why_lost(one, generation)
+    if one.liveness is Liveness.DEAD:
+        return _why_dead(one, generation)
+    report = one.report
     if report is None:
-        if dead:
-            after = "" if one.problem in (None, SILENT) else f" ({one.problem})"
-            return f"unknown: died without a word{after}"
         return one.problem or SILENT
     if not one.acknowledges(generation):
-        if dead:
-            return "unknown: died without a word"
         if report.forced is Mode.READ_WRITE:
             return "forced to read-write"
         return f"has not noticed{_unwatched(report)}"
     if not report.connections:
         return None
-    out = f"{report.connections} connection{'s' if report.connections > 1 else ''} out"
-    if dead:
-        return f"unknown: died with {out}"
     since = "" if report.since is None else f" since {max(0, int(now - report.since))} s"
-    return f"{out}{since}{_unwatched(report)}"
+    return f"{_out(report.connections)}{since}{_unwatched(report)}"
+
+
+def _why_dead(one: Seen, generation: str) -> str | None:
+    report = one.report
+    if one.left_nothing:
+        return None
+    if report is None:
+        after = "" if one.problem in (None, SILENT) else f" ({one.problem})"
+        return f"unknown: died without a word{after}"
+    if not one.acknowledges(generation):
+        return "unknown: died without a word"
+    return f"unknown: died with {_out(report.connections)}"
+
+
+def _why_lost(one: Seen, generation: str) -> str | None:
+    """Return why what may live elsewhere is not drained, or None. It is by its own word alone."""
+    report = one.report
+    if report is None:
+        return f"lost: {one.problem or SILENT}"
+    if one.acknowledges(generation) and not report.connections:
+        return None
+    return f"lost: {report.mode}, with {_out(report.connections)} when it last reported"
+
+
+def _out(connections: int) -> str:
+    return f"{connections or 'no'} connection{'' if connections == 1 else 's'} out"
 
 
 def _why_not_returned(one: Seen) -> str | None:

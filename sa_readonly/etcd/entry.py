@@ -1,0 +1,342 @@
+"""The entry of this process in etcd: its registration, its acknowledgement, and a hint."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import secrets
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from .. import forks
+from ..mode import Mode, clock
+from ..workers import process
+from ..workers.protocol import Entry, RegistryError
+from ..workers.reports import encoded
+from .errors import EtcdError, Full, Unreachable
+from .hint import Hint
+from .records import ACK, LONGEST_FENCE, Place, marker_of, numbered, registration, revision_of
+from .values import absent, created, get_op, put_op
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ..workers.protocol import Report
+    from .records import Store
+
+__all__ = ["EtcdEntry", "owner_of"]
+
+_PATIENCE = 0.2  # seconds to wait for another thread, and for etcd: a gate may be waiting for this
+_REQUEST = 2.0  # seconds for a request for which no gate waits
+_VOUCHED = 5.0  # seconds for which a look that has shown the registration is enough
+
+
+class EtcdEntry(Entry):
+    """What one process has below ``KEY.workers/``, and each of its forked children on its own.
+
+    A request that was not answered may be done at any later time. So after a put of which that is
+    true, and after each acknowledgement that was taken back, the process registers anew, under the
+    next number: whatever turns up later has a lower one, and does not count.
+
+    :param store: the key.
+    :param owner: what the names of entries begin with.
+    """
+
+    def __init__(self, store: Store, owner: str) -> None:
+        self.place: Place | None = None
+        """The registration; None before there is one, and once it is known to be gone."""
+        self.acknowledged: str | None = None
+        """The generation of which an acknowledgement of this process may be there, or None."""
+        self.withdrawing = False
+        """Whether the acknowledgement is being taken back, or was, as the key is gone; until the
+        next key is seen, none is put."""
+        self.puts = 0
+        """Counts each put of an acknowledgement twice, before it is sent and after it has ended, so
+        that it is odd while one is on its way."""
+        self._store, self._owner = store, owner
+        self._hint = Hint(store)
+        self._lock = forks.PerProcess(threading.RLock)
+        self._over = self._may_acknowledge = False
+        self._forget()
+        forks.subscribe(in_child=self._forget)
+
+    def _forget(self) -> None:
+        """Have nothing of the parent's; whether a gate was closed stays, as the gates do."""
+        self.place, self.acknowledged, self.withdrawing = None, None, False
+        self._process = _name(self._owner)
+        self._number = 0
+        self._old: list[str] = []  # names that are to be deleted
+        self._left = False  # whether an acknowledgement may be there by its present name
+        self._stale = False  # whether it is to register anew, though its registration stands
+        self._told: tuple[Mode, str | None, Mode | None, bool] | None = None
+        self._vouched = -math.inf  # when the last look that showed the registration began
+        self._about: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<EtcdEntry {self._process}>"
+
+    # -- being registered ------------------------------------------------------------------
+
+    def ensure(self) -> bool:
+        forks.follow()
+        if self._over or (self.place is not None and not self._stale):
+            return False
+        with self._locked(2 * _REQUEST):
+            place = self.place
+            if self._over or (place is not None and not self._stale):
+                return False  # another thread has been here
+            try:
+                self._register()
+            except RegistryError:
+                if place is None or place is not self.place:
+                    raise
+                return False  # the old one stands: it is tried again
+            return True
+
+    @property
+    def is_over(self) -> bool:
+        """True once it was closed: the process has no entry then."""
+        return self._over
+
+    def lives(self) -> bool:
+        forks.follow()
+        return self._over or self.place is not None
+
+    def stands(self) -> bool:
+        place = self.place
+        if self._over or place is None:
+            return self._over
+        self._hint.renew(self._process)
+        if self._stale:
+            return False
+        if clock() < self._vouched + _VOUCHED:
+            return True
+        try:
+            kv = self._store.client.get(place.key, timeout=_REQUEST).kv
+        except EtcdError:
+            return self.was_seen  # then it is for the switch to say how long
+        if kv is None or kv.create_revision != place.created:
+            self.lose(place)
+        return self.place is place
+
+    def _register(self) -> None:
+        """Register under a new name, and then delete the old ones."""
+        store, old = self._store, self.place
+        self._number += 1
+        name = numbered(self._process, self._number)
+        key = store.workers + name
+        if not self._about:
+            about = process.about_me()
+            self._about = {"host": process.host(), "pid": os.getpid(), **about}
+        try:
+            marker = marker_of(store.client.get(store.marker, timeout=_REQUEST).kv)
+            fence = LONGEST_FENCE if marker is None else marker.fence
+            value = registration(fence, self._facts(), None)
+            self._old.append(name)  # if it is not answered, it may be there all the same
+            answer = store.client.txn([absent(key)], [put_op(key, value)], timeout=_REQUEST)
+        except EtcdError as error:
+            if not (isinstance(error, Unreachable) and error.may_be_done):
+                self._old = [one for one in self._old if one != name]
+            raise RegistryError(_not_registered(store.workers, error)) from error
+        if not answer.succeeded:
+            raise RegistryError(f"{key} is there already, and can't be this process's.")
+        self._old.remove(name)
+        if old is not None:
+            self._old.append(old.name)
+        self._left, self._stale, self._told, self._vouched = False, False, None, -math.inf
+        self.place = Place(name, key, answer.revision, fence)
+        self._delete_old()
+        self._hint.renew(self._process)
+
+    def _delete_old(self) -> None:
+        """Delete the old names, as far as etcd can be asked; what stays does not count."""
+        with contextlib.suppress(EtcdError):
+            while self._old:
+                key = self._store.workers + self._old[0]
+                for suffix in (ACK, ""):
+                    self._store.client.delete(key + suffix, timeout=_REQUEST)
+                del self._old[0]
+
+    def _facts(self) -> dict[str, Any]:
+        return {**self._about, "written": time.time()}
+
+    def _require(self) -> Place:
+        place = self.place
+        if place is None:
+            raise RegistryError(
+                f"This process is not registered below {self._store.workers} in etcd, as it was "
+                "forked, or its entry was deleted. It registers at its next look."
+            )
+        return place
+
+    # -- what looks tell -------------------------------------------------------------------
+
+    @property
+    def was_seen(self) -> bool:
+        """True if a look has shown the registration."""
+        return self._vouched != -math.inf
+
+    def vouch(self, place: Place, looked: float, fence: float | None) -> None:
+        """Take note that a look has shown the registration.
+
+        :param looked: when that look began, by :func:`.mode.clock`.
+        :param fence: the marker's, or None without one. If the registration tells another one, it
+            is made anew.
+        """
+        if self.place is place:
+            self._vouched = looked
+            if fence is not None and fence != place.fence:
+                self._stale = True
+
+    def lose(self, place: Place) -> None:
+        """Take note that a registration is gone: what is put by its name is not believed."""
+        if self.place is place:
+            self.place = None
+
+    def sees_key(self) -> None:
+        """Take note that a key is there: it may be acknowledged, also where one was withdrawn."""
+        self.withdrawing = False
+
+    def withdraw_after(self, place: Place) -> None:
+        """Take the acknowledgement back, after a look that showed that it may be.
+
+        No gate is open yet, and none waits for this.
+
+        :raises EtcdError: if etcd has not answered: it may still be there.
+        """
+        with self._locked(2 * _REQUEST):
+            if self.place is place and (self._left or self.acknowledged is not None):
+                self.withdrawing = True
+                self._take_back(place, _REQUEST)
+
+    def _take_back(self, place: Place, timeout: float) -> None:
+        # Whatever it finds: one that was asked for before and not answered may have been done.
+        try:
+            self._store.client.delete(place.key + ACK, timeout=timeout)
+        except EtcdError:
+            self._stale = True
+            raise
+        self._left, self._stale, self.acknowledged = False, True, None
+
+    # -- reporting -------------------------------------------------------------------------
+
+    def closed(self) -> None:
+        self._may_acknowledge = True
+
+    def report(self, snapshot: Callable[[], Report]) -> None:
+        with self._locked():
+            if self._over:
+                return
+            self._require()
+            may_acknowledge = self._may_acknowledge and not self.withdrawing  # before it counts
+            report = snapshot()
+            acknowledged = may_acknowledge and report.may_acknowledge
+            if self._stale and acknowledged:
+                self._register()
+            # While read-write nothing is decided by what is counted, and etcd keeps all that is
+            # put until it is compacted.
+            told = (report.mode, report.generation, report.forced, acknowledged)
+            if told != self._told or report.mode is Mode.READ_ONLY:
+                self._told = told if self._put(report, acknowledged) else None
+
+    def _put(self, report: Report, acknowledged: bool) -> bool:
+        """Put a report; False if it acknowledges a key that has gone."""
+        place = self._require()
+        about = {name: self._about[name] for name in ("program", "version", "born", "started")}
+        text = encoded(place.name, acknowledged, report, about)
+        put = put_op(place.key + ACK * acknowledged, registration(place.fence, self._facts(), text))
+        compared = [created(place.key) == place.created]
+        before = self._left, self.acknowledged
+        if acknowledged:
+            revision = revision_of(report.generation)
+            if revision is not None:
+                # Only beside the key: where it went with an older snapshot, a look must not find
+                # what was put since.
+                compared.append(created(self._store.key) == revision)
+            self.puts += 1
+            self._left, self.acknowledged = True, report.generation
+        try:
+            answer = self._store.client.txn(compared, [put], [get_op(place.key)], timeout=_REQUEST)
+            if answer.succeeded:
+                return True
+            self._left, self.acknowledged = before
+        except EtcdError as error:
+            if isinstance(error, Unreachable) and error.may_be_done:
+                self._stale = True
+            else:
+                self._left, self.acknowledged = before
+            raise RegistryError(_not_reported(place.key, error)) from error
+        finally:
+            self.puts += acknowledged
+        kv = answer.answers[0].kv
+        if kv is None or kv.create_revision != place.created:
+            self.lose(place)
+            self._require()
+        return False
+
+    def withdraw(self) -> None:
+        with self._locked():
+            if self._over:
+                return
+            self._may_acknowledge = False
+            place = self._require()
+            if not self._left and self.acknowledged is None:
+                return
+            try:
+                self._take_back(place, _PATIENCE)
+            except EtcdError as error:
+                raise RegistryError(
+                    f"{place.key}{ACK} says that this process is drained, and that can't be taken "
+                    f"back ({error}): it stays read-only until etcd answers."
+                ) from error
+
+    def close(self) -> None:
+        self._over = True
+        with contextlib.suppress(RegistryError), self._locked():
+            pass
+        place, self.place = self.place, None
+        if place is not None:
+            self._old.append(place.name)
+        self._delete_old()
+        self._hint.end()
+
+    @contextlib.contextmanager
+    def _locked(self, patience: float = _PATIENCE) -> Iterator[None]:
+        forks.follow()
+        lock = self._lock()
+        if forks.is_mine(lock):
+            raise RegistryError("This thread was interrupted while it wrote into etcd.")
+        with forks.locked(lock, patience) as taken:
+            if not taken:
+                raise RegistryError(
+                    f"Another thread has been writing into etcd for {patience} s. Does it answer?"
+                )
+            yield
+
+
+def _name(owner: str) -> str:
+    """Return a new name of this process; all before its last "-" is that of each of its entries."""
+    return f"{owner}-{os.getpid()}-{process.place()}-{secrets.token_hex(8)}"
+
+
+def owner_of(user: str | None) -> str:
+    """Return what the names of this process begin with, so that etcd's rights can go by it."""
+    names = [process.host()] if user is None else [re.sub(r"[^\w.-]", "_", user), process.host()]
+    return "-".join(names)
+
+
+def _not_registered(where: str, error: EtcdError) -> str:
+    cure = "It registers as soon as etcd answers."
+    if isinstance(error, Full):
+        cure = "Its database is full: compact it, defragment it and disarm the alarm."
+    return f"This process can't register below {where} in etcd ({error}). {cure}"
+
+
+def _not_reported(where: str, error: EtcdError) -> str:
+    cure = "It is tried again."
+    if isinstance(error, Full):
+        cure = "Its database is full: compact it, defragment it and disarm the alarm."
+    return f"The report at {where} can't be put into etcd ({error}). {cure}"
