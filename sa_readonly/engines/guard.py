@@ -8,9 +8,7 @@ see :mod:`.protection`. What a class keeps on a dialect is named ``_sa_readonly_
 
 from __future__ import annotations
 
-import contextlib
 import re
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.engine.default import DefaultDialect
@@ -24,7 +22,7 @@ from .cursors import SHUT
 from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
     from sqlalchemy.engine import Connection, Dialect, Engine
@@ -42,7 +40,6 @@ __all__ = [
     "ReadOnly",
     "ask",
     "gates",
-    "making_for_twin",
     "read_only",
     "refresh",
     "refused",
@@ -125,20 +122,6 @@ class Guarded(DefaultDialect):
 
 # -- read-write engines ----------------------------------------------------------------------
 
-# Set while a connection is made for a twin, by the creator of its engine: that ends in connect() of
-# the engine's dialect.
-_for_twin: ContextVar[bool] = ContextVar("sa_readonly_for_twin", default=False)
-
-
-@contextlib.contextmanager
-def making_for_twin() -> Iterator[None]:
-    """Have connections that are made inside the block start read-only."""
-    token = _for_twin.set(True)
-    try:
-        yield
-    finally:
-        _for_twin.reset(token)
-
 
 class Limit(NamedTuple):
     """How what had begun at a flip may go on.
@@ -156,7 +139,7 @@ class Connecting(Guarded):
     """The dialect by which connections of both kinds are made, its own and its twin's."""
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
-        if _for_twin.get():
+        if locks.for_twin.get():
             with poolers.told(self):
                 connection = super().connect(*cargs, **locks.start_up(self, cparams))
         else:

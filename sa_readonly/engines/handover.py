@@ -72,6 +72,11 @@ class GuardedEngines:
     server: ServerSwitch | None = None
     """What its server's word turns, where that is asked for."""
 
+    sets: list[Mapping[str, Engine]]
+    """The same, as :class:`.workers.counts.Member` has it."""
+
+    _twin: Callable[..., TwinEngine] = TwinEngine
+
     facts: Engine
     """The engine that is asked for what is known without a connection."""
 
@@ -146,6 +151,7 @@ class GuardedEngines:
             for name, mode in (("read_write", Mode.READ_WRITE), ("read_only", Mode.READ_ONLY))
         }
         self._note_url_files(given, taken_away)
+        self.sets = [self.engines]
         before = self._before
         self._own = routes
         self.routes = (
@@ -238,14 +244,6 @@ class GuardedEngines:
         return loops.on_a_loop(ask) if door.engine.dialect.is_async else ask()
 
     # -- flips ---------------------------------------------------------------------------
-
-    def _twin(self, engine: Engine, *, gated: bool) -> TwinEngine:
-        return TwinEngine(engine, gated=gated)
-
-    @property
-    def sets(self) -> list[Mapping[str, Engine]]:
-        """The engines by name, as :class:`.workers.counts.Member` has them: one set of them."""
-        return [self.engines]
 
     def rest(self) -> None:
         """Do nothing: it is closed by the selector."""

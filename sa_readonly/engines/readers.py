@@ -154,7 +154,7 @@ class TwinEngine(privates.OwnPoolEngine):
         connect = create or privates.creator(pool)
 
         def for_twin(connection_record: ConnectionPoolEntry | None) -> DBAPIConnection:
-            with guard.making_for_twin():
+            with locks.making_for_twin():
                 return connect(connection_record)
 
         privates.set_creator(pool, for_twin)
