@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from .errors import ConfigurationError
 from .mode import Mode
-from .onefile import asked
+from .oneswitch import asked
 from .refusals import KINDS
 from .text import printable
 from .workers.protocol import Liveness
@@ -26,7 +26,7 @@ from .workers.status import Snapshot, WorkerStatus, take
 
 if TYPE_CHECKING:
     from .checks import AnyEngine
-    from .onefile import Asked
+    from .oneswitch import Asked
     from .selector import EngineSelector
     from .workers.protocol import Report, Seen
 

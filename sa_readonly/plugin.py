@@ -18,7 +18,7 @@ from .engines.pools import holds_database, is_in_memory
 from .engines.single import Single, of_engine
 from .errors import ConfigurationError, seconds
 from .mode import Mode
-from .onefile import one_file
+from .oneswitch import of_file, of_key
 from .switch import FixedSwitch
 
 if TYPE_CHECKING:
@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from .oneswitch import OneSwitch
+
 __all__ = ["Plugin"]
 
 _NAME = "sa_readonly"
 _PREFIX = "sa_readonly_"
-_ARGUMENTS = tuple(_PREFIX + name for name in ("file", "url", "grace", "workers", "reads"))
+_ARGUMENTS = tuple(
+    _PREFIX + name for name in ("file", "etcd", "key", "url", "grace", "workers", "reads")
+)
 _READS = ("serve", "refuse")
 _PASSWORDS = ("password", "passwd")  # of connect_args
 
@@ -39,10 +43,11 @@ class Plugin(CreateEnginePlugin):
     """Takes the arguments ``sa_readonly_...``, of the URL or by keyword, and changes the engine.
 
     ``sa_readonly_file`` is the path of the file that means read-only; without it the environment
-    variable ``SA_READONLY_FILE`` is. ``sa_readonly_url`` is another database, of the same dialect
-    and driver, to be read while read-only. ``sa_readonly_grace`` and ``sa_readonly_workers`` are
-    those of :class:`.EngineSelector`. ``sa_readonly_reads="refuse"`` refuses reads, too, while
-    read-only.
+    variable ``SA_READONLY_FILE`` is. ``sa_readonly_etcd`` (the URLs of the members) and
+    ``sa_readonly_key`` name a fleet's switch in its place. ``sa_readonly_url`` is another database,
+    of the same dialect and driver, to be read while read-only. ``sa_readonly_grace`` and
+    ``sa_readonly_workers`` are those of :class:`.EngineSelector`. ``sa_readonly_reads="refuse"``
+    refuses reads, too, while read-only.
 
     :raises ConfigurationError: by ``create_engine()``, if an argument is unknown or makes no sense.
     """
@@ -83,7 +88,7 @@ class Plugin(CreateEnginePlugin):
         create = None
         if given.get("sa_readonly_url") is not None:
             create = self._creator(engine, given["sa_readonly_url"])
-        shared = one_file(_file_of(given), _workers_of(given))
+        shared = _shared_of(given)
         Single(engine, shared, serves=reads == "serve", grace=_grace_of(given), create=create)
         engine.url = self._full()
 
@@ -175,12 +180,25 @@ class Plugin(CreateEnginePlugin):
 # -- arguments -------------------------------------------------------------------------------
 
 
+def _shared_of(given: Mapping[str, Any]) -> OneSwitch:
+    workers = _workers_of(given)
+    urls, key = given.get("sa_readonly_etcd"), given.get("sa_readonly_key")
+    if urls is None and key is None:
+        return of_file(_file_of(given), workers)
+    if not urls or not key:
+        raise ConfigurationError(
+            "sa_readonly_etcd and sa_readonly_key need each other: give both, or neither."
+        )
+    return of_key(urls, key, given.get("sa_readonly_file"), workers)
+
+
 def _file_of(given: Mapping[str, Any]) -> Any:
     path = given.get("sa_readonly_file") or os.environ.get("SA_READONLY_FILE")
     if not path:
         raise ConfigurationError(
             "plugin=sa_readonly needs the path of the file that means read-only: give "
-            "sa_readonly_file, or set SA_READONLY_FILE in the environment."
+            "sa_readonly_file, or set SA_READONLY_FILE in the environment. For a fleet on etcd "
+            "give sa_readonly_etcd and sa_readonly_key."
         )
     return path
 

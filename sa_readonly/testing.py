@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
 from .mode import Mode, State, now
-from .onefile import asked
+from .oneswitch import asked
 from .refusals import take_notes
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from sa_readonly import onefile
+from sa_readonly import oneswitch
 from sa_readonly.engines.single import of_engine
 from sa_readonly.workers.worker import worker_of
 
@@ -23,7 +23,7 @@ def shared_of(engine: Engine) -> Any:
 
 def end_lingering() -> None:
     gc.collect()
-    for one in list(onefile._files.values()):
+    for one in list(oneswitch._switches.values()):
         leave, one._leave = one._leave, None
         if leave is not None:
             thread = worker_of(one.switch).watcher._thread

@@ -35,7 +35,7 @@ HOUSE = (
         "scoped",
         "async_scoped",
         "config",
-        "onefile",
+        "oneswitch",
         "plugin",
     ),
     *("web", "wsgi", "asgi", "metrics", "testing", "contrib"),

@@ -43,6 +43,8 @@ REFUSED = [
     ({"sa_readonly_fil": "x"}, "Unknown to the plugin sa_readonly: sa_readonly_fil."),
     ({"sa_readonly_file": ""}, "sa_readonly_file, or set SA_READONLY_FILE"),
     ({"sa_readonly_file": "/nowhere/at/all.txt"}, "The directory /nowhere/at of the file"),
+    ({"sa_readonly_etcd": "http://127.0.0.1:1"}, "sa_readonly_etcd and sa_readonly_key need"),
+    ({"sa_readonly_etcd": "http://127.0.0.1:1", "sa_readonly_key": "a"}, "slash"),
     ({"sa_readonly_reads": "both"}, "sa_readonly_reads takes"),
     ({"sa_readonly_grace": "-1"}, "sa_readonly_grace takes a number of seconds"),
     ({"sa_readonly_grace": "soon"}, "sa_readonly_grace takes a number of seconds"),

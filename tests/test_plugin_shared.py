@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.event import registry
 from sqlalchemy.pool import NullPool
 
-from sa_readonly import ReadOnlyError, forks, onefile, testing, wsgi
+from sa_readonly import ReadOnlyError, forks, oneswitch, testing, wsgi
 from sa_readonly.workers import worker
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.status import take
@@ -47,7 +47,7 @@ def entries(place: Path) -> list[str]:
     return sorted(one.name for one in found.iterdir()) if found.exists() else []
 
 
-def test_engines_of_one_file_share_a_switch_a_thread_and_an_entry(place: Path) -> None:
+def test_engines_of_one_switch_share_a_switch_a_thread_and_an_entry(place: Path) -> None:
     before = set(threading.enumerate())  # other tests' may linger
     engines = [by_url(place, name) for name in ("one", "two", "two")]
     for engine in engines:
@@ -117,7 +117,7 @@ def leftovers() -> tuple[int, ...]:
     descriptors = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
     listeners = len(registry._key_to_collection)
     hooks = sum(len(methods) for methods in forks._ALL)
-    tables = len(onefile._files) + len(worker._workers)
+    tables = len(oneswitch._switches) + len(worker._workers)
     return descriptors, listeners, hooks, tables, threading.active_count()
 
 
@@ -137,7 +137,7 @@ def test_engines_that_were_dropped_leave_nothing_behind(
     gc.collect()
     assert gone() is None, "nothing holds it"
     assert entries(place), "it lingers"
-    monkeypatch.setattr(onefile, "LINGER", 0.0)
+    monkeypatch.setattr(oneswitch, "LINGER", 0.0)
     del shared
     wait_until(lambda: entries(place) == [], "the entry to go")
     wait_until(lambda: all(map(le, leftovers(), before)), "the rest to go")

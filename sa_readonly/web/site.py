@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode, State
-from ..onefile import asked
+from ..oneswitch import asked
 from ..refusals import record
 from ..workers.protocol import read_between
 from ..workers.status import Snapshot, same_file, snapshot

@@ -33,7 +33,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
-from sa_readonly import ReadOnlyError, onefile
+from sa_readonly import ReadOnlyError, oneswitch
 from tests.by_url import nothing_lingers
 from tests.night import Operator
 from tests.postgres import Server, fresh_pair, wait_until
@@ -64,7 +64,7 @@ class Night:
 
     @staticmethod
     def _look() -> None:
-        for one in list(onefile._files.values()):
+        for one in list(oneswitch._switches.values()):
             one.switch.check()
 
     def run(self, statement: str) -> list[Any]:

@@ -57,7 +57,7 @@ def examine_plugin(value: str) -> tuple[Finding, dict[str, Any]]:
     found = ok(
         "plugin-in-force",
         f"The URL of {shown} names the plugin.",
-        f"An engine of it gives out connections by the mode, and {shared.path} tells that.",
+        f"An engine of it gives out connections by the mode, which {shared.path or 'etcd'} tells.",
     )
     return found, known
 

@@ -1,9 +1,9 @@
 """What the engines by URL of one file share in a process: the switch, the worker, the entry.
 
 Programs make engines as others make strings, and close none. So there is one of this for each
-absolute path, in a weak table: the one exception to "no state is global". It lingers for some
-seconds after the last engine, or a program that makes an engine for each operation would register
-this process with each.
+absolute path, and for each key in etcd, in a weak table: the one exception to "no state is global".
+It lingers for some seconds after the last engine, or a program that makes an engine for each
+operation would register this process with each.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import threading
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
 from . import forks, refusals
 from .asking import Asking
-from .checks import kind_of, registry_of
+from .checks import is_required, kind_of, registry_of
 from .engines.single import of_engine
 from .errors import ConfigurationError
+from .etcd.switch import EtcdSwitch, store_of
 from .selector import EngineSelector
 from .switch import FileSwitch
 from .text import absolute
@@ -32,26 +34,28 @@ if TYPE_CHECKING:
 
     from .engines.doors import Door
     from .engines.handover import GuardedEngines
-    from .mode import State
+    from .mode import State, Switch
     from .workers.protocol import Registry, Seen
     from .workers.worker import Worker
 
-__all__ = ["LINGER", "Asked", "OneFile", "asked", "one_file"]
+__all__ = ["LINGER", "Asked", "OneSwitch", "asked", "of_file", "of_key"]
 
 LINGER = 5.0  # seconds for which the thread and the entry stay after the last engine
 
 
-class OneFile(Asking):
-    """What the engines of one file share. It is asked of the mode as a selector is.
+class OneSwitch(Asking):
+    """What the engines of one switch share. It is asked of the mode as a selector is.
 
-    :param path: the absolute path of the file.
+    :param make: makes the switch.
     :param workers: see :class:`.EngineSelector`.
+    :param path: the absolute path of the file; None for a key in etcd.
     """
 
-    def __init__(self, path: str, workers: object) -> None:
-        self.path = path
+    def __init__(self, make: Callable[[], Switch], workers: object, path: str | None) -> None:
         self.workers = workers
-        self._switch: FileSwitch | None = None
+        self.path = path
+        self._make = make
+        self._switch: Switch | None = None
         self._callbacks = []
         self.server = None  # a server's word is raised, and turns none of these engines
         self._kept = False  # whether it stays joined without an engine
@@ -66,12 +70,12 @@ class OneFile(Asking):
         self._turning = forks.PerProcess(threading.RLock)
 
     @property
-    def switch(self) -> FileSwitch:  # type: ignore[override]  # a property, as it is made lazily
+    def switch(self) -> Switch:  # type: ignore[override]  # a property, as it is made lazily
         """The switch, made when it is first asked for."""
         if self._switch is None:
             with self._joining():
                 if self._switch is None:
-                    self._switch = FileSwitch(self.path)
+                    self._switch = self._make()
         return self._switch
 
     @property
@@ -80,7 +84,7 @@ class OneFile(Asking):
 
     # -- what is asked of it ---------------------------------------------------------------
 
-    def keep(self) -> OneFile:
+    def keep(self) -> OneSwitch:
         """Be joined from now on, with or without engines: something answers for this process."""
         with self._joining():
             self._kept = True
@@ -122,7 +126,7 @@ class OneFile(Asking):
     def _join(self) -> None:
         switch = self.switch
         worker = self._worker
-        registry, required = registry_of(self.workers, switch), self.workers == "required"
+        registry, required = registry_of(self.workers, switch), is_required(self.workers, switch)
         worker.agree(registry, required)
         worker.join(switch, self, registry, watch=True, required=required)
         unsubscribe = switch.subscribe(self._turn, self._flipped)
@@ -185,32 +189,58 @@ class OneFile(Asking):
 
 # -- the table -------------------------------------------------------------------------------
 
-_files: weakref.WeakValueDictionary[str, OneFile] = weakref.WeakValueDictionary()
+_switches: weakref.WeakValueDictionary[object, OneSwitch] = weakref.WeakValueDictionary()
 _finding = forks.PerProcess(threading.Lock)
 
 
-def one_file(path: Any, workers: object) -> OneFile:
+def of_file(path: Any, workers: object) -> OneSwitch:
     """Return what the engines of a file share.
 
     :raises ConfigurationError: if the path makes no sense, its directory does not exist, or other
         engines of the file have other ``workers``.
     """
-    found = _files.get(path) if isinstance(path, str) else None  # it is absolute then
+    found = _switches.get(path) if isinstance(path, str) else None  # it is absolute then
     if found is None:
         path = absolute(path)
-        with _finding():
-            found = _files.get(path)
-            if found is None:
-                found = _files[path] = OneFile(path, workers)
+        found = _find(path, lambda: OneSwitch(lambda: FileSwitch(path), workers, path))
+    return _agreed(found, workers)
+
+
+def of_key(urls: Any, key: Any, file: Any, workers: object) -> OneSwitch:
+    """Return what the engines of a key in etcd share.
+
+    :param file: the path of a file that turns this host alone, or None.
+    :raises ConfigurationError: if one of them makes no sense, or other engines of the key have
+        other ``workers``.
+    """
+    named = (str(urls), str(key), file and str(file))
+    found = _switches.get(named)
+    if found is None:
+        store_of(urls, key)  # which refuses what makes no sense, and asks nothing
+        path = file and absolute(file)
+        make = partial(EtcdSwitch, urls, key=key, file=path)
+        found = _find(named, lambda: OneSwitch(make, workers, None))
+    return _agreed(found, workers)
+
+
+def _find(name: object, make: Callable[[], OneSwitch]) -> OneSwitch:
+    with _finding():
+        found = _switches.get(name)
+        if found is None:
+            found = _switches[name] = make()
+    return found
+
+
+def _agreed(found: OneSwitch, workers: object) -> OneSwitch:
     if found.workers != workers:
         raise ConfigurationError(
             f"sa_readonly_workers={workers!r} differs from {found.workers!r} of another engine "
-            f"with {path}, with which it shares one entry. Give the same to both."
+            "with this switch, with which it shares one entry. Give the same to both."
         )
     return found
 
 
-Asked = EngineSelector | OneFile
+Asked = EngineSelector | OneSwitch
 """What may be asked of the mode."""
 
 
@@ -223,4 +253,4 @@ def asked(value: object) -> Asked | None:
         return value
     engine = getattr(value, "sync_engine", value)
     single = of_engine(engine) if isinstance(engine, Engine) else None
-    return None if single is None else single.shared.keep()  # type: ignore[attr-defined]  # a OneFile
+    return None if single is None else single.shared.keep()  # type: ignore[attr-defined]  # a OneSwitch
