@@ -42,8 +42,8 @@ def look(store: Store, place: Place | None, timeout: float) -> Sight:
     client, end = store.client, clock() + timeout
     first = client.get(store.key, timeout=timeout)
 
-    # The others as they were then. Not all by one transaction: looks made so were seen to bring down
-    # etcd 3.5.1 (3.5.7 has it mended), which also refuses them while its database is full.
+    # The others as they were then. Not all by one transaction: looks made so were seen to bring
+    # down etcd 3.5.1 (3.5.7 has it mended), which also refuses them while its database is full.
     def left() -> float:
         return max(0.0, end - clock())
 
