@@ -15,7 +15,7 @@ from sqlalchemy.util import immutabledict
 
 from .checks import registry_of
 from .engines.pools import holds_database, is_in_memory
-from .engines.single import Single, of_engine
+from .engines.single import Single
 from .errors import ConfigurationError, seconds
 from .mode import Mode
 from .oneswitch import of_file, of_key
@@ -63,12 +63,14 @@ class Plugin(CreateEnginePlugin):
     def update_url(self, url: URL) -> URL:
         """Return the URL as the driver knows it."""
         query = url.query
+        if not query:
+            return url
         left = {name: query[name] for name in query if not name.startswith(_PREFIX)}
         return url if len(left) == len(query) else url._replace(query=immutabledict(left))
 
     def engine_created(self, engine: Engine) -> None:
         """Have the engine give out connections by the mode."""
-        if of_engine(engine) is not None:
+        if "_sa_readonly_single" in vars(engine):
             return  # named in the URL and in plugins=, it is made twice for one engine
         given = self._given()
         if holds_database(engine):
