@@ -275,6 +275,19 @@ def test_dispose_leaves_an_engine_that_works_in_either_mode(app: App) -> None:
         flip(app, engine)
 
 
+def test_dispose_closes_what_is_idle_of_both_kinds(app: App) -> None:
+    engine = by_url(app)
+    flip(app, engine)
+    assert which(engine.raw_connection) == "rw"
+    flip(app, engine)
+    assert which(engine.raw_connection) == "rw"
+    sides: Any = engine._sa_readonly_single._begun  # type: ignore[attr-defined]  # our own
+    assert [len(sides.reader.ledger.connections), sides.doors[0].connections] == [1, 1]
+    engine.dispose()
+    assert [len(sides.reader.ledger.connections), sides.doors[0].connections] == [0, 0]
+    assert which(engine.raw_connection) == "rw"
+
+
 def test_a_pool_that_keeps_nothing_is_counted_and_given_by_the_mode(app: App) -> None:
     engine = by_url(app, "ro", poolclass=NullPool)
     with engine.connect() as connection:

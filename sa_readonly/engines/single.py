@@ -104,6 +104,17 @@ class Single:
         else:
             begun.writer.pool = pool
 
+    def disposed(self, pool: Pool) -> None:
+        """Close what is idle of the reading side, too, when a pool of the writing one was disposed.
+
+        While read-only there is nothing of the writing side that is idle.
+        """
+        begun = self._begun
+        if begun is not None and pool is begun.writer.pool:
+            old = begun.reader.pool
+            begun.reader.pool = old.recreate()
+            CountedPool.dispose(old)
+
     def give(self) -> PoolProxiedConnection:
         """Return a connection of the kind that the mode asks for."""
         sides = self._begun or self._begin()
@@ -188,6 +199,10 @@ class _ByMode(Pool):
     def sa_readonly_connect(self) -> PoolProxiedConnection:
         """Return a connection of this very pool."""
         return super().connect()
+
+    def dispose(self) -> None:
+        super().dispose()
+        self.sa_readonly_single.disposed(self)
 
     def recreate(self) -> Pool:
         made: Any = super().recreate()
