@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .engines import loops
+from .hold.ticket import Gone
 from .mode import clock
 from .refusals import RequestNote, chain, passing
 from .web.answers import (
@@ -26,11 +28,13 @@ from .web.answers import (
     is_kept,
     not_saved,
 )
-from .web.site import Site
+from .web.listening import Listening
+from .web.site import HOLD_METHODS, Site
 
 if TYPE_CHECKING:
     from .checks import AnyEngine
     from .errors import ReadOnlyError
+    from .hold.ticket import Ticket
     from .mode import State
     from .selector import EngineSelector
     from .web.site import Pattern
@@ -94,7 +98,12 @@ class ReadOnlyMiddleware:
         which may be a coroutine function, that is given the scope and says yes to this request.
     :param refuse: methods that are refused while read-only, before the application runs.
     :param allow: paths for which they are not refused: strings in which ``*`` stands for any text
-        and ``?`` for a character, or compiled regular expressions that match the whole path.
+        and ``?`` for a character, or compiled regular expressions that match the whole path. They
+        are not held either.
+    :param hold: seconds for which a request of ``hold_methods`` may wait for read-write, before the
+        application is called. None refuses at once. Less than the time limits of the server, of
+        proxies and of clients that try again.
+    :param hold_methods: the methods of requests that are held.
     :raises ConfigurationError: if a setting makes no sense.
     """
 
@@ -108,6 +117,8 @@ class ReadOnlyMiddleware:
         details: bool | Callable[[Scope], object] = False,
         refuse: Iterable[str] = (),
         allow: Iterable[Pattern] = (),
+        hold: float | None = None,
+        hold_methods: Iterable[str] = HOLD_METHODS,
     ) -> None:
         self.app = app
         self._site = Site(
@@ -117,6 +128,8 @@ class ReadOnlyMiddleware:
             details=details,
             refuse=refuse,
             allow=allow,
+            hold=hold,
+            hold_methods=hold_methods,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,20 +142,73 @@ class ReadOnlyMiddleware:
             answer = await _in_thread(lambda: site.page(request, details=details))
             await _response(answer)(scope, receive, send)
             return
-        if site.may_refuse(request):
-            state = await self._state()
-            if state.read_only:
-                await _drain(scope, receive)
-                await _response(site.refusal(request, state))(scope, receive, send)
-                return
-        await self._run(scope, receive, send)
+        ticket = site.ticket(request) if site.holds else None
+        if ticket is None or loops.running() is None:
+            await self._run(request, scope, receive, send)
+        else:
+            await self._hold(ticket, request, scope, receive, send)
 
     def response_for(self, error: BaseException, scope: Scope) -> Response:
         """Return its answer to a refused write; see :func:`response_for`."""
         return response_for(error, scope, status=self._site.status)
 
-    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        note = RequestNote()
+    async def _hold(
+        self, ticket: Ticket, request: Request, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Run the application once it may write; meanwhile the client is listened to."""
+        site = self._site
+        listening = Listening(receive, ticket, site.selector.held)
+        try:
+            refused = await self._wait(ticket, listening)
+            if refused is None:
+                await self._run(request, scope, listening.receive, send, ticket)
+            else:
+                await _drain(scope, listening.receive)
+                await _response(site.refusal(request, *refused))(scope, receive, send)
+        except Gone:
+            return
+        finally:
+            site.selector.held.end(ticket)
+            listening.end()
+
+    async def _wait(self, ticket: Ticket, listening: Listening) -> tuple[State, str] | None:
+        """Wait as :meth:`.Site.hold` does.
+
+        :raises Gone: if the client has gone.
+        """
+        selector = self._site.selector
+        queue = selector.held
+        if not queue.must_wait(await self._state()):
+            return None
+        listening.begin()
+        while True:
+            why = await queue.wait_as_task(ticket)
+            state = selector.known  # a fresh one may need a thread, for which the next would wait
+            if ticket.given_up:
+                raise Gone
+            if not state.read_only:
+                return None
+            queue.end(ticket)
+            if why is not None:
+                return state, why
+
+    async def _run(
+        self,
+        request: Request,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        ticket: Ticket | None = None,
+    ) -> None:
+        """Run the application, unless the request is refused beforehand."""
+        site = self._site
+        if site.may_refuse(request) and (state := await self._state()).read_only:
+            await _drain(scope, receive)
+            await _response(site.refusal(request, state))(scope, receive, send)
+            return
+        if ticket is not None:
+            site.selector.held.end(ticket)
+        note = RequestNote(ticket)
         head = _Head(self, scope, send, note)
         try:
             with note:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from .engines.server import ServerSwitch
+    from .hold.queue import Queue
     from .workers.worker import Worker
 
 __all__ = ["Asking"]
@@ -30,8 +31,11 @@ class Asking:
     """Asks the switch of a selector, by its worker if it has one, and knows its server's word."""
 
     switch: Switch
+    held: Queue
+    """For sessions and middlewares: those that wait until it is read-write."""
     server: ServerSwitch | None
     """For sessions: what turns this selector by the word of its database server, or None."""
+
     _worker: Worker | None
     _callbacks: list[Callable[[State, State], object]]
 
@@ -53,6 +57,18 @@ class Asking:
         """
         worker = self._worker
         return self.switch.refresh() if worker is None else worker.refresh(self.switch)
+
+    @property
+    def known(self) -> State:
+        """The last answer, whatever its age: for what sleeps until the flip."""
+        known, server = self.switch.known, self.server
+        return known if server is None else server.over(known)
+
+    @property
+    def watched(self) -> bool:
+        """True if a thread looks at the switch, whatever the traffic does."""
+        worker = self._worker
+        return worker is not None and worker.watcher.alive
 
     @property
     def mode(self) -> Mode:
@@ -144,6 +160,7 @@ class Asking:
         signal.signal(signum, handle)
 
     def _tell(self, old: State, new: State) -> None:
+        self.held.turned()  # before callbacks, which may take their time
         for callback in tuple(self._callbacks):
             try:
                 callback(old, new)

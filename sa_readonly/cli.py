@@ -20,6 +20,7 @@ except ModuleNotFoundError as missing:
 
 from .command.demo import demo
 from .command.doctor import doctor
+from .command.init import init
 from .command.on_off import off, on
 from .command.run import run
 from .command.status import status
@@ -38,10 +39,10 @@ def _version() -> str:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(_version(), prog_name="sa-readonly", message="%(prog)s %(version)s")
 def main() -> None:
-    """Turn an SQLAlchemy application read-only, and back, by a file."""
+    """Turn an SQLAlchemy application read-only, and back, by a file or a key in etcd."""
 
 
-for _command in (demo, doctor, off, on, run, status, wait):
+for _command in (demo, doctor, init, off, on, run, status, wait):
     main.add_command(_command)
 
 

@@ -43,8 +43,8 @@ def selector_from_config(
 
     In the place of a ``url``, ``url_file`` is the path of a file that holds it. It is read again
     each time a pool is opened anew: of a read-write engine at each flip back, of a read-only one at
-    each flip to read-only, and after ``dispose()``. What can't be used then is logged as an error,
-    and the last URL is used on. Dialect and driver stay the same.
+    each flip to read-only, after ``dispose()`` and in a forked child. What can't be used then is
+    logged as an error, and the last URL is used on. Dialect and driver stay the same.
 
     :param mapping: keys and values, which may be strings; keys without the prefix are left alone.
     :param prefix: what the keys begin with.

@@ -144,6 +144,14 @@ class _Families:
             "Since when the oldest connection is retired and not closed yet; absent without one.",
             switch,
         )
+        self.held = _gauge(
+            "held", "Requests and transactions that wait for read-write, in all processes.", switch
+        )
+        self.held_since = _gauge(
+            "held_since_timestamp_seconds",
+            "Since when the one is held that waits longest; absent without one.",
+            switch,
+        )
         self.flips = CounterMetricFamily(
             "sa_readonly_flips", "Flips that a process has seen.", labels=(*switch, "pid")
         )
@@ -184,6 +192,8 @@ class _Families:
             self.forced.add_metric((name, str(mode)), forced)
         _add_oldest(self.checked, switch, (one.checked for one in reports if not one.forced))
         _add_oldest(self.retired, switch, (one.retired for one in reports))
+        self.held.add_metric(switch, sum(one.held for one in reports))
+        _add_oldest(self.held_since, switch, (one.held_since for one in reports))
         self._add_connections(name, reports)
         self._add_counts(name, told)
 

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
@@ -23,6 +23,7 @@ from .checks import is_required, kind_of, registry_of
 from .engines.single import of_engine
 from .errors import ConfigurationError
 from .etcd.switch import EtcdSwitch, store_of
+from .hold.queue import Queue
 from .selector import EngineSelector
 from .switch import FileSwitch
 from .text import absolute
@@ -81,6 +82,11 @@ class OneSwitch(Asking):
     @property
     def _worker(self) -> Worker:  # type: ignore[override]  # the same
         return worker_of(self.switch)
+
+    @cached_property
+    def held(self) -> Queue:  # type: ignore[override]  # made lazily as well
+        """The requests that a middleware holds."""
+        return Queue(self, None)  # type: ignore[arg-type]  # its switch is read only
 
     # -- what is asked of it ---------------------------------------------------------------
 

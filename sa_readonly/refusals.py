@@ -30,6 +30,7 @@ __all__ = [
     "RequestNote",
     "chain",
     "count",
+    "held_request",
     "last_read_only",
     "passing",
     "record",
@@ -258,10 +259,12 @@ class RequestNote:
     each has a note of its own, and a refusal is written into all of them.
     """
 
-    __slots__ = ("_opened", "_outer", "_refused", "_token", "closed")
+    __slots__ = ("_opened", "_outer", "_refused", "_token", "closed", "held")
 
-    def __init__(self) -> None:
+    def __init__(self, held: object = None) -> None:
         self.closed = False
+        self.held = held
+        """The ticket of the request, if it is of a kind that is held."""
         outer = _request.get()
         self._outer: RequestNote | None = None if outer is None or outer.closed else outer
         self._opened = time.time()
@@ -302,6 +305,14 @@ def _request_notes() -> Iterator[RequestNote]:
     while note is not None:
         yield note
         note = note._outer
+
+
+def held_request() -> object:
+    """Return the ticket of the request that runs here, or None if it is of no kind that is held."""
+    note = _request.get()
+    while note is not None and (note.held is None or note.closed):
+        note = note._outer
+    return None if note is None else note.held
 
 
 def _turned_in_the_request(state: State, over: State | None) -> bool:

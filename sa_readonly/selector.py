@@ -32,6 +32,9 @@ from .checks import (
 from .engines import loops, privates
 from .engines.dialects import shown
 from .engines.handover import NOT_READ_ONLY, GuardedEngines
+from .hold.engine import held_engine
+from .hold.queue import Queue, check_max_held, held
+from .hold.ticket import check_hold
 from .mode import Mode, State, Switch
 from .workers.counts import counted
 from .workers.process import myself
@@ -79,6 +82,9 @@ class EngineSelector(Asking, Bind):
         transaction of a read-only engine begins READ ONLY, and AUTOCOMMIT is refused there.
         ``"session"`` locks the session by a SET at each checkout. None locks it by the start-up
         packet, which poolers refuse or drop.
+    :param max_held: how many requests and transactions may be held in this process at the same
+        time; see ``hold`` of a session or a middleware. None means 100 where all are tasks of an
+        event loop. Where threads wait it must be given: at most half of the server's threads.
     :param server_read_only: what is done where a read-write database says itself that it is
         read-only, as after a failover. ``"raise"`` raises :class:`.ReadOnlyError`, and closes the
         connection. ``"flip"`` also has this selector be read-only in this process, until a probe
@@ -96,6 +102,7 @@ class EngineSelector(Asking, Bind):
         watch: bool = True,
         workers: bool | str | os.PathLike[str] | Registry = True,
         pooler: Literal["transaction", "session"] | None = None,
+        max_held: int | None = None,
         server_read_only: Literal["raise", "error", "flip"] = "raise",
     ) -> None:
         given = given_engines(read_write, read_only)
@@ -103,6 +110,7 @@ class EngineSelector(Asking, Bind):
         check_options(grace, watch, server_read_only)
         check_pooler(pooler, engines)
         self.switch = switch_of(switch)
+        self.held = Queue(self, check_max_held(max_held))
         registry = registry_of(workers, self.switch)
         required = is_required(workers, self.switch)
         warn_of_one_url(engines)
@@ -136,11 +144,11 @@ class EngineSelector(Asking, Bind):
         if guarded.server is not None:
             guarded.server.told = weakref.WeakMethod(self._turned)
         primary, known = given["read_write.primary"], self._engines
-        # One AsyncEngine for each engine, also for a twin that stands for several.
-        as_given = {engine: like(primary, engine) for engine in guarded.engines.values()}
-        as_given.update((engines[name], engine) for name, engine in given.items())
-        self._engines = {**known, **as_given}
         try:
+            # One AsyncEngine for each engine, also for a twin that stands for several.
+            as_given = {engine: like(primary, engine) for engine in guarded.engines.values()}
+            as_given.update((engines[name], engine) for name, engine in given.items())
+            self._engines = {**known, **as_given}
             if self._worker is not None:
                 self._worker.join(self.switch, guarded, **self._joins)
             # The first one's is told of a flip for all.
@@ -178,6 +186,7 @@ class EngineSelector(Asking, Bind):
                 kinds=refused,
                 engines=engines,
                 retired=retired,
+                **held(self.switch),
             )
             here = replace(here, report=report)
         if self._registry is None:
@@ -186,14 +195,23 @@ class EngineSelector(Asking, Bind):
 
     # -- the engines ---------------------------------------------------------------------
 
-    def engine(self, role: str = "primary") -> Any:
+    def engine(self, role: str = "primary", *, hold: float | None = None) -> Any:
         """Return the engine for the mode now: ``with selector.engine().begin() as connection``.
 
         :param role: ``"primary"`` or ``"replica"``.
+        :param hold: seconds for which a connection of this engine may wait for read-write: for a
+            transaction of the role ``"primary"`` that will write, as that is not told before its
+            first statement. None waits for nothing.
         :return: an Engine or, where they were given, an AsyncEngine.
-        :raises ConfigurationError: if there is no such role.
+        :raises ConfigurationError: if there is no such role, or if ``hold`` is no number of seconds
+            or needs ``max_held``.
         """
         check_role(role)
+        hold = check_hold("selector.engine(hold)", hold)
+        if hold is not None and role == "primary":
+            if not self.is_async:
+                self.held.check_threads("selector.engine(hold)")
+            return like(self._given["read_write.primary"], held_engine(self, hold))
         return self._engines[self.routes[role][self.state.mode]]
 
     def replace(self, *, read_write: Engines | AnyEngine) -> None:
@@ -207,7 +225,8 @@ class EngineSelector(Asking, Bind):
 
         The engines that were replaced give out no connection any more, in either mode, until they
         are given here again or the selector is closed: code that still has one would write into the
-        database that was left. An engine that another selector has, too, goes on by that one.
+        database that was left. An engine that another selector has, too, goes on by that one, and a
+        replica that was read while read-only, too, is read on where code has kept it.
 
         :param read_write: the :class:`.Engines`, or a bare engine; also the same ones again.
         :raises sqlalchemy.exc.InvalidRequestError: while its switch is read-write, whatever its
@@ -225,7 +244,8 @@ class EngineSelector(Asking, Bind):
             engines = check_engines(given)
             check_pooler(self._options["pooler"], engines)
             warn_of_one_url(engines)
-            self._guard(given, engines)
+            if given != self._given:  # a callback may give the same ones at each flip
+                self._guard(given, engines)
         logger.warning(
             "sa_readonly: read_write.primary was replaced. It is %s from the flip back on.",
             shown(engines["read_write.primary"]),
@@ -235,6 +255,7 @@ class EngineSelector(Asking, Bind):
         """Give the engines back as they were. Nothing begins through the selector any more."""
         with forks.locked(self._changing()):
             self.routes = self._engines = _Closed()
+        self.held.close()
         worker, self._worker = self._worker, None
         sets = list(self._sets)
         if worker is not None:
@@ -272,13 +293,15 @@ class EngineSelector(Asking, Bind):
 
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
-        for guarded in list(self._sets):
-            if self._worker is None:  # a worker sweeps the retired pools; else it is done here
-                guarded.sweep()
-            guarded.settle(new)
-        first = next(iter(self._sets), None)  # which is not there yet while this is being made
-        if first is None or not first.closed_by_server:  # else it was read-only, and is
-            self._tell(old, new)
+        try:
+            for guarded in list(self._sets):
+                if self._worker is None:  # a worker sweeps the retired pools; else it is done here
+                    guarded.sweep()
+                guarded.settle(new)
+        finally:
+            first = next(iter(self._sets), None)  # which is not there yet while this is being made
+            if first is None or not first.closed_by_server:  # else it was read-only, and is
+                self._tell(old, new)
 
     def _turned(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)

@@ -12,6 +12,7 @@ from .checks import check_role
 from .engines import guard, privates
 from .engines.handover import ROLES
 from .errors import ConfigurationError, ReadOnlyError
+from .holding import PIN, HoldingSession, has_changed
 from .mode import Mode, clock
 from .selector import EngineSelector
 
@@ -29,11 +30,10 @@ _READ_ONLY = Mode.READ_ONLY  # a member of an enum is slow to look up in Python 
 # that was found by it, with the mode. It stands on the transaction and not on the session, so that
 # it ends with the transaction however that ends.
 _Pin = dict[Any, Any]
-_PIN = "_sa_readonly_pin"
 _NOTHING: _Pin = {}
 
 
-class RoutingSession(Session):
+class RoutingSession(HoldingSession):
     """A Session that takes selectors as its binds.
 
     The mode is taken when the root transaction gets its first connection and kept until that
@@ -45,7 +45,10 @@ class RoutingSession(Session):
 
     :param role: ``"primary"`` or ``"replica"``. A transaction of the role ``"replica"`` never
         writes, in either mode.
-    :raises ConfigurationError: if there is no such role.
+    :param hold: seconds for which a transaction may wait for read-write, in all, if its first
+        statement or flush would be refused. None refuses at once.
+    :raises ConfigurationError: if there is no such role, or if ``hold`` is no number of seconds or
+        needs :class:`.EngineSelector`'s ``max_held``.
     """
 
     _role = "primary"
@@ -66,6 +69,7 @@ class RoutingSession(Session):
         *,
         binds: dict[Any, Any] | None = None,
         role: str = "primary",
+        hold: float | None = None,
         **kwargs: Any,
     ) -> None:
         if role != "primary":
@@ -74,6 +78,8 @@ class RoutingSession(Session):
         super().__init__(bind=bind, binds=binds, **kwargs)
         if bind.__class__ is EngineSelector and self._cuts_short and not binds:
             self._only = bind
+        if hold is not None:
+            self._begin_holding(hold, (bind, *(binds or {}).values()))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -133,9 +139,12 @@ class RoutingSession(Session):
             if not isinstance(selector, EngineSelector):
                 self._check_given(selector, clause)
                 return selector  # type: ignore[no-any-return]  # a bind of the application's own
-        pin = getattr(self.get_transaction(), _PIN, _NOTHING)
+        pin = getattr(self.get_transaction(), PIN, _NOTHING)
         engine, mode = pin[selector] if selector in pin else self._choose(selector, pin)
-        if (mode is _READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
+        holds = self._hold is not None or selector.held.serves_requests
+        if holds and pin is _NOTHING and self._may_be_held():
+            self._asked = clause  # it is held, or refused, as it connects
+        elif (mode is _READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
             self._refuse(engine, type(clause).__name__.upper(), "statement")
         return engine
 
@@ -150,10 +159,11 @@ class RoutingSession(Session):
             read-only.
         """
         bind = bind_arguments.get("bind") if bind_arguments else None
+        self._asked = None
         if bind is not None:
             # Session.connection() does not ask get_bind() about a bind that it is given.
             if isinstance(bind, EngineSelector):
-                pin = getattr(self.get_transaction(), _PIN, _NOTHING)
+                pin = getattr(self.get_transaction(), PIN, _NOTHING)
                 bind = (pin[bind] if bind in pin else self._choose(bind, pin))[0]
             else:
                 self._check_given(bind, None)
@@ -204,7 +214,7 @@ class RoutingSession(Session):
         engine = bind.engine
         gates = guard.gates(engine)
         begun = isinstance(bind, Connection) and bind.in_transaction()
-        pin = getattr(self.get_transaction(), _PIN, _NOTHING)
+        pin = getattr(self.get_transaction(), PIN, _NOTHING)
         modes: _Pin = {}
         for switch in gates or guard.told(engine):
             if switch in pin:
@@ -233,19 +243,24 @@ class RoutingSession(Session):
         If a flip took the engine away before it connected, the read-only one takes its place. The
         connections of a flush are got in another way: a flush is refused.
         """
-        if self._choice is None and self._cuts_short and not execution_options:
+        if (choice := self._choice) is None and self._cuts_short and not execution_options:
             connection = privates.connected(self, engine)
             if connection is not None:
                 return connection
+        connect = super()._connection_for_bind
+        if self._asked is not None or (choice and choice[2] and choice[2].held.serves_requests):
+            held = self._connect_held(engine, lambda chosen: connect(chosen, execution_options))
+            if held is not None:
+                return held
         try:
-            return super()._connection_for_bind(engine, execution_options)
+            return connect(engine, execution_options)
         except ReadOnlyError as error:
             chosen, pin, selector = self._choice or (None, {}, None)
             if chosen is not engine or selector is None or pin[selector.switch] is _READ_ONLY:
                 raise
             guard.was_served(chosen, error)
             engine, _ = self._choose(selector, _NOTHING, _READ_ONLY)
-        return super()._connection_for_bind(engine, execution_options)
+        return connect(engine, execution_options)
 
     # -- refusing ------------------------------------------------------------------------
 
@@ -288,12 +303,16 @@ class RoutingSession(Session):
         if mapper is not None and self.connection_callable is None:
             with privates.as_flushing(self):
                 bind = self.get_bind(mapper.base_mapper)
+            holds = self._hold is not None or (self._only and self._only.held.serves_requests)
+            if holds and self._may_be_held():
+                self._connect_for_flush(bind, what)
+                bind = self.get_bind(mapper.base_mapper)
             self._refuse(bind, what)
 
     def _refuse(self, bind: Engine | Connection, what: str, kind: str = "flush") -> None:
         """Refuse a write if nothing may be written through a bind of this session."""
         if self._refuses(bind):
-            pin = getattr(self.get_transaction(), _PIN, None)
+            pin = getattr(self.get_transaction(), PIN, None)
             if pin is None:  # nothing is connected: it counts what was chosen
                 pin = self._choice[1] if self._choice else _NOTHING
             began = any(pin.get(switch) is _READ_ONLY for switch in guard.told(bind.engine))
@@ -330,13 +349,13 @@ def _pin_mode(
     engine = connection.engine
     chosen = choice[1] if choice is not None and choice[0] is engine else _modes_of(engine)
     kept = transaction.__dict__
-    if _PIN not in kept:
-        kept[_PIN] = chosen
+    if PIN not in kept:
+        kept[PIN] = chosen
         connection._sa_readonly_pin = chosen  # type: ignore[attr-defined]  # for an error
         return
-    connection._sa_readonly_pin = kept[_PIN]  # type: ignore[attr-defined]  # the same
+    connection._sa_readonly_pin = kept[PIN]  # type: ignore[attr-defined]  # the same
     for key, value in chosen.items():  # this is the connection of a second engine
-        kept[_PIN].setdefault(key, value)
+        kept[PIN].setdefault(key, value)
 
 
 def _modes_of(engine: Engine) -> _Pin:
@@ -349,11 +368,13 @@ def _modes_of(engine: Engine) -> _Pin:
 @event.listens_for(RoutingSession, "before_flush", propagate=True)
 def _refuse_flush(
     session: RoutingSession,
-    flush_context: UOWTransaction,  # noqa: ARG001  # the event gives it
-    instances: Sequence[object] | None,  # noqa: ARG001  # the event gives it
+    flush_context: UOWTransaction,
+    instances: Sequence[object] | None,
 ) -> None:
     """Refuse a flush that would write, before it begins."""
-    if session._only is not None and not session._refuses(session.get_bind()):
+    holds = session._hold is not None or (session._only and session._only.held.serves_requests)
+    held = holds and session._may_be_held()
+    if not held and session._only is not None and not session._refuses(session.get_bind()):
         return
     binds: dict[Mapper[Any], Engine | Connection] = {}
     for what, objects in (
@@ -370,18 +391,9 @@ def _refuse_flush(
                 bind = binds[base]
             else:
                 bind = binds[base] = session.get_bind(base)
-            if session._refuses(bind) and (what != "UPDATE" or _has_changed(one)):
-                session._refuse(bind, f"The flush of {what} for {mapper.class_.__name__}")
-
-
-def _has_changed(one: object) -> bool:
-    """True if a flush would write for this persistent object."""
-    state: Any = inspect(one)  # its type differs between SQLAlchemy 2.0 and 2.1
-    if not state.modified:
-        return False
-    for attribute in state.mapper.attrs:
-        if getattr(attribute, "viewonly", False) or attribute.key in state.unloaded:
-            continue
-        if state.attrs[attribute.key].history.has_changes():
-            return True
-    return False
+            if (held or session._refuses(bind)) and (what != "UPDATE" or has_changed(one)):
+                told = f"The flush of {what} for {mapper.class_.__name__}"
+                if held and session._connect_for_flush(bind, told):
+                    _refuse_flush(session, flush_context, instances)  # by what is pinned now
+                    return
+                session._refuse(bind, told)

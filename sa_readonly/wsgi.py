@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,14 @@ from .web.answers import (
     is_kept,
     not_saved,
 )
-from .web.site import Site
+from .web.site import HOLD_METHODS, Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from .checks import AnyEngine
+    from .hold.ticket import Ticket
     from .selector import EngineSelector
     from .web.site import Pattern
 
@@ -79,8 +81,14 @@ class ReadOnlyMiddleware:
         that is given the environ and says yes to this request.
     :param refuse: methods that are refused while read-only, before the application runs.
     :param allow: paths for which they are not refused: strings in which ``*`` stands for any text
-        and ``?`` for a character, or compiled regular expressions that match the whole path.
-    :raises ConfigurationError: if a setting makes no sense.
+        and ``?`` for a character, or compiled regular expressions that match the whole path. They
+        are not held either.
+    :param hold: seconds for which a request of ``hold_methods`` may wait for read-write, before the
+        application is called. None refuses at once. Less than the time limits of the server, of
+        proxies and of clients that try again.
+    :param hold_methods: the methods of requests that are held.
+    :raises ConfigurationError: if a setting makes no sense, or if ``hold`` needs
+        :class:`.EngineSelector`'s ``max_held``.
     """
 
     def __init__(
@@ -93,6 +101,8 @@ class ReadOnlyMiddleware:
         details: bool | Callable[[WSGIEnvironment], object] = False,
         refuse: Iterable[str] = (),
         allow: Iterable[Pattern] = (),
+        hold: float | None = None,
+        hold_methods: Iterable[str] = HOLD_METHODS,
     ) -> None:
         if inspect.iscoroutinefunction(details):
             raise ConfigurationError(
@@ -107,7 +117,11 @@ class ReadOnlyMiddleware:
             details=details,
             refuse=refuse,
             allow=allow,
+            hold=hold,
+            hold_methods=hold_methods,
         )
+        if hold:
+            self._site.selector.held.check_threads("ReadOnlyMiddleware(hold)")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         site, request = self._site, _request(environ)
@@ -115,12 +129,22 @@ class ReadOnlyMiddleware:
             return _response(site.page(request, details=self._details(environ)))(
                 environ, start_response
             )
+        ticket = site.ticket(request) if site.holds else None
+        if ticket is not None:
+            refused = site.hold(ticket)
+            if refused is not None:
+                _drain(environ)
+                return _response(site.refusal(request, *refused))(environ, start_response)
+            if ticket.was_held and _has_gone(environ):
+                site.selector.held.end(ticket)
+                start_response("503 Service Unavailable", [("Content-Length", "0")])
+                return []
         if site.may_refuse(request):
             state = site.selector.state
             if state.read_only:
                 _drain(environ)
                 return _response(site.refusal(request, state))(environ, start_response)
-        return _Exchange(self, environ, start_response).run()
+        return _Exchange(self, environ, start_response, ticket).run()
 
     def response_for(self, error: BaseException, environ: WSGIEnvironment) -> Response:
         """Return its answer to a refused write; see :func:`response_for`."""
@@ -143,11 +167,13 @@ class _Exchange:
         middleware: ReadOnlyMiddleware,
         environ: WSGIEnvironment,
         start_response: StartResponse,
+        ticket: Ticket | None,
     ) -> None:
         self._middleware = middleware
+        self._ticket = ticket
         self._environ = environ
         self._start_response = start_response
-        self._note = RequestNote()
+        self._note = RequestNote(ticket)
         self._kept: tuple[str, list[tuple[str, str]]] | None = None
         self._error: BaseException | None = None  # of which the kept head tells
         self._outside = sys.exc_info()[1]
@@ -160,6 +186,8 @@ class _Exchange:
     def run(self) -> Iterable[bytes]:
         try:
             with self._note:
+                if self._ticket is not None:
+                    self._middleware._site.selector.held.end(self._ticket)
                 iterable = self._middleware.app(self._environ, self._start)
         except Exception as error:  # noqa: BLE001  # _failed() raises it, unless it is a refusal
             return self._failed(error)
@@ -315,6 +343,18 @@ def _request(environ: WSGIEnvironment) -> Request:
         environ.get("HTTP_ACCEPT", ""),
         environ.get("QUERY_STRING", ""),
     )
+
+
+def _has_gone(environ: WSGIEnvironment) -> bool:
+    """True if the client of a request that was held is surely gone.
+
+    Some servers give its socket, which tells unless it is encrypted or more was sent on it.
+    """
+    found = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    try:
+        return found is not None and not found.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except (OSError, ValueError, AttributeError):  # nothing to read; it is encrypted; Windows
+        return False
 
 
 def _drain(environ: WSGIEnvironment) -> None:

@@ -156,7 +156,8 @@ def _ask(wish: bytes, descriptors: list[int]) -> None:
 
 def serve(channel: socket.socket) -> None:
     from sa_readonly import cli  # noqa: F401, PLC0415  # imported once, here
-    from tests import worker_process  # noqa: F401, PLC0415  # the same
+    from sa_readonly.etcd import client  # noqa: F401, PLC0415  # the same, and urllib3 with it
+    from tests import etcd_worker, worker_process  # noqa: F401, PLC0415  # the same
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who watch over a child are not waited for
     while True:

@@ -8,12 +8,14 @@ import os
 import pstats
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import sessionmaker
 
+from sa_readonly import RoutingSession
 from tests.app import App, Book, set_clock
 
 STATEMENT = select(1)
@@ -68,6 +70,16 @@ def test_a_flush_costs_a_handful_of_calls_more_than_a_plain_one(lite: App) -> No
     plain = sessionmaker(lite.engine("rw"))
     more = calls(writing(lite.sessions)) - calls(writing(plain))
     assert 0 < more <= 27
+
+
+@pytest.mark.parametrize(("read", "most"), [(True, 40), (False, 60)])
+def test_a_hold_that_need_not_wait_costs_some_calls_at_the_first_statement_alone(
+    lite: App, read: bool, most: int
+) -> None:
+    lite.start(ttl=3600, max_held=1)
+    held = sessionmaker(lite.selector, class_=RoutingSession, hold=1)
+    work = partial(reading, statements=10) if read else writing
+    assert 0 < calls(work(held)) - calls(work(lite.sessions)) <= most
 
 
 @pytest.mark.parametrize(("statements", "least", "most"), [(1, 1, 13), (10, 0, 31)])

@@ -778,7 +778,7 @@ LIST = ("--hosts", "{list}")
         ),
         (["--file", "x", *LIST], "--hosts needs --url."),
         (["--file", "x", "--all-addresses"], "--all-addresses needs --url."),
-        (["--file", "x", "--expect-hosts", "2"], "--expect-hosts needs --url."),
+        (["--file", "x", "--expect-hosts", "2"], "--expect-hosts needs --url or --etcd."),
     ],
 )
 def test_what_does_not_fit_is_a_usage_error(

@@ -133,6 +133,7 @@ def test_json_tells_the_whole_state_and_nothing_else(file: Path) -> None:
             "waiting": 0,
             "settled": 0,
         },
+        "held": {"now": 0, "longest": None},
         "workers": [],
         "changed": True,
         "forced": None,
@@ -252,7 +253,10 @@ def test_a_reason_that_cannot_be_read_back_is_refused(file: Path, reason: str, e
 @pytest.mark.parametrize("name", COMMANDS)
 def test_without_a_path_the_command_exits_with_2_and_says_how_to_give_it(name: str) -> None:
     for done in (command(name), command(name, "--file", ""), command(name, SA_READONLY_FILE="")):
-        said = "Give --file PATH, or set the environment variable SA_READONLY_FILE."
+        said = (
+            "Give --file PATH, or set the environment variable SA_READONLY_FILE; or --etcd URLS "
+            "(SA_READONLY_ETCD) and --key KEY (SA_READONLY_KEY)."
+        )
         assert refused(done, 2) == said
 
 

@@ -24,6 +24,7 @@ HOUSE = (
     *("refusals", "subscribers"),
     *("switch", "looking", "polled"),
     "engines",
+    "hold",
     "workers",
     "etcd",
     *(
@@ -31,6 +32,7 @@ HOUSE = (
         "asking",
         "bind",
         "selector",
+        "holding",
         "session",
         "scoped",
         "async_scoped",
@@ -50,6 +52,8 @@ PRIVATES = "engines.privates"
 ELSEWHERE = {
     # Overridden, so that a read in whose beginning a flip falls is served by the read-only engine.
     ("session", "_connection_for_bind"),
+    # Called before a flush, which gets its connections in the middle of it, and could not wait.
+    ("holding", "_connection_for_bind"),
     # What is done where a connection comes back, while a pool has one that is not to be kept.
     ("engines.checkins", "_do_return_conn"),
     # aiosqlite's, which has the same name as one of SQLAlchemy's.

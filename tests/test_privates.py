@@ -457,6 +457,24 @@ def test_a_session_looks_as_in_a_flush_inside_a_block(session: Session) -> None:
     assert [*seen, session._flushing] == [True, True, False]
 
 
+def test_a_dialect_that_asks_its_server_anew_begins_no_transaction() -> None:
+    engine = create_engine("sqlite://", execution_options={"isolation_level": "AUTOCOMMIT"})
+    engine.connect().close()
+    event.listen(engine, "begin", lambda _: pytest.fail("it began"))
+    event.listen(engine, "before_cursor_execute", lambda *_: pytest.fail("it told a listener"))
+    seen: list[Any] = []
+
+    @event.listens_for(engine.pool, "connect")
+    def connected(connection: Any, record: Any) -> None:
+        privates.initialize(engine, connection, record)
+        seen.append(engine.dialect.default_schema_name)
+
+    engine.dispose()
+    engine.dialect.default_schema_name = ""
+    engine.raw_connection().close()
+    assert seen == ["main"]
+
+
 def test_what_is_inspected_by_a_function_is_what_it_returns() -> None:
     class Inspected:
         pass

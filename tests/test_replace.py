@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import QueuePool
 
 from sa_readonly import (
     ConfigurationError,
@@ -25,6 +26,7 @@ from sa_readonly import (
 )
 from sa_readonly.engines import guard
 from sa_readonly.engines.doors import Door
+from sa_readonly.engines.handover import GuardedEngines
 from sa_readonly.testing import read_only
 from tests.app import SECONDS, WHICH, App, Base, Book, in_thread, make_app, need, sqlite_urls
 from tests.test_forks import in_child
@@ -132,6 +134,8 @@ def test_a_new_replica_serves_from_the_next_read_write_time_on(moving: App) -> N
     moving.off()
     assert [which(moving), which(moving, "replica")] == ["green", "ro"]
     assert moving.engines["other"].pool.checkedin() == 0  # type: ignore[attr-defined]  # a QueuePool
+    with moving.engines["other"].connect() as connection:  # code that has kept it may read
+        assert connection.scalar(WHICH) == "other"
     with moving.engines["ro"].connect() as connection, pytest.raises(ReadOnlyError):
         connection.execute(text("delete from book"))
 
@@ -162,11 +166,16 @@ def test_of_several_calls_in_a_night_the_last_one_counts(moving: App) -> None:
         pass
 
 
-def test_the_same_engine_may_be_given_again(moving: App) -> None:
-    start(moving)
-    night(moving, "rw")
+def test_the_same_engine_may_be_given_again_which_changes_nothing(moving: App) -> None:
+    selector = start(moving)
+    moving.on()
+    twin = selector.engine()
+    replace(moving, "rw")
+    moving.off()
     write(moving)
     assert [which(moving), moving.titles("rw")] == ["rw", ["new"]]
+    moving.on()
+    assert selector.engine() is twin
 
 
 @pytest.mark.parametrize(("nights", "read_only"), [(1, None), (2, None), (2, "ro")])
@@ -301,6 +310,20 @@ def test_an_engine_that_another_selector_has_goes_on_there(moving: App) -> None:
                 old.connect()
             moving.off()
             other.check()
+        moving.on()
+        other.replace(read_write=moving.engine("other"))
+        moving.off()
+        assert [which(moving), other.engine()] == ["green", moving.engines["other"]]
+        with pytest.raises(ReadOnlyError, match="was replaced"):  # by both of them
+            old.connect()
+        moving.on()
+        other.replace(read_write=old)
+        moving.selector.close()  # it gives back what it has replaced, which the other one has
+        other.replace(read_write=moving.engines["other"])
+        moving.off()
+        other.check()
+        with pytest.raises(ReadOnlyError, match="was replaced"):
+            old.connect()
 
 
 # -- what is new -----------------------------------------------------------------------------
@@ -447,12 +470,23 @@ def test_a_process_that_is_drained_stays_so_while_engines_are_replaced(moving: A
 def test_what_fails_in_the_end_leaves_the_old_engines_in_place(moving: App) -> None:
     selector = start_meanwhile(moving, afterwards=lambda: 1 / 0)
     green = moving.engine("green")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError) as caught:
         selector.replace(read_write=green)
     assert guard.gates(green) == ()
     moving.off()
     write(moving)
+    assert caught.tb is not None  # by it the engines of the failed call are still alive
     assert [which(moving), moving.titles("rw")] == ["rw", ["new"]]
+
+
+def test_engines_whose_joining_was_interrupted_leave_the_worker(moving: App) -> None:
+    selector = start(moving, workers=True)
+    new = GuardedEngines(selector.switch, {"read_write.primary": moving.engine("green")})
+    worker: Any = selector._worker
+    worker.counts.members[new] = False  # as far as it came
+    worker.leave(new)
+    new.release()
+    assert list(worker.counts.members) == [selector._guarded]
 
 
 def test_a_selector_that_is_closed_meanwhile_gives_the_new_engines_back_too(moving: App) -> None:
@@ -489,6 +523,29 @@ def test_a_callback_at_the_flip_may_replace_the_engines(moving: App) -> None:
     moving.off()
     write(moving)
     assert [moving.titles("rw"), moving.titles("green")] == [["before"], ["new"]]
+
+
+def test_a_pool_that_cannot_be_made_anew_keeps_no_callback_from_being_called(
+    moving: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Pool(QueuePool):
+        broken = False
+
+        def recreate(self) -> Any:
+            return 1 / 0 if self.broken else super().recreate()
+
+    start(moving, read_write=moving.engine("rw", poolclass=Pool))
+    told: list[Any] = []
+    moving.selector.on_flip(lambda _, new: told.append(new.read_only))
+    moving.on()
+    assert which(moving) == "rw"
+    replace(moving, "green")
+    pool = moving.selector.engine().pool  # the twin's, which is left at the flip back
+    pool.broken = True
+    moving.off()
+    assert [which(moving), told] == ["green", [True, False]]
+    assert "What was to be done after a flip failed." in caplog.text
+    pool.broken = False
 
 
 def test_a_test_that_dictates_the_mode_may_replace_the_engines(moving: App) -> None:
@@ -555,6 +612,26 @@ def test_async_engines_are_replaced_and_known_to_sessions(moving: App) -> None:
             await one.dispose()
 
     asyncio.run(run())
+
+
+def test_an_engine_of_a_class_that_cannot_wrap_a_twin_is_given_back(moving: App) -> None:
+    need("aiosqlite")
+
+    class Labelled(AsyncEngine):
+        def __init__(self, sync_engine: Engine, _label: str) -> None:
+            super().__init__(sync_engine)
+
+    rw, green = (
+        create_async_engine(moving.urls[name].set(drivername="sqlite+aiosqlite"))
+        for name in ("rw", "green")
+    )
+    moving.on()
+    switch = FileSwitch(moving.path, ttl=0)
+    with EngineSelector(switch, read_write=rw, workers=False, watch=False) as selector:
+        with pytest.raises(TypeError, match="_label"):
+            selector.replace(read_write=Labelled(green.sync_engine, "green"))
+        assert guard.gates(green.sync_engine) == ()
+        assert not Door.of(green.sync_engine).is_shut
 
 
 async def becomes_empty(connections: Any) -> None:

@@ -128,6 +128,8 @@ def test_an_engine_that_is_given_again_hears_its_server_as_before(
         flip(pg)
         never_asked(pg)
         pg.on()
+        pg.engines["rw2"] = pg.make_engine(pg.urls["rw"])
+        replace(pg, "rw2")
         replace(pg, "rw")
         off(pg)
         assert not pg.selector.read_only  # the server has not said it of the new set yet

@@ -111,6 +111,7 @@ def test_as_json_it_tells_all_that_is_known() -> None:
             "waiting": 1,
             "settled": 0,
         },
+        "held": {"now": 0, "longest": None},
         "workers": [
             {
                 "name": "two",
@@ -130,12 +131,26 @@ def test_as_json_it_tells_all_that_is_known() -> None:
                 "checked": "2030-03-17T17:46:39+00:00",
                 "flips": 1,
                 "refused": 3,
+                "held": 0,
                 "watching": True,
                 "forced": None,
                 "server_read_only": False,
             }
         ],
     }
+
+
+def test_those_that_are_held_are_told_with_the_longest() -> None:
+    holding = [
+        seen(name, report=replace(REPORT, held=number, held_since=NOW - seconds))
+        for name, number, seconds in (("one", 2, 3.2), ("two", 1, 7.0))
+    ]
+    shown = told(READING, *holding)
+    assert shown.as_json()["held"] == {"now": 3, "longest": 7.0}
+    assert "\nheld: 3, the longest for 7 s\n" in shown.as_text()
+    page = as_html(shown)
+    assert "<p>3 writes wait until changes are saved again, the longest for 7 s.</p>" in page
+    assert "the longest" not in as_html(told(READING, DRAINED))
 
 
 def test_as_html_it_tells_each_worker_only_with_details() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import URL, event, inspect, text
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import sessionmaker
 
@@ -23,7 +23,7 @@ from sa_readonly import (
     RoutingSession,
     selector_from_config,
 )
-from tests.app import WHICH, App, Book, make_app, need, sqlite_urls
+from tests.app import WHICH, App, Book, in_thread, make_app, need, sqlite_urls
 from tests.test_calls import calls
 from tests.test_forks import in_child
 
@@ -154,6 +154,43 @@ def test_dispose_reads_it_again(moving: App) -> None:
     assert which(moving) == "green"
 
 
+def test_the_dialect_learns_of_the_server_to_which_the_file_leads(
+    place: Path, pg_urls: dict[str, URL]
+) -> None:
+    urls = {
+        name: pg_urls["rw"].set(query={"options": f"-csearch_path={schema}"})
+        for name, schema in (("rw", "information_schema"), ("green", "pg_catalog"))
+    }
+    app = App(place / "read-only.txt", urls)
+    lead(app, "rw", "rw")
+    with start(app) as selector:
+        engine = selector.engine()
+        engine.connect().close()
+        app.on()
+        selector.check()
+        lead(app, "rw", "green")
+        app.off()
+        selector.check()
+        found: list[Any] = []
+
+        @event.listens_for(engine, "do_connect")
+        def meanwhile(*_: Any) -> None:  # another one connects, and is first to ask the server
+            if not found:
+                found.append(engine.dialect.default_schema_name)
+                in_thread(lambda: engine.connect().close())
+                found.append(engine.dialect.default_schema_name)
+                engine.dialect.default_schema_name = ""
+
+        with engine.connect() as connection:
+            # This one has asked, too: it was begun by a dialect that knew nothing of the server.
+            found.append(inspect(connection).default_schema_name)
+            engine.dialect.default_schema_name = "asked once"
+            with engine.connect():
+                found.append(engine.dialect.default_schema_name)
+        assert found == ["information_schema", "pg_catalog", "pg_catalog", "asked once"]
+        engine.dispose()
+
+
 BROKEN = {
     "nothing": ("", "is empty"),
     "no URL": ("the secret", "holds no URL"),
@@ -163,6 +200,10 @@ BROKEN = {
     "another dialect": (
         "postgresql+psycopg2://me:secret@db/app",
         "holds a URL of postgresql+psycopg2, and the engine is one of sqlite+pysqlite",
+    ),
+    "a dialect that is not known": (
+        "nosuch://me:secret@db/app",
+        "nosuch",
     ),
     "another driver": (
         "sqlite+aiosqlite:////secret",

@@ -1,4 +1,4 @@
-"""``sa-readonly on`` and ``sa-readonly off``: the file is created, or removed."""
+"""``sa-readonly on`` and ``sa-readonly off``: the file or the key is created, or removed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 import click
 
 from ..mode import Mode, now
-from ..switch import FileSwitch
 from ..text import parse_time
 from ..workers.verdict import Verdict
-from .options import Command, json_too, options, span, the_file, the_workers
-from .place import Place, operate, show
-from .terminal import Failed, local, note, shown
+from .operate import operate
+from .options import Command, Where, json_too, options, span, the_switch
+from .place import Place, show
+from .terminal import Failed, local, note
 from .wait import finish, ignore_dead, limits, only_with_wait, the_server, wait_here
+from .waiting import HOLDS
 
 _NEXT = (
     "Processes notice within their ttl; each logs it once. "
     "`sa-readonly wait` tells when all have, and which have not."
 )
 _and_wait = click.option("--wait", is_flag=True, help="Then wait, as `sa-readonly wait` does.")
-_about_the_file = options(the_file, the_workers, json_too)
+_about_the_switch = options(the_switch, json_too)
 
 
 def _until(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
@@ -59,18 +60,17 @@ def _until(_context: click.Context, _option: click.Parameter, value: str | None)
 @limits
 @ignore_dead
 @the_server
-@_about_the_file
+@_about_the_switch
 def on(
     *,
     reason: str | None,
     until: datetime | None,
     wait: bool,
-    file: str | None,
-    workers: str | None,
+    where: Where,
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Turn the application read-only: create the file.
+    """Turn the application read-only: create the file or the key.
 
     That it is there already is no error. Then --reason and --until change its text, and what is not
     given stays.
@@ -78,11 +78,9 @@ def on(
     With --wait it exits as `sa-readonly wait` does.
     """
     only_with_wait(wait)
-    with operate(file, workers, as_json) as place:
-        then = wait_here(place, Mode.READ_ONLY, **how) if wait else None
-        # A worker that is dead before the file is made needs no word of its own that it is drained.
-        place.registry.sweep(place.switch.identify)
-        changed = _enable(place.switch, reason, until)
+    with operate(where, as_json) as place:
+        then = wait_here(place, Mode.READ_ONLY, turning_on=True, **how) if wait else None
+        changed = place.turn_on(reason, until)
         _check(place, Mode.READ_ONLY, changed, quiet=then is not None)
         _warn_of_nobody(place)
         if then is not None:
@@ -91,50 +89,28 @@ def on(
         click.echo(_NEXT)
 
 
-def _enable(switch: FileSwitch, reason: str | None, until: datetime | None) -> bool:
-    """Create the file, or change of its text what is given; return if there was another one."""
-    before = switch.known
-    if before.read_only:
-        reason = before.reason if reason is None else reason
-        until = until or before.until
-    text = "\n".join((reason or "").splitlines()).strip() or None  # as it is read from the file
-    if before.read_only and (text, until) == (before.reason, before.until):
-        return False
-    try:
-        switch.enable(reason, until)
-    except ValueError as error:
-        raise click.UsageError(shown(f"The file is not written: {error}")) from None
-    except OSError as error:
-        raise _failed(switch, "written", error) from None
-    return True
-
-
 @click.command(cls=Command)
 @_and_wait
 @limits
-@_about_the_file
-def off(*, wait: bool, file: str | None, workers: str | None, as_json: bool, **how: Any) -> None:
-    """Let the application write again: remove the file.
+@_about_the_switch
+def off(*, wait: bool, where: Where, as_json: bool, **how: Any) -> None:
+    """Let the application write again: remove the file or the key.
 
     That it is not there is no error. With --wait it exits as `sa-readonly wait` does.
     """
     only_with_wait(wait)
-    with operate(file, workers, as_json) as place:
+    with operate(where, as_json) as place:
         then = wait_here(place, Mode.READ_WRITE, **how) if wait else None
-        changed = place.switch.known.read_only
-        if changed:
-            try:
-                place.switch.disable()
-            except OSError as error:
-                raise _failed(place.switch, "removed", error) from None
+        changed = place.turn_off()
         _check(place, Mode.READ_WRITE, changed, quiet=then is not None)
         if then is not None:
-            finish(place, then, changed=changed)
-
-
-def _failed(switch: FileSwitch, what: str, error: OSError) -> Failed:
-    why, mode = error.strerror or error, switch.check().mode
-    return Failed(f"{switch.name} can't be {what} ({why}): the mode is {mode}.")
+            try:
+                finish(place, then, changed=changed)
+            except SystemExit as ended:
+                if ended.code == HOLDS:
+                    place.turned_off()
+                raise
+        place.turned_off()
 
 
 def _check(place: Place, mode: Mode, changed: bool, *, quiet: bool) -> None:
@@ -144,12 +120,15 @@ def _check(place: Place, mode: Mode, changed: bool, *, quiet: bool) -> None:
     if found is not mode or not (quiet and place.as_json):
         show(place, snapshot, changed=changed)
     if found is not mode:
-        raise Failed(f"The mode is {found} all the same: somebody else has just moved it.")
+        why = "somebody else has just moved it"
+        if snapshot.state.read_only and snapshot.state.generation is None:
+            why = str(snapshot.state.reason)
+        raise Failed(f"The mode is {found} all the same: {why}.")
 
 
 def _warn_of_nobody(place: Place) -> None:
-    if Verdict(None, tuple(place.registry.read())).nobody:
+    if Verdict(None, tuple(place.read())).nobody:
         note(
-            f"Nobody is registered in {place.registry.name}: whether any process obeys is not "
-            "known. If the application's workers report elsewhere, give --workers DIR."
+            f"Nobody is registered in {place.registry_name}: whether any process obeys is not "
+            f"known. {place.elsewhere}"
         )

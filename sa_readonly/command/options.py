@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -106,3 +108,80 @@ standby_url = _option(
 json_too = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON document."
 )
+
+
+# -- which switch ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which switch a command is about, as it was given.
+
+    :param file: the path of a file.
+    :param workers: the directory where its workers report, or None for the one beside the file.
+    :param etcd: the URLs of etcd.
+    :param key: the key there.
+    :param user: the user of etcd.
+    :param password_file: the path of a file that holds the user's password.
+    :param ca: as :class:`.EtcdSwitch` has them, and so ``cert`` and ``cert_key``.
+    """
+
+    file: str | None = None
+    workers: str | None = None
+    etcd: str | None = None
+    key: str | None = None
+    user: str | None = None
+    password_file: str | None = None
+    ca: str | None = None
+    cert: str | None = None
+    cert_key: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return what was given, by its name."""
+        return {name: value for name, value in vars(self).items() if value}
+
+
+_ETCD = (
+    _option(
+        "--etcd",
+        "URLS",
+        "SA_READONLY_ETCD",
+        "In the place of a file: the members of etcd, such as https://etcd1:2379,https://etcd2:2379.",
+    ),
+    _option("--key", "KEY", "SA_READONLY_KEY", "The key in etcd, such as /myapp/read-only."),
+    _option(
+        "--user",
+        "NAME",
+        "SA_READONLY_ETCD_USER",
+        "A user of etcd. The password is that of SA_READONLY_ETCD_PASSWORD, or of --password-file.",
+    ),
+    _option(
+        "--password-file",
+        "PATH",
+        "SA_READONLY_ETCD_PASSWORD_FILE",
+        "A file that holds the password alone.",
+    ),
+    _option("--ca", "PATH", "SA_READONLY_ETCD_CA", "The trusted certificates; else the system's."),
+    _option("--cert", "PATH", "SA_READONLY_ETCD_CERT", "A client certificate."),
+    _option("--cert-key", "PATH", "SA_READONLY_ETCD_CERT_KEY", "Its key, if in another file."),
+)
+
+
+def _switch(*several: Callable[[_Function], _Function]) -> Callable[[_Function], _Function]:
+    """Return a decorator that adds options, whose values the function takes as one, ``where``."""
+
+    def add(function: _Function) -> _Function:
+        @functools.wraps(function)
+        def called(**given: Any) -> Any:  # click calls it by names
+            named = {name: given.pop(name) for name in vars(Where()) if name in given}
+            return function(where=Where(**named), **given)
+
+        made: Any = called
+        return options(*several)(made)
+
+    return add
+
+
+the_etcd = _switch(*_ETCD)
+the_switch = _switch(the_file, the_workers, *_ETCD)
+the_switch_alone = _switch(the_file, *_ETCD)

@@ -1,82 +1,94 @@
-"""The switch and the registry that a command is about, and how their state is told."""
+"""What a command is about: a switch and the workers that go by it, and how they are told."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..checks import make_switch, registry_of
-from ..errors import ConfigurationError
 from ..mode import Mode, State
 from ..subscribers import FORCE
-from ..switch import FileSwitch
-from ..workers.protocol import Registry
-from ..workers.status import Snapshot, WorkerStatus, take
-from .terminal import CannotRun, Failed, application_log, local, note, say, shown
+from ..workers.protocol import Seen
+from ..workers.status import Snapshot, WorkerStatus
+from .terminal import local, say, shown
+
+if TYPE_CHECKING:
+    from .waiting import VerdictWait
 
 _MARGIN = 12  # lines of a terminal that are not the table's
 
 
-class Place(NamedTuple):
-    """What a command is about."""
+class Place(ABC):
+    """A switch, as an operator has it, and where its workers report. A kind of switch has one.
 
-    switch: FileSwitch
-    registry: Registry
+    What can't be done raises :class:`.Failed`, and what makes no sense :class:`.CannotRun`.
+    """
+
     as_json: bool
 
+    name: str
+    """What people call the switch."""
+
+    thing: str
+    """What it is: the file, the key."""
+
+    registry_name: str
+    """Where the workers report."""
+
+    elsewhere: str
+    """What an operator may have to give where no worker reports there."""
+
+    pause: float = 0.2
+    """Seconds between two looks."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """Look now. What can't be told is read-only, without a generation."""
+
+    @abstractmethod
     def snapshot(self) -> Snapshot:
         """Look at the switch and read every worker's report."""
-        return take(self.switch, self.registry)
 
+    @abstractmethod
+    def read(self) -> Sequence[Seen]:
+        """Return every entry of the workers."""
 
-@contextmanager
-def operate(file: str | None, workers: str | None, as_json: bool) -> Iterator[Place]:
-    """Give a switch that goes by the file, whatever this shell forces, and logs errors only."""
-    if not file:
-        raise CannotRun("Give --file PATH, or set the environment variable SA_READONLY_FILE.")
-    forced = os.environ.pop(FORCE, None)
-    try:
-        with application_log(lambda _line: None):
-            # Commands look by check(). The ttl only has to be longer than a slow look takes.
-            switch: Any = make_switch(file, ttl=60)
-        registry: Any = registry_of(os.path.abspath(workers) if workers else True, switch)
-    except ConfigurationError as error:
-        raise CannotRun(str(error)) from None
-    except OSError as error:  # the working directory is gone
-        raise CannotRun(f"{file} can't be made absolute: {error}.") from None
-    finally:
-        if forced is not None:
-            os.environ[FORCE] = forced
-    if not switch.known.read_only:
-        # No file tells since when it is read-write, and this process has seen no flip.
-        switch.known = replace(switch.known, since=None)
-    elif switch.known.generation is None:  # the look failed
-        raise Failed(f"{switch.known.reason}.")
-    if forced:
-        obeyed = "Processes that are started here obey it; this command, only the file."
-        note(f"{FORCE}={forced} is set here. {obeyed}")
-    with application_log(_note_errors):
-        try:
-            yield Place(switch, registry, as_json)
-        except KeyboardInterrupt:
-            state = switch.check()
-            where = "is there" if state.read_only else "is not there"
-            note(f"Interrupted. {switch.name} {where}: the mode is {state.mode}.")
-            raise SystemExit(130) from None
+    @abstractmethod
+    def turn_on(self, reason: str | None, until: datetime | None) -> bool:
+        """Make the application read-only, or change of its text what is given.
 
+        :return: whether that has changed anything.
+        """
 
-def _note_errors(line: str) -> None:
-    if line.startswith("ERROR "):
-        note(line)
+    @abstractmethod
+    def turn_off(self) -> bool:
+        """Let it write again; return whether that has changed anything."""
+
+    @abstractmethod
+    def waiting(self, mode: Mode, **how: object) -> VerdictWait:
+        """Return a wait for its workers.
+
+        :param how: as :class:`.Wait` has it.
+        """
+
+    @abstractmethod
+    def facts(self) -> dict[str, object]:
+        """Return what it is about as what :mod:`json` takes."""
+
+    def switch_rows(self) -> list[tuple[str, str]]:
+        """Return what it is about as names and values for people."""
+        return [(self.thing, self.name)]
+
+    def turned_off(self) -> None:  # noqa: B027  # there is nothing to do by default
+        """Do what is left to do once the application writes again, and tell what is."""
 
 
 # -- how it is told --------------------------------------------------------------------------
@@ -93,8 +105,7 @@ def show(place: Place, snapshot: Snapshot, *, changed: bool) -> None:
 def document(place: Place, snapshot: Snapshot, *, changed: bool) -> dict[str, object]:
     """Return the state as what :mod:`json` takes."""
     return {
-        "file": place.switch.name,
-        "workers_directory": place.registry.name,
+        **place.facts(),
         **snapshot.as_json(),
         "changed": changed,
         "forced": os.environ.get(FORCE) or None,
@@ -103,14 +114,14 @@ def document(place: Place, snapshot: Snapshot, *, changed: bool) -> dict[str, ob
 
 def rows(place: Place, state: State) -> list[tuple[str, str]]:
     """Return the state as names and printable values."""
-    told = [("file", place.switch.name), ("mode", str(state.mode))]
+    told = [*place.switch_rows(), ("mode", str(state.mode))]
     if state.read_only:
         told.append(("reason", state.reason or "none given"))
         until = "not given" if state.until is None else local(state.until)
         told.append(("until", f"{until} (overdue)" if state.overdue else until))
     if state.since is not None:
         told.append(("since", local(state.since)))
-    told.append(("workers", place.registry.name))
+    told.append(("workers", place.registry_name))
     return [(name, shown(value)) for name, value in told]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -36,6 +37,21 @@ def parse_url(value: str, name: str) -> URL:
             f"The {name} URL can't be read. Write it as "
             "postgresql+psycopg2://user:password@host:port/database."
         ) from None
+
+
+def servers_of(url: URL) -> list[str]:
+    """Return the servers that a connection by this URL may reach: hosts, or addresses of one."""
+    named = url.normalized_query.get("host", (url.host or "",))  # drivers go by the former
+    hosts = [host for host in ",".join(named).split(",") if host]
+    if len(hosts) != 1 or hosts[0].startswith("/"):  # a directory of sockets
+        return hosts
+    with contextlib.suppress(OSError, UnicodeError):  # told where it is asked
+        found = socket.getaddrinfo(hosts[0], None, type=socket.SOCK_STREAM)
+        for family in (socket.AF_INET, socket.AF_INET6):  # one server may have one of each
+            addresses = list(dict.fromkeys(str(to[0]) for kind, *_, to in found if kind == family))
+            if len(addresses) > 1:
+                return addresses
+    return hosts
 
 
 def dialect_of(url: URL) -> Any:

@@ -12,12 +12,12 @@ from typing import NoReturn
 
 import click
 
-from ..mode import Mode, State, Switch
-from .options import seconds, the_file
-from .place import operate
+from ..mode import Mode, State
+from .operate import operate
+from .options import Where, seconds, the_switch_alone
+from .place import Place
 from .terminal import Failed, note
 
-_PAUSE = 0.2  # seconds between two looks
 _TRY_AGAIN_LATER = 75  # EX_TEMPFAIL of sysexits.h
 
 
@@ -40,9 +40,9 @@ class _NotNow(click.ClickException):
     show_default=True,
     help="The mode in which the command may run.",
 )
-@the_file
+@the_switch_alone
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(*, wait: float, mode: str, file: str | None, command: tuple[str, ...]) -> None:
+def run(*, wait: float, mode: str, where: Where, command: tuple[str, ...]) -> None:
     """Run COMMAND once the application may write.
 
     For jobs that would rather wait than fail. COMMAND takes the place of this process: its pid,
@@ -50,8 +50,8 @@ def run(*, wait: float, mode: str, file: str | None, command: tuple[str, ...]) -
     127 if there is no such command and 126 if it can't be run.
     """
     try:
-        with operate(file, None, False) as place, suppress(KeyboardInterrupt):
-            state = _wait_for(place.switch, Mode(mode), wait)
+        with operate(where, False) as place, suppress(KeyboardInterrupt):
+            state = _wait_for(place, Mode(mode), wait)
             if state.mode is Mode(mode):
                 _execute(command)
             reason = "" if state.reason is None else f" ({' / '.join(state.reason.splitlines())})"
@@ -62,15 +62,15 @@ def run(*, wait: float, mode: str, file: str | None, command: tuple[str, ...]) -
     raise SystemExit(130)
 
 
-def _wait_for(switch: Switch, mode: Mode, limit: float) -> State:
+def _wait_for(place: Place, mode: Mode, limit: float) -> State:
     end = time.monotonic() + limit
     pause = threading.Event()
-    state = switch.check()
+    state = place.state()
     if state.mode is not mode and limit and sys.stderr.isatty():
         note(f"It is {state.mode}. Waiting {limit:g} s at most; Ctrl-C ends it.")
     while state.mode is not mode and (remaining := end - time.monotonic()) > 0:
-        pause.wait(min(_PAUSE, remaining))
-        state = switch.check()
+        pause.wait(min(place.pause, remaining))
+        state = place.state()
     return state
 
 

@@ -23,6 +23,7 @@ from .probe import (
     reading,
     reason_of,
     run,
+    servers_of,
     shown_url,
 )
 from .server_mysql import ask_mysql
@@ -61,6 +62,11 @@ class Server:
         self._kind = kind
         self._target = ReplayTarget()
         self._direct = False  # whether it is known that no pgpool is in between
+
+    @property
+    def servers(self) -> list[str]:
+        """The servers that the URL may lead to; one that answers speaks for itself alone."""
+        return servers_of(self._url)
 
     def check(self) -> None:
         """Ask once, before anything depends on the reply.

@@ -11,21 +11,19 @@ from rich.text import Text
 
 from ..mode import now
 from ..workers.status import Snapshot
-from .options import Command, json_too, the_file, the_workers
-from .place import Place, block, operate, rows, show, worker_table
-from .terminal import Screen, is_terminal, local, say, terminable
-
-_PAUSE = 0.2  # seconds between two snapshots of --watch
+from .operate import operate
+from .options import Command, Where, json_too, the_switch
+from .place import Place, block, rows, show, worker_table
+from .terminal import Failed, Screen, is_terminal, local, note, say, terminable
 
 
 @click.command(cls=Command)
 @click.option("--watch", is_flag=True, help="Go on and tell each change, until Ctrl-C.")
-@the_file
-@the_workers
+@the_switch
 @json_too
-def status(*, watch: bool, file: str | None, workers: str | None, as_json: bool) -> None:
+def status(*, watch: bool, where: Where, as_json: bool) -> None:
     """Tell the mode, and how far each worker is. Exits with 0 in either mode."""
-    with operate(file, workers, as_json) as place:
+    with operate(where, as_json) as place:
         if watch:
             _watch(place)
             return
@@ -47,9 +45,18 @@ def _show_workers(snapshot: Snapshot) -> None:
 def _watch(place: Place) -> None:
     pause = threading.Event()
     last: tuple[object, ...] | None = None
+    trouble: str | None = None
     with terminable(), suppress(KeyboardInterrupt), Screen(quiet=place.as_json) as screen:
         while True:
-            snapshot = place.snapshot()
+            try:
+                snapshot = place.snapshot()
+            except Failed as error:  # it is away, and goes on being looked for
+                if trouble != error.message:
+                    trouble, last = error.message, None
+                    note(f"{local(now())} {trouble}")
+                pause.wait(place.pause)
+                continue
+            trouble = None
             if last != snapshot.lasting or (screen.draws and snapshot.changing):
                 last = snapshot.lasting
                 if screen.draws:
@@ -65,4 +72,4 @@ def _watch(place: Place) -> None:
                     told = [f"{name}: {text}" for name, text in rows(place, snapshot.state)]
                     line = "; ".join([*told, snapshot.sums])
                     say(f"{local(now())} {line}".replace("\n", " / "))
-            pause.wait(_PAUSE)
+            pause.wait(place.pause)

@@ -14,11 +14,15 @@ from rich.text import Text
 
 from ..errors import ConfigurationError
 from ..mode import Mode, now
+from ..workers.status import Snapshot
+from .etcd_place import EtcdPlace
 from .fleet import Fleet
 from .fleet_wait import FleetProgress, FleetWait
 from .hosts import read_hosts
+from .operate import operate
 from .options import (
     Command,
+    Where,
     given,
     json_too,
     option_name,
@@ -26,13 +30,12 @@ from .options import (
     read_write_url,
     seconds,
     standby_url,
-    the_file,
-    the_workers,
+    the_switch,
 )
-from .place import Place, Row, document, operate, table, worker_table
+from .place import Place, Row, document, table, worker_table
 from .server import Server, ServerError
-from .terminal import CannotRun, Screen, local, note, say, terminable
-from .waiting import HOLDS, Progress, Wait, WorkersWait
+from .terminal import CannotRun, Failed, Screen, local, note, say, terminable
+from .waiting import HOLDS, Progress, VerdictWait, Wait
 
 limits = options(
     click.option(
@@ -41,7 +44,7 @@ limits = options(
         callback=seconds,
         default="60",
         show_default=True,
-        help="How long to wait. Then it ends, and the file is left as it is.",
+        help="How long to wait. Then it ends, and the switch is left as it is.",
     ),
     click.option(
         "--expect",
@@ -53,9 +56,19 @@ limits = options(
 ignore_dead = click.option(
     "--ignore-dead",
     is_flag=True,
-    help="Count workers that died without a word as drained: you know that nothing of them runs.",
+    help="Count workers that died without a word, or are lost, as drained: you know that nothing "
+    "of them runs.",
 )
-the_server = options(read_write_url, standby_url)
+the_server = options(
+    read_write_url,
+    standby_url,
+    click.option(
+        "--no-pooler",
+        is_flag=True,
+        help="With --etcd and --read-write: no pooler in transaction mode is before the database, "
+        "or its clients are gone. Then the server's word counts for workers that are lost.",
+    ),
+)
 _the_fleet = options(
     click.option(
         "--url",
@@ -94,14 +107,12 @@ _the_fleet = options(
 @ignore_dead
 @the_server
 @_the_fleet
-@the_file
-@the_workers
+@the_switch
 @json_too
 def wait(
     *,
     mode: str,
-    file: str | None,
-    workers: str | None,
+    where: Where,
     as_json: bool,
     url: str | None,
     hosts: str | None,
@@ -117,45 +128,83 @@ def wait(
 
     With --read-write it asks the server of the database, too, for sessions that are left there.
 
+    With --etcd it is about the workers of all hosts. One that is lost is drained by its own word,
+    by the server's or by yours.
+
     With --url it asks the status page of each host of --hosts, or of each address of the URL's
     name, instead of a file and a directory here.
     """
     if url is not None:
+        if how.pop("no_pooler"):
+            raise click.UsageError("--no-pooler needs --etcd.")
         fleet = _fleet(url, hosts, all_addresses, expect_hosts)
         made = FleetWait(fleet, expect_hosts, mode=Mode(mode), **_how(Mode(mode), **how))
         _end(made, as_json, "Nothing was changed: each host stays as it is.", made.as_json)
-    for name in ("hosts", "all_addresses", "expect_hosts"):
+    for name in ("hosts", "all_addresses"):
         if given(name):
             raise click.UsageError(f"{option_name(name)} needs --url.")
-    with operate(file, workers, as_json) as place:
+    if expect_hosts is not None:
+        how["expect_hosts"] = expect_hosts
+    with operate(where, as_json) as place:
         finish(place, wait_here(place, Mode(mode), **how), changed=False)
 
 
 def only_with_wait(waits: bool) -> None:
     """Refuse what says how to wait where it does not wait."""
-    for name in ("timeout", "expect", "ignore_dead", "read_write", "standby"):
+    for name in ("timeout", "expect", "ignore_dead", "read_write", "standby", "no_pooler"):
         if not waits and given(name):
             raise click.UsageError(f"{option_name(name)} needs --wait.")
 
 
-def wait_here(place: Place, mode: Mode, **how: Any) -> WorkersWait:
-    """Return the wait for the workers of a registry, once it is known that a server replies."""
-    return WorkersWait(place.switch.identify, place.registry, mode=mode, **_how(mode, **how))
+def wait_here(place: Place, mode: Mode, **how: Any) -> VerdictWait:
+    """Return the wait for the workers of a registry, once it is known that a server replies.
+
+    :param how: the options, and ``turning_on`` where the switch is about to be turned on.
+    """
+    of_etcd = {name: how.pop(name, False) for name in ("no_pooler", "expect_hosts", "turning_on")}
+    if isinstance(place, EtcdPlace):
+        how |= {name: value for name, value in of_etcd.items() if value}
+    else:
+        if of_etcd["expect_hosts"]:
+            raise click.UsageError("--expect-hosts needs --url or --etcd.")
+        if of_etcd["no_pooler"]:
+            raise click.UsageError("--no-pooler needs --etcd.")
+    how = _how(mode, **how)
+    _check_the_servers_word(how)
+    return place.waiting(mode, **how)
 
 
-def finish(place: Place, made: WorkersWait, *, changed: bool) -> NoReturn:
+def _check_the_servers_word(how: dict[str, Any]) -> None:
+    """Refuse --no-pooler where what one server says is not enough for what is lost."""
+    if not how.get("no_pooler"):
+        return
+    server = how.get("server")
+    if server is None:
+        raise click.UsageError("--no-pooler needs --read-write.")
+    servers = server.servers
+    if len(servers) > 1:
+        raise CannotRun(
+            f"--read-write leads to several servers: {', '.join(servers)}. A worker that is lost "
+            "may hold a connection to any of them. Give the URL of one, and wait once for each."
+        )
+
+
+def finish(place: Place, made: VerdictWait, *, changed: bool) -> NoReturn:
     """Wait from now on, tell how it went, and exit.
 
     :param changed: whether this command has moved the switch.
     """
-    name = place.switch.name
+    name = place.name
     if made.mode is Mode.READ_WRITE:
         stays = f"{name} is gone all the same: a process that notices that writes again."
     else:
         stays = f"{name} stays: the application is read-only until `sa-readonly off`."
 
     def documents() -> dict[str, object]:
-        snapshot = place.snapshot()
+        try:
+            snapshot = place.snapshot()
+        except Failed:  # it is away; what was waited for is told all the same
+            snapshot = Snapshot(place.state(), (), now())
         if made.progress is not None:
             snapshot = replace(snapshot, workers=made.progress.workers)
         return document(place, snapshot, changed=changed)
@@ -173,7 +222,7 @@ def _how(
     """Return how to wait: with the server that is to agree, if there is one."""
     if mode is Mode.READ_ONLY:
         return {**how, "server": _server(read_write, standby)}
-    for name in ("read_write", "standby", "ignore_dead"):
+    for name in ("read_write", "standby", "ignore_dead", "no_pooler"):
         if given(name):
             raise click.UsageError(f"{option_name(name)} is for --mode read-only only.")
     return how
@@ -197,7 +246,7 @@ def _server(read_write: str | None, standby: str | None) -> Server | None:
 
 def _fleet(url: str, hosts: str | None, all_addresses: bool, expect_hosts: int | None) -> Fleet:
     """Return the hosts to ask, if each of them is asked."""
-    for name in ("file", "workers"):
+    for name in ("file", "workers", "etcd", "key"):
         if given(name):
             raise click.UsageError(f"{option_name(name)} is not for --url: each host has its own.")
     if (hosts is None) is not all_addresses:

@@ -1,6 +1,6 @@
 """Waiting until all workers are where the operator wants them, and telling in a line how it went.
 
-It draws nothing and knows nothing of files and directories: the commands do.
+It draws nothing and knows nothing of directories and etcd: the commands do.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _NAMED = 20  # workers that the last line names
 # was moved there while it went on.
 _MOVED = {
     Mode.READ_ONLY: (
-        "the file is not there, it is read-write; turn it on first",
-        "the file has gone meanwhile, somebody turned it off",
+        "the {} is not there, it is read-write; turn it on first",
+        "the {} has gone meanwhile, somebody turned it off",
     ),
     Mode.READ_WRITE: (
-        "the file is there, it is read-only; turn it off first",
-        "the file is there again, somebody turned it on",
+        "the {} is there, it is read-only; turn it off first",
+        "the {} is there again, somebody turned it on",
     ),
 }
 
@@ -50,6 +50,7 @@ class Progress:
     :param problem: why nothing can be said, or None.
     :param moved: whether that is because the switch was moved.
     :param died: how many died without a word and are ignored.
+    :param thing: what tells the mode: the file, the key.
 
     :param mode: the mode that is waited for.
     :param expected: how many workers there must be, or None.
@@ -67,6 +68,7 @@ class Progress:
     problem: str | None = None
     moved: bool = False
     died: int = 0
+    thing: str = "file"
 
     mode: Mode = Mode.READ_ONLY
     expected: int | None = None
@@ -148,11 +150,14 @@ class Progress:
     def _whys(self) -> list[str]:
         if self.problem is not None:
             return [self.problem]
+        return self._missing() or [f"the {self.thing} was replaced meanwhile"]
+
+    def _missing(self) -> list[str]:
         whys = shortened([f"{one.called}: {one.why}" for one in self.workers if one.why])
         living = {process(one.name) for one in self.workers if one.liveness is not Liveness.DEAD}
         if self.expected is not None and len(living) < self.expected:
             whys.append(f"{len(living)} of {self.expected} expected workers are registered")
-        return whys or ["the file was replaced meanwhile"]
+        return whys
 
 
 def shortened(whys: Sequence[str]) -> list[str]:
@@ -205,14 +210,13 @@ class Wait(ABC):
 
         :param show: called with what each round found, also the last one.
         """
-        pause = threading.Event()
         while True:
             progress = self.progress = self.round()
             show(progress)
             if progress.over:
                 return progress
             remaining = self.began + self.timeout - time.monotonic()
-            pause.wait(max(0.0, min(self.pause, remaining)))
+            self._rest(max(0.0, min(self.pause, remaining)))
 
     def round(self) -> Progress:
         """Read once how far all workers are, and ask the server if it is its turn."""
@@ -242,6 +246,10 @@ class Wait(ABC):
             reply=self._reply,
         )
 
+    def _rest(self, seconds: float) -> None:
+        """Wait until the next round, at most so many seconds."""
+        threading.Event().wait(seconds)
+
     def _ask(self, server: Server) -> Reply:
         if self._reply is None or time.monotonic() >= self._asked + SERVER_PAUSE:
             self._reply = server.ask()
@@ -257,24 +265,25 @@ class Wait(ABC):
 
 
 @dataclass
-class WorkersWait(Wait):
-    """A wait for the workers of one registry.
+class VerdictWait(Wait):
+    """A wait for the workers of one registry. A subclass judges them."""
 
-    :param identify: tells the identity of the file. It must look, each time.
-    :param registry: where the workers report.
-    """
+    thing: ClassVar[str] = "file"
+    """What tells the mode."""
 
-    identify: Identify
-    registry: Registry
     _began_well: bool = field(default=False, repr=False, init=False)
 
+    @abstractmethod
+    def _judge(self) -> Verdict:
+        """Read every entry, and judge."""
+
     def _read(self, *, again: bool = False) -> Progress:
-        verdict = judge(self.identify, self.registry, self.mode, ignore_dead=self.ignore_dead)
+        verdict = self._judge()
         settled = _settled(verdict)
         problem = verdict.problem
         moved = problem in (NO_FILE, FILE_THERE)
         if moved:
-            problem = _MOVED[self.mode][self._began_well]
+            problem = _MOVED[self.mode][self._began_well].format(self.thing)
         elif problem is None:
             self._began_well = True
         enough = self.expect is None or settled >= self.expect
@@ -289,7 +298,23 @@ class WorkersWait(Wait):
             problem=problem,
             moved=moved,
             died=_died(verdict) if self.ignore_dead else 0,
+            thing=self.thing,
         )
+
+
+@dataclass
+class WorkersWait(VerdictWait):
+    """A wait for the workers of a registry of any kind.
+
+    :param identify: tells the identity of the file. It must look, each time.
+    :param registry: where the workers report.
+    """
+
+    identify: Identify
+    registry: Registry
+
+    def _judge(self) -> Verdict:
+        return judge(self.identify, self.registry, self.mode, ignore_dead=self.ignore_dead)
 
 
 def _settled(verdict: Verdict) -> int:

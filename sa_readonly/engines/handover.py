@@ -27,6 +27,7 @@ from .doors import Door
 from .guard import Limit
 from .pools import holds_database
 from .readers import Reader, TwinEngine
+from .retired import OneSet
 from .server import ServerSwitch
 from .url_files import has_url_file, read_again
 
@@ -46,7 +47,7 @@ NOT_READ_ONLY = (
 )
 
 
-class GuardedEngines:
+class GuardedEngines(OneSet):
     """The engines of one selector, guarded until :meth:`release`.
 
     :param switch: what tells the mode.
@@ -72,11 +73,6 @@ class GuardedEngines:
     server: ServerSwitch | None = None
     """What its server's word turns, where that is asked for."""
 
-    sets: list[Mapping[str, Engine]]
-    """The same, as :class:`.workers.counts.Member` has it."""
-
-    _twin: Callable[..., TwinEngine] = TwinEngine
-
     facts: Engine
     """The engine that is asked for what is known without a connection."""
 
@@ -98,6 +94,7 @@ class GuardedEngines:
         self._twins: list[TwinEngine] = []
         self._before = before
         self._after: GuardedEngines | None = None  # which has taken the place of this one
+        self._released = False
         self._mode: Mode | None = None  # the one of the last turn
         # What has no door, and a URL in a file that is read again at the flip to this mode.
         self._renewed: dict[Mode, list[Reader | TwinEngine]] = {mode: [] for mode in Mode}
@@ -139,8 +136,9 @@ class GuardedEngines:
                 taken_away.append(twin)
         self.doors = [Door.of(engine) for engine in taken_away]
         if self._before is not None:
-            for door in self.doors:
-                door.shut(self)  # while read-only, a door that is not shut acknowledges nothing
+            for door in self.doors:  # it is read-only, and one that is open acknowledges nothing
+                door.shut(self)
+        self._use()
         routes = {
             "primary": {Mode.READ_WRITE: primary, Mode.READ_ONLY: reading},
             "replica": {Mode.READ_WRITE: serving, Mode.READ_ONLY: reading_replica or reading},
@@ -151,7 +149,6 @@ class GuardedEngines:
             for name, mode in (("read_write", Mode.READ_WRITE), ("read_only", Mode.READ_ONLY))
         }
         self._note_url_files(given, taken_away)
-        self.sets = [self.engines]
         before = self._before
         self._own = routes
         self.routes = (
@@ -182,6 +179,11 @@ class GuardedEngines:
                 self._renewed[mode].append(self._protected[engine])
         if has_url_file(given["read_write.primary"]):
             self._renewed[Mode.READ_WRITE] += [one for one in self._twins if one not in taken_away]
+
+    def _use(self, *, used: bool = True) -> None:
+        """Note whether these are engines of the selector, or were replaced, or given back."""
+        for door in self.doors:
+            protection.use(door.engine, self, used=used)
 
     def _earlier(self) -> Iterator[GuardedEngines]:
         one = self._before
@@ -245,9 +247,6 @@ class GuardedEngines:
 
     # -- flips ---------------------------------------------------------------------------
 
-    def rest(self) -> None:
-        """Do nothing: it is closed by the selector."""
-
     def turn(self, state: State) -> None:
         """Shut the doors, or open them: the gate that the switch calls at a flip.
 
@@ -255,6 +254,8 @@ class GuardedEngines:
             the place of others, and it is read-write.
         """
         before = self._before
+        if self._released:  # an interrupt may have kept the selector from saying so to the switch
+            return
         waits = before is not None and before._after is None
         if waits and not state.read_only:
             raise InvalidRequestError(NOT_READ_ONLY)
@@ -272,6 +273,7 @@ class GuardedEngines:
         before = self._before
         if before is not None:
             before._after = self
+            before._use(used=False)
             for role in ROLES:
                 self.routes[role][Mode.READ_WRITE] = self._own[role][Mode.READ_WRITE]
 
@@ -302,19 +304,15 @@ class GuardedEngines:
     def _stay_shut(self) -> None:
         """Keep shut what was replaced: what still has such an engine would write where none reads.
 
-        Not what is in use again, nor what a selector besides this one has, which decides then.
+        Not what is in use again, here or by another selector.
         """
-        last = self._last()
-        used = [vars(door.engine.dialect) for door in last.doors]
         for door in self.doors:
-            # A selector has one gate besides that by its server's word.
-            gates = [one for one in guard.gates(door.engine) if not isinstance(one, ServerSwitch)]
-            if door in last.doors or len(gates) > 1:
-                door.open(self)
-            elif any(vars(door.engine.dialect) is one for one in used):
-                door.shut(self)  # a twin of an engine that is used again
-            else:
+            if not protection.is_used(door.engine):
                 door.shut(self, refuse=self._refuse)
+            elif isinstance(door.engine, TwinEngine):  # not picked any more
+                door.shut(self)
+            else:
+                door.open(self)
 
     def _renew(self, mode: Mode) -> None:
         """Open the pools anew that no door opens, of engines whose URL may have changed."""
@@ -352,12 +350,11 @@ class GuardedEngines:
         for door in self.doors:
             if door not in last.doors:  # it is kept for long, and its cache is nearly all of it
                 door.engine.clear_compiled_cache()
-        for twin in self._twins:
-            if twin not in gated:
-                twin.retire()
-        for engine, reader in self._protected.items():
-            if engine not in used and engine not in gated:
-                reader.retire()
+        left: list[Reader | TwinEngine] = [twin for twin in self._twins if twin not in gated]
+        left += [self._protected[one] for one in self._protected if one not in used | gated]
+        for one in left:
+            one.renew()
+            one.close_old()
 
     def settle_server(self, state: State) -> None:
         """After a flip by the server: do for URLs in files what a flip of the switch does."""
@@ -373,9 +370,12 @@ class GuardedEngines:
 
     def release(self) -> None:
         """Give the engines back as they were. The twins go on being read-only."""
+        self._released = True
+        self._use(used=False)
         before = self._before
         if before is not None and before._after is self:
             before._after = None
+            before._use(used=not before._released)
             for role in ROLES:
                 self.routes[role][Mode.READ_WRITE] = before._own[role][Mode.READ_WRITE]
         if self.doors:

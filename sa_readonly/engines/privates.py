@@ -14,20 +14,20 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.engine.base import Connection, OptionEngine
 from sqlalchemy.engine.default import DefaultDialect, DefaultExecutionContext
 from sqlalchemy.inspection import _inspects
 from sqlalchemy.orm.session import SessionTransactionState
 from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool, StaticPool
-from sqlalchemy.pool.base import _ConnectionRecord
-from sqlalchemy.util import await_only, greenlet_spawn, queue
+from sqlalchemy.pool.base import _AdhocProxiedConnection, _ConnectionRecord
+from sqlalchemy.util import EMPTY_DICT, await_only, greenlet_spawn, queue
 from sqlalchemy.util.concurrency import in_greenlet as _in_greenlet
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from sqlalchemy.engine import Connection, Dialect, Engine
+    from sqlalchemy.engine import Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -52,6 +52,7 @@ __all__ = [
     "greenlet_spawn",
     "idle_records",
     "in_greenlet",
+    "initialize",
     "inspect_by",
     "kept_records",
     "loop_of_queue",
@@ -117,29 +118,23 @@ class ClosingPool(Pool):
     def dispose(self) -> None:
         super().dispose()
         if isinstance(self, QueuePool):
-            # SQLAlchemy would put what comes back into a queue that is asked no more, where it
-            # stays open until a garbage collection. It is no listener, as recreate() takes those
-            # along.
-            self._do_return_conn = _close_record  # type: ignore[method-assign]  # for this pool alone
+            # SQLAlchemy would put what comes back into a queue that is asked no more. This is no
+            # listener, as recreate() takes those along.
+            self._do_return_conn = _ConnectionRecord.close  # type: ignore[assignment, method-assign]  # for this pool alone
 
     def _create_connection(self) -> ConnectionPoolEntry:
-        if vars(self).get("_do_return_conn") is _close_record:
+        if vars(self).get("_do_return_conn") is _ConnectionRecord.close:
             del self._do_return_conn  # the pool is used after its dispose() all the same
         record = _ConnectionRecord(self, connect=False)
         try:
             record.get_connection()
         except BaseException:
-            # SQLAlchemy before 2.0.53 leaves open what a listener of "connect" failed on, as in a
-            # task that is cancelled. An async driver's connection would stay so, and be counted.
+            # SQLAlchemy before 2.0.53 leaves open what a listener of "connect" failed on.
             connection, record.dbapi_connection = record.dbapi_connection, None
             if connection is not None:
                 self._close_connection(connection, terminate=True)
             raise
         return record
-
-
-def _close_record(record: ConnectionPoolEntry) -> None:
-    record.close()
 
 
 def give_back(record: ConnectionPoolEntry) -> None:
@@ -231,9 +226,8 @@ def may_wait(pool: QueuePool) -> bool:
 
 def loop_of_queue(pool: Pool) -> asyncio.AbstractEventLoop | None:
     """Return the loop in which a task has waited in the queue of an async pool, or None."""
-    if not isinstance(pool, QueuePool):
-        return None
-    return getattr(getattr(pool._pool, "_queue", None), "_loop", None)  # of the asyncio.Queue
+    waiting = getattr(pool, "_pool", None)  # a QueuePool's
+    return getattr(getattr(waiting, "_queue", None), "_loop", None)  # of the asyncio.Queue
 
 
 # -- engines and connections -----------------------------------------------------------------
@@ -302,6 +296,14 @@ def inspect_by(cls: type[Any], found: Callable[[Any], Any]) -> None:
 def commits(dialect: Dialect) -> bool:
     """True if ``isolation_level="AUTOCOMMIT"`` was given to ``create_engine()``."""
     return getattr(dialect, "_on_connect_isolation_level", None) == "AUTOCOMMIT"
+
+
+def initialize(engine: Engine, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    """Have a dialect learn of its server, as it does on the first connection of its engine."""
+    off: Any = dict.fromkeys(("_has_events", "_allow_revalidate", "_allow_autobegin"), False)
+    made: Any = Connection(engine, _AdhocProxiedConnection(connection, record), **off)
+    made._execution_options = EMPTY_DICT
+    engine.dialect.initialize(made)
 
 
 def quoting(dialect: Dialect) -> tuple[bool | None, bool]:

@@ -39,11 +39,13 @@ __all__ = [
     "behind",
     "by_kind",
     "gate",
+    "is_used",
     "limit",
     "protect",
     "release",
     "twin",
     "unlimit",
+    "use",
     "warn",
 ]
 
@@ -131,6 +133,19 @@ def answer(engine: Engine, by: object, tell: Callable[[], None] | None) -> None:
     dialect: Any = engine.dialect
     with _changing():
         dialect._sa_readonly_answers = _with(getattr(dialect, "_sa_readonly_answers", {}), by, tell)
+
+
+def use(engine: Engine, by: object, *, used: bool) -> None:
+    """Note whether a gated engine is among those of ``by``; a twin's is noted with its engine's."""
+    dialect: Any = engine.dialect
+    with _changing():
+        users = getattr(dialect, "_sa_readonly_users", {})
+        dialect._sa_readonly_users = _with(users, by, True if used else None)
+
+
+def is_used(engine: Engine) -> bool:
+    """True if a gated engine, or the one that a twin is made of, is among those of a selector."""
+    return bool(getattr(engine.dialect, "_sa_readonly_users", None))
 
 
 def unlimit(engine: Engine, by: object) -> None:

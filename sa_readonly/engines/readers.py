@@ -106,11 +106,6 @@ class Reader:
         """Close what is idle in the pools of before; what is in use is closed as it comes back."""
         self._old.close()
 
-    def retire(self) -> None:
-        """Close what there is of an engine that is not picked any more."""
-        self.renew()
-        self.close_old()
-
     def _returned(self, _: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
         switches = () if guard.serves(self._engine) else guard.told(self._engine)
         if switches and not any(switch.known.read_only for switch in switches):
@@ -193,11 +188,6 @@ class TwinEngine(privates.OwnPoolEngine):
     def close_old(self) -> None:
         """See :meth:`.Reader.close_old`."""
         self._old.close()
-
-    def retire(self) -> None:
-        """See :meth:`.Reader.retire`."""
-        self.renew()
-        self.close_old()
 
     def leave_to_parent(self) -> None:
         """In a forked child: begin with an empty pool."""

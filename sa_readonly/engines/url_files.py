@@ -13,10 +13,12 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from .. import forks
+from . import privates
 from .dialects import shown
 from .pools import open_pool
 
@@ -32,6 +34,7 @@ __all__ = ["UrlFile", "UrlFileError", "has_url_file", "read_again"]
 logger = logging.getLogger("sa_readonly")
 
 _LONGEST = 65_536  # bytes of a file that may be a URL
+_CHANGE = "sa_readonly_change"  # in a record's info, see UrlFile._made
 
 
 class UrlFileError(ValueError):
@@ -56,7 +59,9 @@ class UrlFile:
         self._name = name
         self._connect_args = dict(connect_args)
         self._engine: Engine | None = None
-        self._arguments: tuple[list[Any], dict[str, Any]] = ([], {})
+        # How often the file has changed, and what connects to what it said then.
+        self._made: tuple[int, list[Any], dict[str, Any]] = (0, [], {})
+        self._learned = 0  # the one of these changes of whose server the dialect knows
         # The pool for which the file was read last.
         self._pool: Callable[[], Pool | None] = lambda: None
         self._reading = forks.PerProcess(threading.RLock)
@@ -68,9 +73,10 @@ class UrlFile:
 
         :raises UrlFileError: if its dialect can't make use of the URL.
         """
-        self._arguments = self._arguments_of(engine, self.url)
+        self._made = (0, *self._arguments_of(engine, self.url))
         self._engine = engine
         self._pool = weakref.ref(engine.pool)
+        event.listen(engine.pool, "connect", self._connected)
         engine._sa_readonly_url_file = self  # type: ignore[attr-defined]  # this package adds it
 
     def connect(self, connection_record: ConnectionPoolEntry | None) -> DBAPIConnection:
@@ -80,13 +86,28 @@ class UrlFile:
         # While the door is shut only a twin connects: the file is for when that is open again.
         if open_pool(engine) is pool and self._pool() is not pool:
             self._read_anew(engine, pool)
-        arguments, keywords = self._arguments
+        change, arguments, keywords = self._made
         arguments, keywords = list(arguments), dict(keywords)
+        if connection_record is not None and change != self._learned:
+            connection_record.info[_CHANGE] = change
         for listener in engine.dialect.dispatch.do_connect:
             connection = listener(engine.dialect, connection_record, arguments, keywords)
             if connection is not None:
                 return connection  # type: ignore[no-any-return]  # as SQLAlchemy does
         return engine.dialect.connect(*arguments, **keywords)  # type: ignore[no-any-return]  # a dialect's
+
+    def _connected(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        """Have the dialect learn of another server: its version, default schema, numbers of types.
+
+        SQLAlchemy asks once an engine, and what it learned of the server before would be wrong.
+        """
+        engine, change = self._engine, record.info.pop(_CHANGE, None)
+        # Not by a connection to the server before, which was in the making when the file was read.
+        if engine is not None and change == self._made[0]:
+            privates.initialize(engine, connection, record)
+            engine.clear_compiled_cache()
+            engine.dialect._sa_readonly_passed = {}  # type: ignore[attr-defined]  # this package adds it
+            self._learned = change
 
     # -- reading -------------------------------------------------------------------------
 
@@ -106,7 +127,7 @@ class UrlFile:
             try:
                 url = self._read()
                 changed = url != self.url
-                self._arguments = self._arguments_of(engine, url)
+                self._made = (self._made[0] + changed, *self._arguments_of(engine, url))
                 self.url = engine.url = url
                 engine.dialect._sa_readonly_shown = shown(engine)  # type: ignore[attr-defined]  # this package adds it
             except UrlFileError as error:
@@ -146,9 +167,7 @@ class UrlFile:
         return url
 
     def _arguments_of(self, engine: Engine, url: URL) -> tuple[list[Any], dict[str, Any]]:
-        ours, theirs = (
-            f"{one.get_backend_name()}+{one.get_driver_name()}" for one in (engine.url, url)
-        )
+        ours, theirs = _kind(engine.url), _kind(url)
         if ours != theirs:
             raise UrlFileError(
                 f"{self._path} holds a URL of {theirs}, and the engine is one of {ours}."
@@ -159,6 +178,13 @@ class UrlFile:
         if made is None:
             raise UrlFileError(f"{self._path} holds a URL with options that are not understood.")
         return list(made[0]), {**made[1], **self._connect_args}
+
+
+def _kind(url: URL) -> str:
+    try:
+        return f"{url.get_backend_name()}+{url.get_driver_name()}"
+    except NoSuchModuleError:
+        return url.drivername
 
 
 def _open(path: str, flags: int) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import parse_qs
 
 from ..errors import ConfigurationError, ReadOnlyError
+from ..hold.ticket import check_hold
 from ..mode import Mode, State
 from ..oneswitch import asked
 from ..refusals import record
@@ -22,10 +23,14 @@ from .status import as_html
 
 if TYPE_CHECKING:
     from ..checks import AnyEngine
+    from ..hold.ticket import Ticket
     from ..selector import EngineSelector
     from ..workers.protocol import Seen
 
-__all__ = ["Pattern", "Site"]
+__all__ = ["HOLD_METHODS", "Pattern", "Site"]
+
+HOLD_METHODS = ("POST", "PUT", "PATCH", "DELETE")
+"""The methods of requests that are held, if any are."""
 
 Pattern = Union[str, "re.Pattern[str]"]
 """A path: as a glob, or as a regular expression that matches the whole of it."""
@@ -61,6 +66,8 @@ class Site:
         details: bool | Callable[[Any], object],
         refuse: Iterable[str],
         allow: Iterable[Pattern],
+        hold: float | None,
+        hold_methods: Iterable[str],
     ) -> None:
         found = asked(selector)
         if found is None:
@@ -74,7 +81,11 @@ class Site:
         self.details = details
         self._page = None if status_path is None else status_path.rstrip("/") or "/"
         self._check_path = None if self._page is None else self._page.rstrip("/") + "/check"
-        self._refuse = frozenset(_methods(refuse))
+        self._refuse = frozenset(_methods("refuse", refuse))
+        self._hold = check_hold("ReadOnlyMiddleware(hold)", hold)
+        self.holds = self._hold is not None
+        found.held.serves_requests |= self.holds
+        self._hold_methods = frozenset(_methods("hold_methods", hold_methods))
         self._allow = tuple(_patterns(allow))
         self._last: _Reading | None = None  # replaced as a whole, so it needs no lock
 
@@ -147,14 +158,18 @@ class Site:
 
     def may_refuse(self, request: Request) -> bool:
         """True if this request is refused, while read-only, before the application runs."""
-        return request.method in self._refuse and not any(
-            pattern.fullmatch(request.path) for pattern in self._allow
-        )
+        return request.method in self._refuse and not self._allows(request)
 
-    def refusal(self, request: Request, state: State) -> Answer:
-        """Return the answer to a request that is refused before the application runs."""
+    def _allows(self, request: Request) -> bool:
+        return any(pattern.fullmatch(request.path) for pattern in self._allow)
+
+    def refusal(self, request: Request, state: State, why: str = "") -> Answer:
+        """Return the answer to a request that is refused before the application runs.
+
+        :param why: a sentence that tells why it was not held, or in vain.
+        """
         error = ReadOnlyError(
-            "The request is refused: the application is read-only. Try again later.",
+            f"The request is refused: the application is read-only. Try again later. {why}".strip(),
             reason=state.reason,
             until=state.until,
             since=state.since,
@@ -162,6 +177,33 @@ class Site:
         what = f"{request.method} {request.path}"
         record(error, what, kind="beforehand", switch=self.selector.switch)
         return not_saved(error, request.accept, self.status)
+
+    # -- holding -------------------------------------------------------------------------
+
+    def ticket(self, request: Request) -> Ticket | None:
+        """Return the ticket of a request that may be held, or None if it is of no such kind."""
+        if self._hold is None or request.method not in self._hold_methods or self._allows(request):
+            return None
+        return self.selector.held.ticket(self._hold)
+
+    def hold(self, ticket: Ticket) -> tuple[State, str] | None:
+        """Hold a request in this thread, until the mode is read-write or its hold is over.
+
+        :return: None when it may go on: as the application is called, its turn must be ended.
+            Otherwise the state, and why it was not held any longer.
+        """
+        selector = self.selector
+        queue = selector.held
+        if not queue.must_wait(selector.state):
+            return None
+        while True:
+            why = queue.wait(ticket)
+            state = selector.state
+            if not state.read_only:
+                return None
+            queue.end(ticket)
+            if why is not None:
+                return state, why
 
 
 # -- settings --------------------------------------------------------------------------------
@@ -186,11 +228,11 @@ def _check(status_path: Any, status: Any, details: Any) -> None:
         )
 
 
-def _methods(given: Any) -> list[str]:
+def _methods(name: str, given: Any) -> list[str]:
     methods = _several(given)
     if not all(isinstance(one, str) and re.fullmatch(r"[A-Za-z-]+", one) for one in methods):
         raise ConfigurationError(
-            f'ReadOnlyMiddleware(refuse) takes methods as ("POST", "PUT"), not {given!r}.'
+            f'ReadOnlyMiddleware({name}) takes methods as ("POST", "PUT"), not {given!r}.'
         )
     return [method.upper() for method in methods]
 

@@ -56,6 +56,12 @@ def _state(state: State) -> str:
 def _workers(shown: Snapshot, *, details: bool) -> str:
     sums = shown.sums[:1].upper() + shown.sums[1:]
     parts = [f"<h2>Workers</h2>\n<p>{escaped(sums)}.</p>\n"]
+    number, longest = shown.held
+    if number:
+        parts.append(
+            f"<p>{number} {'writes wait' if number > 1 else 'write waits'} until changes are saved "
+            f"again, the longest for {longest or 0:.0f} s.</p>\n"
+        )
     if shown.problem is not None:
         why = f": {one_line(shown.problem)}" if details else "."
         parts.append(f"<p>The process that answers is not registered{escaped(why)}</p>\n")

@@ -77,6 +77,8 @@ class Report:
     :param engines: connections by the name of the engine, such as ``read_write.primary``; also of
         the engines that are never taken away.
     :param retired: since when the oldest connection of a retired pool is that, or None.
+    :param held: how many requests and transactions wait for read-write.
+    :param held_since: since when the one does that has waited longest, or None.
     :param server: whether a selector there is read-only by the word of its database server alone.
     """
 
@@ -92,6 +94,8 @@ class Report:
     kinds: Mapping[str, int] = field(default_factory=dict, hash=False)
     engines: Mapping[str, Connections] = field(default_factory=dict, hash=False)
     retired: float | None = None
+    held: int = 0
+    held_since: float | None = None
     server: bool = False
 
     @property

@@ -24,7 +24,7 @@ __all__ = ["Mark", "Reporting", "identify_by"]
 logger = logging.getLogger("sa_readonly")
 
 # Seconds between two reports.
-_COUNTED = 0.25  # that differ only in what was refused
+_COUNTED = 0.25  # that differ only in what was refused or is held
 _MINOR = 10.0  # that differ only in connections on which no verdict depends
 _RENEWED = 30.0  # that say the same: so that readers see that the process still looks
 
@@ -35,7 +35,7 @@ _SWEPT = 300.0  # seconds after which it sweeps entries of processes that have d
 class Mark(NamedTuple):
     """What a report would say. It is made at each look, so it is cheap: no report is built for it.
 
-    A verdict depends on all but ``refused``.
+    A verdict depends on all but ``refused`` and ``held``.
 
     :param turns: see :attr:`Reporting.turns`.
     :param connections: as in a report; None while read-write, when no verdict depends on them.
@@ -51,6 +51,7 @@ class Mark(NamedTuple):
     watching: bool
     forced: Mode | None
     refused: int
+    held: int
     server: bool
 
     @classmethod
@@ -65,6 +66,7 @@ class Mark(NamedTuple):
             report.watching,
             report.forced,
             report.refused,
+            report.held,
             report.server,
         )
 
@@ -197,12 +199,15 @@ class Reporting:
 
         :param connections: returns what stands in a report as ``engines``.
         """
-        if self._told is None or self._told[0]._replace(refused=mark.refused) != mark:
+        if self._told is None:
+            return True
+        last, report = self._told
+        if last._replace(refused=mark.refused, held=mark.held) != mark:
             return True
         age = time.monotonic() - self._told_at
-        if self._told[0].refused != mark.refused:
+        if last != mark:
             return age >= _COUNTED
-        return age >= _RENEWED or (age >= _MINOR and self._told[1].engines != connections())
+        return age >= _RENEWED or (age >= _MINOR and report.engines != connections())
 
     def report(self, snapshot: Callable[[], Report]) -> None:
         """Report. What has changed after the snapshot, or differs from it, is told the next time.

@@ -155,5 +155,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "kinds": _by_name(_count),
     "engines": _by_name(_connections),
     "retired": _seconds,
+    "held": _count,
+    "held_since": _seconds,
     "server": _only(bool),
 }

@@ -117,6 +117,7 @@ class WorkerStatus:
             "checked": _iso(_time(told.get("checked"))),
             "flips": told.get("flips"),
             "refused": told.get("refused"),
+            "held": told.get("held"),
             "watching": told.get("watching"),
             "forced": forced and str(forced),
             "server_read_only": told.get("server"),
@@ -180,6 +181,22 @@ class Snapshot:
         return len(living - missing)
 
     @property
+    def held(self) -> tuple[int, float | None]:
+        """How many requests and transactions wait for read-write, and for how long the first has.
+
+        In seconds; None where none waits.
+        """
+        told = [one.report for one in self.workers if one.liveness is not Liveness.DEAD]
+        own = None if self.here is None else self.here.entry
+        known = {(one.entry.host, one.entry.pid) for one in self.workers}
+        if own is not None and (own.host, own.pid) not in known:  # it reports itself nowhere
+            told.append(own.report)
+        reports = [one for one in told if one is not None]
+        since = min((one.held_since for one in reports if one.held_since), default=None)
+        longest = None if since is None else max(0.0, self.at.timestamp() - since)
+        return sum(one.held for one in reports), longest
+
+    @property
     def sums(self) -> str:
         """The sums, as one line."""
         dead = f", died without a word: {self.unknown_dead}" if self.unknown_dead else ""
@@ -209,6 +226,9 @@ class Snapshot:
         ]
         if state.overdue:
             rows.insert(3, ("overdue", "yes"))
+        number, longest = self.held
+        if number:
+            rows.append(("held", f"{number}, the longest for {longest or 0:.0f} s"))
         if self.problem is not None:
             rows.append(("registered", "no"))
         if details:
@@ -225,7 +245,7 @@ class Snapshot:
 
         :param details: whether each worker is told.
         """
-        state = self.state
+        state, (number, longest) = self.state, self.held
         told: dict[str, object] = {
             "mode": str(state.mode),
             "reason": state.reason,
@@ -242,6 +262,7 @@ class Snapshot:
                 "waiting": self.waiting,
                 "settled": self.settled,
             },
+            "held": {"now": number, "longest": longest},
         }
         if self.here is not None:
             told["registered"] = self.problem is None

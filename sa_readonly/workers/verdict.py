@@ -165,7 +165,9 @@ def _why_lost(one: Seen, generation: str) -> str | None:
         return f"lost: {one.problem or SILENT}"
     if one.acknowledges(generation) and not report.connections:
         return None
-    return f"lost: {report.mode}, with {_out(report.connections)} when it last reported"
+    # While read-write a worker tells of connections when it registers, and hardly ever after that.
+    since = ", and maybe more since" if report.mode is Mode.READ_WRITE else ""
+    return f"lost: {report.mode}, with {_out(report.connections)} when it last reported{since}"
 
 
 def _out(connections: int) -> str:

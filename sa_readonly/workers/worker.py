@@ -14,6 +14,7 @@ from .. import forks, refusals
 from ..engines import loops
 from ..engines.privates import in_greenlet
 from ..errors import ConfigurationError, ReadOnlyError
+from ..hold.queue import held
 from ..mode import Mode, State, clock, now
 from ..subscribers import looks_at_a_glance
 from .counts import Counts
@@ -318,8 +319,7 @@ class Worker:
     # -- what is reported ------------------------------------------------------------------
 
     def _mark(self, switch: Switch) -> Mark:
-        known = switch.known
-        shut, connections = self.counts.connections(known)
+        shut, connections = self.counts.connections(known := switch.known)
         return Mark(
             self.reporting.turns,
             known.mode,
@@ -329,12 +329,12 @@ class Worker:
             self.watcher.alive,
             switch.forced,
             sum(self.counts.refused(switch).values()),
+            held(switch)["held"],
             self.counts.closed_by_server,
         )
 
     def _report(self, switch: Switch) -> Report:
-        known = switch.known
-        shut, connections = self.counts.connections(known)
+        shut, connections = self.counts.connections(known := switch.known)
         refused = self.counts.refused(switch)
         engines, retired = self.counts.engines
         return Report(
@@ -350,6 +350,7 @@ class Worker:
             kinds=refused,
             engines=engines,
             retired=retired,
+            **held(switch),
             server=self.counts.closed_by_server,
         )
 
@@ -376,7 +377,8 @@ def _nothing() -> None:
 def _without(several: tuple[_Hook, ...], one: _Hook) -> tuple[_Hook, ...]:
     """Return the hooks without ``one``; an equal one that another selector put in stays."""
     kept = list(several)
-    kept.remove(one)
+    if one in kept:  # else an interrupt came before it was put in
+        kept.remove(one)
     return tuple(kept)
 
 

@@ -19,15 +19,18 @@ from ...engines.poolers import POOLERS
 from .. import probe
 from ..options import (
     Command,
+    Where,
+    given,
     json_too,
     options,
     read_only_replica_url,
     read_only_url,
     read_write_url,
-    the_file,
-    the_workers,
+    seconds,
+    the_switch,
 )
 from .databases import Database, compare, protection
+from .etcd import examine_etcd
 from .file import examine_environment, examine_file
 from .findings import Finding, capital, note, ordered, plain, summary, table
 from .mysql import examine_mysql
@@ -137,7 +140,7 @@ def _examine_other(url: URL, name: str) -> Database:
 
 
 @click.command(cls=Command)
-@options(read_write_url, read_only_url, read_only_replica_url, the_file, the_workers)
+@options(read_write_url, read_only_url, read_only_replica_url, the_switch)
 @click.option(
     "--pooler",
     type=click.Choice(POOLERS),
@@ -156,26 +159,46 @@ def _examine_other(url: URL, name: str) -> Database:
     show_envvar=True,
     help="A URL with plugin=sa_readonly: is it in force? The rest is examined by what it says.",
 )
+@click.option(
+    "--ttl",
+    metavar="SECONDS",
+    callback=seconds,
+    default="1",
+    show_default=True,
+    help="With --etcd: the ttl of the EtcdSwitch.",
+)
 @json_too
 def doctor(
-    *, read_write: str | None, plugin_url: str | None, as_json: bool, **given: str | None
+    *,
+    read_write: str | None,
+    plugin_url: str | None,
+    where: Where,
+    ttl: float,
+    as_json: bool,
+    **of_databases: str | None,
 ) -> None:
     """Examine what protects this installation, and write nothing.
 
     Exits with 1 where a write could reach a database while read-only, with 0 otherwise, and with 2
-    where a database can't be reached.
+    where a database or etcd can't be reached. With --etcd alone, it examines that.
     """
+    # A file of the environment is another switch than etcd; one that is given is that of a host.
+    file, workers = where.file if not where.etcd or given("file") else None, where.workers
     try:
-        findings = []
+        found = list(examine_etcd(where, ttl)) if where.etcd else []
         if plugin_url:
             finding, known = examine_plugin(plugin_url)
-            findings.append(finding)
-            known.update((name, value) for name, value in given.items() if value is not None)
-            read_write, given = read_write or known.pop("read_write"), known
-            given.pop("read_write", None)
-        if not read_write:
+            found.append(finding)
+            read_write = read_write or known["read_write"]
+            file, workers = file or known.get("file"), workers or known.get("workers")
+            of_databases["read_only"] = of_databases["read_only"] or known.get("read_only")
+        if not read_write and not where.etcd:
             raise click.UsageError("Give --read-write URL, or set SA_READONLY_READ_WRITE_URL.")
-        findings = ordered([*findings, *examine(read_write, **given)])
+        if read_write:
+            found += examine(read_write, file=file, workers=workers, **of_databases)
+        else:
+            found += examine_environment(os.environ)
+        findings = ordered(found)
     except probe.UnreachableError as error:
         click.echo(str(error), err=True)
         sys.exit(2)

@@ -1,0 +1,116 @@
+"""A file as the switch of a command, and the directory beside it, or another registry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import click
+
+from ..checks import registry_of
+from ..errors import ConfigurationError
+from ..mode import Mode, State
+from ..subscribers import FORCE
+from ..switch import FileSwitch
+from ..workers.protocol import Registry, Seen
+from ..workers.status import Snapshot, take
+from .options import Where
+from .place import Place
+from .terminal import CannotRun, Failed, application_log, shown
+from .waiting import WorkersWait
+
+_TTL = 60  # seconds; commands look by check(), and this only has to be longer than a slow look
+
+
+class FilePlace(Place):
+    """The file at a path, whatever this shell forces.
+
+    :param where: the path, and the directory of its workers.
+    :param registry: where they report instead.
+    :raises CannotRun: if there can be none.
+    :raises Failed: if it can't be looked at.
+    """
+
+    thing = "file"
+
+    def __init__(self, where: Where, *, as_json: bool, registry: Registry | None = None) -> None:
+        self.as_json = as_json
+        self.switch = _switch(str(where.file))
+        workers: Any = os.path.abspath(where.workers) if where.workers else True
+        # It is a directory, as a file flips.
+        found: Any = registry_of(registry or workers, self.switch)
+        self.registry: Registry = found
+        self.name = self.switch.name
+        self.registry_name = self.registry.name
+        self.elsewhere = "If the application's workers report elsewhere, give --workers DIR."
+        if registry is not None:
+            self.elsewhere = "Does a worker of this host have file= and that key?"
+        if not self.switch.known.read_only:
+            # No file tells since when it is read-write, and this process has seen no flip.
+            self.switch.known = replace(self.switch.known, since=None)
+        elif self.switch.known.generation is None:  # the look failed
+            raise Failed(f"{self.switch.known.reason}.")
+
+    def state(self) -> State:
+        return self.switch.check()
+
+    def snapshot(self) -> Snapshot:
+        return take(self.switch, self.registry)
+
+    def read(self) -> Sequence[Seen]:
+        return self.registry.read()
+
+    def turn_on(self, reason: str | None, until: datetime | None) -> bool:
+        # A worker that is dead before the file is made needs no word of its own that it is drained.
+        self.registry.sweep(self.switch.identify)
+        before = self.switch.known
+        if before.read_only:
+            reason = before.reason if reason is None else reason
+            until = until or before.until
+        text = "\n".join((reason or "").splitlines()).strip() or None  # as it is read from the file
+        if before.read_only and (text, until) == (before.reason, before.until):
+            return False
+        try:
+            self.switch.enable(reason, until)
+        except ValueError as error:
+            raise click.UsageError(shown(f"The file is not written: {error}")) from None
+        except OSError as error:
+            raise self._failed("written", error) from None
+        return True
+
+    def turn_off(self) -> bool:
+        if not self.switch.known.read_only:
+            return False
+        try:
+            self.switch.disable()
+        except OSError as error:
+            raise self._failed("removed", error) from None
+        return True
+
+    def waiting(self, mode: Mode, **how: Any) -> WorkersWait:
+        return WorkersWait(self.switch.identify, self.registry, mode=mode, **how)
+
+    def facts(self) -> dict[str, object]:
+        return {"file": self.name, "workers_directory": self.registry_name}
+
+    def _failed(self, what: str, error: OSError) -> Failed:
+        why, mode = error.strerror or error, self.switch.check().mode
+        return Failed(f"{self.name} can't be {what} ({why}): the mode is {mode}.")
+
+
+def _switch(path: str) -> FileSwitch:
+    """Return a switch that goes by the file, whatever this shell forces."""
+    forced = os.environ.pop(FORCE, None)
+    try:
+        with application_log(lambda _line: None):
+            return FileSwitch(path, ttl=_TTL)
+    except ConfigurationError as error:
+        raise CannotRun(str(error)) from None
+    except OSError as error:  # the working directory is gone
+        raise CannotRun(f"{path} can't be made absolute: {error}.") from None
+    finally:
+        if forced is not None:
+            os.environ[FORCE] = forced

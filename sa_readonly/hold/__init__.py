@@ -1,0 +1,1 @@
+"""Holding: what would be refused waits for read-write, before it takes anything."""

@@ -1,0 +1,394 @@
+"""The queue of those that wait for read-write before they take anything: requests, transactions.
+
+They hold nothing meanwhile. They sleep until the flip, and are then let go in the order in which
+they came, one turn after the other, so that a pool is not stormed. Where no thread watches the
+switch, one of them looks at it for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import threading
+import time
+import weakref
+from bisect import insort
+from contextvars import ContextVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+from .. import forks, refusals
+from ..engines import loops
+from ..engines.privates import await_only, in_greenlet
+from ..errors import ConfigurationError
+from .ticket import Gone, Sleeper, TaskSleeper, Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from ..mode import State, Switch
+
+__all__ = ["Asked", "Queue", "check_max_held", "held", "request_here"]
+
+logger = logging.getLogger("sa_readonly")
+
+TURN = 0.1
+"""Seconds after which a turn ends at the latest. What is slow to connect, as a pool is exhausted,
+holds up the others no longer."""
+
+_HELD_ON_LOOPS = 100  # that are held at most, where max_held is not given and all are tasks
+_SHORTEST, _LONGEST = 0.01, 1.0  # seconds between two looks of the one that looks for all
+
+
+class Asked(Protocol):
+    """What a queue asks of its selector."""
+
+    switch: Switch
+
+    @property
+    def known(self) -> State:
+        """The last answer, whatever its age."""
+
+    def refresh(self) -> State:
+        """Return an answer that may be used now; it may block."""
+
+    @property
+    def watched(self) -> bool:
+        """True if a thread looks at the switch."""
+
+
+class _Next(enum.Enum):
+    """What one that waits does next, if not sleep."""
+
+    GO = enum.auto()
+    OVER = enum.auto()
+    CLOSED = enum.auto()
+    GONE = enum.auto()
+
+
+# Set in a thread or task while it has a turn: what it connects on the way must not queue behind it.
+_has_turn: ContextVar[bool] = ContextVar("sa_readonly_has_turn", default=False)
+
+
+class Queue:
+    """Those of one selector that are held, in this process.
+
+    :param selector: held weakly: what waits holds it.
+    :param max_held: how many may be held at the same time; None sets the limit for tasks of an
+        event loop, and lets no thread wait.
+    """
+
+    def __init__(self, selector: Asked, max_held: int | None) -> None:
+        self._selector = weakref.ref(selector)
+        self._max_held = max_held
+        self._closed = False
+        self.serves_requests = False
+        """True if a middleware holds requests: then sessions ask for the ticket of theirs."""
+        self._begin()
+        _queues.setdefault(selector.switch, weakref.WeakSet()).add(self)
+        forks.subscribe(in_child=self._begin)
+
+    def _begin(self) -> None:
+        """Begin empty; in a forked child those that wait are the parent's."""
+        self._lock: Any = threading.RLock()  # a signal handler may notice the flip
+        self._waiting: list[Ticket] = []  # in the order in which they came
+        self._turn: Ticket | None = None
+        self._turn_ends = 0.0
+        self._looker: Ticket | None = None  # the one that looks for all
+        self._beside: threading.Thread | None = None  # in which a task has it looked
+        self._told_full = False
+        self._until: datetime | None = None  # that was looked at last
+
+    # -- what there is -------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """True if one waits, or has a turn: then what would wait queues behind, in either mode."""
+        return bool(self._waiting) or self._turn is not None
+
+    @property
+    def held(self) -> tuple[int, float]:
+        """How many wait, and for how many seconds the longest has."""
+        waiting = list(self._waiting)
+        since = min((one.since for one in waiting), default=0.0)
+        return len(waiting), time.monotonic() - since if waiting else 0.0
+
+    # -- waiting -------------------------------------------------------------------------
+
+    def must_wait(self, state: State) -> bool:
+        """True if what would write has to wait now, or to queue behind what waits."""
+        if state.read_only:
+            return True
+        return self.busy and not _has_turn.get() and request_here() is None
+
+    def ticket(self, hold: float) -> Ticket:
+        """Return a ticket of one that begins here; in a request that has one, a part of that."""
+        return Ticket(hold, request_here())
+
+    def wait(self, ticket: Ticket) -> str | None:
+        """Wait for a turn: in this thread or, in a greenlet of SQLAlchemy's, as its task.
+
+        :return: None when it may go on now; then :meth:`end` must be called. Otherwise why it is
+            refused, as a sentence.
+        :raises ConfigurationError: if this is a thread, and ``max_held`` was not given.
+        """
+        if in_greenlet():
+            return await_only(self.wait_as_task(ticket))
+        if loops.running() is not None:
+            return (
+                "It was not held, as that would block the event loop that runs in this thread. Use "
+                "an AsyncSession there, or another thread."
+            )
+        if self._max_held is None and ticket.request is not None:  # it came by ASGI as a task
+            return "It was not held, as a thread waits only with EngineSelector(max_held=)."
+        self.check_threads("hold")
+        why = self._enter(ticket, Sleeper())
+        if why is not None:
+            return why
+        try:
+            while not isinstance(step := self._step(ticket), _Next):
+                ticket.sleeper.sleep(step)
+                self._look_for_all(ticket)
+        except BaseException:
+            self._leave(ticket)
+            raise
+        return self._done(ticket, step)
+
+    async def wait_as_task(self, ticket: Ticket) -> str | None:
+        """Wait for a turn as a task of the event loop that runs, which goes on.
+
+        :raises Gone: after :meth:`give_up`.
+        """
+        loop = loops.running()
+        if loop is None:
+            raise RuntimeError("There is no running event loop.")
+        sleeper = TaskSleeper(loop)
+        why = self._enter(ticket, sleeper)
+        if why is not None:
+            return why
+        try:
+            while not isinstance(step := self._step(ticket), _Next):
+                await sleeper.pause(step)
+                self._look_for_all(ticket, beside=True)
+        except BaseException:
+            self._leave(ticket)
+            raise
+        return self._done(ticket, step)
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Have one wait no longer: its client has gone."""
+        ticket.given_up = True
+        ticket.sleeper.wake()
+
+    def end(self, ticket: Ticket | None) -> None:
+        """End a turn, if it is not over already, and give it to the next."""
+        with forks.locked(self._lock):
+            if ticket is not None and self._turn is ticket:
+                self._turn = None
+                self._advance(time.monotonic())
+
+    @contextlib.contextmanager
+    def going(self, ticket: Ticket) -> Iterator[None]:
+        """Go on inside the block by a turn, which ends with it, as does what else it left."""
+        token = _has_turn.set(True)
+        try:
+            yield
+        finally:
+            _has_turn.reset(token)
+            self.end(ticket)
+
+    def turned(self) -> None:
+        """Let them go, if it is read-write: called after each flip."""
+        with forks.locked(self._lock):
+            self._told_full = False
+            self._advance(time.monotonic())
+
+    def close(self) -> None:
+        """Wake all; they are refused."""
+        with forks.locked(self._lock):
+            self._closed = True
+            for one in list(self._waiting):
+                one.sleeper.wake()
+
+    def check_threads(self, name: str) -> None:
+        """Refuse ``hold`` where threads would wait and their number is not limited.
+
+        :param name: the argument, for the error.
+        :raises ConfigurationError: if ``max_held`` was not given.
+        """
+        if self._max_held is None:
+            raise ConfigurationError(
+                f"{name} needs EngineSelector(max_held=) where threads wait, as with sync sessions "
+                "and in WSGI: all of a server's threads could wait, and none would be left for "
+                "reads and health checks. Give at most half of the server's threads."
+            )
+
+    # -- under the lock ------------------------------------------------------------------
+
+    def _enter(self, ticket: Ticket, sleeper: Sleeper) -> str | None:
+        """Queue, or say why not."""
+        forks.follow()
+        selector = self._selector()
+        if selector is None or self._closed:
+            return _CLOSED
+        known, left = selector.known, ticket.left
+        if known.read_only and left <= 0:
+            return ticket.over
+        if (late := ticket.vain(known)) is not None:
+            return late
+        most = _HELD_ON_LOOPS if self._max_held is None else self._max_held
+        with forks.locked(self._lock):
+            # While read-write the queue is about to be empty: what comes then only keeps the order.
+            if known.read_only and len(self._waiting) >= most:
+                self._tell_full(most)
+                return f"It was not held, as {most} are held already: max_held={most}."
+            ticket.begin(sleeper)
+            insort(self._waiting, ticket, key=attrgetter("number"))
+        return None
+
+    def _step(self, ticket: Ticket) -> float | _Next:  # noqa: C901  # one case after the other
+        """Return for how many seconds to sleep at most, or what else to do."""
+        selector, at = self._selector(), time.monotonic()
+        with forks.locked(self._lock):
+            if self._closed or selector is None:
+                return _Next.CLOSED
+            if ticket.given_up:
+                return _Next.GONE
+            if selector.known.until != self._until:
+                self._announce(selector.known)
+            if ticket.too_late:
+                return _Next.OVER
+            self._advance(at)
+            if self._turn is ticket:
+                return _Next.GO
+            if ticket not in self._waiting:  # its turn was over before it woke
+                return _Next.GO
+            pause = (ticket.deadline or at) - at
+            if pause <= 0:
+                return _Next.OVER
+            if self._turn is not None and self._waiting[0] is ticket:
+                pause = min(pause, max(0.0, self._turn_ends - at))
+            if self._looker is None:
+                self._looker = ticket
+            if self._looker is ticket:
+                pause = min(pause, _LONGEST if selector.watched else _interval(selector.switch))
+            return pause
+
+    def _advance(self, at: float) -> None:
+        """Give the next its turn, if that is due."""
+        if self._turn is not None:
+            if at < self._turn_ends:
+                return
+            self._turn = None
+        selector = self._selector()
+        if self._waiting and (selector is None or not selector.known.read_only):
+            self._turn, self._turn_ends = self._waiting.pop(0), at + TURN
+            self._turn.sleeper.wake()
+            if self._waiting:  # which now has to sleep no longer than this turn lasts
+                self._waiting[0].sleeper.wake()
+
+    def _announce(self, known: State) -> None:
+        """Have those that wait in vain go, as another end is announced than before."""
+        self._until = known.until
+        for one in self._waiting:
+            one.too_late = one.vain(known) is not None
+            if one.too_late:
+                one.sleeper.wake()
+
+    def _done(self, ticket: Ticket, step: _Next) -> str | None:
+        selector = self._selector()
+        if step is not _Next.GO:
+            self._leave(ticket)
+        else:
+            self._hand_on(ticket)
+        if step is _Next.GONE:
+            raise Gone
+        if step is _Next.CLOSED or selector is None:
+            return _CLOSED
+        if step is _Next.OVER and selector.known.read_only:
+            return ticket.vain(selector.known) or ticket.over
+        return None  # over, while it is read-write again: it need not wait any more
+
+    def _leave(self, ticket: Ticket) -> None:
+        """Wait no longer, for whatever reason; a turn that it has just been given goes on."""
+        with forks.locked(self._lock):
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+        self._hand_on(ticket)
+        self.end(ticket)
+
+    # -- looking -------------------------------------------------------------------------
+
+    def _hand_on(self, ticket: Ticket) -> None:
+        """Have another one look for all, if this one did."""
+        with forks.locked(self._lock):
+            if self._looker is ticket:
+                self._looker = None
+                if self._waiting:  # it becomes that as it wakes
+                    self._waiting[0].sleeper.wake()
+
+    def _look_for_all(self, ticket: Ticket, *, beside: bool = False) -> None:
+        selector = self._selector()
+        if self._looker is not ticket or selector is None or selector.watched:
+            return
+        if not beside:
+            selector.refresh()
+        elif self._beside is None or not self._beside.is_alive():
+            self._beside = loops.aside(selector.refresh)
+
+    def _tell_full(self, most: int) -> None:
+        if not self._told_full:
+            self._told_full = True
+            logger.warning(
+                "sa_readonly: %s are held, which is max_held: until the flip the next ones are "
+                "refused at once.",
+                most,
+            )
+
+
+_CLOSED = "It is held no longer, as its EngineSelector was closed."
+
+
+def _interval(switch: Switch) -> float:
+    return min(max(switch.ttl, _SHORTEST), _LONGEST)
+
+
+def request_here() -> Ticket | None:
+    """Return the ticket of the request that runs here, if it is of a kind that is held."""
+    found = refusals.held_request()
+    return found if isinstance(found, Ticket) else None
+
+
+# -- what is told ----------------------------------------------------------------------------
+
+_queues: weakref.WeakKeyDictionary[Switch, weakref.WeakSet[Queue]] = weakref.WeakKeyDictionary()
+
+
+class Held(TypedDict):
+    """Those that are held, as in a report of a worker."""
+
+    held: int
+    held_since: float | None  # by the wall clock
+
+
+def held(switch: Switch) -> Held:
+    """Return how many are held for a switch in this process, and since when the longest is."""
+    told = [queue.held for queue in list(_queues.get(switch, ()))]
+    number, longest = sum(one for one, _ in told), max((one for _, one in told), default=0.0)
+    return {"held": number, "held_since": time.time() - longest if number else None}
+
+
+def check_max_held(value: object) -> int | None:
+    """Return a setting of how many may be held.
+
+    :raises ConfigurationError: if it is no number, or below 1.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(
+            f"EngineSelector(max_held) takes a number from 1 on, or None, not {value!r}."
+        )
+    return value

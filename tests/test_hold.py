@@ -1,0 +1,414 @@
+"""The queue of those that are held: order, turns, budget, limit, and the one that looks for all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from sa_readonly import ConfigurationError, EngineSelector
+from sa_readonly.hold.queue import Queue, held
+from sa_readonly.hold.ticket import Gone, Ticket
+from sa_readonly.mode import now
+from sa_readonly.workers.status import take
+from tests.app import SECONDS, App, need
+from tests.postgres import wait_until
+from tests.workers import in_child
+
+
+class Night:
+    """An application that is read-only, and what is held in it."""
+
+    def __init__(self, app: App, **options: Any) -> None:
+        app.on()
+        options.setdefault("max_held", 10)
+        self.app = app.start(**options)
+        self.threads: list[threading.Thread] = []
+        self.told: list[Any] = []
+
+    @property
+    def selector(self) -> EngineSelector:
+        selector: EngineSelector = self.app.selector
+        return selector
+
+    @property
+    def queue(self) -> Queue:
+        return self.selector.held
+
+    @property
+    def number(self) -> int:
+        return self.queue.held[0]
+
+    def wait(self, name: object, hold: float = SECONDS, after: Callable[[], object] = int) -> None:
+        """Have a thread wait, and tell its name, and why it was refused, when it is let go."""
+
+        def work() -> None:
+            ticket = self.queue.ticket(hold)
+            why = self.queue.wait(ticket)
+            self.told.append(name if why is None else (name, why))
+            after()
+            self.queue.end(ticket)
+
+        before = self.number
+        self.threads.append(threading.Thread(target=work))
+        self.threads[-1].start()
+        wait_until(lambda: self.number > before or not self.threads[-1].is_alive(), "it waits")
+
+    def end(self) -> list[Any]:
+        """Have it read-write again, and return what was told."""
+        self.app.off()
+        self.selector.check()
+        return self.join()
+
+    def join(self) -> list[Any]:
+        for thread in self.threads:
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+        return self.told
+
+
+@pytest.fixture
+def night(lite: App) -> Iterator[Night]:
+    before = set(threading.enumerate())
+    made = Night(lite)
+    yield made
+    lite.selector.close()  # where a test failed, too, no thread is left
+    made.join()
+    wait_until(lambda: set(threading.enumerate()) <= before, "no thread is left")
+
+
+def test_they_are_let_go_in_the_order_in_which_they_came(night: Night) -> None:
+    for name in range(5):
+        night.wait(name)
+    assert night.end() == [0, 1, 2, 3, 4]
+    assert not night.queue.busy
+
+
+def test_one_has_a_turn_at_a_time(night: Night) -> None:
+    going: list[int] = []
+
+    def go() -> None:
+        going.append(1)
+        night.told.append(len(going))
+        going.pop()
+
+    for name in "ab":
+        night.wait(name, after=go)
+    assert night.end() == ["a", 1, "b", 1]
+
+
+def test_a_turn_ends_after_100_ms_at_the_latest(night: Night) -> None:
+    second = threading.Event()
+    night.wait("slow", after=lambda: second.wait(SECONDS))
+    night.wait("next", after=second.set)
+    began = time.monotonic()
+    assert night.end() == ["slow", "next"]
+    assert 0.09 < time.monotonic() - began < 5
+
+
+def test_one_whose_hold_ends_is_refused_and_the_others_wait_on(night: Night) -> None:
+    night.wait("short", hold=0.02)
+    night.wait("long")
+    wait_until(lambda: night.told, "its hold ends")
+    assert night.told == [("short", "It was held for 0.02 s.")]
+    assert night.end()[1:] == ["long"]
+
+
+def test_the_budget_is_one_however_often_it_waits(night: Night) -> None:
+    ticket = night.queue.ticket(0.02)
+    assert night.queue.wait(ticket) == "It was held for 0.02 s."
+    began = time.monotonic()
+    assert night.queue.wait(ticket) == "It was held for 0.02 s."
+    assert time.monotonic() - began < 0.02
+
+
+def test_one_that_waits_on_has_its_old_place(night: Night) -> None:
+    first = night.queue.ticket(SECONDS)
+    night.wait("second")
+    done = threading.Event()
+
+    def wait_on() -> None:
+        night.queue.wait(first)
+        night.told.append("first")
+        night.queue.end(first)
+        done.set()
+
+    night.threads.append(threading.Thread(target=wait_on))
+    night.threads[-1].start()
+    wait_until(lambda: night.number == 2, "both wait")
+    assert night.end() == ["first", "second"]
+
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+def test_more_than_max_held_are_refused_at_once(lite: App, kind: str) -> None:
+    night = Night(lite, max_held=2)
+    night.wait("a")
+    night.wait("b")
+    ticket, queue = night.queue.ticket(SECONDS), night.queue
+    why = queue.wait(ticket) if kind == "threads" else asyncio.run(queue.wait_as_task(ticket))
+    assert why == "It was not held, as 2 are held already: max_held=2."
+    assert night.end() == ["a", "b"]
+
+
+def test_what_comes_while_they_are_let_go_queues_behind(night: Night) -> None:
+    seen: list[object] = []
+
+    def look() -> None:
+        state = night.selector.check()
+        seen.append((state.read_only, night.queue.must_wait(state)))
+        night.wait("late")
+
+    night.wait("first", after=look)
+    night.wait("second")
+    assert night.end() == ["first", "second", "late"]
+    assert seen == [(False, True)]
+
+
+def test_what_has_a_turn_does_not_queue_behind_itself(night: Night) -> None:
+    ticket = night.queue.ticket(SECONDS)
+    night.app.off()
+    night.wait("it ends at once")
+    night.selector.check()
+    night.join()
+    with night.queue.going(ticket):
+        assert not night.queue.must_wait(night.selector.known)
+
+
+def test_close_wakes_all_and_they_are_refused(night: Night) -> None:
+    night.wait("a")
+    night.selector.close()
+    closed = "It is held no longer, as its EngineSelector was closed."
+    assert night.join() == [("a", closed)]
+    assert night.queue.wait(Ticket(1)) == closed
+
+
+def test_until_decides_whether_it_is_worth_waiting(night: Night) -> None:
+    switch: Any = night.selector.switch
+    switch.enable("upgrade", now() + timedelta(seconds=60))
+    why = night.queue.wait(night.queue.ticket(30))
+    assert why is not None
+    assert why.startswith("It was not held, as ")
+    assert why.endswith(" is later than its hold of 30 s would end.")
+    for until in (timedelta(seconds=20), timedelta(seconds=-1)):  # within it, and overdue
+        switch.enable("upgrade", now() + until)
+        night.wait("a", hold=30)
+        assert night.number == 1
+        assert night.end() == ["a"]
+        night.told.clear()
+
+
+def test_an_until_that_is_announced_meanwhile_ends_the_waiting_in_vain(night: Night) -> None:
+    night.wait("a", hold=30)
+    night.wait("b", hold=SECONDS * 5)
+    switch: Any = night.selector.switch
+    switch.enable("upgrade", now() + timedelta(seconds=100))
+    wait_until(lambda: night.told, "one is refused")
+    assert night.told[0][0] == "a"
+    assert " is later than its hold of 30 s would end." in night.told[0][1]
+    assert night.end()[1:] == ["b"]
+
+
+def test_without_a_watcher_one_looks_for_all_and_hands_that_on(night: Night) -> None:
+    looked: list[str] = []
+    refresh = night.selector.refresh
+
+    def note() -> Any:
+        looked.append(threading.current_thread().name)
+        return refresh()
+
+    night.selector.refresh = note  # type: ignore[method-assign]  # the look of this one selector
+    for name, hold in (("a", 0.1), ("b", SECONDS), ("c", SECONDS)):
+        night.wait(name, hold=hold)
+        night.threads[-1].name = name
+    wait_until(lambda: night.told, "the one that looks leaves")
+    others = len(looked)
+    night.app.off()  # no other thread looks
+    assert night.join()[1:] == ["b", "c"]
+    assert len({*looked[:others]} - {"b", "c"}) == 1
+    assert len(looked) > others
+
+
+def test_with_a_watcher_those_that_wait_sleep_until_the_flip(lite: App) -> None:
+    night = Night(lite, watch=True)
+    lite.selector.switch.ttl = 0.01
+    lite.selector.state  # noqa: B018  # starts the thread
+    steps: list[object] = []
+    step = night.queue._step
+
+    def count(ticket: Ticket) -> Any:
+        steps.append(ticket)
+        return step(ticket)
+
+    night.queue._step = count  # type: ignore[method-assign]  # to count how often they wake
+    for name in range(4):
+        night.wait(name)
+    lite.off()
+    assert night.join() == [0, 1, 2, 3]
+    assert len(steps) <= 16
+
+
+def test_a_forked_child_begins_with_an_empty_queue(night: Night) -> None:
+    night.wait("a")
+
+    def look() -> None:
+        assert night.queue.held == (0, 0.0)
+        assert not night.queue.busy
+
+    in_child(look)
+    assert night.end() == ["a"]
+
+
+def test_those_held_are_counted_by_the_switch(night: Night) -> None:
+    assert held(night.selector.switch) == {"held": 0, "held_since": None}
+    before = time.time()
+    night.wait("a")
+    night.wait("b")
+    told = held(night.selector.switch)
+    assert told["held"] == 2
+    since = told["held_since"]
+    assert since is not None
+    assert before - 1 < since < time.time()
+    night.end()
+    assert held(night.selector.switch) == {"held": 0, "held_since": None}
+
+
+def test_metrics_and_the_report_count_them(night: Night) -> None:
+    need("prometheus_client")
+    from sa_readonly.metrics import ReadOnlyCollector  # noqa: PLC0415  # where it is installed
+
+    def told() -> dict[str, float]:
+        families = ReadOnlyCollector(night.selector).collect()
+        return {one.name: one.value for family in families for one in family.samples}
+
+    assert told()["sa_readonly_held"] == 0
+    assert "sa_readonly_held_since_timestamp_seconds" not in told()
+    before = time.time()
+    night.wait("a")
+    report = night.selector.report().report
+    assert report is not None
+    assert report.held == 1
+    wait_until(lambda: told()["sa_readonly_held"] == 1, "it is reported")
+    assert told()["sa_readonly_held_since_timestamp_seconds"] >= before - 1
+    shown = take(night.selector.switch, night.selector.registry, night.selector.report)
+    assert shown.held[0] == 1  # its entry, and not once more what it tells of itself
+    assert take(night.selector.switch, None, night.selector.report).held[0] == 1
+    night.end()
+
+
+# -- tasks -----------------------------------------------------------------------------------
+
+
+def on_loop(work: Callable[[], Any]) -> None:
+    asyncio.run(asyncio.wait_for(work(), SECONDS))
+
+
+async def waiting(night: Night, *names: str) -> list[asyncio.Task[None]]:
+    """Have tasks wait, and tell their names when they are let go."""
+
+    async def wait(name: str, ticket: Ticket) -> None:
+        why = await night.queue.wait_as_task(ticket)
+        night.told.append(name if why is None else (name, why))
+        await asyncio.sleep(0)
+        night.queue.end(ticket)
+
+    tasks = []
+    for name in names:
+        tasks.append(asyncio.ensure_future(wait(name, night.queue.ticket(SECONDS))))
+        await asyncio.sleep(0)
+    return tasks
+
+
+def test_tasks_and_threads_stand_in_one_queue(night: Night) -> None:
+    async def work() -> None:
+        tasks = await waiting(night, "a")
+        await asyncio.to_thread(night.wait, "b")
+        tasks += await waiting(night, "c")
+        night.app.off()  # no thread of the loop looks: one is started for it
+        await asyncio.gather(*tasks)
+        await asyncio.to_thread(night.join)
+
+    on_loop(work)
+    assert night.told == ["a", "b", "c"]
+
+
+def test_a_task_that_is_cancelled_as_it_gets_its_turn_passes_it_on_at_once(night: Night) -> None:
+    async def work() -> None:
+        first, second = await waiting(night, "a", "b")
+        night.app.off()
+        began = time.monotonic()
+        night.selector.check()  # on the loop, so that the first is not awake yet
+        first.cancel()
+        await second
+        assert time.monotonic() - began < 0.09
+        assert first.cancelled()
+
+    on_loop(work)
+    assert night.told == ["b"]
+    assert not night.queue.busy
+
+
+def test_a_task_that_is_cancelled_hands_the_looks_on(night: Night) -> None:
+    async def work() -> None:
+        first, second = await waiting(night, "a", "b")
+        first.cancel()
+        night.app.off()
+        await second
+
+    on_loop(work)
+    assert night.told == ["b"]
+
+
+def test_one_whose_client_has_gone_is_not_let_go(night: Night) -> None:
+    async def work() -> None:
+        ticket = night.queue.ticket(SECONDS)
+        task = asyncio.ensure_future(night.queue.wait_as_task(ticket))
+        await asyncio.sleep(0)
+        night.app.off()
+        night.queue.give_up(ticket)
+        with pytest.raises(Gone):
+            await task
+
+    on_loop(work)
+    assert not night.queue.busy
+
+
+def test_the_thread_of_a_loop_is_refused_at_once(night: Night) -> None:
+    async def work() -> str | None:
+        return night.queue.wait(night.queue.ticket(SECONDS))
+
+    why = asyncio.run(work())
+    assert why is not None
+    assert "event loop" in why
+
+
+def test_a_loop_that_is_closed_holds_up_nothing(night: Night) -> None:
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(night.queue.wait_as_task(night.queue.ticket(SECONDS)))
+    loop.run_until_complete(asyncio.sleep(0))
+    night.wait("a")
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is destroyed on purpose
+    loop.close()
+    assert night.end() == ["a"]
+    del task
+    gc.collect()
+
+
+# -- settings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "10", True])
+def test_a_max_held_that_is_no_number_from_1_on_is_refused(lite: App, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"EngineSelector\(max_held\) takes a number"):
+        lite.start(max_held=value)
+
+
+def test_without_max_held_no_thread_may_wait(lite: App) -> None:
+    night = Night(lite, max_held=None)
+    with pytest.raises(ConfigurationError, match=r"hold needs EngineSelector\(max_held=\)"):
+        night.queue.wait(night.queue.ticket(1))

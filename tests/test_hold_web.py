@@ -1,0 +1,445 @@
+"""A request that is held: before the application is called, and in which order it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, event, insert
+from sqlalchemy.orm import sessionmaker
+
+from sa_readonly import ConfigurationError, EngineSelector, RoutingSession, asgi, wsgi
+from sa_readonly.mode import now
+from tests.app import SECONDS, WHICH, App, Book
+from tests.postgres import wait_until
+
+
+@pytest.fixture
+def night(lite: App) -> Iterator[App]:
+    lite.on()
+    lite.start(max_held=4)
+    yield lite
+    lite.selector.close()
+
+
+class Client:
+    """Asks a WSGI middleware, each time in a thread."""
+
+    def __init__(self, app: App, answer: Callable[[], object] = int, **options: Any) -> None:
+        self.app = app
+        self.called: list[str] = []
+        self.answers: dict[str, tuple[str, dict[str, str], bytes]] = {}
+        self.threads: list[threading.Thread] = []
+        self._answer = answer
+        options.setdefault("hold", SECONDS)
+        self.middleware = wsgi.ReadOnlyMiddleware(self._app, app.selector, **options)
+
+    def _app(self, environ: Any, start_response: Any) -> list[bytes]:
+        self.called.append(environ["PATH_INFO"])
+        self._answer()
+        start_response("200 OK", [])
+        return [environ["wsgi.input"].read()]
+
+    def ask(self, method: str, path: str = "/", **environ: Any) -> None:
+        head: list[Any] = []
+        asked = {
+            "REQUEST_METHOD": method,
+            "PATH_INFO": path,
+            "CONTENT_LENGTH": "4",
+            "wsgi.input": io.BytesIO(b"body"),
+            **environ,
+        }
+
+        def work() -> None:
+            pieces = self.middleware(asked, lambda *given: head.extend(given))  # type: ignore[arg-type]
+            body = b"".join(pieces)
+            self.answers[path] = (head[0], dict(head[1]), body)
+
+        before = self.number
+        self.threads.append(threading.Thread(target=work))
+        self.threads[-1].start()
+        wait_until(lambda: self.number > before or not self.threads[-1].is_alive(), "it waits")
+
+    @property
+    def number(self) -> int:
+        number: int = self.app.selector.held.held[0]
+        return number
+
+    def end(self) -> None:
+        self.app.off()
+        self.app.selector.check()
+        self.join()
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+
+
+def test_requests_that_write_wait_before_the_application_is_called(night: App) -> None:
+    client = Client(night)
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        client.ask(method, f"/{method}")
+    assert client.number == 4
+    assert client.called == []
+    client.ask("GET", "/reads")
+    client.ask("GET", "/-/read-only")
+    client.ask("GET", "/-/read-only/check", QUERY_STRING="mode=read-only")
+    assert client.called == ["/reads"]
+    assert client.answers["/-/read-only/check"][0] == "200 OK"
+    client.end()
+    assert client.called == ["/reads", "/POST", "/PUT", "/PATCH", "/DELETE"]
+    assert client.answers["/POST"] == ("200 OK", {}, b"body")
+
+
+def test_the_hold_ends_with_the_usual_503(night: App) -> None:
+    client = Client(night, hold=0.02)
+    client.ask("POST")
+    client.join()
+    status, headers, body = client.answers["/"]
+    assert (status, headers["Retry-After"]) == ("503 Service Unavailable", "60")
+    assert b"read-only" in body
+    assert client.called == []
+
+
+def test_where_until_is_later_it_is_refused_at_once_with_retry_after(night: App) -> None:
+    night.selector.switch.enable("upgrade", now() + timedelta(seconds=100))
+    client = Client(night, hold=50)
+    client.ask("POST")
+    client.join()
+    status, headers, _ = client.answers["/"]
+    assert status == "503 Service Unavailable"
+    assert 90 < int(headers["Retry-After"]) <= 100
+
+
+def test_only_hold_methods_and_paths_that_may_be_refused_are_held(night: App) -> None:
+    client = Client(night, hold_methods=["PUT"], allow=["/search"])
+    client.ask("POST")
+    client.ask("PUT", "/search")
+    client.join()
+    assert client.called == ["/", "/search"]
+
+
+def test_a_flip_back_while_it_is_let_go_has_it_wait_on(night: App) -> None:
+    client = Client(night)
+    client.ask("POST")
+    wait, queue = night.selector.held.wait, night.selector.held
+    flips: list[int] = []
+
+    def turn_back(ticket: Any) -> Any:  # between its turn and the application's call
+        why = wait(ticket)
+        if not flips:
+            flips.append(1)
+            night.on()
+        return why
+
+    queue.wait = turn_back
+    client.ask("PUT", "/second")
+    night.off()
+    night.selector.check()
+    wait_until(lambda: client.called == ["/"] and flips and client.number == 1, "it waits again")
+    client.end()
+    assert client.called == ["/", "/second"]
+
+
+def test_the_sessions_of_a_held_request_do_not_queue_again(night: App) -> None:
+    sessions = sessionmaker(night.selector, class_=RoutingSession, hold=SECONDS)
+    waiting: list[bool] = []
+
+    def write() -> None:
+        queue = night.selector.held
+        waiting.append(queue.must_wait(night.selector.state))
+        with sessions.begin() as session:
+            session.add(Book(title="a"))
+        waiting.append(queue.busy)
+
+    client = Client(night, write)
+    client.ask("POST")
+    queue = night.selector.held
+    ticket = queue.ticket(SECONDS)
+    thread = threading.Thread(target=queue.wait, args=(ticket,))  # it keeps its turn
+    thread.start()
+    wait_until(lambda: client.number == 2, "both wait")
+    client.end()
+    thread.join(SECONDS)
+    assert waiting[0] is False
+    assert night.titles("rw") == ["a"]
+    queue.end(ticket)
+
+
+def test_a_held_request_whose_client_has_gone_is_not_passed_on(night: App) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        client = Client(night)
+        client.ask("POST", "/gone", **{"gunicorn.socket": ours})
+        theirs.close()
+        client.end()
+    assert client.called == []
+
+
+def test_a_request_that_came_before_the_flip_is_held_as_its_session_connects(night: App) -> None:
+    night.off()
+    night.selector.check()
+
+    def work() -> None:
+        night.on()
+        with night.sessions.begin() as session:  # which has no hold of its own
+            assert session.scalar(WHICH) == "rw"
+            session.add(Book(title="a"))
+
+    client = Client(night, work)
+    client.ask("POST")
+    assert client.number == 1
+    client.end()
+    assert client.answers["/"][0] == "200 OK"
+    assert night.titles("rw") == ["a"]
+
+
+def test_such_a_request_keeps_no_turn_while_it_connects(night: App) -> None:
+    night.engines["rw"].dispose()
+    night.off()
+    night.selector.check()
+    connecting, go_on = threading.Event(), threading.Event()
+
+    @event.listens_for(night.engines["rw"], "do_connect")
+    def connect(*_: Any) -> None:
+        connecting.set()
+        go_on.wait(SECONDS)
+
+    def work() -> None:
+        night.on()
+        with night.sessions.begin() as session:
+            session.scalar(WHICH)
+
+    client = Client(night, work)
+    client.ask("POST")
+    night.off()
+    night.selector.check()
+    assert connecting.wait(SECONDS)
+    assert not night.selector.held.busy
+    go_on.set()
+    client.join()
+
+
+WORK: dict[str, Callable[[Any], object]] = {
+    "flush": lambda session: session.add(Book(title="flush")),
+    "dml": lambda session: session.execute(insert(Book).values(title="dml")),
+    "read": lambda session: session.scalar(WHICH),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_if_its_hold_ends_it_may_read_and_is_refused_a_write(night: App, name: str) -> None:
+    night.off()
+    night.selector.check()
+
+    def work() -> None:
+        night.on()
+        with night.sessions.begin() as session:
+            WORK[name](session)
+
+    client = Client(night, work, hold=0.02)
+    client.ask("POST")
+    client.join()
+    assert client.answers["/"][0][:3] == ("200" if name == "read" else "503")
+    client.ask("GET", "/reads")  # of no kind that is held
+    client.join()
+    assert client.answers["/reads"][0][:3] == client.answers["/"][0][:3]
+
+
+# -- ASGI ------------------------------------------------------------------------------------
+
+
+class Asgi:
+    """Asks an ASGI middleware, each time in a task."""
+
+    def __init__(self, app: App, **options: Any) -> None:
+        self.app = app
+        self.called: list[str] = []
+        options.setdefault("hold", SECONDS)
+        self.middleware = asgi.ReadOnlyMiddleware(self._app, app.selector, **options)
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.called.append(scope["path"])
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    def ask(self, method: str, path: str, messages: asyncio.Queue[Any]) -> asyncio.Task[list[Any]]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def work() -> list[Any]:
+            scope = {"type": "http", "method": method, "path": path, "headers": []}
+            await self.middleware(scope, messages.get, send)
+            return sent
+
+        return asyncio.ensure_future(work())
+
+    async def held(self, number: int) -> None:
+        while self.app.selector.held.held[0] != number:
+            await asyncio.sleep(0)
+
+
+def body(*pieces: bytes) -> asyncio.Queue[Any]:
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    for number, piece in enumerate(pieces, 1):
+        more = number < len(pieces)
+        queue.put_nowait({"type": "http.request", "body": piece, "more_body": more})
+    return queue
+
+
+def on_loop(work: Callable[[], Any]) -> None:
+    asyncio.run(asyncio.wait_for(work(), SECONDS))
+
+
+def test_tasks_are_held_with_what_their_clients_send(night: App) -> None:
+    async def work() -> None:
+        client = Asgi(night)
+        early, late = body(b"a", b"b"), body()
+        tasks = [client.ask("POST", "/early", early), client.ask("PUT", "/late", late)]
+        await client.held(2)
+        sent = await client.ask("GET", "/reads", body(b""))
+        assert sent[0]["status"] == 200
+        assert client.called == ["/reads"]
+        night.off()
+        while len(client.called) < 3:  # a thread looks, and the loop goes on
+            await asyncio.sleep(0)
+        late.put_nowait({"type": "http.request", "body": b"c", "more_body": False})
+        told = [[message.get("body") for message in one] for one in await asyncio.gather(*tasks)]
+        assert told == [[None, b"ab"], [None, b"c"]]
+        assert client.called == ["/reads", "/early", "/late"]
+
+    on_loop(work)
+
+
+def test_a_client_that_goes_away_ends_its_waiting(night: App) -> None:
+    async def work() -> None:
+        client = Asgi(night)
+        gone, stays = body(b"a"), body(b"b")
+        tasks = [client.ask("POST", "/gone", gone), client.ask("POST", "/stays", stays)]
+        await client.held(2)
+        gone.put_nowait({"type": "http.disconnect"})
+        assert await tasks[0] == []
+        assert night.selector.held.held[0] == 1
+        night.off()
+        await tasks[1]
+        assert client.called == ["/stays"]
+
+    on_loop(work)
+
+
+def test_a_client_that_goes_away_as_its_turn_comes_is_not_passed_on(night: App) -> None:
+    queue = night.selector.held
+    wait = queue.wait_as_task
+
+    async def wait_and_lose(ticket: Any) -> Any:
+        why = await wait(ticket)
+        queue.give_up(ticket)
+        return why
+
+    queue.wait_as_task = wait_and_lose
+
+    async def work() -> None:
+        client = Asgi(night)
+        task = client.ask("POST", "/gone", body(b""))
+        await client.held(1)
+        night.off()
+        assert await task == []
+        assert client.called == []
+
+    on_loop(work)
+    assert not queue.busy
+
+
+def test_the_task_of_a_held_request_is_cancelled_and_the_next_goes_on(night: App) -> None:
+    async def work() -> None:
+        client = Asgi(night)
+        tasks = [client.ask("POST", f"/{name}", body(b"")) for name in "ab"]
+        await client.held(2)
+        night.off()
+        began = time.monotonic()
+        night.selector.check()
+        tasks[0].cancel()
+        await tasks[1]
+        assert time.monotonic() - began < 0.09
+        assert client.called == ["/b"]
+
+    on_loop(work)
+    assert not night.selector.held.busy
+
+
+def test_more_than_max_held_get_the_usual_503_at_once(night: App) -> None:
+    async def work() -> None:
+        client = Asgi(night)
+        tasks = [client.ask("POST", f"/{number}", body(b"")) for number in range(4)]
+        await client.held(4)
+        sent = await client.ask("POST", "/next", body(b""))
+        assert sent[0]["status"] == 503
+        night.off()
+        await asyncio.gather(*tasks)
+
+    on_loop(work)
+
+
+# -- settings --------------------------------------------------------------------------------
+
+
+def test_in_wsgi_it_needs_max_held(lite: App) -> None:
+    lite.start()
+    with pytest.raises(ConfigurationError, match=r"ReadOnlyMiddleware\(hold\) needs EngineSelecto"):
+        wsgi.ReadOnlyMiddleware(lambda *_: [], lite.selector, hold=1)
+    asgi.ReadOnlyMiddleware(Asgi._app, lite.selector, hold=1)
+
+
+@pytest.mark.parametrize("options", [{"hold": -1}, {"hold": "1"}, {"hold_methods": "POST"}])
+@pytest.mark.parametrize("made", [wsgi.ReadOnlyMiddleware, asgi.ReadOnlyMiddleware])
+def test_bad_values_are_refused(lite: App, made: Any, options: dict[str, Any]) -> None:
+    lite.start(max_held=1)
+    selector: EngineSelector = lite.selector
+    name = next(iter(options))
+    with pytest.raises(ConfigurationError, match=rf"ReadOnlyMiddleware\({name}\) takes "):
+        made(None, selector, **options)
+
+
+# -- docs/hold.md ----------------------------------------------------------------------------
+
+
+def test_what_the_page_shows_is_held(lite: App) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "hold.md").read_text(encoding="utf-8")
+    middleware, session = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    path, lite_urls = str(lite.path), lite.urls
+    names: dict[str, Any] = {
+        "create_engine": create_engine,
+        "sessionmaker": sessionmaker,
+        "RW_URL": lite_urls["rw"],
+        "RO_URL": lite_urls["ro"],
+        "application": None,
+        "Thing": lambda: Book(title="shown"),
+    }
+    exec(middleware.replace("/var/lib/myapp/read-only.txt", path), names)  # our own text
+    with names["selector"]:
+        lite.on()
+        names["selector"].check()
+        thread = threading.Thread(target=exec, args=(session, names))
+        thread.start()
+        wait_until(lambda: names["selector"].held.held[0] == 1, "it waits")
+        lite.off()
+        thread.join(SECONDS)
+    assert lite.titles("rw") == ["shown"]
