@@ -1,6 +1,6 @@
 """All of them."""
 
-from benchmarks import fleet, flip, hold, scale, stat_cache, transaction
+from benchmarks import engines, fleet, flip, hold, scale, stat_cache, transaction
 from benchmarks.measure import main
 
 main(
@@ -10,6 +10,7 @@ main(
         **flip.run(rounds),
         **hold.run(rounds),
         **scale.run(rounds),
+        **engines.run(rounds),
         **fleet.run(rounds),
     }
 )

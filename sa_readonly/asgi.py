@@ -32,6 +32,7 @@ from .web.listening import Listening
 from .web.site import HOLD_METHODS, Site
 
 if TYPE_CHECKING:
+    from .checks import AnyEngine
     from .errors import ReadOnlyError
     from .hold.ticket import Ticket
     from .mode import State
@@ -89,7 +90,7 @@ class ReadOnlyMiddleware:
     runs in a thread.
 
     :param app: the application.
-    :param selector: the :class:`.EngineSelector`.
+    :param selector: the :class:`.EngineSelector`, or an engine with ``plugin=sa_readonly``.
     :param status_path: the path of the status page within the application; None has none. Below it,
         ``/check?mode=read-write`` answers 200 or 503.
     :param status: the status code of a refused write. Load balancers may eject a backend on 503.
@@ -109,7 +110,7 @@ class ReadOnlyMiddleware:
     def __init__(
         self,
         app: Application,
-        selector: EngineSelector,
+        selector: EngineSelector | AnyEngine,
         *,
         status_path: str | None = "/-/read-only",
         status: int = 503,

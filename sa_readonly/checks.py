@@ -16,6 +16,7 @@ from .engines.dialects import holds_file, shown
 from .engines.handover import ROLES
 from .engines.pools import holds_database
 from .engines.server import ANSWERS
+from .engines.single import of_engine
 from .errors import ConfigurationError, seconds
 from .etcd.switch import EtcdSwitch
 from .mode import Switch, missing
@@ -276,6 +277,12 @@ def check_engines(given: Mapping[str, AnyEngine]) -> dict[str, Engine]:
             "Give engines of one kind."
         )
     engines = {name: sync_of(engine) for name, engine in given.items()}
+    for name, engine in engines.items():
+        if of_engine(engine) is not None:
+            raise ConfigurationError(
+                f"{name} has plugin=sa_readonly, and gives out connections by the mode itself. Use "
+                "it as it is, or make it without the plugin."
+            )
     _check_modes(engines)
     if "read_only.primary" not in engines and holds_database(engines["read_write.primary"]):
         raise ConfigurationError(

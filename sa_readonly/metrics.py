@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client import Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -18,13 +18,16 @@ from prometheus_client.registry import Collector
 
 from .errors import ConfigurationError
 from .mode import Mode
+from .oneswitch import asked
 from .refusals import KINDS
-from .selector import EngineSelector
 from .text import printable
 from .workers.protocol import Liveness
 from .workers.status import Snapshot, WorkerStatus, take
 
 if TYPE_CHECKING:
+    from .checks import AnyEngine
+    from .oneswitch import Asked
+    from .selector import EngineSelector
     from .workers.protocol import Report, Seen
 
 __all__ = ["ReadOnlyCollector"]
@@ -37,24 +40,27 @@ class ReadOnlyCollector(Collector):
     may hit any process: it answers for all that are registered in its registry and run on its host.
     Those of other hosts answer for themselves.
 
-    :param selectors: the :class:`.EngineSelector` of the application. Several go to one collector,
+    :param selectors: the :class:`.EngineSelector` of the application, or an engine with
+        ``plugin=sa_readonly``. Several go to one collector,
         as a metric's name can be registered only once: the label ``switch`` tells their switches
         apart. Selectors that share a switch share their processes, and count once.
     :raises ConfigurationError: if there is none, one is no selector, or two switches have the same
         name.
     """
 
-    def __init__(self, *selectors: EngineSelector) -> None:
-        self._selectors: dict[str, EngineSelector] = {}
+    def __init__(self, *selectors: EngineSelector | AnyEngine) -> None:
+        self._selectors: dict[str, Asked] = {}
         for selector in selectors:
             self._add(selector)
         if not selectors:
             raise ConfigurationError("ReadOnlyCollector() takes an EngineSelector, or several.")
 
-    def _add(self, selector: Any) -> None:
-        if not isinstance(selector, EngineSelector):
+    def _add(self, given: object) -> None:
+        selector = asked(given)
+        if selector is None:
             raise ConfigurationError(
-                f"ReadOnlyCollector() takes an EngineSelector, not {type(selector).__name__}."
+                "ReadOnlyCollector() takes an EngineSelector, or an engine with "
+                f"plugin=sa_readonly, not {type(given).__name__}."
             )
         switch = selector.switch
         name = printable(switch.name)

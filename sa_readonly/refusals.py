@@ -67,6 +67,7 @@ def refusal(
     switch: Switch | None,
     fault: str = "role",
     over: State | None = None,
+    cure: str | None = None,
 ) -> ReadOnlyError:
     """Return the error that refuses ``what``, counted and noted.
 
@@ -77,9 +78,10 @@ def refusal(
     :param switch: the switch for which it is counted; None counts nothing.
     :param fault: what is at fault where the state is read-write, a key of :data:`_FAULTS`.
     :param over: the read-only state of before.
+    :param cure: where what only reads is served, if not by a selector.
     """
     if state.read_only:
-        error = _of_the_mode(what, state, statement, kind)
+        error = _of_the_mode(what, state, statement, kind, cure)
     else:
         error = _of_the_fault(what, state, statement, fault, over)
         error._lasting = fault in _LASTING and not _turned_in_the_request(state, over)
@@ -87,12 +89,17 @@ def refusal(
     return error
 
 
-def _of_the_mode(what: str, state: State, statement: str | None, kind: str) -> ReadOnlyError:
+def _of_the_mode(
+    what: str, state: State, statement: str | None, kind: str, cure: str | None
+) -> ReadOnlyError:
     reason = "" if state.reason is None else f" ({state.reason})"
     until = "" if state.until is None else f", until {state.until.isoformat(timespec='seconds')}"
     served = ""
     if kind in ("connection", "transaction"):  # it is met by code that has an engine of its own
-        served = " What only reads is served by selector.engine() or a RoutingSession(selector)."
+        cure = (
+            cure or "What only reads is served by selector.engine() or a RoutingSession(selector)."
+        )
+        served = f" {cure}"
     return ReadOnlyError(
         f"{what} is refused: the application is read-only{_since(state)}{reason}{until}. "
         f"Nothing was written. Roll back, and try again when it is read-write.{served}",
@@ -115,6 +122,10 @@ _FAULTS = {
     "engine": (
         "this engine is a read-only one of the selector{again}",
         "Write through selector.engine() or a RoutingSession(selector).",
+    ),
+    "taken": (
+        "this connection was taken while the application was read-only, which is over{since}",
+        "Close it, and take another one of the engine.",
     ),
     "server": (
         "the database server is read-only",
@@ -139,7 +150,7 @@ def _of_the_fault(
     newer = over and over.since and state.since and over.since > state.since
     since = "" if newer else _since(state)
     again = f", and the application is read-write{since}" if over is not None else ""
-    told = over if fault in ("began", "server", "ended") else None
+    told = over if fault in ("began", "server", "ended", "taken") else None
     return ReadOnlyError(
         f"{what} is refused: {why.format(since=since, again=again)}. Nothing was written. {cure}",
         reason=None if told is None else told.reason,

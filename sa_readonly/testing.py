@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
 from .mode import Mode, State, now
+from .oneswitch import asked
 from .refusals import take_notes
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from .checks import AnyEngine
     from .errors import ReadOnlyError
     from .selector import EngineSelector
 
@@ -35,8 +37,14 @@ __all__ = ["read_only", "read_write", "writes_nothing"]
 class _Block:
     """A block in which the selector's switch is overridden."""
 
-    def __init__(self, selector: EngineSelector, state: State) -> None:
-        self._switch = selector.switch
+    def __init__(self, selector: EngineSelector | AnyEngine, state: State) -> None:
+        found = asked(selector)
+        if found is None:
+            raise ConfigurationError(
+                "A test dictates the mode of an EngineSelector, or of an engine with "
+                f"plugin=sa_readonly, not of {type(selector).__name__}."
+            )
+        self._switch = found.switch
         self._state = state
         self._ends: list[Callable[[], object]] = []
 
@@ -61,14 +69,18 @@ class read_only(_Block):  # noqa: N801  # it reads as a function, as contextlib.
 
     A transaction that has begun before the block may read and end, and writes nothing inside.
 
-    :param selector: the application's :class:`.EngineSelector`.
+    :param selector: the application's :class:`.EngineSelector`, or an engine with
+        ``plugin=sa_readonly``.
     :param reason: what the operator would have written.
     :param until: when the operator would expect to be done; a naive time is local time.
     :raises ConfigurationError: if the selector's switch can't be overridden.
     """
 
     def __init__(
-        self, selector: EngineSelector, reason: str | None = None, until: datetime | None = None
+        self,
+        selector: EngineSelector | AnyEngine,
+        reason: str | None = None,
+        until: datetime | None = None,
     ) -> None:
         until = until and until.astimezone()
         super().__init__(selector, State(Mode.READ_ONLY, reason, until, since=now()))
@@ -80,12 +92,13 @@ class read_write(_Block):  # noqa: N801  # it reads as a function, too
     Around a whole test run it keeps the selector from looking at its file, from starting its thread
     and from registering this process.
 
-    :param selector: the application's :class:`.EngineSelector`.
+    :param selector: the application's :class:`.EngineSelector`, or an engine with
+        ``plugin=sa_readonly``.
     :raises ConfigurationError: if the selector's switch can't be overridden.
     :raises sqlalchemy.exc.InvalidRequestError: if a gate fails to open; the log tells why.
     """
 
-    def __init__(self, selector: EngineSelector) -> None:
+    def __init__(self, selector: EngineSelector | AnyEngine) -> None:
         super().__init__(selector, State(Mode.READ_WRITE, since=now()))
 
 
@@ -95,13 +108,14 @@ class writes_nothing(read_only):  # noqa: N801  # it reads as a function, too
     The block is :class:`read_only`, so that each write is refused. Every refusal for the same
     switch counts, in any thread, also one that the application has caught and answered.
 
-    :param selector: the application's :class:`.EngineSelector`.
+    :param selector: the application's :class:`.EngineSelector`, or an engine with
+        ``plugin=sa_readonly``.
     :raises AssertionError: at the end of the block, if something was refused in it. It names each
         write. Its cause is the :class:`.ReadOnlyError`, or other Exception, that left the block.
     :raises ConfigurationError: if the selector's switch can't be overridden.
     """
 
-    def __init__(self, selector: EngineSelector) -> None:
+    def __init__(self, selector: EngineSelector | AnyEngine) -> None:
         super().__init__(selector, "writes_nothing()")
 
     def __enter__(self) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from .checks import AnyEngine
     from .hold.ticket import Ticket
     from .selector import EngineSelector
     from .web.site import Pattern
@@ -72,7 +73,7 @@ class ReadOnlyMiddleware:
     its body that is not empty, so that a stream that is refused at once is answered properly.
 
     :param app: the application.
-    :param selector: the :class:`.EngineSelector`.
+    :param selector: the :class:`.EngineSelector`, or an engine with ``plugin=sa_readonly``.
     :param status_path: the path of the status page within the application; None has none. Below it,
         ``/check?mode=read-write`` answers 200 or 503.
     :param status: the status code of a refused write. Load balancers may eject a backend on 503.
@@ -93,7 +94,7 @@ class ReadOnlyMiddleware:
     def __init__(
         self,
         app: WSGIApplication,
-        selector: EngineSelector,
+        selector: EngineSelector | AnyEngine,
         *,
         status_path: str | None = "/-/read-only",
         status: int = 503,
@@ -120,7 +121,7 @@ class ReadOnlyMiddleware:
             hold_methods=hold_methods,
         )
         if hold:
-            selector.held.check_threads("ReadOnlyMiddleware(hold)")
+            self._site.selector.held.check_threads("ReadOnlyMiddleware(hold)")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         site, request = self._site, _request(environ)

@@ -56,7 +56,7 @@ def pytest_xdist_auto_num_workers() -> int:
 # What stands below the command and the web. `.ci/run` runs it on the pairs of Python and SQLAlchemy
 # between the oldest and the newest.
 CORE = re.compile(
-    "test_(async|calls|checks|config|cursors|doors|errors|failover|forks|grace|guard|handover|hold|house|mode|privates"
+    "test_(async|calls|checks|config|cursors|doors|errors|failover|forks|grace|guard|handover|hold|house|mode|plugin|privates"
     "|readers|reads|replace|roads|scoped|selector|server|session|sqlite|staleness|statements|switch|texts|told|url|watcher|workers?)(_|$)"
 )
 

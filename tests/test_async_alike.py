@@ -13,6 +13,7 @@ from sqlalchemy.pool import SingletonThreadPool
 from tests import (
     test_doors,
     test_grace,
+    test_plugin,
     test_session_binds,
     test_session_classes,
     test_session_guard,
@@ -20,6 +21,7 @@ from tests import (
 )
 from tests.app import LONG
 from tests.async_app import AsyncApp
+from tests.by_url import end_lingering
 
 # What makes no sense here, and why.
 LEFT_OUT = {
@@ -34,13 +36,15 @@ LEFT_OUT = {
     "test_a_pool_that_was_forgotten_counts_no_more_once_it_is_collected": (
         "what an async driver loses, it says aloud"
     ),
+    "test_a_pool_without_its_engine_gives_out_by_the_mode": "an async engine is made with its pool",
     "test_after_the_flip_no_connection_is_left_at_the_server": "it makes its own app",
 }
 
 
 @pytest.fixture
 def app(async_app: AsyncApp) -> Iterator[AsyncApp]:
-    return async_app
+    yield async_app
+    end_lingering()
 
 
 @pytest.fixture(autouse=True)
@@ -71,5 +75,6 @@ for each in (
     test_session_guard,
     test_doors,
     test_grace,
+    test_plugin,
 ):
     globals().update(alike(each))

@@ -37,6 +37,7 @@ HOUSE = (
         "scoped",
         "async_scoped",
         "config",
+        "oneswitch",
         "plugin",
     ),
     *("web", "wsgi", "asgi", "metrics", "testing", "contrib"),

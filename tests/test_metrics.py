@@ -443,7 +443,7 @@ def test_selectors_that_share_a_switch_count_once(lite: App) -> None:
 
 @pytest.mark.parametrize("wrong", [None, "read-only.txt", 7])
 def test_what_is_no_selector_is_refused(wrong: Any) -> None:
-    message = f"takes an EngineSelector, not {type(wrong).__name__}."
+    message = f"plugin=sa_readonly, not {type(wrong).__name__}."
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         ReadOnlyCollector(wrong)
     with pytest.raises(ConfigurationError, match="takes an EngineSelector, or several"):

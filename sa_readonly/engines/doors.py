@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .guard import Limit
 
 
-__all__ = ["ClosedPool", "Door", "count"]
+__all__ = ["AskingPool", "ClosedPool", "Door", "count"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -50,7 +50,7 @@ _READ_ONLY_MODE = Mode.READ_ONLY  # an attribute of a class of enum is slow, in 
 _PATIENCE = 1.0  # seconds to wait for another switch that turns the same door
 
 
-class _AskingPool(NotingPool, CountedPool):
+class AskingPool(NotingPool, CountedPool):
     """The pool of a read-write engine: it asks before it gives out a connection.
 
     It asks when it has the connection, as a thread may have waited for that for a long time.
@@ -138,11 +138,11 @@ class Door:
         self._pid = os.getpid()
         self._lock = forks.PerProcess(threading.RLock)
         self._keep = holds_database(engine)
-        self._in_memory = is_in_memory(engine)
+        self._in_memory = is_in_memory(engine.url)
         engine.dialect._sa_readonly_keeps = self._keep  # type: ignore[attr-defined]  # this package adds it
         if not self._keep:
             self._old.replace()
-        count_by(engine.pool, self._ledger, self._counting(engine.pool), _AskingPool, self)
+        count_by(engine.pool, self._ledger, self._counting(engine.pool), AskingPool, self)
         forks.subscribe(in_child=self.leave_to_parent)
 
     @classmethod

@@ -8,9 +8,7 @@ see :mod:`.protection`. What a class keeps on a dialect is named ``_sa_readonly_
 
 from __future__ import annotations
 
-import contextlib
 import re
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.engine.default import DefaultDialect
@@ -24,7 +22,7 @@ from .cursors import SHUT
 from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
     from sqlalchemy.engine import Connection, Dialect, Engine
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from ..mode import Switch
 
 __all__ = [
+    "Connecting",
     "Gated",
     "GatedReadOnly",
     "Guarded",
@@ -41,7 +40,6 @@ __all__ = [
     "ReadOnly",
     "ask",
     "gates",
-    "making_for_twin",
     "read_only",
     "refresh",
     "refused",
@@ -71,6 +69,7 @@ class Guarded(DefaultDialect):
     _sa_readonly_serves = False  # whether it serves the role "replica" while read-write
     _sa_readonly_pooler: str | None = None  # one of poolers.POOLERS
     _sa_readonly_offered = False  # whether the first lock goes into the start-up packet
+    _sa_readonly_cure: str | None = None  # see refusals.refusal(); an engine by URL has its own
 
     def _sa_readonly_says(self) -> tuple[Switch | None, State]:
         """Return the switch and state that an error tells: read-only ones, if there are any."""
@@ -91,12 +90,17 @@ class Guarded(DefaultDialect):
     ) -> ReadOnlyError:
         switch, state = self._sa_readonly_says()
         over = None if switch is None else refusals.last_read_only(switch)
-        fault = "engine" if isinstance(self, ReadOnly) else "ended"
+        fault = "ended"
+        if isinstance(self, ReadOnly):
+            fault = "engine" if self._sa_readonly_cure is None else "taken"
         if role == "replica":
             fault = "role"
         elif began:
             fault = "began"
-        return refusal(what, state, statement, kind=kind, switch=switch, fault=fault, over=over)
+        cure = self._sa_readonly_cure
+        return refusal(
+            what, state, statement, kind=kind, switch=switch, fault=fault, over=over, cure=cure
+        )
 
     def _sa_readonly_refresh(self, switch: Switch) -> State:
         return loops.refresh(switch) if self.is_async else switch.refresh()
@@ -118,20 +122,6 @@ class Guarded(DefaultDialect):
 
 # -- read-write engines ----------------------------------------------------------------------
 
-# Set while a connection is made for a twin, by the creator of its engine: that ends in connect() of
-# the engine's dialect.
-_for_twin: ContextVar[bool] = ContextVar("sa_readonly_for_twin", default=False)
-
-
-@contextlib.contextmanager
-def making_for_twin() -> Iterator[None]:
-    """Have connections that are made inside the block start read-only."""
-    token = _for_twin.set(True)
-    try:
-        yield
-    finally:
-        _for_twin.reset(token)
-
 
 class Limit(NamedTuple):
     """How what had begun at a flip may go on.
@@ -145,7 +135,19 @@ class Limit(NamedTuple):
     reads: bool = False
 
 
-class Gated(Guarded):
+class Connecting(Guarded):
+    """The dialect by which connections of both kinds are made, its own and its twin's."""
+
+    def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
+        if locks.for_twin.get():
+            with poolers.told(self):
+                connection = super().connect(*cargs, **locks.start_up(self, cparams))
+        else:
+            connection = super().connect(*cargs, **cparams)
+        return shared.made(self, connection)  # type: ignore[no-any-return]  # made() returns its argument
+
+
+class Gated(Connecting):
     """The dialect of a read-write engine: no transaction begins while read-only."""
 
     _sa_readonly_begins: bool  # whether the dialect's own do_begin() does anything
@@ -200,17 +202,10 @@ class Gated(Guarded):
                 fresh = clock() < switch.fresh_until
                 state = switch.known if fresh else self._sa_readonly_refresh(switch)
             if state.mode is _READ_ONLY_MODE:
-                raise refusal(what, state, statement, kind=kind, switch=switch)
+                cure = self._sa_readonly_cure
+                raise refusal(what, state, statement, kind=kind, switch=switch, cure=cure)
         if self._sa_readonly_bars:
             raise next(iter(self._sa_readonly_bars.values()))()
-
-    def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
-        if _for_twin.get():
-            with poolers.told(self):
-                connection = super().connect(*cargs, **locks.start_up(self, cparams))
-        else:
-            connection = super().connect(*cargs, **cparams)
-        return shared.made(self, connection)  # type: ignore[no-any-return]  # made() returns its argument
 
 
 # -- read-only engines -----------------------------------------------------------------------

@@ -27,6 +27,7 @@ from .doors import Door
 from .guard import Limit
 from .pools import holds_database
 from .readers import Reader, TwinEngine
+from .retired import OneSet
 from .server import ServerSwitch
 from .url_files import has_url_file, read_again
 
@@ -46,7 +47,7 @@ NOT_READ_ONLY = (
 )
 
 
-class GuardedEngines:
+class GuardedEngines(OneSet):
     """The engines of one selector, guarded until :meth:`release`.
 
     :param switch: what tells the mode.
@@ -124,7 +125,7 @@ class GuardedEngines:
         # Twins: one in the place of read_only, or one for the role "replica" where there is none.
         serving = replica or primary
         if reading is None or (serving is primary and not holds_database(primary)):
-            twin = TwinEngine(primary, gated=reading is not None)
+            twin = self._twin(primary, gated=reading is not None)
             self._twins.append(twin)
             if serving is primary:
                 serving = twin

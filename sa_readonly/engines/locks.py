@@ -11,7 +11,9 @@ A further database needs its name in :data:`.dialects.LOCKED`, a branch in :func
 
 from __future__ import annotations
 
+import contextlib
 import re
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ReadOnlyError
@@ -19,13 +21,15 @@ from . import poolers, sqlite
 from .dialects import ATTRIBUTES, row, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = [
     "SET_DEFAULT",
+    "for_twin",
     "is_refusal",
     "lock_again",
     "lock_new",
+    "making_for_twin",
     "mysql_reads",
     "reported",
     "set_default",
@@ -41,6 +45,20 @@ _READ_ONLY_OPTION = re.compile(r"--[\w-]*read[-_]only\b", re.IGNORECASE)  # or -
 
 
 # -- a new connection ------------------------------------------------------------------------
+
+for_twin: ContextVar[bool] = ContextVar("sa_readonly_for_twin", default=False)
+"""Set while a connection is made for a twin, by the creator of its engine: that ends in
+``connect()`` of the engine's dialect."""
+
+
+@contextlib.contextmanager
+def making_for_twin() -> Iterator[None]:
+    """Have connections that are made inside the block start read-only."""
+    token = for_twin.set(True)
+    try:
+        yield
+    finally:
+        for_twin.reset(token)
 
 
 def start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:

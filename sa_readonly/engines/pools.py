@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from sqlalchemy.engine import Dialect, Engine
+    from sqlalchemy.engine import URL, Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
@@ -39,6 +39,7 @@ __all__ = [
     "holds_database",
     "is_in_memory",
     "keep_for_parent",
+    "mix_in",
     "open_pool",
     "uncounted",
 ]
@@ -252,6 +253,12 @@ def count_by(
     made._sa_readonly = Counting(ledger, privates.creator(pool), door)
     privates.set_creator(pool, create)
     event.listen(pool, "detach", ledger.detached)
+    mix_in(pool, kind)
+
+
+def mix_in(pool: Pool, kind: type[Any]) -> None:
+    """Give a pool the class that is its own with another one mixed in, which takes what was."""
+    made: Any = pool
     made.__class__ = _counted(type(pool), kind)  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
 
 
@@ -286,19 +293,19 @@ def open_pool(engine: Engine) -> Pool:
 
 def holds_database(engine: Engine) -> bool:
     """True if the pool *is* the database, which is lost with its connections."""
-    return isinstance(open_pool(engine), StaticPool) or is_in_memory(engine)
+    return isinstance(open_pool(engine), StaticPool) or is_in_memory(engine.url)
 
 
-def is_in_memory(engine: Engine) -> bool:
+def is_in_memory(url: URL) -> bool:
     """True for a database of SQLite without a file."""
-    if engine.dialect.name != "sqlite":
+    if url.get_backend_name() != "sqlite":
         return False
-    database = engine.url.database or ""
+    database = url.database or ""
     return (
         database in ("", ":memory:")
         or database.startswith("file::memory:")
         or "mode=memory" in database
-        or engine.url.query.get("mode") == "memory"
+        or url.query.get("mode") == "memory"
     )
 
 

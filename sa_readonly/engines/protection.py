@@ -21,6 +21,7 @@ from .cursors import ADAPTED
 from .dialects import LOCKED, can_authorize, family, holds_file, shown
 from .grace import Judging, JudgingReadOnly
 from .guard import Gated, GatedReadOnly, Guarded, ReadOnly
+from .kinds import ByKind, ByKindContext, ByKindOfLevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ __all__ = [
     "answer",
     "bar",
     "behind",
+    "by_kind",
     "gate",
     "is_used",
     "limit",
@@ -201,12 +203,15 @@ def _guarded(kind: type[Guarded], base: type[Dialect]) -> type[Any]:
     body: dict[str, Any] = {"_sa_readonly_base": base, "__module__": base.__module__}
     if "supports_statement_cache" in vars(base):  # SQLAlchemy asks the very class for it
         body["supports_statement_cache"] = base.supports_statement_cache
-    answers = ReadOnlyContext if issubclass(kind, ReadOnly) else GatedContext
+    answers: type[Any] = ReadOnlyContext if issubclass(kind, ReadOnly) else GatedContext
+    if issubclass(kind, ByKind):
+        answers = ByKindContext
     context = base.execution_ctx_cls
     body["execution_ctx_cls"] = type(context.__name__, (answers, context), {})
     if issubclass(kind, Gated):
         body["_sa_readonly_commits"] = base.do_commit is not DefaultDialect.do_commit
         body["_sa_readonly_begins"] = base.do_begin is not DefaultDialect.do_begin
+    if issubclass(kind, (Gated, ByKind)):
         body["connection_characteristics"] = privates.add_to_isolation_level(base, _Level)
     return type(base.__name__, (kind, base), body)
 
@@ -229,6 +234,13 @@ class _Level:
 
 def _of_level(dialect: Any, level: object) -> Any:
     """Return the dialect of a gated engine's connections with this isolation level."""
+    if isinstance(dialect, ByKind):
+        writer = dialect._sa_readonly_writer
+        if _of_level(writer, level) is writer:
+            return dialect
+        base: Any = type(dialect)._sa_readonly_base
+        kind = _guarded(ByKindOfLevel, base)
+        return _kin(dialect).setdefault(dialect, _sharing(dialect, kind))
     commits = level == "AUTOCOMMIT"
     if not isinstance(dialect, Gated) or commits is privates.commits(dialect):
         return dialect
@@ -265,6 +277,23 @@ def twin(engine: Engine, *, gated: bool) -> Dialect:
     # For good: the twin has its engine's listeners also when the selector is closed.
     privates.apply_options_by_own_dialect(dialect)
     return _sharing(dialect, _guarded(_pooled(dialect, kind), type(dialect)._sa_readonly_base))
+
+
+def by_kind(engine: Engine, cure: str) -> Dialect:
+    """Have the dialect of an engine do by each connection's kind; return that of the writing kind.
+
+    It shares all with the engine's own, and is gated as that of a selector's engine is.
+
+    :param cure: what the refusal of a connection or transaction tells to do.
+    """
+    dialect: Any = engine.dialect
+    base: Any = getattr(type(dialect), "_sa_readonly_base", type(dialect))
+    dialect._sa_readonly_cure = cure
+    dialect._sa_readonly_family = family(dialect)
+    dialect._sa_readonly_readers = {}
+    dialect._sa_readonly_writer = writer = _sharing(dialect, base)
+    dialect.__class__ = _guarded(ByKind, base)
+    return writer
 
 
 def _sharing(dialect: Dialect, cls: type[Any]) -> Dialect:

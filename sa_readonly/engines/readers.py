@@ -26,11 +26,12 @@ from .pools import (
     forget_idle,
     holds_database,
     keep_for_parent,
+    open_pool,
     uncounted,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy.engine import URL, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -125,23 +126,36 @@ class TwinEngine(privates.OwnPoolEngine):
 
     :param engine: a gated one.
     :param gated: whether it is taken away with the other one, or stays while read-only.
+    :param create: what connects, if not the creator of the other one.
+    :param shares: whether the two pools are one to whatever listens to them, also from now on.
     """
 
     __module__ = privates.OwnPoolEngine.__base__.__module__
 
-    def __init__(self, engine: Engine, *, gated: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        gated: bool,
+        create: Callable[..., DBAPIConnection] | None = None,
+        shares: bool = False,
+    ) -> None:
         dialect, pool = protection.twin(engine, gated=gated), uncounted(engine)
         self._of = engine
         super().__init__(engine, dialect, pool)
-        create = privates.creator(pool)
+        self.ledger = Ledger(dialect)
+        if shares:
+            pool.dispatch = open_pool(engine).dispatch
+        connect = create or privates.creator(pool)
 
         def for_twin(connection_record: ConnectionPoolEntry | None) -> DBAPIConnection:
-            with guard.making_for_twin():
-                return create(connection_record)
+            with locks.making_for_twin():
+                return connect(connection_record)
 
         privates.set_creator(pool, for_twin)
-        _Locking(pool, dialect).lock_at_checkout(pool)
-        self._old = _OldPools(Ledger(dialect))
+        self._old = _OldPools(self.ledger)
+        among = self.ledger.connections if shares else None
+        _Locking(pool, dialect, among).lock_at_checkout(pool)
         if not gated:  # a gated one has a door, which counts
             self._count(self._old.ledger)
         forks.subscribe(in_child=self.leave_to_parent)
@@ -233,10 +247,16 @@ class _Locking:
     """Locks the connections of a pool while its engine is a read-only one.
 
     It stays for good: ``Pool.recreate()`` takes listeners along.
+
+    :param among: by identity, the connections that are to be locked, where the listeners are told
+        of others, too.
     """
 
-    def __init__(self, pool: Pool, dialect: Any) -> None:
+    def __init__(
+        self, pool: Pool, dialect: Any, among: Mapping[object, object] | None = None
+    ) -> None:
         self._dialect = dialect
+        self._among = among
         self._at_checkout = False
         self._create = privates.creator(pool)
         privates.set_creator(pool, self._connect)
@@ -253,6 +273,10 @@ class _Locking:
     def _is_on(self) -> bool:
         return isinstance(self._dialect, guard.ReadOnly)
 
+    def _locks(self, dbapi_connection: object) -> bool:
+        among = self._among
+        return self._is_on and (among is None or id(dbapi_connection) in among)
+
     def _connect(self, connection_record: ConnectionPoolEntry | None = None) -> Any:
         connection = self._create(connection_record)
         if connection_record is None and self._is_on:
@@ -263,7 +287,7 @@ class _Locking:
 
     def _connected(self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         dialect = self._dialect
-        if self._is_on:
+        if self._locks(dbapi_connection):
             shared.take_off(dialect, dbapi_connection)
             before = partial(locks.unlock, dialect, dbapi_connection)
             shared.borrow(dialect, dbapi_connection, before)
@@ -273,7 +297,7 @@ class _Locking:
 
     def _ready(self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         dialect = self._dialect
-        if not self._is_on:
+        if not self._locks(dbapi_connection):
             return
         if dialect._sa_readonly_pooler == "transaction":
             poolers.refuse_autocommit(dialect, dbapi_connection)
@@ -299,7 +323,7 @@ class _Locking:
     def _given_out(
         self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry, _: object
     ) -> None:
-        if self._is_on and self._dialect._sa_readonly_pooler == "session":
+        if self._locks(dbapi_connection) and self._dialect._sa_readonly_pooler == "session":
             locks.set_default(dbapi_connection)
 
     def _returned(
@@ -307,6 +331,8 @@ class _Locking:
     ) -> None:
         dialect = self._dialect
         if dbapi_connection is None or not isinstance(dialect, guard.ReadOnly):
+            return
+        if self._among is not None and id(dbapi_connection) not in self._among:
             return
         put_back = locks.lock_again
         if dialect._sa_readonly_family == "sqlite":
@@ -328,6 +354,8 @@ class _Locking:
     ) -> None:
         # Also when the engine was released: another pool may take the connection back.
         dialect = self._dialect
+        if self._among is not None and id(dbapi_connection) not in self._among:
+            return
         if dialect._sa_readonly_family != "sqlite":
             shared.take_off_leaving(dialect, dbapi_connection)
         elif not sqlite.keeps(dbapi_connection) and (

@@ -15,10 +15,11 @@ from sqlalchemy.pool import QueuePool
 
 from . import loops, privates
 from .checkins import close_idle
-from .pools import count_by, forget_idle
+from .pools import CountedPool, count_by, forget_idle
+from .readers import TwinEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy.engine import Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from .pools import Ledger, Loop
 
-__all__ = ["OldPools"]
+__all__ = ["OldPools", "OneSet"]
 
 
 class OldPools:
@@ -80,7 +81,7 @@ class OldPools:
         # A thread that has read ``engine.pool`` before may still come. It takes its record first
         # and looks for listeners then; so the listeners are put on before anything is counted. They
         # come with a dispatch of their own, as another thread may be walking through the old one.
-        model = pool.recreate()
+        model: Any = CountedPool.recreate(pool)  # type: ignore[arg-type]  # it is one
         event.listen(model, "checkout", refuse, insert=True)
         event.listen(model, "checkin", _close_returned)
         pool.dispatch = model.dispatch
@@ -131,3 +132,20 @@ class OldPools:
 
 def _close_returned(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
     record.close()
+
+
+class OneSet:
+    """The engines of a selector, as its worker counts them: one set, which does not leave alone."""
+
+    engines: Mapping[str, Engine]
+
+    @property
+    def sets(self) -> list[Mapping[str, Engine]]:
+        """The engines by name; see :class:`.workers.counts.Member`."""
+        return [self.engines]
+
+    def rest(self) -> None:
+        """Do nothing: the selector is closed when it goes."""
+
+    def _twin(self, engine: Engine, *, gated: bool) -> TwinEngine:
+        return TwinEngine(engine, gated=gated)

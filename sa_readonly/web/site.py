@@ -13,8 +13,8 @@ from urllib.parse import parse_qs
 from ..errors import ConfigurationError, ReadOnlyError
 from ..hold.ticket import check_hold
 from ..mode import Mode, State
+from ..oneswitch import asked
 from ..refusals import record
-from ..selector import EngineSelector
 from ..workers.protocol import read_between
 from ..workers.status import Snapshot, same_file, snapshot
 from .accept import HTML, JSON, TEXT, choose
@@ -22,7 +22,9 @@ from .answers import Answer, Request, answer, not_saved
 from .status import as_html
 
 if TYPE_CHECKING:
+    from ..checks import AnyEngine
     from ..hold.ticket import Ticket
+    from ..selector import EngineSelector
     from ..workers.protocol import Seen
 
 __all__ = ["HOLD_METHODS", "Pattern", "Site"]
@@ -57,7 +59,7 @@ class Site:
 
     def __init__(
         self,
-        selector: EngineSelector,
+        selector: EngineSelector | AnyEngine,
         *,
         status_path: str | None,
         status: int,
@@ -67,8 +69,14 @@ class Site:
         hold: float | None,
         hold_methods: Iterable[str],
     ) -> None:
-        _check(selector, status_path, status, details)
-        self.selector = selector
+        found = asked(selector)
+        if found is None:
+            raise ConfigurationError(
+                "ReadOnlyMiddleware(selector) takes an EngineSelector, or an engine with "
+                f"plugin=sa_readonly, not {type(selector).__name__}."
+            )
+        _check(status_path, status, details)
+        self.selector = found
         self.status = status
         self.details = details
         self._page = None if status_path is None else status_path.rstrip("/") or "/"
@@ -76,7 +84,7 @@ class Site:
         self._refuse = frozenset(_methods("refuse", refuse))
         self._hold = check_hold("ReadOnlyMiddleware(hold)", hold)
         self.holds = self._hold is not None
-        selector.held.serves_requests |= self.holds
+        found.held.serves_requests |= self.holds
         self._hold_methods = frozenset(_methods("hold_methods", hold_methods))
         self._allow = tuple(_patterns(allow))
         self._last: _Reading | None = None  # replaced as a whole, so it needs no lock
@@ -201,11 +209,7 @@ class Site:
 # -- settings --------------------------------------------------------------------------------
 
 
-def _check(selector: Any, status_path: Any, status: Any, details: Any) -> None:
-    if not isinstance(selector, EngineSelector):
-        raise ConfigurationError(
-            f"ReadOnlyMiddleware(selector) takes an EngineSelector, not {type(selector).__name__}."
-        )
+def _check(status_path: Any, status: Any, details: Any) -> None:
     if status_path is not None and not (
         isinstance(status_path, str) and status_path.startswith("/")
     ):

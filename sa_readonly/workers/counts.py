@@ -30,8 +30,11 @@ class Member(Protocol):
         """The doors of its engines that are taken away while read-only."""
 
     @property
-    def engines(self) -> Mapping[str, Engine]:
-        """All of its engines, by their names."""
+    def sets(self) -> Sequence[Mapping[str, Engine]]:
+        """Its engines by their names; in several sets, if it has several of one name."""
+
+    def rest(self) -> object:
+        """Leave its worker, if there is nothing left for it to look after."""
 
     @property
     def server(self) -> ServerSwitch | None:
@@ -56,6 +59,11 @@ class Counts:
         for door in self.doors:
             door.trace(self, self.trace)
 
+    def rest(self) -> None:
+        """Have those that have nothing left to look after leave."""
+        for member in list(self.members):
+            member.rest()
+
     @property
     def doors(self) -> list[Door]:
         """The doors of all selectors, each once."""
@@ -64,7 +72,7 @@ class Counts:
     @property
     def engines(self) -> tuple[dict[str, Connections], float | None]:
         """The connections of all engines; see :func:`counted`."""
-        return counted(member.engines for member in list(self.members))
+        return counted(engines for member in list(self.members) for engines in member.sets)
 
     @property
     def servers(self) -> list[ServerSwitch]:

@@ -13,12 +13,14 @@ from ..mode import Mode
 from .protocol import RegistryError, Report
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable
 
     from ..engines.uses import Trace
+    from ..mode import Switch
     from .protocol import Entry, Identify, Registry
 
-__all__ = ["Mark", "Reporting"]
+__all__ = ["Mark", "Reporting", "identify_by"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -242,3 +244,15 @@ class Reporting:
         if self.problem is None:
             logger.error("%s", error)
         self.problem = str(error)
+
+
+def identify_by(reference: weakref.ref[Switch]) -> Identify:
+    """Return what identifies the file of a switch that is held weakly."""
+
+    def identify() -> str | None:
+        switch = reference()
+        if switch is None:
+            raise RegistryError("The switch is gone.")
+        return switch.identify()
+
+    return identify

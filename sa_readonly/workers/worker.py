@@ -19,8 +19,8 @@ from ..mode import Mode, State, clock, now
 from ..subscribers import looks_at_a_glance
 from .counts import Counts
 from .ending import call_at_exit
-from .protocol import RegistryError, Report
-from .reporting import Mark, Reporting
+from .protocol import Report
+from .reporting import Mark, Reporting, identify_by
 from .watcher import Watcher
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Worker:
 
     def __init__(self, switch: Switch) -> None:
         self._switch = weakref.ref(switch)
-        self.reporting = Reporting(_identify(self._switch))
+        self.reporting = Reporting(identify_by(self._switch))
         self.required = False
         self._is_async = False  # whether an engine is, so that an event loop may wait for this
         self.counts = Counts(switch)
@@ -106,13 +106,17 @@ class Worker:
             self._unsubscribe = switch.subscribe(self._gate, self._flipped)
         self.counts.members[member] = watch
         for door in member.doors:
-            self._is_async = self._is_async or door.engine.dialect.is_async
-            door.before_connect = (*door.before_connect, self.attend)
-            door.after_refusal = (*door.after_refusal, self.refused)
-            door.trace(self.counts, self.counts.trace)
-            if self._barred:
-                self._bar(door)
+            self.look_after(door)
         switch.fresh_until = -math.inf  # so that the first transaction comes by refresh()
+
+    def look_after(self, door: Door) -> None:
+        """Look after one more door of a selector, before it gives out a connection."""
+        self._is_async |= door.engine.dialect.is_async
+        door.before_connect = (*door.before_connect, self.attend)
+        door.after_refusal = (*door.after_refusal, self.refused)
+        door.trace(self.counts, self.counts.trace)
+        if self._barred:
+            self._bar(door)
 
     def leave(self, member: Member, *, join: bool = False) -> None:
         """Look after one selector no more; after the last, the thread ends and the entry goes.
@@ -260,6 +264,7 @@ class Worker:
         self.due()
 
     def _do(self) -> None:
+        self.counts.rest()
         for door in self.counts.doors:
             door.sweep()
         switch, reporting = self._switch(), self.reporting
@@ -376,16 +381,6 @@ def _without(several: tuple[_Hook, ...], one: _Hook) -> tuple[_Hook, ...]:
     if one in kept:  # else an interrupt came before it was put in
         kept.remove(one)
     return tuple(kept)
-
-
-def _identify(reference: weakref.ref[Switch]) -> Callable[[], str | None]:
-    def identify() -> str | None:
-        switch = reference()
-        if switch is None:
-            raise RegistryError("The switch is gone.")
-        return switch.identify()
-
-    return identify
 
 
 _workers: weakref.WeakKeyDictionary[Switch, Worker] = weakref.WeakKeyDictionary()

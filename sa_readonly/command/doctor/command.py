@@ -34,6 +34,7 @@ from .etcd import examine_etcd
 from .file import examine_environment, examine_file
 from .findings import Finding, capital, note, ordered, plain, summary, table
 from .mysql import examine_mysql
+from .plugin import examine_plugin
 from .postgresql import examine_postgresql
 from .sqlite import examine_sqlite
 
@@ -152,6 +153,13 @@ def _examine_other(url: URL, name: str) -> Database:
     help="The isolation_level of the engines that are read while read-only, if they have one.",
 )
 @click.option(
+    "--plugin-url",
+    metavar="URL",
+    envvar="SA_READONLY_PLUGIN_URL",
+    show_envvar=True,
+    help="A URL with plugin=sa_readonly: is it in force? The rest is examined by what it says.",
+)
+@click.option(
     "--ttl",
     metavar="SECONDS",
     callback=seconds,
@@ -161,21 +169,32 @@ def _examine_other(url: URL, name: str) -> Database:
 )
 @json_too
 def doctor(
-    *, read_write: str | None, where: Where, ttl: float, as_json: bool, **of_databases: str | None
+    *,
+    read_write: str | None,
+    plugin_url: str | None,
+    where: Where,
+    ttl: float,
+    as_json: bool,
+    **of_databases: str | None,
 ) -> None:
     """Examine what protects this installation, and write nothing.
 
     Exits with 1 where a write could reach a database while read-only, with 0 otherwise, and with 2
     where a database or etcd can't be reached. With --etcd alone, it examines that.
     """
-    if not read_write and not where.etcd:
-        raise click.UsageError("Give --read-write URL, or set SA_READONLY_READ_WRITE_URL.")
     # A file of the environment is another switch than etcd; one that is given is that of a host.
-    file = where.file if not where.etcd or given("file") else None
+    file, workers = where.file if not where.etcd or given("file") else None, where.workers
     try:
         found = list(examine_etcd(where, ttl)) if where.etcd else []
+        if plugin_url:
+            finding, known = examine_plugin(plugin_url)
+            found.append(finding)
+            read_write = read_write or known["read_write"]
+            file, workers = file or known.get("file"), workers or known.get("workers")
+            of_databases["read_only"] = of_databases["read_only"] or known.get("read_only")
+        if not read_write and not where.etcd:
+            raise click.UsageError("Give --read-write URL, or set SA_READONLY_READ_WRITE_URL.")
         if read_write:
-            workers = where.workers
             found += examine(read_write, file=file, workers=workers, **of_databases)
         else:
             found += examine_environment(os.environ)

@@ -1,0 +1,245 @@
+"""One engine that gives out connections of either kind by the mode: an engine by URL.
+
+To the rest of this wing it is two engines, a read-write one and its twin, which are handed over as
+those of a selector are. They are made when the first connection is asked for: programs make engines
+by the thousand, of which most never connect.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import Pool
+
+from .. import forks
+from ..errors import ReadOnlyError
+from . import guard, privates, protection
+from .doors import AskingPool, ClosedPool
+from .handover import GuardedEngines
+from .pools import CountedPool, mix_in, open_pool
+from .readers import TwinEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import PoolProxiedConnection
+
+    from ..mode import State, Switch
+
+__all__ = ["Shared", "Single", "of_engine"]
+
+_SERVED = (
+    "This connection is a read-write one: close it, and take another one of the engine to read."
+)
+_REFUSED = 'What only reads is refused, too, by sa_readonly_reads="refuse".'
+
+_beginning = forks.PerProcess(threading.RLock)
+
+
+class Shared(Protocol):
+    """What all engines by URL of one file share in a process."""
+
+    @property
+    def switch(self) -> Switch:
+        """The switch."""
+
+    @property
+    def state(self) -> State:
+        """The state, by an answer that is not too old."""
+
+    def join(self, engines: GuardedEngines) -> None:
+        """Turn these engines from now on, as long as there are any, and count them."""
+
+
+class Single:
+    """The two sides of one engine. Its pools hold it, and so does what they have given out.
+
+    :param engine: it has connected nothing yet, and is changed in place.
+    :param serves: whether reads go on while read-only.
+    :param grace: seconds for which what has begun may go on after a flip; None sets no limit.
+    :param create: connects to another database to read meanwhile; None reads the same.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        shared: Shared,
+        *,
+        serves: bool = True,
+        grace: float | None = None,
+        create: Callable[..., DBAPIConnection] | None = None,
+    ) -> None:
+        self.serves = serves
+        self._engine = engine
+        self.shared = shared
+        self.grace = grace
+        self._create = create
+        self._begun: _Sides | None = None
+        made: Any = engine
+        self._first: Any = vars(engine).pop("pool")
+        mix_in(self._first, _WaitingPool)
+        self._first.sa_readonly_single = made._sa_readonly_single = self
+        made.__class__ = _by_mode(type(engine))  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
+
+    @property
+    def pool(self) -> Pool:
+        """The pool of the engine now: another one after each flip."""
+        begun = self._begun
+        if begun is None:
+            return self._first  # type: ignore[no-any-return]  # a Pool
+        pool = begun.writer.pool
+        return begun.reader.pool if self.serves and isinstance(pool, ClosedPool) else pool
+
+    @pool.setter
+    def pool(self, pool: Pool) -> None:
+        begun = self._begun
+        if begun is None:
+            self._first = pool
+        elif isinstance(pool, _ReadingPool):
+            begun.reader.pool = pool
+        else:
+            begun.writer.pool = pool
+
+    def disposed(self, pool: Pool) -> None:
+        """Close what is idle of the reading side, too, when a pool of the writing one was disposed.
+
+        While read-only there is nothing of the writing side that is idle.
+        """
+        begun = self._begun
+        if begun is not None and pool is begun.writer.pool:
+            old = begun.reader.pool
+            begun.reader.pool = old.recreate()
+            CountedPool.dispose(old)
+
+    def give(self) -> PoolProxiedConnection:
+        """Return a connection of the kind that the mode asks for."""
+        sides = self._begun or self._begin()
+        writer = sides.writer
+        if not self.shared.state.read_only:
+            pool: Any = writer.pool
+            try:
+                return (
+                    pool.connect() if isinstance(pool, ClosedPool) else pool.sa_readonly_connect()
+                )
+            except ReadOnlyError as error:
+                if not (self.serves and self.shared.switch.known.read_only):
+                    raise
+                guard.was_served(writer, error)  # the flip came in between
+        if not self.serves:
+            raise guard.refused_connection(writer)
+        return sides.reader.pool.sa_readonly_connect()  # type: ignore[no-any-return]  # untyped
+
+    def _begin(self) -> _Sides:
+        with _beginning():
+            if self._begun is None:
+                sides = _Sides(self, self._engine, self.shared.switch, self.grace, self._create)
+                try:
+                    self.shared.join(sides)
+                except BaseException:
+                    sides.release()  # or it would be gated twice when this is tried again
+                    raise
+                self._begun = sides
+            return self._begun
+
+
+class _Sides(GuardedEngines):
+    """The engines of a :class:`Single`, as this wing knows them."""
+
+    writer: _WritingEngine
+    reader: Any  # a TwinEngine whose pool is a _ReadingPool
+
+    def __init__(
+        self,
+        single: Single,
+        engine: Engine,
+        switch: Switch,
+        grace: float | None,
+        create: Callable[..., DBAPIConnection] | None,
+    ) -> None:
+        self._create = create
+        dialect = protection.by_kind(engine, _SERVED if single.serves else _REFUSED)
+        self.writer = _WritingEngine(engine, dialect, engine.pool)
+        super().__init__(switch, {"read_write.primary": self.writer}, grace=grace)
+        for side, kind in ((self.writer, _WritingPool), (self.reader, _ReadingPool)):
+            pool: Any = open_pool(side)
+            mix_in(pool, kind)
+            pool.sa_readonly_single = single
+        vars(dialect)["_sa_readonly_reader"] = self.reader.dialect
+        vars(dialect)["_sa_readonly_readers"] = self.reader.ledger.connections
+
+    def _twin(self, engine: Engine, *, gated: bool) -> TwinEngine:
+        self.reader = twin = TwinEngine(engine, gated=gated, create=self._create, shares=True)
+        return twin
+
+
+class _WritingEngine(privates.OwnPoolEngine):
+    """The read-write side of an engine. It passes for one of SQLAlchemy's own."""
+
+    __module__ = privates.OwnPoolEngine.__base__.__module__
+
+
+# -- pools -----------------------------------------------------------------------------------
+
+
+class _ByMode(Pool):
+    """A pool that gives out what the mode asks for, be it of another pool.
+
+    So one that was taken from an engine before a flip, or without the engine, is right as well.
+    """
+
+    sa_readonly_single: Single
+
+    def connect(self) -> PoolProxiedConnection:
+        return self.sa_readonly_single.give()
+
+    def sa_readonly_connect(self) -> PoolProxiedConnection:
+        """Return a connection of this very pool."""
+        return super().connect()
+
+    def dispose(self) -> None:
+        super().dispose()
+        self.sa_readonly_single.disposed(self)
+
+    def recreate(self) -> Pool:
+        made: Any = super().recreate()
+        made.sa_readonly_single = self.sa_readonly_single
+        # What is listened for later is heard of both kinds, and in both modes.
+        made.dispatch = self.dispatch
+        return made  # type: ignore[no-any-return]  # a Pool
+
+
+class _WaitingPool(_ByMode):
+    """The pool of an engine that has connected nothing yet."""
+
+
+class _WritingPool(_ByMode, AskingPool):
+    pass
+
+
+class _ReadingPool(_ByMode, CountedPool):
+    pass
+
+
+# -- engines ---------------------------------------------------------------------------------
+
+
+@cache
+def _by_mode(base: type[Engine]) -> type[Engine]:
+    """Return the subclass of an engine's class whose pool is one by the mode."""
+
+    def get(self: Any) -> Pool:
+        return self._sa_readonly_single.pool  # type: ignore[no-any-return]  # untyped
+
+    def put(self: Any, pool: Pool) -> None:
+        self._sa_readonly_single.pool = pool
+
+    return type(base.__name__, (base,), {"__module__": base.__module__, "pool": property(get, put)})
+
+
+def of_engine(engine: Engine) -> Single | None:
+    """Return the two sides of an engine by URL, or of a clone of one; None of any other."""
+    return vars(privates.unwrapped(engine)).get("_sa_readonly_single")

@@ -1,0 +1,262 @@
+"""What the engines by URL of one file share in a process: the switch, the worker, the entry.
+
+Programs make engines as others make strings, and close none. So there is one of this for each
+absolute path, and for each key in etcd, in a weak table: the one exception to "no state is global".
+It lingers for some seconds after the last engine, or a program that makes an engine for each
+operation would register this process with each.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine
+
+from . import forks, refusals
+from .asking import Asking
+from .checks import is_required, kind_of, registry_of
+from .engines.single import of_engine
+from .errors import ConfigurationError
+from .etcd.switch import EtcdSwitch, store_of
+from .hold.queue import Queue
+from .selector import EngineSelector
+from .switch import FileSwitch
+from .text import absolute
+from .workers.process import myself
+from .workers.worker import worker_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .engines.doors import Door
+    from .engines.handover import GuardedEngines
+    from .mode import State, Switch
+    from .workers.protocol import Registry, Seen
+    from .workers.worker import Worker
+
+__all__ = ["LINGER", "Asked", "OneSwitch", "asked", "of_file", "of_key"]
+
+LINGER = 5.0  # seconds for which the thread and the entry stay after the last engine
+
+
+class OneSwitch(Asking):
+    """What the engines of one switch share. It is asked of the mode as a selector is.
+
+    :param make: makes the switch.
+    :param workers: see :class:`.EngineSelector`.
+    :param path: the absolute path of the file; None for a key in etcd.
+    """
+
+    def __init__(self, make: Callable[[], Switch], workers: object, path: str | None) -> None:
+        self.workers = workers
+        self.path = path
+        self._make = make
+        self._switch: Switch | None = None
+        self._callbacks = []
+        self.server = None  # a server's word is raised, and turns none of these engines
+        self._kept = False  # whether it stays joined without an engine
+        # Held weakly: an engine holds them, or a connection that outlives it.
+        self._engines: dict[weakref.ref[GuardedEngines], None] = {}
+        self._last: State | None = None  # by which they were turned
+        self._empty: float | None = None  # since when there are none, by time.monotonic()
+        self._leave: Callable[[], None] | None = None  # set while it is joined to the worker
+        # The second is taken while the switch holds its own, which joining takes: never the other
+        # way round.
+        self._joining = forks.PerProcess(threading.RLock)
+        self._turning = forks.PerProcess(threading.RLock)
+
+    @property
+    def switch(self) -> Switch:  # type: ignore[override]  # a property, as it is made lazily
+        """The switch, made when it is first asked for."""
+        if self._switch is None:
+            with self._joining():
+                if self._switch is None:
+                    self._switch = self._make()
+        return self._switch
+
+    @property
+    def _worker(self) -> Worker:  # type: ignore[override]  # the same
+        return worker_of(self.switch)
+
+    @cached_property
+    def held(self) -> Queue:  # type: ignore[override]  # made lazily as well
+        """The requests that a middleware holds."""
+        return Queue(self, None)  # type: ignore[arg-type]  # its switch is read only
+
+    # -- what is asked of it ---------------------------------------------------------------
+
+    def keep(self) -> OneSwitch:
+        """Be joined from now on, with or without engines: something answers for this process."""
+        with self._joining():
+            self._kept = True
+            if self._leave is None:
+                self._join()
+        return self
+
+    @property
+    def registry(self) -> Registry | None:
+        """Where this process reports itself, and the others do; None if it does not."""
+        return registry_of(self.workers, self.switch)
+
+    def report(self) -> Seen:
+        """Return what this process tells of itself; see :meth:`.EngineSelector.report`."""
+        here = self._worker.tell(myself(), self.switch)
+        if self.registry is None:
+            here = replace(here, problem=kind_of(self.switch).unreported)
+        return here
+
+    # -- the engines ---------------------------------------------------------------------
+
+    def join(self, engines: GuardedEngines) -> None:
+        """Turn these engines from now on, as long as there are any, and count them.
+
+        :raises ConfigurationError: if the worker reports itself elsewhere.
+        """
+        with self._joining():
+            worker = self._worker
+            if self._leave is None:
+                self._join()
+            # Turned by what turned the others: on the way back that comes before it is known.
+            with self._turning():
+                self._engines[weakref.ref(engines, self._forget)] = None
+                if self._last is not None:
+                    engines.turn(self._last)
+            for door in engines.doors:
+                worker.look_after(door)
+
+    def _join(self) -> None:
+        switch = self.switch
+        worker = self._worker
+        registry, required = registry_of(self.workers, switch), is_required(self.workers, switch)
+        worker.agree(registry, required)
+        worker.join(switch, self, registry, watch=True, required=required)
+        unsubscribe = switch.subscribe(self._turn, self._flipped)
+
+        def leave() -> None:
+            worker.leave(self)
+            unsubscribe()
+
+        self._leave, self._empty = leave, None
+
+    def _forget(self, reference: weakref.ref[GuardedEngines]) -> None:
+        self._engines.pop(reference, None)
+
+    def rest(self) -> None:
+        """Leave the worker, if there has been no engine for :data:`LINGER` seconds."""
+        if self._engines or self._kept:
+            self._empty = None
+        elif self._empty is None:
+            self._empty = time.monotonic()
+        elif time.monotonic() >= self._empty + LINGER:
+            with self._joining():
+                leave = self._leave
+                if leave is not None and not self._engines:
+                    self._leave = None
+                    leave()
+
+    def _alive(self) -> list[GuardedEngines]:
+        found = (reference() for reference in list(self._engines))
+        return [engines for engines in found if engines is not None]
+
+    @property
+    def doors(self) -> list[Door]:
+        """The doors of all engines."""
+        return [door for engines in self._alive() for door in engines.doors]
+
+    @property
+    def sets(self) -> list[Mapping[str, Engine]]:
+        """The two sides of each engine, by name."""
+        return [engines.engines for engines in self._alive()]
+
+    # -- flips ---------------------------------------------------------------------------
+
+    def _turn(self, state: State) -> None:
+        """Turn all of them, also after one that fails, whose error is raised then."""
+        failed: Exception | None = None
+        with self._turning():
+            self._last = state
+            for engines in self._alive():
+                try:
+                    engines.turn(state)
+                except Exception as error:  # noqa: BLE001  # raised below
+                    failed = error
+        if failed is not None:
+            raise failed
+
+    def _flipped(self, old: State, new: State) -> None:
+        refusals.remember(self.switch, new if new.read_only else old)
+        self._tell(old, new)
+
+
+# -- the table -------------------------------------------------------------------------------
+
+_switches: weakref.WeakValueDictionary[object, OneSwitch] = weakref.WeakValueDictionary()
+_finding = forks.PerProcess(threading.Lock)
+
+
+def of_file(path: Any, workers: object) -> OneSwitch:
+    """Return what the engines of a file share.
+
+    :raises ConfigurationError: if the path makes no sense, its directory does not exist, or other
+        engines of the file have other ``workers``.
+    """
+    found = _switches.get(path) if isinstance(path, str) else None  # it is absolute then
+    if found is None:
+        path = absolute(path)
+        found = _find(path, lambda: OneSwitch(lambda: FileSwitch(path), workers, path))
+    return _agreed(found, workers)
+
+
+def of_key(urls: Any, key: Any, file: Any, workers: object) -> OneSwitch:
+    """Return what the engines of a key in etcd share.
+
+    :param file: the path of a file that turns this host alone, or None.
+    :raises ConfigurationError: if one of them makes no sense, or other engines of the key have
+        other ``workers``.
+    """
+    named = (str(urls), str(key), file and str(file))
+    found = _switches.get(named)
+    if found is None:
+        store_of(urls, key)  # which refuses what makes no sense, and asks nothing
+        path = file and absolute(file)
+        make = partial(EtcdSwitch, urls, key=key, file=path)
+        found = _find(named, lambda: OneSwitch(make, workers, None))
+    return _agreed(found, workers)
+
+
+def _find(name: object, make: Callable[[], OneSwitch]) -> OneSwitch:
+    with _finding():
+        found = _switches.get(name)
+        if found is None:
+            found = _switches[name] = make()
+    return found
+
+
+def _agreed(found: OneSwitch, workers: object) -> OneSwitch:
+    if found.workers != workers:
+        raise ConfigurationError(
+            f"sa_readonly_workers={workers!r} differs from {found.workers!r} of another engine "
+            "with this switch, with which it shares one entry. Give the same to both."
+        )
+    return found
+
+
+Asked = EngineSelector | OneSwitch
+"""What may be asked of the mode."""
+
+
+def asked(value: object) -> Asked | None:
+    """Return what may be asked of the mode: a selector, or what an engine by URL shares.
+
+    :return: None for anything else.
+    """
+    if isinstance(value, EngineSelector):
+        return value
+    engine = getattr(value, "sync_engine", value)
+    single = of_engine(engine) if isinstance(engine, Engine) else None
+    return None if single is None else single.shared.keep()  # type: ignore[attr-defined]  # a OneSwitch

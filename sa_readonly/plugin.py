@@ -1,0 +1,230 @@
+"""The engine plugin: ``create_engine("postgresql://.../db?plugin=sa_readonly&sa_readonly_file=...")``.
+
+One engine, which gives out read-write or read-only connections by the mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.engine import URL, CreateEnginePlugin, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.util import immutabledict
+
+from .checks import registry_of
+from .engines.pools import holds_database, is_in_memory
+from .engines.single import Single
+from .errors import ConfigurationError, seconds
+from .mode import Mode
+from .oneswitch import of_file, of_key
+from .switch import FixedSwitch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Engine
+
+    from .oneswitch import OneSwitch
+
+__all__ = ["Plugin"]
+
+_NAME = "sa_readonly"
+_PREFIX = "sa_readonly_"
+_ARGUMENTS = tuple(
+    _PREFIX + name for name in ("file", "etcd", "key", "url", "grace", "workers", "reads")
+)
+_READS = ("serve", "refuse")
+_PASSWORDS = ("password", "passwd")  # of connect_args
+
+
+class Plugin(CreateEnginePlugin):
+    """Takes the arguments ``sa_readonly_...``, of the URL or by keyword, and changes the engine.
+
+    ``sa_readonly_file`` is the path of the file that means read-only; without it the environment
+    variable ``SA_READONLY_FILE`` is. ``sa_readonly_etcd`` (the URLs of the members) and
+    ``sa_readonly_key`` name a fleet's switch in its place. ``sa_readonly_url`` is another database,
+    of the same dialect and driver, to be read while read-only. ``sa_readonly_grace`` and
+    ``sa_readonly_workers`` are those of :class:`.EngineSelector`. ``sa_readonly_reads="refuse"``
+    refuses reads, too, while read-only.
+
+    :raises ConfigurationError: by ``create_engine()``, if an argument is unknown or makes no sense.
+    """
+
+    def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
+        self._url = url
+        self._keywords = {
+            name: kwargs.pop(name) for name in list(kwargs) if name.startswith(_PREFIX)
+        }
+        self._connect_args: Mapping[str, Any] = kwargs.get("connect_args") or {}
+        self._creates = "creator" in kwargs or "pool" in kwargs
+
+    def update_url(self, url: URL) -> URL:
+        """Return the URL as the driver knows it."""
+        query = url.query
+        if not query:
+            return url
+        left = {name: query[name] for name in query if not name.startswith(_PREFIX)}
+        return url if len(left) == len(query) else url._replace(query=immutabledict(left))
+
+    def engine_created(self, engine: Engine) -> None:
+        """Have the engine give out connections by the mode."""
+        if "_sa_readonly_single" in vars(engine):
+            return  # named in the URL and in plugins=, it is made twice for one engine
+        given = self._given()
+        if holds_database(engine):
+            raise ConfigurationError(
+                "plugin=sa_readonly: the engine holds its database in its own pool (SQLite in "
+                "memory, StaticPool), of which no read-only connection can be made. Give the "
+                "database a file, or leave the plugin out."
+            )
+        if hasattr(engine.pool, "sa_readonly_single"):
+            raise ConfigurationError(
+                "pool= is of another engine with plugin=sa_readonly. Leave the plugin out: that "
+                "pool gives out connections by the mode itself."
+            )
+        reads = given.get("sa_readonly_reads", "serve")
+        if reads not in _READS:
+            raise ConfigurationError(f'sa_readonly_reads takes "serve" or "refuse", not {reads!r}.')
+        create = None
+        if given.get("sa_readonly_url") is not None:
+            create = self._creator(engine, given["sa_readonly_url"])
+        shared = _shared_of(given)
+        Single(engine, shared, serves=reads == "serve", grace=_grace_of(given), create=create)
+        engine.url = self._full()
+
+    def _given(self) -> dict[str, Any]:
+        """Return the arguments, those of the URL as strings."""
+        query = self._url.query
+        given = {name: query[name] for name in query if name.startswith(_PREFIX)}
+        for name, value in self._keywords.items():
+            if name in given and given[name] != value:
+                raise ConfigurationError(
+                    f"{name} stands in the URL and is given by keyword, with another value. Leave "
+                    "one of them out."
+                )
+            given[name] = value
+        for name, value in given.items():
+            if name not in _ARGUMENTS:
+                raise ConfigurationError(
+                    f"Unknown to the plugin sa_readonly: {name}. Known are {', '.join(_ARGUMENTS)}."
+                )
+            if isinstance(value, tuple):
+                raise ConfigurationError(f"{name} stands more than once in the URL.")
+        return given
+
+    def _full(self) -> URL:
+        """Return the URL with all arguments: what a program makes of it is guarded, too."""
+        url, keywords = self._url, self._keywords
+        plugins = url.query.get("plugin", ())
+        names = (plugins,) if isinstance(plugins, str) else plugins
+        if _NAME in names and not keywords:
+            return url
+        query: dict[str, Any] = {**url.query, "plugin": (*names, _NAME)}
+        if _NAME in names:
+            query["plugin"] = plugins
+        elif not names:
+            query["plugin"] = _NAME
+        for name, value in keywords.items():
+            if name == "sa_readonly_url" and value is not None:
+                other = make_url(value)
+                if other.password is None:  # else it is left out: an engine's URL stands in logs
+                    query[name] = other.render_as_string(hide_password=False)
+            elif value is not None:
+                query[name] = str(value)
+        return url._replace(query=immutabledict(query))
+
+    def _creator(self, engine: Engine, value: object) -> Callable[..., Any]:
+        """Return what connects to the database that is read while read-only."""
+        try:
+            url = make_url(value)  # type: ignore[arg-type]  # checked by it
+        except ArgumentError:
+            raise ConfigurationError("sa_readonly_url is no URL of a database.") from None
+        mine = (self._url.get_backend_name(), self._url.get_driver_name())
+        theirs = (url.get_backend_name(), url.get_driver_name())
+        if mine != theirs:
+            raise ConfigurationError(
+                f"sa_readonly_url is of {'+'.join(theirs)}, and the engine of {'+'.join(mine)}. "
+                "Give a database of the same dialect and driver."
+            )
+        if "plugin" in url.query:
+            raise ConfigurationError(
+                "sa_readonly_url names a plugin. It is read with the engine's own: leave it out."
+            )
+        if self._creates:
+            raise ConfigurationError(
+                "sa_readonly_url stands beside creator= or pool=, which connect to one database. "
+                "Leave one of them out."
+            )
+        if any(name in self._connect_args for name in _PASSWORDS):
+            raise ConfigurationError(
+                "connect_args has a password, which would be sent to the database of "
+                "sa_readonly_url, too. Put each into its URL."
+            )
+        if is_in_memory(url):
+            raise ConfigurationError("sa_readonly_url is a database in memory. Give it a file.")
+        dialect: Any = engine.dialect
+        cargs, cparams = dialect.create_connect_args(url)
+        cparams = {**cparams, **self._connect_args}
+
+        def create(connection_record: object = None) -> Any:
+            arguments, parameters = list(cargs), dict(cparams)
+            for function in dialect.dispatch.do_connect:
+                connection = function(dialect, connection_record, arguments, parameters)
+                if connection is not None:
+                    return connection
+            return dialect.connect(*arguments, **parameters)
+
+        return create
+
+
+# -- arguments -------------------------------------------------------------------------------
+
+
+def _shared_of(given: Mapping[str, Any]) -> OneSwitch:
+    workers = _workers_of(given)
+    urls, key = given.get("sa_readonly_etcd"), given.get("sa_readonly_key")
+    if urls is None and key is None:
+        return of_file(_file_of(given), workers)
+    if not urls or not key:
+        raise ConfigurationError(
+            "sa_readonly_etcd and sa_readonly_key need each other: give both, or neither."
+        )
+    return of_key(urls, key, given.get("sa_readonly_file"), workers)
+
+
+def _file_of(given: Mapping[str, Any]) -> Any:
+    path = given.get("sa_readonly_file") or os.environ.get("SA_READONLY_FILE")
+    if not path:
+        raise ConfigurationError(
+            "plugin=sa_readonly needs the path of the file that means read-only: give "
+            "sa_readonly_file, or set SA_READONLY_FILE in the environment. For a fleet on etcd "
+            "give sa_readonly_etcd and sa_readonly_key."
+        )
+    return path
+
+
+def _grace_of(given: Mapping[str, Any]) -> float | None:
+    value = given.get("sa_readonly_grace")
+    if value is None:
+        return None
+    with contextlib.suppress(TypeError, ValueError):  # refused by the next line
+        value = float(value)
+    return seconds("sa_readonly_grace", value)
+
+
+def _workers_of(given: Mapping[str, Any]) -> Any:
+    value = given.get("sa_readonly_workers", True)
+    if value is True:
+        return value
+    if isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    if value not in (True, False, "required"):
+        try:
+            registry_of(value, FixedSwitch(Mode.READ_WRITE))
+        except ConfigurationError as error:
+            told = str(error).replace("EngineSelector(workers", "(sa_readonly_workers")
+            raise ConfigurationError(told) from None
+        value = os.path.abspath(value) if isinstance(value, (str, os.PathLike)) else value
+    return value

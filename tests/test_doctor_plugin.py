@@ -1,0 +1,32 @@
+"""``sa-readonly doctor --plugin-url``: whether a URL is in force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.by_url import nothing_lingers
+from tests.doctor import run, sqlite_database
+
+__all__ = ["nothing_lingers"]
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "exit_code"),
+    [
+        ("plugin=sa_readonly&sa_readonly_file={0}/ro.txt&sa_readonly_url={1}", "in-force", 1),
+        ("sa_readonly_file={0}/ro.txt", "not-named", 1),
+        ("plugin=sa_readonly&sa_readonly_file={0}/none/ro.txt", "refused", 1),
+        ("plugin=sa_readonly&sa_readonly_fil={0}/ro.txt", "refused", 1),
+    ],
+)
+def test_a_url_tells_whether_the_plugin_is_in_force(
+    tmp_path: Path, query: str, code: str, exit_code: int
+) -> None:
+    one, two = (sqlite_database(tmp_path / name) for name in ("one", "two"))
+    found = run("--plugin-url", f"{one}?{query.format(tmp_path, two)}")
+    assert f"[plugin-{code}]" in found.output
+    assert found.exit_code == exit_code
+    assert (f"{tmp_path}/two" in found.output) is (code == "in-force")
+    assert (f"{tmp_path}/ro.txt is not there" in found.output) is (code == "in-force")

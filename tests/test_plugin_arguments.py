@@ -1,0 +1,154 @@
+"""The arguments of an engine by URL: where they may stand, and what is refused when it is made."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, engine_from_config, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from sa_readonly import (
+    ConfigurationError,
+    Engines,
+    EngineSelector,
+    FixedSwitch,
+    Mode,
+    ReadOnlyError,
+)
+from sa_readonly.engines.single import Single, of_engine
+from tests.by_url import nothing_lingers
+
+__all__ = ["nothing_lingers"]
+
+
+def url_of(place: Path, **query: str) -> URL:
+    file = {"sa_readonly_file": f"{place}/read-only.txt"}
+    return make_url(f"sqlite:///{place}/one.db").update_query_dict(
+        {"plugin": "sa_readonly", **file, **query}
+    )
+
+
+def single(engine: Any) -> Single:
+    found = of_engine(engine)
+    assert found is not None
+    return found
+
+
+REFUSED = [
+    ({"sa_readonly_fil": "x"}, "Unknown to the plugin sa_readonly: sa_readonly_fil."),
+    ({"sa_readonly_file": ""}, "sa_readonly_file, or set SA_READONLY_FILE"),
+    ({"sa_readonly_file": "/nowhere/at/all.txt"}, "The directory /nowhere/at of the file"),
+    ({"sa_readonly_etcd": "http://127.0.0.1:1"}, "sa_readonly_etcd and sa_readonly_key need"),
+    ({"sa_readonly_etcd": "http://127.0.0.1:1", "sa_readonly_key": "a"}, "slash"),
+    ({"sa_readonly_reads": "both"}, "sa_readonly_reads takes"),
+    ({"sa_readonly_grace": "-1"}, "sa_readonly_grace takes a number of seconds"),
+    ({"sa_readonly_grace": "soon"}, "sa_readonly_grace takes a number of seconds"),
+    ({"sa_readonly_workers": "requird"}, "is no known word"),
+    ({"sa_readonly_url": "no URL"}, "sa_readonly_url is no URL"),
+    ({"sa_readonly_url": "sqlite+aiosqlite:///other.db"}, "of the same dialect and driver"),
+    ({"sa_readonly_url": "sqlite:///other.db?plugin=sa_readonly"}, "names a plugin"),
+    ({"sa_readonly_url": "sqlite://"}, "in memory"),
+]
+
+
+@pytest.mark.parametrize(("query", "message"), REFUSED, ids=[str(one[0]) for one in REFUSED])
+def test_what_makes_no_sense_is_an_error_when_the_engine_is_made(
+    place: Path, query: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        create_engine(url_of(place, **query))
+    given: dict[str, Any] = {"sa_readonly_file": f"{place}/read-only.txt", **query}
+    with pytest.raises(ConfigurationError, match=message):
+        create_engine(f"sqlite:///{place}/one.db", plugins=["sa_readonly"], **given)
+
+
+def test_the_pool_of_another_one_is_refused(place: Path) -> None:
+    engine = create_engine(url_of(place))
+    with pytest.raises(ConfigurationError, match="pool= is of another engine"):
+        create_engine(url_of(place), pool=engine.pool)
+
+
+def test_a_database_in_memory_is_refused(place: Path) -> None:
+    with pytest.raises(ConfigurationError, match="SQLite in memory"):
+        create_engine(url_of(place).set(database=":memory:"))
+
+
+def test_a_password_for_both_databases_is_refused(place: Path) -> None:
+    url = url_of(place, sa_readonly_url=f"sqlite:///{place}/two.db")
+    with pytest.raises(ConfigurationError, match="connect_args has a password"):
+        create_engine(url, connect_args={"password": "secret"})
+    with pytest.raises(ConfigurationError, match="beside creator="):
+        create_engine(url, creator=lambda: None)
+
+
+def test_the_file_may_stand_in_the_environment(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{place}/one.db?plugin=sa_readonly"
+    with pytest.raises(ConfigurationError, match="set SA_READONLY_FILE in the environment"):
+        create_engine(url)
+    monkeypatch.setenv("SA_READONLY_FILE", f"{place}/read-only.txt")
+    assert single(create_engine(url)).shared.path == f"{place}/read-only.txt"
+
+
+def test_in_the_url_by_keyword_and_in_a_configuration_it_is_the_same(place: Path) -> None:
+    plain, file = f"sqlite:///{place}/one.db", f"{place}/read-only.txt"
+    by_url = create_engine(url_of(place, sa_readonly_grace="3"))
+    by_keyword = create_engine(
+        plain, plugins=["sa_readonly"], sa_readonly_file=Path(file), sa_readonly_grace=3
+    )
+    twice = create_engine(url_of(place, sa_readonly_grace="3"), plugins=["sa_readonly"])
+    configured = engine_from_config({"a.url": str(url_of(place)), "a.sa_readonly_grace": "3"}, "a.")
+    engines = [by_url, by_keyword, twice, configured]
+    assert {single(engine).shared for engine in engines} == {single(by_url).shared}
+    assert {single(engine).grace for engine in engines} == {3.0}
+    with pytest.raises(ConfigurationError, match="by keyword, with another value"):
+        create_engine(url_of(place, sa_readonly_grace="3"), sa_readonly_grace="4")
+
+
+def test_what_is_made_of_an_engines_url_is_guarded_too(place: Path) -> None:
+    file = f"{place}/read-only.txt"
+    plain = f"sqlite:///{place}/one.db"
+    engine = create_engine(plain, plugins=["sa_readonly"], sa_readonly_file=file)
+    again = create_engine(pickle.loads(pickle.dumps(engine.url)))
+    assert again.url == engine.url == url_of(place)
+    assert single(again).shared is single(engine).shared
+
+
+def test_another_engine_of_the_file_must_agree_about_the_workers(place: Path) -> None:
+    engine = create_engine(url_of(place))
+    with pytest.raises(ConfigurationError, match="sa_readonly_workers=False differs from True"):
+        create_engine(url_of(place, sa_readonly_workers="false"))
+    assert of_engine(engine)
+
+
+def test_a_selector_takes_no_engine_by_url(place: Path) -> None:
+    engine, plain = create_engine(url_of(place)), create_engine(f"sqlite:///{place}/two.db")
+    for read_write, read_only in ((engine, plain), (plain, engine)):
+        with pytest.raises(ConfigurationError, match="gives out connections by the mode itself"):
+            EngineSelector(
+                FixedSwitch(Mode.READ_WRITE), read_write=Engines(read_write), read_only=read_only
+            )
+
+
+def test_an_async_engine_is_served(place: Path) -> None:
+    engine = create_async_engine(url_of(place).set(drivername="sqlite+aiosqlite"))
+
+    async def go() -> None:
+        async with engine.begin() as connection:
+            await connection.execute(text("create table thing (name)"))
+            Path(f"{place}/read-only.txt").touch()
+            await connection.execute(text("insert into thing values ('before')"))
+        single(engine.sync_engine).shared.switch.check()
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("select name from thing")) == "before"
+            with pytest.raises(ReadOnlyError):
+                await connection.execute(text("insert into thing values ('after')"))
+        await engine.dispose()
+
+    asyncio.run(go())

@@ -1,0 +1,193 @@
+"""What the engines by URL of one file share, and what many of them leave behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import weakref
+from operator import le
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.event import registry
+from sqlalchemy.pool import NullPool
+
+from sa_readonly import ReadOnlyError, forks, oneswitch, testing, wsgi
+from sa_readonly.workers import worker
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.status import take
+from tests.app import LONG
+from tests.by_url import nothing_lingers, shared_of
+from tests.postgres import wait_until
+from tests.switches import in_child
+from tests.test_calls import calls
+
+__all__ = ["nothing_lingers"]
+
+MANY = 10_000 if LONG else 300
+
+
+def by_url(place: Path, name: str = "one", **query: str) -> Engine:
+    url = f"sqlite:///{place}/{name}.db?plugin=sa_readonly&sa_readonly_file={place}/read-only.txt"
+    options = "".join(f"&{key}={value}" for key, value in query.items())
+    return create_engine(url + options, poolclass=NullPool)
+
+
+def use(engine: Engine, statement: str = "select 1") -> None:
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+def entries(place: Path) -> list[str]:
+    found = Path(f"{place}/read-only.txt.workers")
+    return sorted(one.name for one in found.iterdir()) if found.exists() else []
+
+
+def test_engines_of_one_switch_share_a_switch_a_thread_and_an_entry(place: Path) -> None:
+    before = set(threading.enumerate())  # other tests' may linger
+    engines = [by_url(place, name) for name in ("one", "two", "two")]
+    for engine in engines:
+        use(engine)
+    assert len({shared_of(engine) for engine in engines}) == 1
+    assert sum(name.endswith(".lock") for name in entries(place)) == 1
+    assert len(set(threading.enumerate()) - before) == 1
+
+
+def test_each_has_its_own_grace(place: Path) -> None:
+    short, long = by_url(place, sa_readonly_grace="0"), by_url(place, sa_readonly_grace="60")
+    use(short, "create table thing (name)")
+    with short.connect() as one, long.connect() as two:
+        one.execute(text("select * from thing"))
+        two.execute(text("select * from thing"))
+        Path(f"{place}/read-only.txt").touch()
+        shared_of(short).switch.check()
+        with pytest.raises(ReadOnlyError, match="after its grace"):
+            one.execute(text("insert into thing values (1)"))
+        two.execute(text("insert into thing values (2)"))
+        two.commit()
+    with short.connect() as connection:
+        assert connection.scalars(text("select name from thing")).all() == [2]
+
+
+def test_an_engine_that_begins_while_read_only_begins_read_only(place: Path) -> None:
+    first, second = by_url(place), by_url(place)
+    use(first, "create table thing (name)")
+    Path(f"{place}/read-only.txt").touch()
+    shared_of(first).switch.check()
+    with pytest.raises(ReadOnlyError):
+        use(second, "insert into thing values (1)")
+    counted = worker.worker_of(shared_of(first).switch).counts
+    assert counted.connections(shared_of(first).switch.known) == (True, 0)
+    Path(f"{place}/read-only.txt").unlink()
+    shared_of(first).switch.check()
+    use(second, "insert into thing values (1)")
+
+
+def test_a_process_is_counted_with_all_that_its_engines_hold(place: Path) -> None:
+    engines = [by_url(place) for _ in range(3)]
+    held = [engine.connect() for engine in engines[:2]]
+    outlives = engines[2].raw_connection()
+    shared, directory = shared_of(engines[0]), DirectoryRegistry(f"{place}/read-only.txt.workers")
+    del engines[2]
+    gc.collect()
+    Path(f"{place}/read-only.txt").touch()
+    shared.switch.check()
+    counted = worker.worker_of(shared.switch).counts
+    assert counted.connections(shared.switch.known) == (True, 3)
+    for connection in held:
+        connection.close()
+    assert counted.connections(shared.switch.known) == (True, 1)
+    worker.worker_of(shared.switch).due()
+    assert drained_in(shared, directory) == [False]
+    outlives.close()
+    worker.worker_of(shared.switch).due()
+    assert drained_in(shared, directory) == [True]
+
+
+def drained_in(shared: Any, directory: DirectoryRegistry) -> list[bool]:
+    return [one.drained for one in take(shared.switch, directory).workers]
+
+
+def leftovers() -> tuple[int, ...]:
+    gc.collect()
+    descriptors = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    listeners = len(registry._key_to_collection)
+    hooks = sum(len(methods) for methods in forks._ALL)
+    tables = len(oneswitch._switches) + len(worker._workers)
+    return descriptors, listeners, hooks, tables, threading.active_count()
+
+
+def test_engines_that_were_dropped_leave_nothing_behind(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(create_engine(f"sqlite:///{place}/one.db", poolclass=NullPool))
+    before = leftovers()
+    for number in range(MANY):
+        engine = by_url(place)
+        if number % 10 == 0:
+            use(engine)
+    gc.collect()
+    use(engine)
+    shared, gone = shared_of(engine), weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert gone() is None, "nothing holds it"
+    assert entries(place), "it lingers"
+    monkeypatch.setattr(oneswitch, "LINGER", 0.0)
+    del shared
+    wait_until(lambda: entries(place) == [], "the entry to go")
+    wait_until(lambda: all(map(le, leftovers(), before)), "the rest to go")
+    again = by_url(place)
+    use(again)
+    assert len(entries(place)) == 2, "it registers anew"
+
+
+def test_an_engine_costs_hardly_more_than_a_plain_one(place: Path) -> None:
+    url, file = f"sqlite:///{place}/one.db", f"{place}/read-only.txt"
+    query = f"?plugin=sa_readonly&sa_readonly_file={file}"
+    plain = calls(lambda: create_engine(url))
+    assert calls(lambda: create_engine(url + query)) < 1.45 * plain
+    assert (
+        calls(lambda: create_engine(url, plugins=["sa_readonly"], sa_readonly_file=file))
+        < 1.3 * plain
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_connects_and_registers_for_itself(place: Path) -> None:
+    engine = by_url(place)
+    use(engine, "create table thing (name)")
+    Path(f"{place}/read-only.txt").touch()
+    shared_of(engine).switch.check()
+    use(engine)
+
+    def child() -> int:
+        with pytest.raises(ReadOnlyError):
+            use(engine, "insert into thing values (1)")
+        Path(f"{place}/read-only.txt").unlink()
+        shared_of(engine).switch.check()
+        use(engine, "insert into thing values (1)")
+        return len(entries(place))
+
+    assert in_child(child) == 4
+
+
+def test_a_middleware_and_a_test_take_such_an_engine(place: Path) -> None:
+    engine = by_url(place)
+    middleware = wsgi.ReadOnlyMiddleware(lambda *_: [b"served"], engine)
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/-/read-only"}
+    told: list[str] = []
+    page = b"".join(middleware(environ, lambda status, *_: told.append(status)))
+    assert told == ["200 OK"]
+    assert b"read-write" in page
+    assert len(entries(place)) == 2, "it registers before it connects"
+    with testing.read_only(engine):
+        environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/"}
+        b"".join(middleware(environ, lambda status, *_: told.append(status)))
+        with pytest.raises(ReadOnlyError):
+            use(engine, "create table thing (name)")
+    use(engine, "create table thing (name)")
