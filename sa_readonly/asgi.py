@@ -46,6 +46,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _T = TypeVar("_T")
 
+# They come before the response and begin none: HTTP's 103, a push, and what a test client is told.
+_AHEAD = frozenset(f"http.response.{one}" for one in ("early_hint", "push", "debug"))
+
 
 class Response(Answer):
     """An answer that is also an ASGI application: Starlette takes that from an error handler."""
@@ -189,6 +192,9 @@ class _Head:
 
     async def send(self, message: Message) -> None:
         if self.answered:  # what the application sends is dropped
+            return
+        if message["type"] in _AHEAD:
+            await self._send(message)
             return
         if message["type"] == "http.response.start":
             if message["status"] == 500:

@@ -263,7 +263,9 @@ class RequestNote:
     def __exit__(self, *_: object) -> None:
         token, self._token = self._token, None
         if token is not None:
-            _request.reset(token)
+            # A coroutine that a loop left unfinished is closed in another context than its task's.
+            with contextlib.suppress(ValueError):
+                _request.reset(token)
 
     def close(self) -> None:
         """Note nothing more, and forget: a task that outlives the request keeps its context."""
