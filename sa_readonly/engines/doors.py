@@ -16,6 +16,7 @@ from .. import forks
 from ..errors import ReadOnlyError
 from ..mode import Mode, clock
 from . import guard, privates, protection, shared
+from .answers import to_ask
 from .checkins import pooled
 from .pools import (
     CountedPool,
@@ -305,8 +306,10 @@ class Door:
         :return: the answer; False where there is none.
         """
         dialect = self.engine.dialect
+        record = privates.Ghost(self.engine.pool)  # for a listener that is told of one
         try:
-            connection = self._connect(None, but)
+            with to_ask():
+                connection = self._connect(record, but)
         except ReadOnlyError as error:
             self.tell_refusal(error)
             guard.was_served(self.engine, error)  # it was no work of the application's
@@ -322,7 +325,7 @@ class Door:
         finally:
             close = partial(dialect.do_close, connection)
             with contextlib.suppress(Exception):
-                self._ledger.close(self.engine.pool, connection, close, at_once=False)
+                self._ledger.close(self.engine.pool, connection, close, at_once=True)
 
     def end(self, connection: Any) -> None:
         """Close a connection when it is given back, as its server was found to be read-only."""

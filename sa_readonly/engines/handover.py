@@ -21,7 +21,7 @@ from .. import refusals
 from ..errors import ReadOnlyError
 from ..mode import Mode
 from . import guard, loops, protection
-from .answers import PROBED, may_write
+from .answers import LONGEST, PROBED, may_write
 from .dialects import family, shown
 from .doors import Door
 from .guard import Limit
@@ -235,7 +235,7 @@ class GuardedEngines:
         door = self.doors[0]  # of the read-write primary
         read_again(door.engine)  # the one that takes writes now may be another server
         ask = partial(door.ask, may_write, but=self.server)
-        return loops.on_a_loop(ask) if door.engine.dialect.is_async else ask()
+        return loops.on_a_loop(ask, 2 * LONGEST, False) if door.engine.dialect.is_async else ask()
 
     # -- flips ---------------------------------------------------------------------------
 

@@ -92,11 +92,21 @@ def wait_for(function: Callable[[], T]) -> T:
     return await_only(in_thread(function))
 
 
-def on_a_loop(function: Callable[[], T]) -> T:
-    """Call what SQLAlchemy can await, on a loop of its own, in a thread where none runs."""
+def on_a_loop(function: Callable[[], T], timeout: float, otherwise: T) -> T:
+    """Call what SQLAlchemy can await, on a loop of its own, in a thread where none runs.
+
+    :param timeout: the seconds after which it is cancelled.
+    :param otherwise: what is returned then.
+    """
     import asyncio  # noqa: PLC0415  # importing this package imports no asyncio
 
-    return asyncio.run(greenlet_spawn(function))
+    async def bounded() -> T:
+        try:
+            return await asyncio.wait_for(greenlet_spawn(function), timeout)
+        except asyncio.TimeoutError:  # in Python 3.10 it is none of the built-in ones
+            return otherwise
+
+    return asyncio.run(bounded())
 
 
 def aside(function: Callable[[], object]) -> threading.Thread:
