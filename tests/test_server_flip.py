@@ -411,6 +411,8 @@ def test_another_selector_with_that_switch_goes_on(
             session = RoutingSession(second)
             assert session.scalar(WHICH) == "rw"
             session.add(Book(title="other"))
+            # A read of the closed one in that transaction is served, too.
+            assert session.scalar(WHICH, bind_arguments={"bind": app.selector}) == "ro"
             session.commit()
             assert (second.read_only, app.selector.read_only) == (False, True)
             session.close()
