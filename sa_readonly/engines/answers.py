@@ -147,7 +147,10 @@ def _is_wish_in_postgresql(dialect: Any, _: BaseException, connection: Any) -> b
     door, moment = _door_of(connection), time.monotonic()
     if door is None or moment < door.said_no + _TRUSTED:
         return False
-    if not door.ask(may_write):
+    writes = door.ask(may_write)
+    if writes is None:  # as where no connection is free: then what it has reported counts
+        return standby == locks.reported(dialect, connection) == "off"
+    if not writes:
         door.said_no = moment
         return False
     # What is old enough to report nothing may be the session of a server that was left behind.

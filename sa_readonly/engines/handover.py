@@ -235,7 +235,8 @@ class GuardedEngines:
         door = self.doors[0]  # of the read-write primary
         read_again(door.engine)  # the one that takes writes now may be another server
         ask = partial(door.ask, may_write, but=self.server)
-        return loops.on_a_loop(ask, 2 * LONGEST, False) if door.engine.dialect.is_async else ask()
+        is_async = door.engine.dialect.is_async
+        return bool(loops.on_a_loop(ask, 2 * LONGEST) if is_async else ask())
 
     # -- flips ---------------------------------------------------------------------------
 
