@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .mode import clock
-from .refusals import RequestNote, chain, passing
+from .refusals import RequestNote, passing
 from .web.answers import (
     AFTERWARDS,
     DRAINED_BODY,
@@ -150,7 +150,7 @@ class ReadOnlyMiddleware:
             with note:
                 await self.app(scope, receive, head.send)
         except Exception as error:
-            refusal = passing(chain(error)) if head.begun else cause_of(error, note)
+            refusal = passing(note.chain(error)) if head.begun else cause_of(error, note)
             if refusal is not None and not head.begun:
                 await head.answer(refusal)
             elif refusal is None or not head.answered:
