@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .engines import loops
 from .hold.ticket import Gone
 from .mode import clock
-from .refusals import RequestNote, chain, passing
+from .refusals import RequestNote, passing
 from .web.answers import (
     AFTERWARDS,
     DRAINED_BODY,
@@ -50,6 +50,9 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _T = TypeVar("_T")
+
+# They come before the response and begin none: HTTP's 103, a push, and what a test client is told.
+_AHEAD = frozenset(f"http.response.{one}" for one in ("early_hint", "push", "debug"))
 
 
 class Response(Answer):
@@ -214,7 +217,7 @@ class ReadOnlyMiddleware:
             with note:
                 await self.app(scope, receive, head.send)
         except Exception as error:
-            refusal = passing(chain(error)) if head.begun else cause_of(error, note)
+            refusal = passing(note.chain(error)) if head.begun else cause_of(error, note)
             if refusal is not None and not head.begun:
                 await head.answer(refusal)
             elif refusal is None or not head.answered:
@@ -256,6 +259,9 @@ class _Head:
 
     async def send(self, message: Message) -> None:
         if self.answered:  # what the application sends is dropped
+            return
+        if message["type"] in _AHEAD:
+            await self._send(message)
             return
         if message["type"] == "http.response.start":
             if message["status"] == 500:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +55,13 @@ class ReadOnlyError(DontWrapMixin, InvalidRequestError):
         self.since = since
         self.statement = statement
         self._kind: str | None = None  # as which it was counted
+        self._moment = math.inf  # of time.monotonic(), at which this process refused it
         self._lasting = False  # whether it is the application's fault, which no time mends
 
     # An exception is rebuilt from its ``args`` alone, which would lose the rest on
     # its way through a process pool or a task queue.
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self.args, self.__dict__
+        return type(self), self.args, {**self.__dict__, "_moment": math.inf}
 
 
 def seconds(name: str, value: object) -> float:

@@ -29,6 +29,7 @@ __all__ = [
     "KINDS",
     "RequestNote",
     "chain",
+    "chain_here",
     "count",
     "held_request",
     "last_read_only",
@@ -191,7 +192,7 @@ def record(error: ReadOnlyError, what: str, *, kind: str, switch: Switch | None)
 
     Every error that refuses something comes by here just before it is raised.
     """
-    error._kind = kind
+    error._kind, error._moment = kind, time.monotonic()
     count(switch, kind)
     for noted_for, noted in list(_notes.values()):
         if noted_for is switch:
@@ -259,7 +260,7 @@ class RequestNote:
     each has a note of its own, and a refusal is written into all of them.
     """
 
-    __slots__ = ("_opened", "_outer", "_refused", "_token", "closed", "held")
+    __slots__ = ("_began", "_opened", "_outer", "_refused", "_token", "closed", "held")
 
     def __init__(self, held: object = None) -> None:
         self.closed = False
@@ -267,7 +268,7 @@ class RequestNote:
         """The ticket of the request, if it is of a kind that is held."""
         outer = _request.get()
         self._outer: RequestNote | None = None if outer is None or outer.closed else outer
-        self._opened = time.time()
+        self._opened, self._began = time.time(), time.monotonic()
         self._refused: dict[ReadOnlyError, None] = {}
         self._token: Token[RequestNote | None] | None = None
 
@@ -277,12 +278,21 @@ class RequestNote:
     def __exit__(self, *_: object) -> None:
         token, self._token = self._token, None
         if token is not None:
-            _request.reset(token)
+            # A coroutine that a loop left unfinished is closed in another context than its task's.
+            with contextlib.suppress(ValueError):
+                _request.reset(token)
 
     def close(self) -> None:
         """Note nothing more, and forget: a task that outlives the request keeps its context."""
         self.closed = True
         self._refused.clear()
+
+    def chain(self, error: BaseException) -> list[ReadOnlyError]:
+        """Return what :func:`chain` does, but for what another request was refused before.
+
+        An error that is made once and raised for many keeps the context of the first.
+        """
+        return [one for one in chain(error) if one is error or one._moment >= self._began]
 
     @property
     def refused(self) -> list[ReadOnlyError]:
@@ -321,6 +331,12 @@ def _turned_in_the_request(state: State, over: State | None) -> bool:
     if note is None or over is None or state.since is None:
         return False
     return state.since.timestamp() >= note._opened
+
+
+def chain_here(error: BaseException) -> list[ReadOnlyError]:
+    """Return what the note of the request that runs here does; without one, the whole chain."""
+    note = _request.get()
+    return chain(error) if note is None else note.chain(error)
 
 
 def passing(errors: Iterable[ReadOnlyError]) -> ReadOnlyError | None:

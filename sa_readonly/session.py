@@ -184,6 +184,8 @@ class RoutingSession(HoldingSession):
         switch = selector.switch
         if switch in pin:  # by another selector, which decided for both
             mode = pin[switch]
+            if selector.server is not None and selector.server.known.mode is _READ_ONLY:
+                mode = _READ_ONLY  # the other one's server takes writes, and this one's none
             found = pin[selector] = (selector.routes[self._role][mode], mode)
             return found
         if mode is None:

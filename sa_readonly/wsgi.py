@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, ReadOnlyError
-from .refusals import RequestNote, chain, passing
+from .refusals import RequestNote, passing
 from .web.answers import (
     AFTERWARDS,
     DRAINED_BODY,
@@ -248,7 +248,7 @@ class _Exchange:
         try:
             close()
         except Exception as error:
-            if passing(chain(error)) is not None:
+            if passing(self._note.chain(error)) is not None:
                 logger.exception(TOO_LATE)
             raise
 
@@ -310,7 +310,7 @@ class _Exchange:
             if refusal is not None:
                 return self._answer(refusal)
             self._note.close()
-        elif passing(chain(error)) is not None:
+        elif passing(self._note.chain(error)) is not None:
             if self._muted:
                 return ()
             logger.error(AFTERWARDS, exc_info=error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 from collections.abc import Iterator
@@ -274,3 +275,32 @@ def test_a_client_that_leaves_in_its_refused_body_is_not_waited_for(
     made = ReadOnlyMiddleware(None, reading, refuse=["POST"])
     asyncio.run(made(scope(method="POST"), leaving, sent))
     assert sent.status == 503
+
+
+# -- what comes before a response --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["early_hint", "push", "debug"])
+def test_what_is_sent_ahead_of_a_response_begins_none(reading: EngineSelector, kind: str) -> None:
+    ahead = {"type": f"http.response.{kind}", "links": [], "info": {}}
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send(ahead)
+        reading.require_read_write()
+
+    first, start, _ = asked(ReadOnlyMiddleware(app, reading)).messages
+    assert first == ahead
+    assert start["status"] == 503
+
+
+def test_a_request_that_a_loop_left_is_closed_in_another_context(reading: EngineSelector) -> None:
+    class Never:
+        def __await__(self) -> Any:
+            yield
+
+    async def app(*_: Any) -> None:
+        await Never()
+
+    running: Any = ReadOnlyMiddleware(app, reading)(scope(), receive, Sent())
+    contextvars.copy_context().run(running.send, None)
+    running.close()  # as a garbage collection does

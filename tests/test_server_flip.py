@@ -7,14 +7,18 @@ import logging
 import math
 import os
 import re
+import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, event
+from sqlalchemy import URL, create_engine, event
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import (
@@ -26,6 +30,7 @@ from sa_readonly import (
     RoutingSession,
     State,
 )
+from sa_readonly.engines import answers
 from sa_readonly.engines import server as server_room
 from sa_readonly.engines.server import ServerSwitch
 from sa_readonly.refusals import refusals
@@ -33,7 +38,7 @@ from sa_readonly.web.status import as_html
 from sa_readonly.workers import watcher
 from sa_readonly.workers.status import take
 from sa_readonly.workers.verdict import judge
-from tests.app import WHICH, App, Book, Clock, make_app, need
+from tests.app import WHICH, App, Book, Clock, make_app, need, once
 from tests.async_app import make_async_app
 from tests.postgres import MariaDB, Server, wait_until
 from tests.test_calls import calls, reading, writing
@@ -297,6 +302,42 @@ def test_a_server_that_is_not_there_is_asked_again(pg: App, pg_server: Server) -
     assert len(tried) >= 3
 
 
+@pytest.mark.parametrize(
+    "driver",
+    [pytest.param("postgresql+psycopg2", marks=once), "postgresql+asyncpg", "mysql+pymysql"],
+)
+def test_a_server_that_accepts_and_says_nothing_is_not_waited_for_long(
+    place: Path, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    need(driver.partition("+")[2])
+    monkeypatch.setattr(answers, "LONGEST", 2 if "psycopg2" in driver else 0.05)  # libpq's least
+    make: Any = create_async_engine if "asyncpg" in driver else create_engine
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        engine = make(f"{driver}://u:p@127.0.0.1:{silent.getsockname()[1]}/x")
+        options: Any = {"watch": True, "server_read_only": "flip", "workers": False}
+        with EngineSelector(FixedSwitch(READ_WRITE), read_write=engine, **options) as selector:
+            selector.server.turn()
+            selector.server._due = math.inf  # its thread does not ask, too
+            asking = threading.Thread(target=selector._guarded._may_write, daemon=True)
+            asking.start()
+            asking.join(5)
+            assert not asking.is_alive()
+            assert selector.read_only
+            assert selector._guarded.doors[0].connections == 0
+
+
+def test_a_probe_has_a_record_as_each_connection_has(pg: App, pg_server: Server) -> None:
+    start(pg)
+
+    def note(_dialect: Any, record: Any, *_: Any) -> None:
+        record.info["token"] = "new"
+
+    event.listen(pg.engines["rw"], "do_connect", note)
+    with closed(pg_server, pg.urls["rw"]):
+        flip(pg)
+    until_back(pg)
+
+
 def test_where_no_thread_runs_the_transactions_ask(
     pg: App, pg_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +411,8 @@ def test_another_selector_with_that_switch_goes_on(
             session = RoutingSession(second)
             assert session.scalar(WHICH) == "rw"
             session.add(Book(title="other"))
+            # A read of the closed one in that transaction is served, too.
+            assert session.scalar(WHICH, bind_arguments={"bind": app.selector}) == "ro"
             session.commit()
             assert (second.read_only, app.selector.read_only) == (False, True)
             session.close()

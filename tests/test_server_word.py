@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Engine, create_engine, select, text
+from sqlalchemy import URL, Engine, create_engine, event, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import NullPool, StaticPool
@@ -118,6 +118,22 @@ def test_what_the_application_has_begun_read_only_itself_is_the_drivers_error(
             connection.execute(Book.__table__.insert(), {"title": "x"})
         connection.invalidate()
     assert refusals(word.selector.switch) == {}
+
+
+def test_a_wish_is_none_of_the_servers_where_that_gives_no_answer(word: App) -> None:
+    word.start()
+
+    def refuse(*_: Any) -> None:
+        raise ConnectionRefusedError
+
+    with word.engine_now().connect() as connection:
+        driver = connection.dialect.driver
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        event.listen(word.engines["rw"], "do_connect", refuse)
+        # pg8000 does not tell by which of two reasons it is read-only.
+        with pytest.raises(ReadOnlyError if driver == "pg8000" else DBAPIError):
+            connection.execute(Book.__table__.insert(), {"title": "x"})
+        connection.invalidate()
 
 
 def test_the_wish_counts_at_a_closed_server_too(word: App, pg_server: Server) -> None:

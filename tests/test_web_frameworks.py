@@ -330,6 +330,10 @@ def test_aiohttp(write: Any) -> None:
     async def view(request: Any) -> Any:
         if request.path == "/other":
             raise LibraryError
+        if request.path == "/begun":
+            response = web.StreamResponse(headers={"Content-Length": "2000"})
+            await response.prepare(request)
+            await response.write(b"mine")
         try:
             write()
         except ReadOnlyError as error:
@@ -339,10 +343,15 @@ def test_aiohttp(write: Any) -> None:
         app = names["app"]
         app.router.add_post("/", view)
         app.router.add_post("/other", view)
+        app.router.add_post("/begun", view)
         async with utils.TestClient(utils.TestServer(app)) as client:
             told = [await client.post(path) for path in ("/", "/other", "/nowhere")]
             text = await client.post("/", headers={"Accept": "text/plain"})
             assert "reason: upgrade" in await text.text()
+            begun = await client.post("/begun")
+            assert await begun.content.readany() == b"mine"
+            with pytest.raises(theirs("aiohttp").ClientPayloadError):  # no second head is sent
+                await begun.content.read()
             return [(one.status, one.headers.get("Retry-After")) for one in told]
 
     assert isinstance(names["app"], web.Application)

@@ -313,6 +313,26 @@ def test_an_error_without_a_refusal_goes_on_and_is_not_logged(ask: Request, log:
     assert log() == []
 
 
+def test_an_error_that_is_raised_for_many_keeps_the_chain_of_its_first_request_alone(
+    ask: Request,
+) -> None:
+    one = KeyError("made once")
+
+    def first() -> int:
+        try:
+            ask.write()
+        except ReadOnlyError:
+            raise one  # noqa: B904  # its context is what is tried
+
+    def later() -> int:
+        with pytest.raises(KeyError):
+            {"wsgi": wsgi, "asgi": asgi}[ask.kind].response_for(one, {"headers": ()})
+        raise one
+
+    assert ask(first).is_answer
+    assert ask(later).raised is one
+
+
 def test_a_chain_has_bounds_and_survives_what_an_error_calls_exceptions() -> None:
     class RudeError(Exception):
         @property

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine.default import DefaultExecutionContext
@@ -24,17 +25,20 @@ from .checkins import pooled
 from .dialects import ATTRIBUTES, row, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ..errors import ReadOnlyError
 
 __all__ = [
+    "LONGEST",
     "PROBED",
     "REASON",
     "GatedContext",
     "ReadOnlyContext",
     "answered",
+    "bounded",
     "may_write",
+    "to_ask",
     "told_by",
 ]
 
@@ -143,7 +147,10 @@ def _is_wish_in_postgresql(dialect: Any, _: BaseException, connection: Any) -> b
     door, moment = _door_of(connection), time.monotonic()
     if door is None or moment < door.said_no + _TRUSTED:
         return False
-    if not door.ask(may_write):
+    writes = door.ask(may_write)
+    if writes is None:  # as where no connection is free: then what it has reported counts
+        return standby == locks.reported(dialect, connection) == "off"
+    if not writes:
         door.said_no = moment
         return False
     # What is old enough to report nothing may be the session of a server that was left behind.
@@ -192,6 +199,47 @@ _ASKED_MYSQL = (
     "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('read_only', 'super_read_only', "
     "'innodb_read_only', 'tx_read_only', 'transaction_read_only') AND Value NOT IN ('OFF', '0')"
 )
+
+
+LONGEST = 5
+"""Whole seconds for which a server that is asked may be silent, if the application sets none."""
+
+_BOUNDS: Mapping[str, tuple[str, ...]] = {
+    "psycopg2": ("connect_timeout",),
+    "psycopg2cffi": ("connect_timeout",),
+    "psycopg": ("connect_timeout",),
+    "psycopg_async": ("connect_timeout",),
+    "pg8000": ("timeout",),
+    "asyncpg": ("timeout", "command_timeout"),
+    "pymysql": ("connect_timeout", "read_timeout"),
+    "mysqldb": ("connect_timeout", "read_timeout"),
+    "mariadbconnector": ("connect_timeout", "read_timeout"),
+    "mysqlconnector": ("connection_timeout",),
+}
+"""By driver, its arguments that bound the wait for a server. Other async ones are cancelled."""
+
+_to_ask: ContextVar[bool] = ContextVar("sa_readonly_to_ask", default=False)
+
+
+@contextlib.contextmanager
+def to_ask() -> Iterator[None]:
+    """Have connections that are made inside the block wait for a server that is silent no longer.
+
+    A host that was lost, or a proxy without a server behind it, accepts and says nothing: without a
+    bound the thread that asks would never look again, at the file neither.
+    """
+    token = _to_ask.set(True)
+    try:
+        yield
+    finally:
+        _to_ask.reset(token)
+
+
+def bounded(driver: str, cparams: dict[str, Any]) -> dict[str, Any]:
+    """Return a driver's arguments, with bounds that the application has not set, in a block."""
+    if not _to_ask.get():
+        return cparams
+    return {**dict.fromkeys(_BOUNDS.get(driver, ()), LONGEST), **cparams}
 
 
 PROBED = frozenset(("postgresql", "mysql", "mariadb"))

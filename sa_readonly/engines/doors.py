@@ -16,6 +16,7 @@ from .. import forks
 from ..errors import ReadOnlyError
 from ..mode import Mode, clock
 from . import guard, privates, protection, shared
+from .answers import to_ask
 from .checkins import pooled
 from .pools import (
     CountedPool,
@@ -315,32 +316,34 @@ class Door:
         self._connect = connect
         return counted
 
-    def ask(self, question: Callable[[Any, Any], bool], but: object = None) -> bool:
+    def ask(self, question: Callable[[Any, Any], bool], but: object = None) -> bool | None:
         """Ask the server on a new connection, which passes every check, is counted, and closed.
 
         :param question: called with the dialect and the connection.
         :param but: what may keep this door shut, and no other.
-        :return: the answer; False where there is none.
+        :return: the answer; None where there is none.
         """
         dialect = self.engine.dialect
+        record = privates.Ghost(self.engine.pool)  # for a listener that is told of one
         try:
-            connection = self._connect(None, but)
+            with to_ask():
+                connection = self._connect(record, but)
         except ReadOnlyError as error:
             self.tell_refusal(error)
             guard.was_served(self.engine, error)  # it was no work of the application's
-            return False
+            return None
         except Exception as error:  # noqa: BLE001  # whatever it is, nothing is known
             logger.debug("%r could not be asked: %s", self.engine, error)
-            return False
+            return None
         try:
             return question(dialect, connection)
         except Exception as error:  # noqa: BLE001  # the same
             logger.debug("%r gave no answer: %s", self.engine, error)
-            return False
+            return None
         finally:
             close = partial(dialect.do_close, connection)
             with contextlib.suppress(Exception):
-                self._ledger.close(self.engine.pool, connection, close, at_once=False)
+                self._ledger.close(self.engine.pool, connection, close, at_once=True)
 
     def end(self, connection: Any) -> None:
         """Close a connection when it is given back, as its server was found to be read-only."""

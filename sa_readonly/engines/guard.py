@@ -17,7 +17,7 @@ from .. import refusals
 from ..mode import Mode, State, clock
 from ..refusals import refusal
 from . import locks, loops, poolers, privates, shared
-from .answers import answered, told_by
+from .answers import answered, bounded, told_by
 from .cursors import SHUT
 from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter
 
@@ -143,7 +143,7 @@ class Connecting(Guarded):
             with poolers.told(self):
                 connection = super().connect(*cargs, **locks.start_up(self, cparams))
         else:
-            connection = super().connect(*cargs, **cparams)
+            connection = super().connect(*cargs, **bounded(self.driver, cparams))
         return shared.made(self, connection)  # type: ignore[no-any-return]  # made() returns its argument
 
 

@@ -21,7 +21,7 @@ from .. import refusals
 from ..errors import ReadOnlyError
 from ..mode import Mode
 from . import guard, loops, protection
-from .answers import PROBED, may_write
+from .answers import LONGEST, PROBED, may_write
 from .dialects import family, shown
 from .doors import Door
 from .guard import Limit
@@ -243,7 +243,8 @@ class GuardedEngines(OneSet):
         door = self.doors[0]  # of the read-write primary
         read_again(door.engine)  # the one that takes writes now may be another server
         ask = partial(door.ask, may_write, but=self.server)
-        return loops.on_a_loop(ask) if door.engine.dialect.is_async else ask()
+        is_async = door.engine.dialect.is_async
+        return bool(loops.on_a_loop(ask, 2 * LONGEST) if is_async else ask())
 
     # -- flips ---------------------------------------------------------------------------
 

@@ -92,11 +92,20 @@ def wait_for(function: Callable[[], T]) -> T:
     return await_only(in_thread(function))
 
 
-def on_a_loop(function: Callable[[], T]) -> T:
-    """Call what SQLAlchemy can await, on a loop of its own, in a thread where none runs."""
+def on_a_loop(function: Callable[[], T], timeout: float) -> T | None:
+    """Call what SQLAlchemy can await, on a loop of its own, in a thread where none runs.
+
+    :param timeout: the seconds after which it is cancelled, and None returned.
+    """
     import asyncio  # noqa: PLC0415  # importing this package imports no asyncio
 
-    return asyncio.run(greenlet_spawn(function))
+    async def bounded() -> T | None:
+        try:
+            return await asyncio.wait_for(greenlet_spawn(function), timeout)
+        except asyncio.TimeoutError:  # in Python 3.10 it is none of the built-in ones
+            return None
+
+    return asyncio.run(bounded())
 
 
 def aside(function: Callable[[], object]) -> threading.Thread:

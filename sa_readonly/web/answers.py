@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..mode import now
-from ..refusals import chain, passing
+from ..refusals import chain_here, passing
 from ..text import printable
 from .accept import HTML, JSON, PROBLEM, TEXT, choose
 from .page import POLICY, document, escaped
@@ -141,7 +141,7 @@ def cause_of(error: BaseException, note: RequestNote) -> ReadOnlyError | None:
     An error that is none of a refusal's consequence goes on, and is logged where there was one: it
     may be what the application made of it in another way.
     """
-    found = chain(error)
+    found = note.chain(error)
     refusal = passing(found)
     if refusal is None and (found or note.refused) and note.is_outermost:
         logger.error(_ANOTHER, exc_info=error)
@@ -183,7 +183,7 @@ def not_saved(error: BaseException, accept: str, status: int = 503) -> Answer:
     :raises BaseException: the error itself, if it is no refusal's consequence, or that refusal is
         the application's fault.
     """
-    refusal = passing(chain(error))
+    refusal = passing(chain_here(error))
     if refusal is None:
         raise error
     return _answer_to(refusal, accept, status)
