@@ -66,6 +66,31 @@ def test_while_an_answer_is_fresh_a_transaction_costs_what_it_costs_with_a_file(
         assert cost == calls(make(bare.app.sessions))
 
 
+def test_while_etcd_answers_no_look_no_transaction_asks_it_for_anything(
+    bare: Fleet, clock: Clock
+) -> None:
+    bare.init(1)
+    worker = bare.worker(proxied=True, ttl=0.2)
+    assert worker.writes()
+    worker.cut_off()
+    worker.switch.check()
+    asked: set[threading.Thread] = set()
+    endpoints, real = (
+        worker.switch.store.client._endpoints,
+        worker.switch.store.client._endpoints.ask,
+    )
+    endpoints.ask = lambda *args, **how: asked.add(threading.current_thread()) or real(*args, **how)
+    for _ in range(3):
+        clock.ahead += 6  # past the fence, and past what else would be due
+        assert not worker.writes()
+    assert asked
+    assert threading.current_thread() not in asked
+    worker.connect_again()
+    clock.ahead += 6
+    worker.look()
+    assert worker.writes()
+
+
 def test_on_a_loop_a_look_is_awaited_and_a_new_connection_waits_for_one(fleet: Fleet) -> None:
     need("aiosqlite")
     worker = fleet.worker(proxied=True, ttl=0.3)

@@ -31,6 +31,7 @@ __all__ = ["EtcdEntry", "owner_of"]
 
 _PATIENCE = 0.2  # seconds to wait for another thread, and for etcd: a gate may be waiting for this
 _REQUEST = 2.0  # seconds for a request for which no gate waits
+_SILENT = Unreachable("it has not answered the last look", may_be_done=False)
 _VOUCHED = 5.0  # seconds for which a look that has shown the registration is enough
 
 
@@ -109,6 +110,8 @@ class EtcdEntry(Entry):
         place = self.place
         if self._over or place is None:
             return self._over
+        if not self._store.answers:
+            return self.was_seen  # then it is for the switch to say how long
         self._hint.renew(self._process)
         if self._stale:
             return False
@@ -117,7 +120,7 @@ class EtcdEntry(Entry):
         try:
             kv = self._store.client.get(place.key, timeout=_REQUEST).kv
         except EtcdError:
-            return self.was_seen  # then it is for the switch to say how long
+            return self.was_seen
         if kv is None or kv.create_revision != place.created:
             self.lose(place)
         return self.place is place
@@ -132,6 +135,8 @@ class EtcdEntry(Entry):
         :return: False if the key that is acknowledged has gone: then the old name stands.
         """
         store, old = self._store, self.place
+        if not store.answers:
+            raise RegistryError(_not_registered(store.workers, _SILENT))
         self._number += 1
         name = numbered(self._process, self._number)
         key = store.workers + name
@@ -139,8 +144,7 @@ class EtcdEntry(Entry):
             about = process.about_me()
             self._about = {"host": process.host(), "pid": os.getpid(), **about}
         try:
-            marker = marker_of(store.client.get(store.marker, timeout=_REQUEST).kv)
-            fence = LONGEST_FENCE if marker is None else marker.fence
+            fence = self._fence_now()
             value = registration(fence, self._facts(), None)
             compared, puts = [absent(key)], [put_op(key, value)]
             report = self._carried(report)
@@ -170,6 +174,10 @@ class EtcdEntry(Entry):
         self._delete_old()
         self._hint.renew(self._process)
         return True
+
+    def _fence_now(self) -> float:
+        marker = marker_of(self._store.client.get(self._store.marker, timeout=_REQUEST).kv)
+        return LONGEST_FENCE if marker is None else marker.fence
 
     def _carried(self, report: Report | None) -> Report | None:
         """Return the report that acknowledges a key, or else the last one while that stands."""
@@ -284,6 +292,8 @@ class EtcdEntry(Entry):
     def _put(self, report: Report, acknowledged: bool) -> bool:
         """Put a report; False if it acknowledges a key that has gone."""
         place = self._require()
+        if not self._store.answers:
+            raise RegistryError(_not_reported(place.key, _SILENT))
         value = self._told_at(place.name, place.fence, report, acknowledged)
         put = put_op(place.key + ACK * acknowledged, value)
         compared = [created(place.key) == place.created]
