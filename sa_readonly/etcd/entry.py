@@ -140,9 +140,6 @@ class EtcdEntry(Entry):
         self._number += 1
         name = numbered(self._process, self._number)
         key = store.workers + name
-        if not self._about:
-            about = process.about_me()
-            self._about = {"host": process.host(), "pid": os.getpid(), **about}
         try:
             fence = self._fence_now()
             value = registration(fence, self._facts(), None)
@@ -198,11 +195,14 @@ class EtcdEntry(Entry):
         self._old = [one for one in self._old if one != name]  # close() may iterate over it
 
     def _told_at(self, name: str, fence: float, report: Report, acknowledged: bool) -> bytes:
-        about = {one: self._about[one] for one in ("program", "version", "born", "started")}
-        text = encoded(name, acknowledged, report, about)
-        return registration(fence, self._facts(), text)
+        facts = self._facts()
+        about = {one: facts[one] for one in ("program", "version", "born", "started")}
+        return registration(fence, facts, encoded(name, acknowledged, report, about))
 
     def _facts(self) -> dict[str, Any]:
+        if not self._about:
+            about = process.about_me()
+            self._about = {"host": process.host(), "pid": os.getpid(), **about}
         return {**self._about, "written": time.time()}
 
     def _require(self) -> Place:
