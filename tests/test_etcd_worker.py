@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections import Counter
@@ -245,6 +246,24 @@ def test_an_entry_goes_with_its_selector(fleet: Fleet) -> None:
     worker.write()
     worker.selector.close()
     assert fleet.read().entries == {}
+
+
+def test_the_entry_of_a_selector_that_is_collected_is_taken_away_by_a_thread_of_its_own(
+    fleet: Fleet,
+) -> None:
+    worker = fleet.worker()
+    worker.write()
+    asked: set[threading.Thread] = set()
+    endpoints, real = (
+        worker.switch.store.client._endpoints,
+        worker.switch.store.client._endpoints.ask,
+    )
+    endpoints.ask = lambda *args, **how: asked.add(threading.current_thread()) or real(*args, **how)
+    fleet.workers.clear()
+    worker.selector = worker.sessions = None
+    gc.collect()
+    wait_until(lambda: not fleet.read().entries, "the entry has gone")
+    assert threading.current_thread() not in asked
 
 
 def test_the_hint_is_renewed_and_made_anew_where_that_fails(fleet: Fleet, clock: Clock) -> None:

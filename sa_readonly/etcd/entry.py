@@ -46,6 +46,8 @@ class EtcdEntry(Entry):
     :param owner: what the names of entries begin with.
     """
 
+    remote = True
+
     def __init__(self, store: Store, owner: str) -> None:
         self.place: Place | None = None
         """The registration; None before there is one, and once it is known to be gone."""
