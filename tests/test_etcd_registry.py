@@ -436,6 +436,30 @@ def test_on_makes_the_key_and_a_missing_marker_and_says_what_another_operator_di
     assert turn_off(bare.store).key is None
 
 
+def test_once_on_was_answered_it_asks_nothing_more(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, real = fleet.client, fleet.client.txn
+
+    def then_away(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(client, "get", unreachable)
+        return real(*args, **options)
+
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise Unreachable("cut off")
+
+    monkeypatch.setattr(client, "txn", then_away)
+    done = turn_on(fleet.store, "upgrade")
+    monkeypatch.undo()
+    assert done.made
+    assert done.key == fleet.read().key
+    monkeypatch.setattr(client, "txn", then_away)
+    done = turn_on(fleet.store, "longer")
+    monkeypatch.undo()
+    assert (done.made, done.edited) == (False, True)
+    assert done.key == fleet.read().key
+
+
 def test_an_operator_whose_request_is_not_answered_is_told_what_may_come(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
