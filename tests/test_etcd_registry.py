@@ -15,7 +15,7 @@ from sa_readonly.etcd.sweep import sweep_acknowledged, sweep_old
 from sa_readonly.workers.protocol import Liveness
 from tests.app import Clock, in_thread
 from tests.etcd_fleet import Fleet, bare, fleet
-from tests.switches import log, nothing
+from tests.switches import in_child, log, nothing
 
 __all__ = ["bare", "fleet", "log"]  # fixtures
 
@@ -157,6 +157,87 @@ def test_after_a_put_without_an_answer_it_registers_anew_and_the_old_name_does_n
     assert worker.writes()
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_key_that_goes_while_what_acknowledged_it_registers_anew_leaves_no_doubt(
+    fleet: Fleet, moment: str
+) -> None:
+    worker = fleet.worker()
+    worker.write()
+    fleet.on()
+    worker.look()
+    client, real = worker.switch.store.client, worker.switch.store.client.txn
+
+    def with_off(compare: Any, success: Any, failure: Any = (), **options: Any) -> Any:
+        client.txn = real
+        if moment == "before":
+            fleet.off()
+        answer = real(compare, success, failure, **options)
+        fleet.off()
+        return answer
+
+    init(fleet.store, 20)  # so that it registers anew
+    client.txn = with_off
+    worker.look()
+    assert client.txn == real
+    assert worker.look() == RW
+    assert worker.writes()
+
+
+def test_a_registration_that_is_made_while_it_is_closed_is_taken_away(fleet: Fleet) -> None:
+    worker = fleet.worker()
+    worker.write()
+    entry = worker.entry
+    client, real = worker.switch.store.client, worker.switch.store.client.txn
+
+    def closing(*args: Any, **options: Any) -> Any:
+        client.txn = real
+        in_thread(entry.close)
+        return real(*args, **options)
+
+    client.txn, entry._stale = closing, True
+    entry.ensure()
+    assert client.txn == real
+    assert fleet.read().entries == {}
+
+
+def test_an_entry_goes_at_once_with_what_it_acknowledged(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = fleet.worker()
+    worker.write()
+    fleet.on()
+    worker.look()
+    client, real = worker.switch.store.client, worker.switch.store.client.delete
+
+    def drained_then(*args: Any, **options: Any) -> Any:
+        assert fleet.drained()
+        answer = real(*args, **options)
+        assert fleet.read().seen == ()
+        return answer
+
+    monkeypatch.setattr(client, "delete", drained_then)
+    worker.entry.close()
+
+
+def test_a_child_forked_while_its_parent_acknowledges_knows_that_it_puts_nothing(
+    fleet: Fleet,
+) -> None:
+    worker = fleet.worker()
+    worker.write()
+    fleet.on()
+    client, real = worker.switch.store.client, worker.switch.store.client.txn
+    codes = []
+
+    def forking(*args: Any, **options: Any) -> Any:
+        client.txn = real
+        codes.append(in_child(lambda: worker.entry.puts))
+        return real(*args, **options)
+
+    client.txn = forking
+    worker.look()
+    assert codes == [0]
+
+
 def test_a_look_while_an_acknowledgement_is_on_its_way_proves_nothing(fleet: Fleet) -> None:
     worker = fleet.worker()
     worker.write()
@@ -292,6 +373,29 @@ def test_the_fence_is_the_longest_that_is_told_and_sixty_seconds_after_a_marker_
     assert 10 < fleet.fence.left(fleet.read()) <= 11  # the entry tells 10 yet
 
 
+def test_where_the_marker_was_lost_the_longest_fence_is_waited_for_as_entries_may_be_missing(
+    fleet: Fleet,
+) -> None:
+    cut_off, worker = fleet.worker(proxied=True), fleet.worker()
+    assert cut_off.writes()
+    assert worker.writes()
+    cut_off.cut_off()
+    for name in fleet.read().entries:  # as where all data are lost
+        fleet.client.delete(fleet.store.workers + name)
+    fleet.client.delete(fleet.store.marker)
+    assert fleet.client.get(fleet.store.marker).kv is None
+    fleet.on()
+    worker.look()
+    worker.look()
+    (one,) = [one for one in fleet.read().seen if one.report]
+    assert one.acknowledged
+    assert cut_off.writes()
+    (why,) = fleet.whys()
+    assert why.startswith("the marker was lost")
+    fleet.fence._since -= 66
+    assert fleet.drained()
+
+
 # -- the operator ----------------------------------------------------------------------------
 
 
@@ -333,6 +437,30 @@ def test_on_makes_the_key_and_a_missing_marker_and_says_what_another_operator_di
     deleted = turn_off(bare.store)
     assert deleted.key.generation == first.key.generation
     assert turn_off(bare.store).key is None
+
+
+def test_once_on_was_answered_it_asks_nothing_more(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, real = fleet.client, fleet.client.txn
+
+    def then_away(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(client, "get", unreachable)
+        return real(*args, **options)
+
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise Unreachable("cut off")
+
+    monkeypatch.setattr(client, "txn", then_away)
+    done = turn_on(fleet.store, "upgrade")
+    monkeypatch.undo()
+    assert done.made
+    assert done.key == fleet.read().key
+    monkeypatch.setattr(client, "txn", then_away)
+    done = turn_on(fleet.store, "longer")
+    monkeypatch.undo()
+    assert (done.made, done.edited) == (False, True)
+    assert done.key == fleet.read().key
 
 
 def test_an_operator_whose_request_is_not_answered_is_told_what_may_come(

@@ -461,6 +461,17 @@ def test_a_file_turns_its_host_also_while_etcd_does_not_answer(fleet: Fleet, clo
     assert worker.look() == RW
 
 
+def test_with_a_file_too_nothing_waits_for_a_while_after_a_look_that_failed(
+    fleet: Fleet, clock: Clock
+) -> None:
+    worker = fleet.worker(proxied=True, file=fleet.app.path)
+    assert worker.writes()
+    worker.cut_off()
+    clock.ahead += 2
+    assert worker.look() == RW
+    assert worker.switch.fresh_until > clock()
+
+
 # -- forks and loops -------------------------------------------------------------------------
 
 

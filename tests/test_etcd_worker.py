@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections import Counter
@@ -64,6 +65,31 @@ def test_while_an_answer_is_fresh_a_transaction_costs_what_it_costs_with_a_file(
     bare.app.start(ttl=3600)
     for make, cost in zip((partial(reading, statements=1), writing), costs, strict=True):
         assert cost == calls(make(bare.app.sessions))
+
+
+def test_while_etcd_answers_no_look_no_transaction_asks_it_for_anything(
+    bare: Fleet, clock: Clock
+) -> None:
+    bare.init(1)
+    worker = bare.worker(proxied=True, ttl=0.2)
+    assert worker.writes()
+    worker.cut_off()
+    worker.switch.check()
+    asked: set[threading.Thread] = set()
+    endpoints, real = (
+        worker.switch.store.client._endpoints,
+        worker.switch.store.client._endpoints.ask,
+    )
+    endpoints.ask = lambda *args, **how: asked.add(threading.current_thread()) or real(*args, **how)
+    for _ in range(3):
+        clock.ahead += 6  # past the fence, and past what else would be due
+        assert not worker.writes()
+    assert asked
+    assert threading.current_thread() not in asked
+    worker.connect_again()
+    clock.ahead += 6
+    worker.look()
+    assert worker.writes()
 
 
 def test_on_a_loop_a_look_is_awaited_and_a_new_connection_waits_for_one(fleet: Fleet) -> None:
@@ -220,6 +246,24 @@ def test_an_entry_goes_with_its_selector(fleet: Fleet) -> None:
     worker.write()
     worker.selector.close()
     assert fleet.read().entries == {}
+
+
+def test_the_entry_of_a_selector_that_is_collected_is_taken_away_by_a_thread_of_its_own(
+    fleet: Fleet,
+) -> None:
+    worker = fleet.worker()
+    worker.write()
+    asked: set[threading.Thread] = set()
+    endpoints, real = (
+        worker.switch.store.client._endpoints,
+        worker.switch.store.client._endpoints.ask,
+    )
+    endpoints.ask = lambda *args, **how: asked.add(threading.current_thread()) or real(*args, **how)
+    fleet.workers.clear()
+    worker.selector = worker.sessions = None
+    gc.collect()
+    wait_until(lambda: not fleet.read().entries, "the entry has gone")
+    assert threading.current_thread() not in asked
 
 
 def test_the_hint_is_renewed_and_made_anew_where_that_fails(fleet: Fleet, clock: Clock) -> None:

@@ -159,9 +159,16 @@ class Client:
         body = put_op(key, value, lease=lease).body
         return answer_of(self._ask("/v3/kv/put", body, timeout, again=False))
 
-    def delete(self, key: str, *, prev: bool = False, timeout: float | None = None) -> Answer:
-        """Delete one key; ``deleted`` of the answer is 0 if it was not there."""
-        body = delete_op(key, prev=prev).body
+    def delete(
+        self,
+        key: str,
+        *,
+        prefix: bool = False,
+        prev: bool = False,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Delete one key, or all that begin with it; ``deleted`` of the answer is their number."""
+        body = delete_op(key, prefix=prefix, prev=prev).body
         return answer_of(self._ask("/v3/kv/deleterange", body, timeout, again=False))
 
     def watch(

@@ -31,6 +31,7 @@ __all__ = ["EtcdEntry", "owner_of"]
 
 _PATIENCE = 0.2  # seconds to wait for another thread, and for etcd: a gate may be waiting for this
 _REQUEST = 2.0  # seconds for a request for which no gate waits
+_SILENT = Unreachable("it has not answered the last look", may_be_done=False)
 _VOUCHED = 5.0  # seconds for which a look that has shown the registration is enough
 
 
@@ -45,6 +46,8 @@ class EtcdEntry(Entry):
     :param owner: what the names of entries begin with.
     """
 
+    remote = True
+
     def __init__(self, store: Store, owner: str) -> None:
         self.place: Place | None = None
         """The registration; None before there is one, and once it is known to be gone."""
@@ -53,9 +56,6 @@ class EtcdEntry(Entry):
         self.withdrawing = False
         """Whether the acknowledgement is being taken back, or was, as the key is gone; until the
         next key is seen, none is put."""
-        self.puts = 0
-        """Counts each put of an acknowledgement twice, before it is sent and after it has ended, so
-        that it is odd while one is on its way."""
         self._store, self._owner = store, owner
         self._hint = Hint(store)
         self._lock = forks.PerProcess(threading.RLock)
@@ -66,10 +66,14 @@ class EtcdEntry(Entry):
     def _forget(self) -> None:
         """Have nothing of the parent's; whether a gate was closed stays, as the gates do."""
         self.place, self.acknowledged, self.withdrawing = None, None, False
+        self.puts = 0
+        """Counts each put of an acknowledgement twice, before it is sent and after it has ended, so
+        that it is odd while one is on its way."""
         self._process = _name(self._owner)
         self._number = 0
         self._old: list[str] = []  # names that are to be deleted
         self._left = False  # whether an acknowledgement may be there by its present name
+        self._last: Report | None = None  # the last that acknowledged
         self._stale = False  # whether it is to register anew, though its registration stands
         self._told: tuple[Mode, str | None, Mode | None, bool] | None = None
         self._vouched = -math.inf  # when the last look that showed the registration began
@@ -89,12 +93,11 @@ class EtcdEntry(Entry):
             if self._over or (place is not None and not self._stale):
                 return False  # another thread has been here
             try:
-                self._register()
+                return self._register()
             except RegistryError:
                 if place is None or place is not self.place:
                     raise
                 return False  # the old one stands: it is tried again
-            return True
 
     @property
     def is_over(self) -> bool:
@@ -109,6 +112,8 @@ class EtcdEntry(Entry):
         place = self.place
         if self._over or place is None:
             return self._over
+        if not self._store.answers:
+            return self.was_seen  # then it is for the switch to say how long
         self._hint.renew(self._process)
         if self._stale:
             return False
@@ -117,50 +122,89 @@ class EtcdEntry(Entry):
         try:
             kv = self._store.client.get(place.key, timeout=_REQUEST).kv
         except EtcdError:
-            return self.was_seen  # then it is for the switch to say how long
+            return self.was_seen
         if kv is None or kv.create_revision != place.created:
             self.lose(place)
         return self.place is place
 
-    def _register(self) -> None:
-        """Register under a new name, and then delete the old ones."""
+    def _register(self, report: Report | None = None) -> bool:
+        """Register under a new name, and then delete the old ones.
+
+        What is acknowledged goes along in the same transaction: if the key goes in between, a look
+        finds neither the old acknowledgement nor a new one, and nothing could be believed.
+
+        :param report: one that acknowledges; by default the last one, if that still counts.
+        :return: False if the key that is acknowledged has gone: then the old name stands.
+        """
         store, old = self._store, self.place
+        if not store.answers:
+            raise RegistryError(_not_registered(store.workers, _SILENT))
         self._number += 1
         name = numbered(self._process, self._number)
         key = store.workers + name
-        if not self._about:
-            about = process.about_me()
-            self._about = {"host": process.host(), "pid": os.getpid(), **about}
         try:
-            marker = marker_of(store.client.get(store.marker, timeout=_REQUEST).kv)
-            fence = LONGEST_FENCE if marker is None else marker.fence
+            fence = self._fence_now()
             value = registration(fence, self._facts(), None)
+            compared, puts = [absent(key)], [put_op(key, value)]
+            report = self._carried(report)
+            if report is not None:
+                compared.append(created(store.key) == revision_of(report.generation))
+                puts.append(put_op(key + ACK, self._told_at(name, fence, report, True)))
             self._old.append(name)  # if it is not answered, it may be there all the same
-            answer = store.client.txn([absent(key)], [put_op(key, value)], timeout=_REQUEST)
+            answer = store.client.txn(compared, puts, timeout=_REQUEST)
         except EtcdError as error:
             if not (isinstance(error, Unreachable) and error.may_be_done):
-                self._old = [one for one in self._old if one != name]
+                self._forget_old(name)
             raise RegistryError(_not_registered(store.workers, error)) from error
+        self._forget_old(name)
         if not answer.succeeded:
+            if report is not None:
+                return False
             raise RegistryError(f"{key} is there already, and can't be this process's.")
-        self._old.remove(name)
         if old is not None:
             self._old.append(old.name)
         self._left, self._stale, self._told, self._vouched = False, False, None, -math.inf
+        if report is not None:
+            self._left, self.acknowledged, self._last = True, report.generation, report
         self.place = Place(name, key, answer.revision, fence)
+        if self._over:  # it was closed meanwhile
+            self._end()
+            return True
         self._delete_old()
         self._hint.renew(self._process)
+        return True
+
+    def _fence_now(self) -> float:
+        marker = marker_of(self._store.client.get(self._store.marker, timeout=_REQUEST).kv)
+        return LONGEST_FENCE if marker is None else marker.fence
+
+    def _carried(self, report: Report | None) -> Report | None:
+        """Return the report that acknowledges a key, or else the last one while that stands."""
+        if report is None and self.place is not None and self._left and not self.withdrawing:
+            report = self._last
+        known = report is not None and revision_of(report.generation) is not None
+        return report if known else None
 
     def _delete_old(self) -> None:
         """Delete the old names, as far as etcd can be asked; what stays does not count."""
         with contextlib.suppress(EtcdError):
-            while self._old:
-                key = self._store.workers + self._old[0]
-                for suffix in (ACK, ""):
-                    self._store.client.delete(key + suffix, timeout=_REQUEST)
-                del self._old[0]
+            for name in list(self._old):
+                # With its acknowledgement, at once: without that it would be waited for.
+                self._store.client.delete(self._store.workers + name, prefix=True, timeout=_REQUEST)
+                self._forget_old(name)
+
+    def _forget_old(self, name: str) -> None:
+        self._old = [one for one in self._old if one != name]  # close() may iterate over it
+
+    def _told_at(self, name: str, fence: float, report: Report, acknowledged: bool) -> bytes:
+        facts = self._facts()
+        about = {one: facts[one] for one in ("program", "version", "born", "started")}
+        return registration(fence, facts, encoded(name, acknowledged, report, about))
 
     def _facts(self) -> dict[str, Any]:
+        if not self._about:
+            about = process.about_me()
+            self._about = {"host": process.host(), "pid": os.getpid(), **about}
         return {**self._about, "written": time.time()}
 
     def _require(self) -> Place:
@@ -216,6 +260,8 @@ class EtcdEntry(Entry):
         # Whatever it finds: one that was asked for before and not answered may have been done.
         try:
             self._store.client.delete(place.key + ACK, timeout=timeout)
+            for name in self._old:  # one that was not answered may have taken it along
+                self._store.client.delete(self._store.workers + name, prefix=True, timeout=timeout)
         except EtcdError:
             self._stale = True
             raise
@@ -234,20 +280,24 @@ class EtcdEntry(Entry):
             may_acknowledge = self._may_acknowledge and not self.withdrawing  # before it counts
             report = snapshot()
             acknowledged = may_acknowledge and report.may_acknowledge
-            if self._stale and acknowledged:
-                self._register()
             # While read-write nothing is decided by what is counted, and etcd keeps all that is
             # put until it is compacted.
             told = (report.mode, report.generation, report.forced, acknowledged)
+            if self._stale and acknowledged:
+                stands = self._register(report)
+                if not stands or self._left:
+                    self._told = told if stands else None
+                    return
             if told != self._told or report.mode is Mode.READ_ONLY:
                 self._told = told if self._put(report, acknowledged) else None
 
     def _put(self, report: Report, acknowledged: bool) -> bool:
         """Put a report; False if it acknowledges a key that has gone."""
         place = self._require()
-        about = {name: self._about[name] for name in ("program", "version", "born", "started")}
-        text = encoded(place.name, acknowledged, report, about)
-        put = put_op(place.key + ACK * acknowledged, registration(place.fence, self._facts(), text))
+        if not self._store.answers:
+            raise RegistryError(_not_reported(place.key, _SILENT))
+        value = self._told_at(place.name, place.fence, report, acknowledged)
+        put = put_op(place.key + ACK * acknowledged, value)
         compared = [created(place.key) == place.created]
         before = self._left, self.acknowledged
         if acknowledged:
@@ -257,7 +307,7 @@ class EtcdEntry(Entry):
                 # what was put since.
                 compared.append(created(self._store.key) == revision)
             self.puts += 1
-            self._left, self.acknowledged = True, report.generation
+            self._left, self.acknowledged, self._last = True, report.generation, report
         try:
             answer = self._store.client.txn(compared, [put], [get_op(place.key)], timeout=_REQUEST)
             if answer.succeeded:
@@ -297,6 +347,9 @@ class EtcdEntry(Entry):
         self._over = True
         with contextlib.suppress(RegistryError), self._locked():
             pass
+        self._end()
+
+    def _end(self) -> None:
         place, self.place = self.place, None
         if place is not None:
             self._old.append(place.name)

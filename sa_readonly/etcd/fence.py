@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..mode import Mode
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Fence", "judge"]
 
 _MARGIN = 1.1  # for clocks that are slewed
+_ENTRIES_LOST = (
+    "the marker was lost, and so may be entries of workers that still go by an older answer: it is "
+    "known once the longest fence is over"
+)
 
 
 class Fence:
@@ -73,6 +78,8 @@ def judge(
     seen, generation = reading.seen, reading.generation
     if mode is Mode.READ_ONLY:
         verdict = drained(generation, seen, time.time(), ignore_dead=ignore_dead, fenced=left == 0)
+        if verdict.holds and left and not reading.is_whole:
+            verdict = replace(verdict, problem=_ENTRIES_LOST)
     elif generation is not None:
         verdict = Verdict(generation, seen, problem=FILE_THERE)
     elif reading.problem is not None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import seconds
 from .errors import EtcdError, Full, Unreachable
 from .records import LONGEST_FENCE, Marker, announced, announcement, marker_of
-from .values import delete_op, modified, put_op
+from .values import KeyValue, delete_op, modified, put_op
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from .records import Announcement, Store
-    from .values import Compare, KeyValue, Op
+    from .values import Compare, Op
 
 __all__ = ["Off", "On", "OperatorError", "init", "turn_off", "turn_on"]
 
@@ -137,12 +137,14 @@ def turn_on(store: Store, reason: str | None = None, until: datetime | None = No
             puts.append(put_op(store.marker, Marker.new(both.cluster, _FENCE, "on").encoded()))
         if not puts and there is not None:
             return On(there, made=False, edited=False, marker_made=False)
-        if _change(store, both, puts, "turned read-only"):
-            kv = store.client.get(store.key, timeout=_REQUEST).kv
-            if kv is not None:
-                made = there is None
-                edited = not made and value is not None
-                return On(announced(kv), made, edited, makes_marker)
+        revision = _change(store, both, puts, "turned read-only")
+        if revision:
+            made, edited = there is None, there is not None and value is not None
+            if value is not None:
+                created = revision if both.key is None else both.key.create_revision
+                there = announced(KeyValue(store.key, value, created, revision, 0, 0))
+            if there is not None:
+                return On(there, made, edited, makes_marker)
     raise _raced(store)
 
 
@@ -204,14 +206,15 @@ def turn_off(store: Store) -> Off:
 # -- how it is done --------------------------------------------------------------------------
 
 
-def _change(store: Store, both: _Both, puts: list[Op], what: str) -> bool:
-    """Put, unless the key or the marker has changed; False if one has."""
+def _change(store: Store, both: _Both, puts: list[Op], what: str) -> int:
+    """Put, unless the key or the marker has changed; return the revision, or 0 if one has."""
     compared: list[Compare] = [
         modified(store.key) == (0 if both.key is None else both.key.mod_revision),
         modified(store.marker) == (0 if both.marker is None else both.marker.mod_revision),
     ]
     try:
-        return store.client.txn(compared, puts, timeout=_REQUEST).succeeded
+        answer = store.client.txn(compared, puts, timeout=_REQUEST)
+        return answer.revision if answer.succeeded else 0
     except Full as error:
         raise OperatorError(
             f"{store.key} can't be {what}: {error} Compact it, defragment it and disarm the alarm. "

@@ -77,6 +77,9 @@ class Store:
         self.identity = (key, *sorted(urls))
         self.marker = f"{key}.fleet"
         self.workers = f"{key}.workers/"
+        self.answers = True
+        """False while etcd does not answer looks: what may wait for another look then waits for
+        that, as what it would ask for may be asked for in the thread of a transaction."""
 
 
 # -- the key ---------------------------------------------------------------------------------

@@ -49,6 +49,15 @@ class Reading(NamedTuple):
         return None if self.key is None else self.key.generation
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the entries are those of all workers, as far as the marker tells.
+
+        One that ``on`` made stands in the place of one that was lost.
+        """
+        marker = self.marker
+        return marker is not None and marker.cluster == self.cluster and marker.by == "init"
+
+    @property
     def problem(self) -> str | None:
         """Why no worker can know that it may write, where the key is not there; or None."""
         if self.key is not None:

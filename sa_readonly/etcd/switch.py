@@ -140,11 +140,13 @@ class EtcdSwitch(LookingSwitch):
         return judgement
 
     def _take(self, look: Look) -> None:
-        super()._take(look)
         answered = self._answered
         if self._file is not None and look is not answered and answered is not None:
             # Etcd has not answered this one, and the file may have come or gone.
             self._learn(partial(self._state_by_file, answered), answered.began)
+        # A process that is forced takes no other look.
+        self.store.answers = look.error is None or self.forced is not None
+        super()._take(look)  # last: it says that nothing waits for another one for now
 
     def _settle_entry(self, entry: EtcdEntry, judgement: Judgement, began: float) -> Judgement:
         """Have the entry take note of a look.

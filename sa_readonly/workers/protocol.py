@@ -195,6 +195,10 @@ class Entry(Protocol):
     leaves the parent's entry as it is.
     """
 
+    remote: bool = False
+    """True if :meth:`close` asks another machine: where a selector is collected, which may come in
+    any thread and under any lock, a thread of its own calls it then."""
+
     @abstractmethod
     def ensure(self) -> bool:
         """Register this process if it is not: after a fork, or when the entry was removed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -162,12 +163,19 @@ class Reporting:
             self._fall_ill(error)
         return new
 
-    def close(self) -> None:
-        """Have no entry any more."""
+    def close(self, *, collected: bool = False) -> None:
+        """Have no entry any more.
+
+        :param collected: whether a garbage collection calls this.
+        """
         with self._turning():
             entry, self._entry = self._entry, None
-            if entry is not None:
+            if entry is not None and not (collected and entry.remote):
                 entry.close()
+                return
+        if entry is not None:
+            with contextlib.suppress(RuntimeError):  # none can be started: the entry stays
+                threading.Thread(target=entry.close, name="sa_readonly end", daemon=True).start()
 
     def sweep(self) -> None:
         """Now and then forget processes that have died, so that no later file waits for them."""

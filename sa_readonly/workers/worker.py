@@ -142,7 +142,7 @@ class Worker:
         self._unsubscribe = _nothing
         self._begun = False  # before the count: what connects after it registers anew
         if not self.counts.left:
-            self.reporting.close()
+            self.reporting.close(collected=not join)
 
     def end(self) -> None:
         """At the end of the process: remove the entry, unless a connection is in use.
