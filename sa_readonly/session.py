@@ -26,9 +26,8 @@ __all__ = ["RoutingSession"]
 
 _READ_ONLY = Mode.READ_ONLY  # a member of an enum is slow to look up in Python 3.11
 
-# What is kept on a root transaction: for each switch the mode, and for each selector the engine
-# that was found by it, with the mode. It stands on the transaction and not on the session, so that
-# it ends with the transaction however that ends.
+# Kept on a root transaction, so that it ends with that however it ends: for each switch the mode,
+# and for each selector the engine that was found by it, with the mode.
 _Pin = dict[Any, Any]
 _NOTHING: _Pin = {}
 

@@ -27,7 +27,8 @@ from tests.postgres import Server, fresh_pair
 
 # .ci/run asks for more of the same, once: longer loads, more flips.
 LONG = os.environ.get("SA_READONLY_LONG") == "1"
-once = pytest.mark.skipif(not LONG, reason="NOT RUN: .ci/run runs it once, by SA_READONLY_LONG=1")
+once = pytest.mark.once
+longer = pytest.mark.longer
 # SQLAlchemy's, for what an older one that is supported does otherwise: (2, 0, 40)
 RELEASE = tuple(map(int, re.findall(r"\d+", sqlalchemy.__version__)[:3]))
 SECONDS = 60.0  # for a thread to end; none takes that long unless it hangs

@@ -22,9 +22,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sa_readonly import EngineSelector, FileSwitch, Mode, ReadOnlyError, RoutingSession
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.verdict import judge
-from tests.app import LONG, WHICH, Book
+from tests.app import WHICH, Book
 
-TASKS, FLIPS = 200, 20 if LONG else 6
+TASKS, FLIPS = 200, 20
 BOUND = 10.0  # seconds; on a quiet machine one is enough, and this one may not be quiet
 SOME = 50  # transactions between two flips, at least
 FLIP = ("sa_readonly: read-write -> read-only", "sa_readonly: read-only -> read-write")

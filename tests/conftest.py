@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.app import app, clock, lite, pg_urls, place  # noqa: F401  # fixtures
+from tests.app import LONG, app, clock, lite, pg_urls, place  # noqa: F401  # fixtures
 from tests.async_app import async_app, own_loop, run_inside_a_greenlet  # noqa: F401  # fixtures
 from tests.etcd import Etcd, programs
 from tests.postgres import (
@@ -64,6 +64,8 @@ CORE = re.compile(
 def pytest_itemcollected(item: pytest.Item) -> None:
     if CORE.match(item.path.stem):
         item.add_marker("core")
+    if not LONG and item.get_closest_marker("once"):
+        item.add_marker(pytest.mark.skip("NOT RUN: .ci/run runs it once, by SA_READONLY_LONG=1"))
 
 
 def pytest_collection_finish() -> None:

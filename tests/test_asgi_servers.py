@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.app import need
+from tests.app import need, once
 from tests.night import PATIENCE
 from tests.postgres import Server, wait_until
 from tests.test_wsgi_servers import Load, Site, night, site  # noqa: F401  # a fixture
@@ -49,7 +49,7 @@ def ask(port: int, method: str, **body: str) -> tuple[int, Any]:
         return response.status, json.loads(response.read())
 
 
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+@pytest.mark.parametrize("driver", ["asyncpg", pytest.param("psycopg", marks=once)])
 def test_uvicorn_with_several_workers(
     site: Site,  # noqa: F811  # the fixture
     pg_server: Server,

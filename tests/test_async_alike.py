@@ -19,9 +19,11 @@ from tests import (
     test_session_guard,
     test_session_mode,
 )
-from tests.app import LONG
+from tests.app import LONG, longer
 from tests.async_app import AsyncApp
 from tests.by_url import end_lingering
+
+pytestmark = longer
 
 # What makes no sense here, and why.
 LEFT_OUT = {

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.app import make_app
+from tests.app import make_app, once
 from tests.async_load import FLIPS
 
 
+@once
 def test_200_tasks_lose_nothing_over_flips(pg_urls: dict[str, Any], place: Path) -> None:
     with make_app(place, dict(pg_urls)) as app:
         urls = [

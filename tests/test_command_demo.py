@@ -23,6 +23,7 @@ from click.testing import CliRunner, Result
 from sa_readonly.cli import main
 from sa_readonly.command.demo_application import Watch, run
 from sa_readonly.command.demo_outcome import HALF_WAY, Kind, Outcome
+from tests.app import once
 
 ROOT = Path(__file__).parent.parent
 # ResourceWarning too: what is not closed is told at the end, on stderr.
@@ -150,7 +151,7 @@ def test_a_terminal_gets_a_bar_a_line_that_lives_and_a_table() -> None:
         assert line in output
 
 
-@pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=once)])
 def test_a_terminal_that_wants_it_plain_gets_it_plain(setting: dict[str, str]) -> None:
     code, output = on_a_terminal(**setting)
     assert code == 0, output

@@ -18,13 +18,14 @@ from sqlalchemy import make_url
 from sa_readonly.cli import main
 from sa_readonly.command.doctor.etcd import examine_etcd
 from sa_readonly.command.options import Where
-from tests.app import LONG, once
+from tests.app import LONG, longer, once
 from tests.doctor import shown
 from tests.etcd import Etcd
 from tests.forked import Forked
 from tests.postgres import Pair, Server
 from tests.test_command_on_off import running
 
+pytestmark = longer
 DOCS = Path(__file__).parent.parent / "docs" / "fleet.md"
 KEY = "/shop/read-only"
 HOSTS = ("web1", "web2")

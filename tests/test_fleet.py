@@ -18,14 +18,15 @@ from sqlalchemy import create_engine, insert, select
 from sqlalchemy.pool import NullPool
 
 from sa_readonly import Mode
-from tests.app import LONG
+from tests.app import once
 from tests.fleet_process import READS, SEEDS, WRITES, Base, Row, Seed
 from tests.night import PATIENCE, Commander, Operator, Watch
 from tests.postgres import Pair, Server
 
 ROOT = Path(__file__).parent.parent
+pytestmark = once
 THREADS = 4
-FLIPS, SIZE = (50, 8) if LONG else (12, 4)
+FLIPS, SIZE = 50, 8
 
 
 class Member:

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import URL
 
 from sa_readonly import Mode
-from tests.app import need
+from tests.app import need, once
 from tests.night import PATIENCE, Operator, Watch
 from tests.postgres import Server, wait_until
 from tests.test_wsgi_servers import (
@@ -644,6 +644,7 @@ def test_a_celery_worker_pauses_at_its_start_and_at_a_flip(fleet: Fleet) -> None
     assert "Retry in" not in fleet.log.read_text()
 
 
+@once
 def test_a_celery_pool_of_processes_loses_no_task_over_a_flip(fleet: Fleet) -> None:
     fleet.start("prefork")
     fleet.send("tasks.sign", *"abcde")  # which need three processes, forked one after another

@@ -32,7 +32,7 @@ from sa_readonly import (
 from sa_readonly.refusals import KINDS
 from sa_readonly.workers.protocol import Liveness, Registry, RegistryError, Seen
 from sa_readonly.wsgi import ReadOnlyMiddleware
-from tests.app import WHICH, App, need
+from tests.app import WHICH, App, need, once
 from tests.postgres import wait_until
 from tests.test_web_docs import ask, call
 from tests.web_cases import Site, serving
@@ -224,6 +224,7 @@ def serve(example: str, workers: int, options: str = "", **environment: str) -> 
         yield made
 
 
+@once
 def test_whoever_is_scraped_gives_the_sums_of_what_the_load_did() -> None:
     with serve(ONE, 4) as shop:
         gives_the_sums(shop, 4)

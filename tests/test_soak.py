@@ -19,9 +19,9 @@ from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import EngineSelector, RoutingSession
 from sa_readonly.workers.directory import DirectoryRegistry
-from tests.app import LONG, WHICH, Book, fill, sqlite_urls
+from tests.app import WHICH, Book, fill, once, sqlite_urls
 
-TRANSACTIONS = 100_000 if LONG else 10_000
+TRANSACTIONS = 100_000
 BATCH = 2_000  # transactions between two flips
 GARBAGE = BATCH // 10  # objects in a batch: one for each transaction would be ten times as many
 SLACK = (
@@ -76,6 +76,7 @@ def flip_there_and_back(selector: EngineSelector, sessions: Any, path: Path) -> 
         assert session.scalar(WHICH) == "rw"
 
 
+@once
 def test_many_transactions_leave_nothing_behind(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from sa_readonly import Mode
 from sa_readonly.workers.protocol import Liveness
-from tests.app import make_app, need
+from tests.app import make_app, need, once
 from tests.night import PATIENCE, Commander, Operator, Watch
 from tests.postgres import Pair, Server, wait_until
 from tests.test_watcher import in_child
@@ -231,7 +231,9 @@ GUNICORN = [sys.executable, "-m", "gunicorn", "app:app", "--bind", "127.0.0.1:0"
 LISTENING = r"Listening at: http://127\.0\.0\.1:(\d+)"
 
 
-@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize(
+    "kind", ["sync", pytest.param("gthread", marks=once), pytest.param("gevent", marks=once)]
+)
 def test_gunicorn_with_four_preloaded_workers(site: Site, pg_server: Server, kind: str) -> None:
     need("gunicorn", "flask", *(["gevent", "psycogreen"] if kind == "gevent" else []))
     threads = ["--threads", "4"] if kind == "gthread" else []
@@ -239,7 +241,7 @@ def test_gunicorn_with_four_preloaded_workers(site: Site, pg_server: Server, kin
     night(site, pg_server)
 
 
-@pytest.mark.parametrize("kind", ["sync", "gevent"])
+@pytest.mark.parametrize("kind", ["sync", pytest.param("gevent", marks=once)])
 def test_a_gunicorn_worker_that_is_sent_usr2_looks_at_once(site: Site, kind: str) -> None:
     need("gunicorn", "flask", *(["gevent", "psycogreen"] if kind == "gevent" else []))
     site.start([*GUNICORN, "-k", kind], LISTENING, GUESTBOOK_TTL="3600")
@@ -375,6 +377,7 @@ with Session() as session:
 """
 
 
+@once
 def test_a_master_that_has_begun_a_transaction_is_a_worker_too(
     site: Site, pg_server: Server, place: Path
 ) -> None:

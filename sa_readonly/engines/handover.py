@@ -4,8 +4,7 @@ Each engine goes down through the rooms once. It is taken away while read-only (
 or protected (read-only in both modes, with a reader), or both; and where a read-only engine is
 missing, a twin is made.
 
-Engines that are given in the place of others are handed over in the same way, as one more
-:class:`GuardedEngines` that comes after the one before it.
+Engines in the place of others are handed over so, too, as one more :class:`GuardedEngines`.
 """
 
 from __future__ import annotations
