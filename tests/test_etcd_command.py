@@ -19,6 +19,7 @@ from sqlalchemy import NullPool, create_engine
 from sa_readonly.cli import main
 from sa_readonly.command import etcd_wait
 from sa_readonly.workers import process
+from tests.app import once
 from tests.doctor import shown
 from tests.etcd import Etcd, Proxy, certificates
 from tests.etcd_fleet import Fleet, Worker, bare, fleet
@@ -199,6 +200,7 @@ def test_off_names_the_hosts_that_a_file_holds_and_wait_answers_for_that_file(
 # -- what is lost ----------------------------------------------------------------------------
 
 
+@once
 def test_what_is_lost_is_drained_by_the_operators_word_once_the_fence_is_over(
     bare: Fleet, pg_server: Server
 ) -> None:

@@ -628,6 +628,7 @@ def fleet(place: Path, lite: dict[str, str]) -> Iterator[Fleet]:
         made.stop()
 
 
+@once
 def test_a_celery_worker_pauses_at_its_start_and_at_a_flip(fleet: Fleet) -> None:
     fleet.operator.switch.enable("upgrade")
     fleet.send("tasks.sign", "a")
@@ -690,6 +691,7 @@ def test_the_countdown_of_a_celery_task_is_capped_and_goes_by_until(
 # -- Alembic ---------------------------------------------------------------------------------------
 
 
+@once
 def test_the_database_is_migrated_while_the_application_is_read_only(
     site: Site,  # noqa: F811  # the fixture
 ) -> None:

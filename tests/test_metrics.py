@@ -230,6 +230,7 @@ def test_whoever_is_scraped_gives_the_sums_of_what_the_load_did() -> None:
         gives_the_sums(shop, 4)
 
 
+@once
 def test_beside_the_multiprocess_mode_of_prometheus_client_too(tmp_path: Path) -> None:
     directory = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with serve(BESIDE, 2, "--preload", **directory) as shop:

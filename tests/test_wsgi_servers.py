@@ -241,7 +241,8 @@ def test_gunicorn_with_four_preloaded_workers(site: Site, pg_server: Server, kin
     night(site, pg_server)
 
 
-@pytest.mark.parametrize("kind", ["sync", pytest.param("gevent", marks=once)])
+@once
+@pytest.mark.parametrize("kind", ["sync", "gevent"])
 def test_a_gunicorn_worker_that_is_sent_usr2_looks_at_once(site: Site, kind: str) -> None:
     need("gunicorn", "flask", *(["gevent", "psycogreen"] if kind == "gevent" else []))
     site.start([*GUNICORN, "-k", kind], LISTENING, GUESTBOOK_TTL="3600")
