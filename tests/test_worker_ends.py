@@ -215,14 +215,24 @@ def test_a_pool_whose_connection_several_use_at_once_is_in_use_for_ever(lite: Ap
     assert ended(lite, lambda: read(lite)) == WORDLESS
 
 
-def test_what_was_connected_before_the_selector_was_made_is_in_use_for_ever(lite: App) -> None:
+@pytest.mark.parametrize("poolclass", [QueuePool, StaticPool])
+def test_what_was_connected_before_the_selector_was_made_is_in_use_for_ever(
+    lite: App, poolclass: Any
+) -> None:
     def child() -> Any:
-        with lite.engine("rw", poolclass=QueuePool).connect() as connection:
+        with lite.engine("rw", poolclass=poolclass).connect() as connection:
             connection.scalar(WHICH)
             lite.start(ttl=3600)
         read(lite)
 
     assert ended_alone(lite, child) == WORDLESS
+
+
+def test_the_connection_of_a_static_pool_is_in_use_in_a_child_too(lite: App) -> None:
+    lite.engine("rw", poolclass=StaticPool)
+    lite.start(ttl=3600)
+    read(lite)
+    assert WORDLESS[0] in ended(lite, lambda: read(lite))
 
 
 def test_each_switch_of_one_engine_is_told(lite: App) -> None:

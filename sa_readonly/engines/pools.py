@@ -36,6 +36,7 @@ __all__ = [
     "Ledger",
     "count_by",
     "forget_idle",
+    "has_connected_for_ever",
     "holds_database",
     "is_in_memory",
     "keep_for_parent",
@@ -294,6 +295,15 @@ def open_pool(engine: Engine) -> Pool:
 def holds_database(engine: Engine) -> bool:
     """True if the pool *is* the database, which is lost with its connections."""
     return isinstance(open_pool(engine), StaticPool) or is_in_memory(engine.url)
+
+
+def has_connected_for_ever(engine: Engine) -> bool:
+    """True if there is the one connection of a StaticPool.
+
+    It may have been made before the pool counted, or by the process that forked this one.
+    """
+    pool = open_pool(engine)
+    return isinstance(pool, StaticPool) and bool(privates.kept_records(pool))
 
 
 def is_in_memory(url: URL) -> bool:
