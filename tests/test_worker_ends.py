@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadPool, StaticPool
 
 from sa_readonly import EngineSelector, FileSwitch
@@ -67,9 +68,6 @@ def test_a_child_ends_well_that_had_got_its_connection_by_many_roads(lite: App) 
     engine = lite.engines["rw"]
 
     def child() -> None:
-        with engine.connect() as connection:
-            connection.invalidate()
-            connection.scalar(WHICH)
         with engine.connect() as connection:
             connection.detach()
         engine.dispose()
@@ -161,6 +159,26 @@ def _fail(*_: object) -> Any:
     raise RuntimeError
 
 
+def given_up(app: App) -> None:
+    with app.engines["rw"].connect() as connection:
+        connection.scalar(WHICH)
+        connection.invalidate()
+    read(app)
+
+
+def cut_short(app: App) -> None:
+    """As by the signal of a job's timeout: the server is not told that the statement is to end."""
+    engine = app.engines["rw"]
+    event.listen(engine, "do_execute", _interrupt, once=True)
+    with contextlib.suppress(KeyboardInterrupt), engine.connect() as connection:
+        connection.scalar(WHICH)
+    read(app)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def in_the_making(app: App) -> None:
     event.listen(app.engines["rw"], "connect", _end(app))
     app.engines["rw"].connect()
@@ -196,6 +214,8 @@ def _end(app: App) -> Callable[..., None]:
         session,
         detached,
         detached_while_another_fails,
+        given_up,
+        cut_short,
         in_the_making,
         being_checked_out,
         being_given_back,
@@ -286,6 +306,23 @@ def test_a_connection_that_is_in_use_while_its_process_registers_anew_stays_so(l
     assert ended(lite, lambda: child(uses=False)) == []
     registry(lite).sweep(lite.selector.switch.identify)
     assert files(lite) == []
+
+
+def test_what_a_ping_finds_broken_was_not_in_use(lite: App) -> None:
+    lite.start(ttl=3600)
+    engine = lite.engines["rw"]
+
+    def child() -> None:
+        read(lite)
+        event.listen(engine, "checkout", _is_broken, once=True)
+        with engine.connect() as connection:
+            connection.scalar(WHICH)
+
+    assert ended(lite, child) == []
+
+
+def _is_broken(*_: object) -> None:
+    raise DisconnectionError
 
 
 def test_a_ping_is_a_use(app: App) -> None:

@@ -14,8 +14,10 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import QueuePool, StaticPool
 
+from ..errors import ReadOnlyError
 from . import loops, privates
 from .checkins import EndingPool
 from .uses import UNNOTED, Trace, Use
@@ -125,6 +127,17 @@ class Ledger:
         found = self.connections.get(id(connection), _NONE)
         if isinstance(found.reference, weakref.ref) and found.reference() is record:
             self.connections[id(connection)] = found._replace(reference=None)
+
+    def lost(
+        self, connection: DBAPIConnection, _: ConnectionPoolEntry, error: BaseException | None
+    ) -> None:
+        """Have it noted for good that a connection was in use that is closed as of no more use.
+
+        An error, or what stopped its user, may have come in the middle of a statement, which the
+        server goes on with. What a ping finds broken was idle, and what is refused was not sent.
+        """
+        if not isinstance(error, (DisconnectionError, ReadOnlyError)):
+            self.connections.get(id(connection), _NONE).use.leave()
 
     def close(
         self, pool: Pool, connection: DBAPIConnection, gently: Callable[[], None], *, at_once: bool
@@ -254,6 +267,7 @@ def count_by(
     made._sa_readonly = Counting(ledger, privates.creator(pool), door)
     privates.set_creator(pool, create)
     event.listen(pool, "detach", ledger.detached)
+    event.listen(pool, "invalidate", ledger.lost)
     mix_in(pool, kind)
 
 

@@ -114,7 +114,7 @@ class Use:
             trace.give_back(place)
 
     def leave(self) -> None:
-        """In a forked child: write to no place of the parent's."""
+        """Write to no place any more: in a forked child they are the parent's, or it stays 1."""
         self.places.clear()
 
 
