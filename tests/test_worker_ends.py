@@ -325,6 +325,22 @@ def _is_broken(*_: object) -> None:
     raise DisconnectionError
 
 
+def test_a_detached_connection_that_is_given_up_was_in_use(app: App) -> None:
+    app.start(ttl=3600)
+    engine = app.engines["rw"]
+
+    def child() -> None:
+        read(app)
+        event.listen(engine, "do_execute", _interrupt, once=True)
+        with contextlib.suppress(KeyboardInterrupt), engine.connect() as connection:
+            connection.detach()
+            connection.scalar(WHICH)
+        del connection
+        gc.collect()
+
+    assert ended(app, child) == WORDLESS
+
+
 def test_a_ping_is_a_use(app: App) -> None:
     app.engine("rw", pool_pre_ping=True)
     app.start(ttl=3600)

@@ -108,7 +108,10 @@ class Ledger:
         self._retired.pop(key, None)
 
         def dropped(reference: object) -> None:
-            if self.connections.get(key, _NONE).reference is reference:
+            found = self.connections.get(key, _NONE)
+            if found.reference is reference:
+                if found.use.is_detached:  # it may have been given up: see lost()
+                    found.use.leave()
                 self._closed(key)
 
         loop = None
@@ -125,6 +128,7 @@ class Ledger:
     def detached(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         """Go on counting a connection whose record is used for another."""
         found = self.connections.get(id(connection), _NONE)
+        found.use.is_detached = True
         if isinstance(found.reference, weakref.ref) and found.reference() is record:
             self.connections[id(connection)] = found._replace(reference=None)
 

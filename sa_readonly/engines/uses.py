@@ -93,10 +93,11 @@ class Trace:
 class Use:
     """The places of one connection: one in each trace of its door."""
 
-    __slots__ = ("places",)
+    __slots__ = ("is_detached", "places")
 
     def __init__(self) -> None:
         self.places: list[tuple[Trace, int]] = []
+        self.is_detached = False
 
     def note(self, trace: Trace) -> None:
         """Have it noted there, too. Twice does no harm."""
