@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadPool, StaticPool
 
 from sa_readonly import EngineSelector, FileSwitch
@@ -67,9 +68,6 @@ def test_a_child_ends_well_that_had_got_its_connection_by_many_roads(lite: App) 
     engine = lite.engines["rw"]
 
     def child() -> None:
-        with engine.connect() as connection:
-            connection.invalidate()
-            connection.scalar(WHICH)
         with engine.connect() as connection:
             connection.detach()
         engine.dispose()
@@ -161,6 +159,26 @@ def _fail(*_: object) -> Any:
     raise RuntimeError
 
 
+def given_up(app: App) -> None:
+    with app.engines["rw"].connect() as connection:
+        connection.scalar(WHICH)
+        connection.invalidate()
+    read(app)
+
+
+def cut_short(app: App) -> None:
+    """As by the signal of a job's timeout: the server is not told that the statement is to end."""
+    engine = app.engines["rw"]
+    event.listen(engine, "do_execute", _interrupt, once=True)
+    with contextlib.suppress(KeyboardInterrupt), engine.connect() as connection:
+        connection.scalar(WHICH)
+    read(app)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def in_the_making(app: App) -> None:
     event.listen(app.engines["rw"], "connect", _end(app))
     app.engines["rw"].connect()
@@ -196,6 +214,8 @@ def _end(app: App) -> Callable[..., None]:
         session,
         detached,
         detached_while_another_fails,
+        given_up,
+        cut_short,
         in_the_making,
         being_checked_out,
         being_given_back,
@@ -215,14 +235,24 @@ def test_a_pool_whose_connection_several_use_at_once_is_in_use_for_ever(lite: Ap
     assert ended(lite, lambda: read(lite)) == WORDLESS
 
 
-def test_what_was_connected_before_the_selector_was_made_is_in_use_for_ever(lite: App) -> None:
+@pytest.mark.parametrize("poolclass", [QueuePool, StaticPool])
+def test_what_was_connected_before_the_selector_was_made_is_in_use_for_ever(
+    lite: App, poolclass: Any
+) -> None:
     def child() -> Any:
-        with lite.engine("rw", poolclass=QueuePool).connect() as connection:
+        with lite.engine("rw", poolclass=poolclass).connect() as connection:
             connection.scalar(WHICH)
             lite.start(ttl=3600)
         read(lite)
 
     assert ended_alone(lite, child) == WORDLESS
+
+
+def test_the_connection_of_a_static_pool_is_in_use_in_a_child_too(lite: App) -> None:
+    lite.engine("rw", poolclass=StaticPool)
+    lite.start(ttl=3600)
+    read(lite)
+    assert WORDLESS[0] in ended(lite, lambda: read(lite))
 
 
 def test_each_switch_of_one_engine_is_told(lite: App) -> None:
@@ -276,6 +306,39 @@ def test_a_connection_that_is_in_use_while_its_process_registers_anew_stays_so(l
     assert ended(lite, lambda: child(uses=False)) == []
     registry(lite).sweep(lite.selector.switch.identify)
     assert files(lite) == []
+
+
+def test_what_a_ping_finds_broken_was_not_in_use(lite: App) -> None:
+    lite.start(ttl=3600)
+    engine = lite.engines["rw"]
+
+    def child() -> None:
+        read(lite)
+        event.listen(engine, "checkout", _is_broken, once=True)
+        with engine.connect() as connection:
+            connection.scalar(WHICH)
+
+    assert ended(lite, child) == []
+
+
+def _is_broken(*_: object) -> None:
+    raise DisconnectionError
+
+
+def test_a_detached_connection_that_is_given_up_was_in_use(app: App) -> None:
+    app.start(ttl=3600)
+    engine = app.engines["rw"]
+
+    def child() -> None:
+        read(app)
+        event.listen(engine, "do_execute", _interrupt, once=True)
+        with contextlib.suppress(KeyboardInterrupt), engine.connect() as connection:
+            connection.detach()
+            connection.scalar(WHICH)
+        del connection
+        gc.collect()
+
+    assert ended(app, child) == WORDLESS
 
 
 def test_a_ping_is_a_use(app: App) -> None:

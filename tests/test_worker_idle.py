@@ -361,4 +361,29 @@ def test_a_report_is_due_when_a_reader_needs_it(monkeypatch: pytest.MonkeyPatch)
     mine.close()
 
 
+def test_what_is_in_use_is_noted_in_the_memory_of_the_entry_that_came_last() -> None:
+    mine, registry, trace = Reporting(lambda: None), MemoryRegistry(), Trace()
+    mine.begin(registry)
+    mine.ensure(lambda: True, trace)
+    entry: Any = mine._entry
+    other = threading.Thread(target=lambda: mine.ensure(lambda: True, trace))
+    memories = {}
+
+    def memory() -> bytearray:
+        found = memories.setdefault(entry.name, bytearray(1024))
+        if len(memories) == 1:  # another thread registers anew before this one goes on
+            registry.entries.clear()
+            other.start()
+            wait_until(lambda: registry.entries, "the new entry")
+            other.join(0.05)
+        return found
+
+    entry.memory = memory
+    registry.entries.clear()
+    mine.ensure(lambda: True, trace)
+    other.join()
+    assert trace.memory is memories[entry.name]
+    mine.close()
+
+
 BARE = Report(Mode.READ_WRITE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from sa_readonly.engines.uses import SIZE, Trace, Use
 from sa_readonly.workers import memory
 from sa_readonly.workers.protocol import Report
+from tests.test_watcher import in_child
 from tests.workers import DEAD, READ_WRITE, Place, die, memory_below, place
 
 __all__ = ["place"]  # a fixture
@@ -132,6 +134,40 @@ def test_a_trace_that_is_full_doubts() -> None:
     moved = bytearray([1, *[0] * (SIZE - 1)])
     trace.move(moved)
     assert moved[0]
+
+
+def test_a_trace_that_doubts_says_nothing_else_for_a_moment_while_it_is_moved() -> None:
+    class Stores(bytearray):
+        def __setitem__(self, place: Any, value: Any) -> None:
+            stores.append((place, value))
+            super().__setitem__(place, value)
+
+    trace, stores = Trace(), list[tuple[Any, Any]]()
+    trace.doubt()
+    trace.move(Stores([1, *[0] * (SIZE - 1)]))
+    assert stores
+    assert (0, 0) not in stores
+
+
+def test_memory_in_which_nothing_is_noted_any_more_is_in_doubt() -> None:
+    trace, first = Trace(), bytearray(SIZE)
+    trace.move(first)
+    trace.move(first)
+    assert not first[0]
+    trace.move(None)
+    assert first[0]
+
+
+def test_a_child_that_closes_its_parents_connection_notes_nothing_of_it() -> None:
+    trace, use = Trace(), Use()
+    shared = mmap.mmap(-1, SIZE)
+    shared[0] = 1
+    trace.move(shared)
+    use.note(trace)
+    in_child(use.end)
+    assert sum(shared[:]) == 1
+    use.end()
+    assert sum(shared[:]) == 0
 
 
 def test_what_has_a_place_is_in_use_when_it_is_moved() -> None:

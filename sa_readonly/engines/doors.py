@@ -10,7 +10,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool
 
 from .. import forks
 from ..errors import ReadOnlyError
@@ -23,10 +23,10 @@ from .pools import (
     Ledger,
     Open,
     count_by,
+    has_connected_for_ever,
     holds_database,
     is_in_memory,
     keep_for_parent,
-    open_pool,
 )
 from .retired import OldPools
 from .uses import NotingPool, Trace, Use, hand_over, notes_uses
@@ -172,9 +172,7 @@ class Door:
         if self._in_memory:
             return 0
         counted = len(self._ledger.connections) + len(self._old.uncounted)
-        # A StaticPool may have connected before it was counted.
-        pool = open_pool(self.engine)
-        return counted or int(isinstance(pool, StaticPool) and bool(privates.kept_records(pool)))
+        return counted or int(has_connected_for_ever(self.engine))
 
     @property
     def idle(self) -> int:
@@ -202,7 +200,8 @@ class Door:
             return
         is_mine = self._pid == os.getpid()  # else what there is belongs to the parent
         self._ledger.trace(by, trace, also_open=is_mine)
-        if trace is not None and is_mine and self._old.uncounted:
+        uncounted = has_connected_for_ever(self.engine) or (is_mine and self._old.uncounted)
+        if trace is not None and uncounted:
             trace.doubt()
 
     # -- turning -------------------------------------------------------------------------

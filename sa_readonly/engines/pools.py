@@ -14,8 +14,10 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import QueuePool, StaticPool
 
+from ..errors import ReadOnlyError
 from . import loops, privates
 from .checkins import EndingPool
 from .uses import UNNOTED, Trace, Use
@@ -36,6 +38,7 @@ __all__ = [
     "Ledger",
     "count_by",
     "forget_idle",
+    "has_connected_for_ever",
     "holds_database",
     "is_in_memory",
     "keep_for_parent",
@@ -105,7 +108,10 @@ class Ledger:
         self._retired.pop(key, None)
 
         def dropped(reference: object) -> None:
-            if self.connections.get(key, _NONE).reference is reference:
+            found = self.connections.get(key, _NONE)
+            if found.reference is reference:
+                if found.use.is_detached:  # it may have been given up: see lost()
+                    found.use.leave()
                 self._closed(key)
 
         loop = None
@@ -122,8 +128,20 @@ class Ledger:
     def detached(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         """Go on counting a connection whose record is used for another."""
         found = self.connections.get(id(connection), _NONE)
+        found.use.is_detached = True
         if isinstance(found.reference, weakref.ref) and found.reference() is record:
             self.connections[id(connection)] = found._replace(reference=None)
+
+    def lost(
+        self, connection: DBAPIConnection, _: ConnectionPoolEntry, error: BaseException | None
+    ) -> None:
+        """Have it noted for good that a connection was in use that is closed as of no more use.
+
+        An error, or what stopped its user, may have come in the middle of a statement, which the
+        server goes on with. What a ping finds broken was idle, and what is refused was not sent.
+        """
+        if not isinstance(error, (DisconnectionError, ReadOnlyError)):
+            self.connections.get(id(connection), _NONE).use.leave()
 
     def close(
         self, pool: Pool, connection: DBAPIConnection, gently: Callable[[], None], *, at_once: bool
@@ -253,6 +271,7 @@ def count_by(
     made._sa_readonly = Counting(ledger, privates.creator(pool), door)
     privates.set_creator(pool, create)
     event.listen(pool, "detach", ledger.detached)
+    event.listen(pool, "invalidate", ledger.lost)
     mix_in(pool, kind)
 
 
@@ -294,6 +313,15 @@ def open_pool(engine: Engine) -> Pool:
 def holds_database(engine: Engine) -> bool:
     """True if the pool *is* the database, which is lost with its connections."""
     return isinstance(open_pool(engine), StaticPool) or is_in_memory(engine.url)
+
+
+def has_connected_for_ever(engine: Engine) -> bool:
+    """True if there is the one connection of a StaticPool.
+
+    It may have been made before the pool counted, or by the process that forked this one.
+    """
+    pool = open_pool(engine)
+    return isinstance(pool, StaticPool) and bool(privates.kept_records(pool))
 
 
 def is_in_memory(url: URL) -> bool:

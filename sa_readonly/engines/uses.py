@@ -8,6 +8,7 @@ and no system call.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool
@@ -40,21 +41,26 @@ class Trace:
         self.memory: Memory = bytearray(SIZE)
         self._free = list(range(SIZE - 1, 0, -1))
         self._is_partial = False
+        self._pid = os.getpid()
 
     def move(self, memory: Memory | None) -> None:
         """Have it in other memory from now on; until this returns, the first byte there is 1.
 
         What has a place is taken to be in use until it is noted the next time that it is not: a
-        thread may be writing to the memory of before.
+        thread may be writing to the memory of before. That one is in doubt from now on.
 
         :param memory: as many bytes, the first 1 and the others 0; None takes some that do not
             outlive the process.
         """
         # It is let go and not closed: a thread may just have read the attribute.
-        self.memory = memory = bytearray(SIZE) if memory is None else memory
+        before, memory = self.memory, bytearray(SIZE) if memory is None else memory
+        self.memory = memory
+        if before is not memory:  # its entry may stay, and nothing is noted there any more
+            before[0] = 1
         for place in set(range(1, SIZE)).difference(list(self._free)):
             memory[place] = 1
-        memory[0] = 0
+        if not self._is_partial:  # else a process that ends just now would have said so
+            memory[0] = 0
         if self._is_partial or self.memory is not memory:  # another thread doubts, or moved it
             memory[0] = 1
 
@@ -74,7 +80,12 @@ class Trace:
         return place
 
     def give_back(self, place: int) -> None:
-        """Have a place given to another connection."""
+        """Have a place given to another connection, unless it is the parent's.
+
+        A hook of the application's may dispose of an engine in a child before any of this package.
+        """
+        if self._pid != os.getpid():
+            return
         self.memory[place] = 0
         self._free.append(place)
 
@@ -82,10 +93,11 @@ class Trace:
 class Use:
     """The places of one connection: one in each trace of its door."""
 
-    __slots__ = ("places",)
+    __slots__ = ("is_detached", "places")
 
     def __init__(self) -> None:
         self.places: list[tuple[Trace, int]] = []
+        self.is_detached = False
 
     def note(self, trace: Trace) -> None:
         """Have it noted there, too. Twice does no harm."""
@@ -103,7 +115,7 @@ class Use:
             trace.give_back(place)
 
     def leave(self) -> None:
-        """In a forked child: write to no place of the parent's."""
+        """Write to no place any more: in a forked child they are the parent's, or it stays 1."""
         self.places.clear()
 
 

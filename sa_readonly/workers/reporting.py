@@ -155,8 +155,8 @@ class Reporting:
                 new = entry.ensure()
             self.registered = True
             if new:
-                trace.move(entry.memory())
-                with self._turning():
+                with self._turning():  # two threads may both have registered it anew
+                    trace.move(entry.memory())
                     self.turns += 1
         except RegistryError as error:
             self.registered = False
