@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.util import immutabledict
 
 from .checks import registry_of
+from .engines import privates
 from .engines.pools import holds_database, is_in_memory
 from .engines.single import Single
 from .errors import ConfigurationError, seconds
@@ -83,6 +84,11 @@ class Plugin(CreateEnginePlugin):
             raise ConfigurationError(
                 "pool= is of another engine with plugin=sa_readonly. Leave the plugin out: that "
                 "pool gives out connections by the mode itself."
+            )
+        if privates.connections_out(engine.pool) or privates.kept_records(engine.pool):
+            raise ConfigurationError(
+                "pool= has given out connections already, which are not counted. Give a new pool, "
+                "or poolclass=."
             )
         reads = given.get("sa_readonly_reads", "serve")
         if reads not in _READS:

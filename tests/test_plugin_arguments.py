@@ -73,6 +73,13 @@ def test_the_pool_of_another_one_is_refused(place: Path) -> None:
         create_engine(url_of(place), pool=engine.pool)
 
 
+def test_a_pool_that_has_given_out_connections_is_refused(place: Path) -> None:
+    plain = create_engine(f"sqlite:///{place}/one.db")
+    with plain.connect(), pytest.raises(ConfigurationError, match="pool= has given out"):
+        create_engine(url_of(place), pool=plain.pool)
+    create_engine(url_of(place), pool=plain.pool)
+
+
 def test_a_database_in_memory_is_refused(place: Path) -> None:
     with pytest.raises(ConfigurationError, match="SQLite in memory"):
         create_engine(url_of(place).set(database=":memory:"))
