@@ -121,6 +121,7 @@ class OneSwitch(Asking):
             worker = self._worker
             if self._leave is None:
                 self._join()
+            self._empty = None  # it lingers after the last one, not after the first that went
             # Turned by what turned the others: on the way back that comes before it is known.
             with self._turning():
                 self._engines[weakref.ref(engines, self._forget)] = None
