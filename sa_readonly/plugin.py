@@ -58,6 +58,9 @@ class Plugin(CreateEnginePlugin):
         self._keywords = {
             name: kwargs.pop(name) for name in list(kwargs) if name.startswith(_PREFIX)
         }
+        etcd = self._keywords.get("sa_readonly_etcd")
+        if isinstance(etcd, (list, tuple)):  # as a URL has them, in which they are to be found
+            self._keywords["sa_readonly_etcd"] = ",".join(map(str, etcd))
         self._connect_args: Mapping[str, Any] = kwargs.get("connect_args") or {}
         self._creates = "creator" in kwargs or "pool" in kwargs
 

@@ -127,6 +127,18 @@ def test_what_is_made_of_an_engines_url_is_guarded_too(place: Path) -> None:
     assert single(again).shared is single(engine).shared
 
 
+def test_the_members_of_etcd_may_be_a_list(place: Path) -> None:
+    members = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    engine = create_engine(
+        f"sqlite:///{place}/one.db",
+        plugins=["sa_readonly"],
+        sa_readonly_etcd=members,
+        sa_readonly_key="/shop",
+    )
+    assert engine.url.query["sa_readonly_etcd"] == ",".join(members)
+    assert single(create_engine(engine.url)).shared is single(engine).shared
+
+
 def test_another_engine_of_the_file_must_agree_about_the_workers(place: Path) -> None:
     engine = create_engine(url_of(place))
     with pytest.raises(ConfigurationError, match="sa_readonly_workers=False differs from True"):
