@@ -210,3 +210,23 @@ def test_a_middleware_and_a_test_take_such_an_engine(place: Path) -> None:
         with pytest.raises(ReadOnlyError):
             use(engine, "create table thing (name)")
     use(engine, "create table thing (name)")
+
+
+def test_what_a_middleware_and_a_test_asked_goes_with_them(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oneswitch, "LINGER", 0.0)
+    engine = by_url(place)
+    with testing.read_write(engine):
+        assert shared_of(engine)._leave is None, "a test registers nothing"
+    middleware = wsgi.ReadOnlyMiddleware(lambda *_: [], engine)
+    use(engine)
+    shared = shared_of(engine)
+    del engine
+    gc.collect()
+    shared.rest()
+    shared.rest()
+    assert entries(place)
+    del middleware
+    gc.collect()
+    wait_until(lambda: entries(place) == [], "the entry to go")
