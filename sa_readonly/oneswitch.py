@@ -91,7 +91,7 @@ class OneSwitch(Asking):
     # -- what is asked of it ---------------------------------------------------------------
 
     def keep(self, by: object) -> OneSwitch:
-        """Be joined as long as ``by`` lives, which answers for this process, without engines too."""
+        """Be joined as long as ``by`` lives, with or without engines: it answers for them."""
         with self._joining():
             self._keepers.add(by)
             if self._leave is None:
