@@ -56,7 +56,7 @@ class ReadOnlyCollector(Collector):
             raise ConfigurationError("ReadOnlyCollector() takes an EngineSelector, or several.")
 
     def _add(self, given: object) -> None:
-        selector = asked(given)
+        selector = asked(given, self)
         if selector is None:
             raise ConfigurationError(
                 "ReadOnlyCollector() takes an EngineSelector, or an engine with "

@@ -59,7 +59,7 @@ class OneSwitch(Asking):
         self._switch: Switch | None = None
         self._callbacks = []
         self.server = None  # a server's word is raised, and turns none of these engines
-        self._kept = False  # whether it stays joined without an engine
+        self._keepers: weakref.WeakSet[object] = weakref.WeakSet()  # for which it stays joined
         # Held weakly: an engine holds them, or a connection that outlives it.
         self._engines: dict[weakref.ref[GuardedEngines], None] = {}
         self._last: State | None = None  # by which they were turned
@@ -90,10 +90,10 @@ class OneSwitch(Asking):
 
     # -- what is asked of it ---------------------------------------------------------------
 
-    def keep(self) -> OneSwitch:
-        """Be joined from now on, with or without engines: something answers for this process."""
+    def keep(self, by: object) -> OneSwitch:
+        """Be joined as long as ``by`` lives, with or without engines: it answers for them."""
         with self._joining():
-            self._kept = True
+            self._keepers.add(by)
             if self._leave is None:
                 self._join()
         return self
@@ -121,6 +121,7 @@ class OneSwitch(Asking):
             worker = self._worker
             if self._leave is None:
                 self._join()
+            self._empty = None  # it lingers after the last one, not after the first that went
             # Turned by what turned the others: on the way back that comes before it is known.
             with self._turning():
                 self._engines[weakref.ref(engines, self._forget)] = None
@@ -148,14 +149,14 @@ class OneSwitch(Asking):
 
     def rest(self) -> None:
         """Leave the worker, if there has been no engine for :data:`LINGER` seconds."""
-        if self._engines or self._kept:
+        if self._engines or self._keepers:
             self._empty = None
         elif self._empty is None:
             self._empty = time.monotonic()
         elif time.monotonic() >= self._empty + LINGER:
             with self._joining():
                 leave = self._leave
-                if leave is not None and not self._engines:
+                if leave is not None and not (self._engines or self._keepers):
                     self._leave = None
                     leave()
 
@@ -250,13 +251,15 @@ Asked = EngineSelector | OneSwitch
 """What may be asked of the mode."""
 
 
-def asked(value: object) -> Asked | None:
+def asked(value: object, by: object = None) -> Asked | None:
     """Return what may be asked of the mode: a selector, or what an engine by URL shares.
 
+    :param by: what answers for this process by it, and is registered before an engine connects.
     :return: None for anything else.
     """
     if isinstance(value, EngineSelector):
         return value
     engine = getattr(value, "sync_engine", value)
     single = of_engine(engine) if isinstance(engine, Engine) else None
-    return None if single is None else single.shared.keep()  # type: ignore[attr-defined]  # a OneSwitch
+    shared: Any = single and single.shared
+    return shared if shared is None or by is None else shared.keep(by)  # type: ignore[no-any-return]  # a OneSwitch

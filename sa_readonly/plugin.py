@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.util import immutabledict
 
 from .checks import registry_of
+from .engines import privates
 from .engines.pools import holds_database, is_in_memory
 from .engines.single import Single
 from .errors import ConfigurationError, seconds
@@ -57,6 +58,9 @@ class Plugin(CreateEnginePlugin):
         self._keywords = {
             name: kwargs.pop(name) for name in list(kwargs) if name.startswith(_PREFIX)
         }
+        etcd = self._keywords.get("sa_readonly_etcd")
+        if isinstance(etcd, (list, tuple)):  # as a URL has them, in which they are to be found
+            self._keywords["sa_readonly_etcd"] = ",".join(map(str, etcd))
         self._connect_args: Mapping[str, Any] = kwargs.get("connect_args") or {}
         self._creates = "creator" in kwargs or "pool" in kwargs
 
@@ -83,6 +87,11 @@ class Plugin(CreateEnginePlugin):
             raise ConfigurationError(
                 "pool= is of another engine with plugin=sa_readonly. Leave the plugin out: that "
                 "pool gives out connections by the mode itself."
+            )
+        if privates.connections_out(engine.pool) or privates.kept_records(engine.pool):
+            raise ConfigurationError(
+                "pool= has given out connections already, which are not counted. Give a new pool, "
+                "or poolclass=."
             )
         reads = given.get("sa_readonly_reads", "serve")
         if reads not in _READS:

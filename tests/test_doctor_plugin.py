@@ -30,3 +30,12 @@ def test_a_url_tells_whether_the_plugin_is_in_force(
     assert found.exit_code == exit_code
     assert (f"{tmp_path}/two" in found.output) is (code == "in-force")
     assert (f"{tmp_path}/ro.txt is not there" in found.output) is (code == "in-force")
+
+
+def test_a_url_tells_it_without_its_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/none.db?sa_readonly_file={tmp_path}/ro.txt"
+    for query, code in (("", "not-named"), ("&plugin=sa_readonly", "in-force")):
+        found = run("--plugin-url", url + query)
+        assert f"[plugin-{code}]" in found.output
+        assert "can't be examined" in found.output
+        assert found.exit_code == 2

@@ -13,7 +13,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool
 
-from sa_readonly import ReadOnlyError, refusals
+from sa_readonly import ConfigurationError, ReadOnlyError, refusals
 from tests.app import WHICH, App, Author, Book
 from tests.async_app import AsyncApp
 from tests.by_url import nothing_lingers, shared_of
@@ -314,6 +314,46 @@ def test_listeners_that_are_added_later_hear_of_both_kinds(app: App) -> None:
             connection.execute(READ)
         flip(app, engine)
     assert heard == ["connect", "checkout", "begin"] * 2
+
+
+def test_a_listener_that_comes_first_finds_a_read_only_connection_locked(app: App) -> None:
+    engine = by_url(app, poolclass=NullPool)
+    flip(app, engine)
+    heard: list[str] = []
+
+    def writes(connection: Any, _: object) -> None:
+        try:
+            connection.cursor().execute("insert into book (title) values ('road')")
+            connection.commit()
+        except Exception as error:  # noqa: BLE001  # each driver has its own
+            heard.append(str(error))
+            connection.rollback()
+
+    event.listen(engine, "first_connect", writes)
+    with engine.connect() as connection:
+        assert connection.scalar(READ) == "rw"
+    event.listen(engine, "connect", writes, insert=True)
+    with engine.connect() as connection:
+        assert connection.scalar(READ) == "rw"
+    assert len(heard) == 2
+    assert app.titles("rw") == []
+
+
+def test_a_pool_that_goes_by_no_mode_is_refused(app: App) -> None:
+    engine = by_url(app)
+    with pytest.raises(ConfigurationError, match="Give pool= or poolclass="):
+        engine.pool = NullPool(lambda: None)  # type: ignore[arg-type, return-value]  # it connects nothing
+    assert which(engine.raw_connection) == "rw"
+
+
+def test_a_dispose_during_a_flip_leaves_no_shut_pool(app: App) -> None:
+    engine = by_url(app, sa_readonly_reads="refuse")
+    assert which(engine.raw_connection) == "rw"
+    flip(app, engine)
+    made = engine.pool.recreate()
+    flip(app, engine)
+    engine.pool = made  # as Engine.dispose() ends
+    assert which(engine.raw_connection) == "rw"
 
 
 def test_a_clone_a_reflection_and_an_attribute_are_those_of_one_engine(app: App) -> None:

@@ -73,6 +73,13 @@ def test_the_pool_of_another_one_is_refused(place: Path) -> None:
         create_engine(url_of(place), pool=engine.pool)
 
 
+def test_a_pool_that_has_given_out_connections_is_refused(place: Path) -> None:
+    plain = create_engine(f"sqlite:///{place}/one.db")
+    with plain.connect(), pytest.raises(ConfigurationError, match="pool= has given out"):
+        create_engine(url_of(place), pool=plain.pool)
+    create_engine(url_of(place), pool=plain.pool)
+
+
 def test_a_database_in_memory_is_refused(place: Path) -> None:
     with pytest.raises(ConfigurationError, match="SQLite in memory"):
         create_engine(url_of(place).set(database=":memory:"))
@@ -118,6 +125,18 @@ def test_what_is_made_of_an_engines_url_is_guarded_too(place: Path) -> None:
     again = create_engine(pickle.loads(pickle.dumps(engine.url)))
     assert again.url == engine.url == url_of(place)
     assert single(again).shared is single(engine).shared
+
+
+def test_the_members_of_etcd_may_be_a_list(place: Path) -> None:
+    members = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    engine = create_engine(
+        f"sqlite:///{place}/one.db",
+        plugins=["sa_readonly"],
+        sa_readonly_etcd=members,
+        sa_readonly_key="/shop",
+    )
+    assert engine.url.query["sa_readonly_etcd"] == ",".join(members)
+    assert single(create_engine(engine.url)).shared is single(engine).shared
 
 
 def test_another_engine_of_the_file_must_agree_about_the_workers(place: Path) -> None:

@@ -146,6 +146,25 @@ def test_engines_that_were_dropped_leave_nothing_behind(
     assert len(entries(place)) == 2, "it registers anew"
 
 
+def test_it_lingers_after_the_last_engine_also_where_some_came_unseen(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = by_url(place)
+    use(engine)
+    shared = shared_of(engine)
+    worker.worker_of(shared.switch).watcher.stop()
+    del engine
+    gc.collect()
+    shared.rest()
+    use(by_url(place))
+    gc.collect()
+    monkeypatch.setattr(oneswitch, "LINGER", 0.0)  # for which it has been empty, if it counted on
+    shared.rest()
+    assert entries(place)
+    shared.rest()
+    assert entries(place) == []
+
+
 def test_an_engine_costs_hardly_more_than_a_plain_one(place: Path) -> None:
     url, file = f"sqlite:///{place}/one.db", f"{place}/read-only.txt"
     query = f"?plugin=sa_readonly&sa_readonly_file={file}"
@@ -191,3 +210,23 @@ def test_a_middleware_and_a_test_take_such_an_engine(place: Path) -> None:
         with pytest.raises(ReadOnlyError):
             use(engine, "create table thing (name)")
     use(engine, "create table thing (name)")
+
+
+def test_what_a_middleware_and_a_test_asked_goes_with_them(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oneswitch, "LINGER", 0.0)
+    engine = by_url(place)
+    with testing.read_write(engine):
+        assert shared_of(engine)._leave is None, "a test registers nothing"
+    middleware = wsgi.ReadOnlyMiddleware(lambda *_: [], engine)
+    use(engine)
+    shared = shared_of(engine)
+    del engine
+    gc.collect()
+    shared.rest()
+    shared.rest()
+    assert entries(place)
+    del middleware
+    gc.collect()
+    wait_until(lambda: entries(place) == [], "the entry to go")

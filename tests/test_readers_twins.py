@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, create_engine, text
+from sqlalchemy import URL, create_engine, event, text
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine.characteristics import ConnectionCharacteristic
@@ -17,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly import Engines, EngineSelector, FixedSwitch, Mode, ReadOnlyError
 from sa_readonly.engines.doors import Door
 from tests.app import App, need
 from tests.postgres import Server, fresh_pair
@@ -248,3 +249,26 @@ def test_the_creator_of_an_async_pool_takes_no_argument(place: Path) -> None:
         await engine.dispose()
 
     asyncio.run(run())
+
+
+def test_a_listener_of_the_first_connection_finds_it_locked(place: Path) -> None:
+    engine = create_engine(f"sqlite:///{place}/one.db", poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("create table note (n int)"))
+    heard: list[bool] = []
+
+    @event.listens_for(engine, "first_connect")
+    def writes(connection: Any, _: object) -> None:
+        try:
+            connection.execute("insert into note values (1)")
+            connection.commit()
+            heard.append(True)
+        except sqlite3.OperationalError:
+            heard.append(False)
+
+    with (
+        EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=Engines(engine)) as selector,
+        selector.engine().connect() as connection,
+    ):
+        assert connection.scalar(text("select count(*) from note")) == 0
+    assert heard == [False]

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.pool import Pool
 
 from .. import forks
-from ..errors import ReadOnlyError
+from ..errors import ConfigurationError, ReadOnlyError
 from . import guard, privates, protection
 from .doors import AskingPool, ClosedPool
 from .handover import GuardedEngines
@@ -97,6 +97,13 @@ class Single:
     @pool.setter
     def pool(self, pool: Pool) -> None:
         begun = self._begun
+        if isinstance(pool, ClosedPool):
+            return  # a dispose() while it is shut, which may have been opened meanwhile
+        if not isinstance(pool, _ByMode):
+            raise ConfigurationError(
+                "engine.pool was set to a pool that gives out connections in either mode. Give "
+                "pool= or poolclass= to create_engine()."
+            )
         if begun is None:
             self._first = pool
         elif isinstance(pool, _ReadingPool):

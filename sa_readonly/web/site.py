@@ -69,7 +69,7 @@ class Site:
         hold: float | None,
         hold_methods: Iterable[str],
     ) -> None:
-        found = asked(selector)
+        found = asked(selector, self)
         if found is None:
             raise ConfigurationError(
                 "ReadOnlyMiddleware(selector) takes an EngineSelector, or an engine with "

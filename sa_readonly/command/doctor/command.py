@@ -184,11 +184,13 @@ def doctor(
     """
     # A file of the environment is another switch than etcd; one that is given is that of a host.
     file, workers = where.file if not where.etcd or given("file") else None, where.workers
+    of_url: list[Finding] = []
     try:
         found = list(examine_etcd(where, ttl)) if where.etcd else []
         if plugin_url:
             finding, known = examine_plugin(plugin_url)
-            found.append(finding)
+            of_url.append(finding)
+            found += of_url
             read_write = read_write or known["read_write"]
             file, workers = file or known.get("file"), workers or known.get("workers")
             of_databases["read_only"] = of_databases["read_only"] or known.get("read_only")
@@ -200,6 +202,8 @@ def doctor(
             found += examine_environment(os.environ)
         findings = ordered(found)
     except probe.UnreachableError as error:
+        if of_url and not as_json:  # it needs no database
+            click.echo(plain(of_url))
         click.echo(str(error), err=True)
         sys.exit(2)
     worst = findings[0].severity if findings else "ok"
