@@ -353,6 +353,29 @@ def test_a_task_that_is_cancelled_as_it_gets_its_turn_passes_it_on_at_once(night
     assert not night.queue.busy
 
 
+def test_one_that_leaves_as_the_next_has_another_see_that_the_turn_ends(lite: App) -> None:
+    night = Night(lite, watch=True)
+    lite.selector.state  # noqa: B018  # starts the thread: what looks for all wakes once a second
+
+    async def work() -> None:
+        slow, leaves, behind = (night.queue.ticket(SECONDS) for _ in range(3))
+        last = asyncio.ensure_future(night.queue.wait_as_task(behind))
+        await asyncio.sleep(0)  # it looks for all, and now two come that have older places
+        going = asyncio.ensure_future(night.queue.wait_as_task(slow))
+        left = asyncio.ensure_future(night.queue.wait_as_task(leaves))
+        await asyncio.sleep(0)
+        night.app.off()
+        night.selector.check()
+        await going  # and its turn is not ended
+        began = time.monotonic()
+        left.cancel()
+        await last
+        assert time.monotonic() - began < 0.3
+        night.queue.end(behind)
+
+    on_loop(work)
+
+
 def test_a_task_that_is_cancelled_hands_the_looks_on(night: Night) -> None:
     async def work() -> None:
         first, second = await waiting(night, "a", "b")

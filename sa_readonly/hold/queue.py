@@ -316,6 +316,8 @@ class Queue:
         with forks.locked(self._lock):
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
+                if self._waiting:  # it may be the first now, which sees that a turn ends
+                    self._waiting[0].sleeper.wake()
         self._hand_on(ticket)
         self.end(ticket)
 
