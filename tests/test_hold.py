@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -154,6 +155,29 @@ def test_more_than_max_held_are_refused_at_once(lite: App, kind: str) -> None:
     why = queue.wait(ticket) if kind == "threads" else asyncio.run(queue.wait_as_task(ticket))
     assert why == "It was not held, as 2 are held already: max_held=2."
     assert night.end() == ["a", "b"]
+
+
+def test_a_log_handler_that_is_held_itself_locks_nothing(lite: App) -> None:
+    night = Night(lite, max_held=1)
+    reached: list[bool] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            del record
+            other = threading.Thread(target=night.queue.turned, daemon=True)
+            other.start()
+            other.join(0.5)
+            reached.append(other.is_alive())
+
+    handler = Handler()
+    logging.getLogger("sa_readonly").addHandler(handler)
+    try:
+        night.wait("a")
+        night.wait("b")
+        assert reached == [False]
+    finally:
+        logging.getLogger("sa_readonly").removeHandler(handler)
+        night.end()
 
 
 def test_what_comes_while_they_are_let_go_queues_behind(night: Night) -> None:

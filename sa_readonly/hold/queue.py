@@ -241,11 +241,13 @@ class Queue:
         most = _HELD_ON_LOOPS if self._max_held is None else self._max_held
         with forks.locked(self._lock):
             # While read-write the queue is about to be empty: what comes then only keeps the order.
-            if known.read_only and len(self._waiting) >= most:
-                self._tell_full(most)
-                return f"It was not held, as {most} are held already: max_held={most}."
-            ticket.begin(sleeper)
-            insort(self._waiting, ticket, key=attrgetter("number"))
+            full = known.read_only and len(self._waiting) >= most
+            if not full:
+                ticket.begin(sleeper)
+                insort(self._waiting, ticket, key=attrgetter("number"))
+        if full:
+            self._tell_full(most)
+            return f"It was not held, as {most} are held already: max_held={most}."
         return None
 
     def _step(self, ticket: Ticket) -> float | _Next:  # noqa: C901  # one case after the other
@@ -341,6 +343,7 @@ class Queue:
             self._beside = loops.aside(selector.refresh)
 
     def _tell_full(self, most: int) -> None:
+        """Log it: under no lock, as a log handler may be held itself."""
         if not self._told_full:
             self._told_full = True
             logger.warning(
