@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -236,6 +237,38 @@ def test_an_until_that_is_announced_meanwhile_ends_the_waiting_in_vain(night: Ni
     assert night.told[0][0] == "a"
     assert " is later than its hold of 30 s would end." in night.told[0][1]
     assert night.end()[1:] == ["b"]
+
+
+def test_an_end_that_was_announced_once_counts_no_more_at_the_next_flip(night: Night) -> None:
+    async def work() -> None:
+        ticket = night.queue.ticket(SECONDS)
+        first = asyncio.ensure_future(night.queue.wait_as_task(ticket))
+        await asyncio.sleep(0)
+        night.queue._announce(replace(night.selector.known, until=now() + timedelta(hours=1)))
+        night.app.off()
+        night.selector.check()
+        assert await first is None
+        night.app.on()
+        night.selector.check()
+        again = asyncio.ensure_future(night.queue.wait_as_task(ticket))
+        await asyncio.sleep(0)
+        night.app.off()
+        night.selector.check()
+        assert await again is None
+        night.queue.end(ticket)
+
+    on_loop(work)
+
+
+def test_where_the_environment_forces_read_only_nothing_is_held(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SA_READONLY_FORCE", "read-only")
+    night = Night(lite)
+    night.wait("a", hold=0.2)
+    assert night.join() == [
+        ("a", "It was not held, as this process is forced to be read-only: that has no end.")
+    ]
 
 
 def test_without_a_watcher_one_looks_for_all_and_hands_that_on(night: Night) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..mode import State, Switch
 
-__all__ = ["Asked", "Queue", "check_max_held", "held", "request_here"]
+__all__ = ["Asked", "Queue", "held", "request_here"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -233,7 +233,9 @@ class Queue:
         selector = self._selector()
         if selector is None or self._closed:
             return _CLOSED
-        known, left = selector.known, ticket.left
+        known, left, switch = selector.known, ticket.left, selector.switch
+        if known.read_only and switch.forced is not None and not switch.overridden:
+            return "It was not held, as this process is forced to be read-only: that has no end."
         if known.read_only and left <= 0:
             return ticket.over
         if (late := ticket.vain(known)) is not None:
@@ -383,17 +385,3 @@ def held(switch: Switch) -> Held:
     told = [queue.held for queue in list(_queues.get(switch, ()))]
     number, longest = sum(one for one, _ in told), max((one for _, one in told), default=0.0)
     return {"held": number, "held_since": time.time() - longest if number else None}
-
-
-def check_max_held(value: object) -> int | None:
-    """Return a setting of how many may be held.
-
-    :raises ConfigurationError: if it is no number, or below 1.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(
-            f"EngineSelector(max_held) takes a number from 1 on, or None, not {value!r}."
-        )
-    return value
