@@ -181,6 +181,26 @@ def test_a_log_handler_that_is_held_itself_locks_nothing(lite: App) -> None:
         night.end()
 
 
+def test_a_flip_back_while_more_than_max_held_queue_refuses_the_last_of_them(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sa_readonly.hold.queue.TURN", SECONDS)
+    night = Night(lite, max_held=2)
+    slow = night.queue.ticket(SECONDS)
+    night.app.off()
+    night.selector.check()
+    assert night.queue.wait(slow) is None  # it keeps its turn, so that the next ones queue
+    for name in "abc":
+        night.wait(name)
+    assert night.number == 3
+    night.app.on()
+    night.selector.check()
+    night.threads[-1].join(SECONDS)
+    assert night.told == [("c", "It was not held, as 2 are held already: max_held=2.")]
+    night.queue.end(slow)
+    assert night.end()[1:] == ["a", "b"]
+
+
 def test_what_comes_while_they_are_let_go_queues_behind(night: Night) -> None:
     seen: list[object] = []
 

@@ -79,11 +79,11 @@ class Ticket:
         "budget",
         "deadline",
         "given_up",
+        "in_vain",
         "number",
         "request",
         "since",
         "sleeper",
-        "too_late",
     )
 
     def __init__(self, hold: float, request: Ticket | None = None) -> None:
@@ -93,7 +93,7 @@ class Ticket:
         self.number: int = next(_number) if request is None else request.number
         self.since = 0.0  # when it began to wait, likewise
         self.given_up = False  # whether its client has gone
-        self.too_late = False  # whether the end that was announced meanwhile is
+        self.in_vain: str | None = None  # why it waits no longer, of what was found meanwhile
         self.sleeper = Sleeper()
 
     @property
@@ -128,7 +128,7 @@ class Ticket:
     def begin(self, sleeper: Sleeper) -> float:
         """Have it wait from now on; return the time at which its budget ends."""
         at = time.monotonic()
-        self.sleeper, self.since, self.too_late = sleeper, self.since or at, False
+        self.sleeper, self.since, self.in_vain = sleeper, self.since or at, None
         if self.deadline is None:
             self.deadline = at + self.budget
             if self.request is not None:
