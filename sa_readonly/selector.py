@@ -33,8 +33,8 @@ from .engines import loops, privates
 from .engines.dialects import shown
 from .engines.handover import NOT_READ_ONLY, GuardedEngines
 from .hold.engine import held_engine
-from .hold.queue import Queue, check_max_held, held
-from .hold.ticket import check_hold
+from .hold.queue import Queue, held
+from .hold.ticket import check_hold, check_max_held
 from .mode import Mode, State, Switch
 from .workers.counts import counted
 from .workers.process import myself

@@ -351,9 +351,17 @@ def _has_gone(environ: WSGIEnvironment) -> bool:
     Some servers give its socket, which tells unless it is encrypted or more was sent on it.
     """
     found = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    if found is None:
+        return False
     try:
-        return found is not None and not found.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except (OSError, ValueError, AttributeError):  # nothing to read; it is encrypted; Windows
+        # By a timeout of its own: gevent's sockets wait whatever the flags of recv() say.
+        timeout = found.gettimeout()
+        found.settimeout(0)
+        try:
+            return not found.recv(1, socket.MSG_PEEK)
+        finally:
+            found.settimeout(timeout)
+    except (OSError, ValueError, AttributeError):  # nothing to read; it is encrypted; no socket
         return False
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -156,6 +158,49 @@ def test_more_than_max_held_are_refused_at_once(lite: App, kind: str) -> None:
     assert night.end() == ["a", "b"]
 
 
+def test_a_log_handler_that_is_held_itself_locks_nothing(lite: App) -> None:
+    night = Night(lite, max_held=1)
+    reached: list[bool] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            del record
+            other = threading.Thread(target=night.queue.turned, daemon=True)
+            other.start()
+            other.join(0.5)
+            reached.append(other.is_alive())
+
+    handler = Handler()
+    logging.getLogger("sa_readonly").addHandler(handler)
+    try:
+        night.wait("a")
+        night.wait("b")
+        assert reached == [False]
+    finally:
+        logging.getLogger("sa_readonly").removeHandler(handler)
+        night.end()
+
+
+def test_a_flip_back_while_more_than_max_held_queue_refuses_the_last_of_them(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sa_readonly.hold.queue.TURN", SECONDS)
+    night = Night(lite, max_held=2)
+    slow = night.queue.ticket(SECONDS)
+    night.app.off()
+    night.selector.check()
+    assert night.queue.wait(slow) is None  # it keeps its turn, so that the next ones queue
+    for name in "abc":
+        night.wait(name)
+    assert night.number == 3
+    night.app.on()
+    night.selector.check()
+    night.threads[-1].join(SECONDS)
+    assert night.told == [("c", "It was not held, as 2 are held already: max_held=2.")]
+    night.queue.end(slow)
+    assert night.end()[1:] == ["a", "b"]
+
+
 def test_what_comes_while_they_are_let_go_queues_behind(night: Night) -> None:
     seen: list[object] = []
 
@@ -212,6 +257,38 @@ def test_an_until_that_is_announced_meanwhile_ends_the_waiting_in_vain(night: Ni
     assert night.told[0][0] == "a"
     assert " is later than its hold of 30 s would end." in night.told[0][1]
     assert night.end()[1:] == ["b"]
+
+
+def test_an_end_that_was_announced_once_counts_no_more_at_the_next_flip(night: Night) -> None:
+    async def work() -> None:
+        ticket = night.queue.ticket(SECONDS)
+        first = asyncio.ensure_future(night.queue.wait_as_task(ticket))
+        await asyncio.sleep(0)
+        night.queue._announce(replace(night.selector.known, until=now() + timedelta(hours=1)))
+        night.app.off()
+        night.selector.check()
+        assert await first is None
+        night.app.on()
+        night.selector.check()
+        again = asyncio.ensure_future(night.queue.wait_as_task(ticket))
+        await asyncio.sleep(0)
+        night.app.off()
+        night.selector.check()
+        assert await again is None
+        night.queue.end(ticket)
+
+    on_loop(work)
+
+
+def test_where_the_environment_forces_read_only_nothing_is_held(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SA_READONLY_FORCE", "read-only")
+    night = Night(lite)
+    night.wait("a", hold=0.2)
+    assert night.join() == [
+        ("a", "It was not held, as this process is forced to be read-only: that has no end.")
+    ]
 
 
 def test_without_a_watcher_one_looks_for_all_and_hands_that_on(night: Night) -> None:
@@ -351,6 +428,29 @@ def test_a_task_that_is_cancelled_as_it_gets_its_turn_passes_it_on_at_once(night
     on_loop(work)
     assert night.told == ["b"]
     assert not night.queue.busy
+
+
+def test_one_that_leaves_as_the_next_has_another_see_that_the_turn_ends(lite: App) -> None:
+    night = Night(lite, watch=True)
+    lite.selector.state  # noqa: B018  # starts the thread: what looks for all wakes once a second
+
+    async def work() -> None:
+        slow, leaves, behind = (night.queue.ticket(SECONDS) for _ in range(3))
+        last = asyncio.ensure_future(night.queue.wait_as_task(behind))
+        await asyncio.sleep(0)  # it looks for all, and now two come that have older places
+        going = asyncio.ensure_future(night.queue.wait_as_task(slow))
+        left = asyncio.ensure_future(night.queue.wait_as_task(leaves))
+        await asyncio.sleep(0)
+        night.app.off()
+        night.selector.check()
+        await going  # and its turn is not ended
+        began = time.monotonic()
+        left.cancel()
+        await last
+        assert time.monotonic() - began < 0.3
+        night.queue.end(behind)
+
+    on_loop(work)
 
 
 def test_a_task_that_is_cancelled_hands_the_looks_on(night: Night) -> None:

@@ -415,6 +415,25 @@ def test_an_engine_of_core_is_held_before_it_connects(lite: App) -> None:
     assert lite.titles("rw") == ["core"]
 
 
+def test_an_engine_of_core_is_held_with_its_execution_options(lite: App) -> None:
+    waits = Held(lite)
+    engine = lite.selector.engine(hold=SECONDS).execution_options(isolation_level="AUTOCOMMIT")
+    engine = engine.execution_options(mine=1)
+    told: list[Any] = []
+
+    def write() -> None:
+        with engine.connect() as connection:
+            told.append(connection.get_execution_options())
+            connection.execute(insert(Book).values(title="core"))  # and no commit
+
+    waits.threads.append(threading.Thread(target=write))
+    waits.threads[-1].start()
+    wait_until(lambda: waits.number == 1 or not waits.threads[-1].is_alive(), "it waits")
+    waits.end()
+    assert told == [{"isolation_level": "AUTOCOMMIT", "mine": 1}]
+    assert lite.titles("rw") == ["core"]
+
+
 def test_an_engine_whose_hold_ends_refuses(lite: App) -> None:
     Held(lite)
     with pytest.raises(ReadOnlyError) as caught:
@@ -437,7 +456,8 @@ async def test_an_async_engine_is_held_and_the_loop_goes_on(async_app: AsyncApp)
     app.start()
 
     async def write() -> None:
-        async with app.selector.engine(hold=SECONDS).begin() as connection:
+        engine = app.selector.engine(hold=SECONDS).execution_options(mine=1)
+        async with engine.begin() as connection:
             await connection.execute(insert(Book).values(title="core"))
 
     task = asyncio.ensure_future(write())

@@ -19,7 +19,7 @@ from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import ConfigurationError, EngineSelector, RoutingSession, asgi, wsgi
 from sa_readonly.mode import now
-from tests.app import SECONDS, WHICH, App, Book
+from tests.app import SECONDS, WHICH, App, Book, need
 from tests.postgres import wait_until
 
 
@@ -184,6 +184,19 @@ def test_a_held_request_whose_client_has_gone_is_not_passed_on(night: App) -> No
         theirs.close()
         client.end()
     assert client.called == []
+
+
+def test_a_client_that_stays_is_not_waited_for_on_a_socket_of_gevents(night: App) -> None:
+    need("gevent")
+    import gevent.socket  # noqa: PLC0415  # where it is installed
+
+    ours, theirs = gevent.socket.socketpair()
+    with ours, theirs:
+        client = Client(night)
+        client.ask("POST", **{"gunicorn.socket": ours})
+        client.end()
+        assert ours.gettimeout() is None
+    assert client.called == ["/"]
 
 
 def test_a_request_that_came_before_the_flip_is_held_as_its_session_connects(night: App) -> None:

@@ -38,7 +38,7 @@ from sa_readonly.web.status import as_html
 from sa_readonly.workers import watcher
 from sa_readonly.workers.status import take
 from sa_readonly.workers.verdict import judge
-from tests.app import WHICH, App, Book, Clock, make_app, need, once
+from tests.app import SECONDS, WHICH, App, Book, Clock, make_app, need, once
 from tests.async_app import make_async_app
 from tests.postgres import MariaDB, Server, wait_until
 from tests.test_calls import calls, reading, writing
@@ -138,6 +138,25 @@ def test_reads_go_on_and_writes_come_back_by_themselves(pg: App, pg_server: Serv
         (READ_WRITE, READ_ONLY),
         (READ_ONLY, READ_WRITE),
     ]
+
+
+@pytest.mark.parametrize("pg", ["psycopg2"], indirect=True)
+def test_a_held_write_waits_until_the_server_takes_writes(pg: App, pg_server: Server) -> None:
+    start(pg, max_held=1)
+    sessions = sessionmaker(pg.selector, class_=RoutingSession, hold=SECONDS)
+
+    def work() -> None:
+        with sessions.begin() as session:
+            session.add(Book(title="held"))
+
+    held = threading.Thread(target=work)
+    with closed(pg_server, pg.urls["rw"]):
+        flip(pg)
+        held.start()
+        wait_until(lambda: pg.selector.held.held[0] or not held.is_alive(), "it waits")
+        assert held.is_alive()
+    held.join(SECONDS)
+    assert pg.titles("rw") == ["held"]
 
 
 def test_one_flip_is_one_record(

@@ -14,6 +14,7 @@ import pytest
 
 import sa_readonly
 from sa_readonly import FixedSwitch, Mode
+from sa_readonly.command.status import _show_workers
 from sa_readonly.mode import State
 from sa_readonly.web.status import as_html
 from sa_readonly.workers.protocol import Liveness, Report, Seen
@@ -140,7 +141,7 @@ def test_as_json_it_tells_all_that_is_known() -> None:
     }
 
 
-def test_those_that_are_held_are_told_with_the_longest() -> None:
+def test_those_that_are_held_are_told_with_the_longest(capsys: pytest.CaptureFixture[str]) -> None:
     holding = [
         seen(name, report=replace(REPORT, held=number, held_since=NOW - seconds))
         for name, number, seconds in (("one", 2, 3.2), ("two", 1, 7.0))
@@ -148,6 +149,9 @@ def test_those_that_are_held_are_told_with_the_longest() -> None:
     shown = told(READING, *holding)
     assert shown.as_json()["held"] == {"now": 3, "longest": 7.0}
     assert "\nheld: 3, the longest for 7 s\n" in shown.as_text()
+    _show_workers(shown)  # of `sa-readonly status`
+    assert "\nheld: 3, the longest for 7 s\nworkers: 2, " in capsys.readouterr().out
+    assert shown.lasting != told(READING, *holding[:1], seen("two")).lasting  # status --watch
     page = as_html(shown)
     assert "<p>3 writes wait until changes are saved again, the longest for 7 s.</p>" in page
     assert "the longest" not in as_html(told(READING, DRAINED))

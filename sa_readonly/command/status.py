@@ -39,7 +39,13 @@ def _show_workers(snapshot: Snapshot) -> None:
     else:
         for worker in snapshot.workers:
             say(worker.as_line())
-    say(snapshot.sums)
+    for line in _sums(snapshot):
+        say(line)
+
+
+def _sums(snapshot: Snapshot) -> list[str]:
+    held = snapshot.told_held
+    return [snapshot.sums] if held is None else [f"held: {held}", snapshot.sums]
 
 
 def _watch(place: Place) -> None:
@@ -64,12 +70,12 @@ def _watch(place: Place) -> None:
                     screen.draw(
                         Text(block(place, snapshot.state), colour),
                         worker_table(snapshot.workers, screen.console),
-                        Text(f"{snapshot.sums}\n\nCtrl-C ends this."),
+                        Text("\n".join([*_sums(snapshot), "", "Ctrl-C ends this."])),
                     )
                 elif place.as_json:
                     show(place, snapshot, changed=False)
                 else:
                     told = [f"{name}: {text}" for name, text in rows(place, snapshot.state)]
-                    line = "; ".join([*told, snapshot.sums])
+                    line = "; ".join([*told, *_sums(snapshot)])
                     say(f"{local(now())} {line}".replace("\n", " / "))
             pause.wait(place.pause)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import refusals
 from ..engines import guard
@@ -42,17 +42,20 @@ class Holding(Asked, Protocol):
         """The state, by an answer that is not too old."""
 
 
-def held_engine(selector: Holding, hold: float) -> Engine:
+def held_engine(selector: Holding, hold: float, **options: Any) -> Engine:
     """Return an engine of the role "primary" whose connections wait for read-write.
 
     :param hold: seconds for which each may wait.
+    :param options: its execution options.
     """
-    engine = selector.routes["primary"][Mode.READ_WRITE].execution_options()
-    engine.connect = partial(_connect, selector, hold)  # type: ignore[method-assign]  # of this clone
-    return engine
+    engine: Any = selector.routes["primary"][Mode.READ_WRITE].execution_options(**options)
+    # Of this clone alone. A clone of it would be one of an engine that does not wait.
+    engine.connect = partial(_connect, selector, hold, options)
+    engine.execution_options = lambda **more: held_engine(selector, hold, **{**options, **more})
+    return engine  # type: ignore[no-any-return]  # the clone
 
 
-def _connect(selector: Holding, hold: float) -> Connection:
+def _connect(selector: Holding, hold: float, options: dict[str, Any]) -> Connection:
     queue, tries = selector.held, 0
     ticket = queue.ticket(hold)
     refused = False  # by a flip, or in the queue of the pool
@@ -63,6 +66,8 @@ def _connect(selector: Holding, hold: float) -> Connection:
                 queue.end(ticket)
                 continue
         engine = selector.routes["primary"][Mode.READ_WRITE]
+        if options:
+            engine = engine.execution_options(**options)
         try:
             with queue.going(ticket):
                 return engine.connect()

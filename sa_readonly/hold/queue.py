@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..mode import State, Switch
 
-__all__ = ["Asked", "Queue", "check_max_held", "held", "request_here"]
+__all__ = ["Asked", "Queue", "held", "request_here"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -83,6 +83,8 @@ class Queue:
     def __init__(self, selector: Asked, max_held: int | None) -> None:
         self._selector = weakref.ref(selector)
         self._max_held = max_held
+        self._most = most = _HELD_ON_LOOPS if max_held is None else max_held
+        self._full = f"It was not held, as {most} are held already: max_held={most}."
         self._closed = False
         self.serves_requests = False
         """True if a middleware holds requests: then sessions ask for the ticket of theirs."""
@@ -203,6 +205,13 @@ class Queue:
         """Let them go, if it is read-write: called after each flip."""
         with forks.locked(self._lock):
             self._told_full = False
+            selector = self._selector()
+            # While read-write any number may queue, for a moment; now they are held, or too many.
+            if selector is not None and (known := selector.known).read_only:
+                self._announce(known)
+                for one in self._waiting[self._most :]:
+                    one.in_vain = self._full
+                    one.sleeper.wake()
             self._advance(time.monotonic())
 
     def close(self) -> None:
@@ -233,19 +242,22 @@ class Queue:
         selector = self._selector()
         if selector is None or self._closed:
             return _CLOSED
-        known, left = selector.known, ticket.left
+        known, left, switch = selector.known, ticket.left, selector.switch
+        if known.read_only and switch.forced is not None and not switch.overridden:
+            return "It was not held, as this process is forced to be read-only: that has no end."
         if known.read_only and left <= 0:
             return ticket.over
         if (late := ticket.vain(known)) is not None:
             return late
-        most = _HELD_ON_LOOPS if self._max_held is None else self._max_held
         with forks.locked(self._lock):
             # While read-write the queue is about to be empty: what comes then only keeps the order.
-            if known.read_only and len(self._waiting) >= most:
-                self._tell_full(most)
-                return f"It was not held, as {most} are held already: max_held={most}."
-            ticket.begin(sleeper)
-            insort(self._waiting, ticket, key=attrgetter("number"))
+            full = known.read_only and len(self._waiting) >= self._most
+            if not full:
+                ticket.begin(sleeper)
+                insort(self._waiting, ticket, key=attrgetter("number"))
+        if full:
+            self._tell_full()
+            return self._full
         return None
 
     def _step(self, ticket: Ticket) -> float | _Next:  # noqa: C901  # one case after the other
@@ -258,7 +270,7 @@ class Queue:
                 return _Next.GONE
             if selector.known.until != self._until:
                 self._announce(selector.known)
-            if ticket.too_late:
+            if ticket.in_vain is not None:
                 return _Next.OVER
             self._advance(at)
             if self._turn is ticket:
@@ -293,8 +305,8 @@ class Queue:
         """Have those that wait in vain go, as another end is announced than before."""
         self._until = known.until
         for one in self._waiting:
-            one.too_late = one.vain(known) is not None
-            if one.too_late:
+            one.in_vain = one.vain(known)
+            if one.in_vain is not None:
                 one.sleeper.wake()
 
     def _done(self, ticket: Ticket, step: _Next) -> str | None:
@@ -308,7 +320,7 @@ class Queue:
         if step is _Next.CLOSED or selector is None:
             return _CLOSED
         if step is _Next.OVER and selector.known.read_only:
-            return ticket.vain(selector.known) or ticket.over
+            return ticket.in_vain or ticket.vain(selector.known) or ticket.over
         return None  # over, while it is read-write again: it need not wait any more
 
     def _leave(self, ticket: Ticket) -> None:
@@ -316,6 +328,8 @@ class Queue:
         with forks.locked(self._lock):
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
+                if self._waiting:  # it may be the first now, which sees that a turn ends
+                    self._waiting[0].sleeper.wake()
         self._hand_on(ticket)
         self.end(ticket)
 
@@ -338,13 +352,14 @@ class Queue:
         elif self._beside is None or not self._beside.is_alive():
             self._beside = loops.aside(selector.refresh)
 
-    def _tell_full(self, most: int) -> None:
+    def _tell_full(self) -> None:
+        """Log it: under no lock, as a log handler may be held itself."""
         if not self._told_full:
             self._told_full = True
             logger.warning(
                 "sa_readonly: %s are held, which is max_held: until the flip the next ones are "
                 "refused at once.",
-                most,
+                self._most,
             )
 
 
@@ -378,17 +393,3 @@ def held(switch: Switch) -> Held:
     told = [queue.held for queue in list(_queues.get(switch, ()))]
     number, longest = sum(one for one, _ in told), max((one for _, one in told), default=0.0)
     return {"held": number, "held_since": time.time() - longest if number else None}
-
-
-def check_max_held(value: object) -> int | None:
-    """Return a setting of how many may be held.
-
-    :raises ConfigurationError: if it is no number, or below 1.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(
-            f"EngineSelector(max_held) takes a number from 1 on, or None, not {value!r}."
-        )
-    return value

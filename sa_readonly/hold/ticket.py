@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from ..errors import seconds
+from ..errors import ConfigurationError, seconds
 from ..mode import now
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..mode import State
 
-__all__ = ["Gone", "Sleeper", "TaskSleeper", "Ticket", "check_hold"]
+__all__ = ["Gone", "Sleeper", "TaskSleeper", "Ticket", "check_hold", "check_max_held"]
 
 _number = itertools.count()
 
@@ -79,11 +79,11 @@ class Ticket:
         "budget",
         "deadline",
         "given_up",
+        "in_vain",
         "number",
         "request",
         "since",
         "sleeper",
-        "too_late",
     )
 
     def __init__(self, hold: float, request: Ticket | None = None) -> None:
@@ -93,7 +93,7 @@ class Ticket:
         self.number: int = next(_number) if request is None else request.number
         self.since = 0.0  # when it began to wait, likewise
         self.given_up = False  # whether its client has gone
-        self.too_late = False  # whether the end that was announced meanwhile is
+        self.in_vain: str | None = None  # why it waits no longer, of what was found meanwhile
         self.sleeper = Sleeper()
 
     @property
@@ -128,7 +128,7 @@ class Ticket:
     def begin(self, sleeper: Sleeper) -> float:
         """Have it wait from now on; return the time at which its budget ends."""
         at = time.monotonic()
-        self.sleeper, self.since = sleeper, self.since or at
+        self.sleeper, self.since, self.in_vain = sleeper, self.since or at, None
         if self.deadline is None:
             self.deadline = at + self.budget
             if self.request is not None:
@@ -142,3 +142,17 @@ def check_hold(name: str, hold: object) -> float | None:
     :raises ConfigurationError: if it is no number of seconds, or negative.
     """
     return None if hold is None else seconds(name, hold) or None
+
+
+def check_max_held(value: object) -> int | None:
+    """Return a setting of how many may be held.
+
+    :raises ConfigurationError: if it is no number, or below 1.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(
+            f"EngineSelector(max_held) takes a number from 1 on, or None, not {value!r}."
+        )
+    return value

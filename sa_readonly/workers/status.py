@@ -197,6 +197,12 @@ class Snapshot:
         return sum(one.held for one in reports), longest
 
     @property
+    def told_held(self) -> str | None:
+        """How many are held and the longest, in words; None where none is."""
+        number, longest = self.held
+        return f"{number}, the longest for {longest or 0:.0f} s" if number else None
+
+    @property
     def sums(self) -> str:
         """The sums, as one line."""
         dead = f", died without a word: {self.unknown_dead}" if self.unknown_dead else ""
@@ -205,7 +211,8 @@ class Snapshot:
     @property
     def lasting(self) -> tuple[object, ...]:
         """Equal in two rounds between which nothing happened, though time has passed."""
-        return (self.state, self.state.overdue, *(one.lasting for one in self.workers))
+        told = (one.lasting for one in self.workers)
+        return (self.state, self.state.overdue, self.held[0], *told)
 
     @property
     def changing(self) -> bool:
@@ -226,9 +233,8 @@ class Snapshot:
         ]
         if state.overdue:
             rows.insert(3, ("overdue", "yes"))
-        number, longest = self.held
-        if number:
-            rows.append(("held", f"{number}, the longest for {longest or 0:.0f} s"))
+        if self.told_held is not None:
+            rows.append(("held", self.told_held))
         if self.problem is not None:
             rows.append(("registered", "no"))
         if details:
