@@ -260,7 +260,7 @@ def test_wait_goes_on_while_etcd_is_away_and_says_so(
         told = json.loads(
             done(fleet, "wait", "--etcd", proxy.url, "--timeout", "0", "--json", code=1).stdout
         )
-        assert told["message"].startswith("not drained after 0.0 s: etcd can't be asked")
+        assert re.match(r"not drained after 0\.\d s: etcd can't be asked", told["message"])
         assert refused(fleet, "status", "--etcd", proxy.url, code=1).startswith("etcd can't be")
         result = done(fleet, "run", "--etcd", proxy.url, "--", "no-such-command", code=75)
         assert "It is read-only (etcd can't be asked" in result.stderr
