@@ -90,8 +90,8 @@ def test_a_forked_child_registers_where_no_hooks_ran(lite: App) -> None:
             assert connection.scalar(WHICH) == "rw"
         assert os.getpid() in {entry.pid for entry in registry(lite).read()}
 
-    # In a process without the threads of other tests: where one of them runs as it is forked without
-    # hooks, Python itself has been seen to crash.
+    # In a process without the threads of other tests: where one of them runs as it is forked
+    # without hooks, Python itself has been seen to crash.
     in_child(parent)
 
 
