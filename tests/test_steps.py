@@ -26,12 +26,12 @@ from sa_readonly import EngineSelector, FileSwitch, Mode, ReadOnlyError, Routing
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Report
 from sa_readonly.workers.verdict import judge
-from tests.app import LONG, App, Book, longer
+from tests.app import App, Book, once
 
 if not hasattr(os, "fork"):
     pytest.skip("directories of workers need POSIX", allow_module_level=True)
 
-pytestmark = longer
+pytestmark = once
 PACKAGE = str(Path(sa_readonly.__file__).parent)
 
 
@@ -153,11 +153,10 @@ def each_line(
 ) -> dict[object, int]:
     """Let the operator act before each line of ``work``; return how often what was said.
 
-    A stride of 3 spares time where most lines are those of another test; without LONG five lines of
-    six are left out.
+    A stride of 3 spares time where most lines are those of another test.
     """
     said: dict[object, int] = {}
-    for number in itertools.count(1, stride if LONG else 6 * stride):
+    for number in itertools.count(1, stride):
         night = prepare()
         try:
             with at_line(number, partial(act, night)):
