@@ -20,7 +20,7 @@ from sa_readonly import ReadOnlyError, forks, oneswitch, testing, wsgi
 from sa_readonly.workers import worker
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.status import take
-from tests.app import LONG
+from tests.app import LONG, longer
 from tests.by_url import nothing_lingers, shared_of
 from tests.postgres import wait_until
 from tests.switches import in_child
@@ -121,6 +121,7 @@ def leftovers() -> tuple[int, ...]:
     return descriptors, listeners, hooks, tables, threading.active_count()
 
 
+@longer
 def test_engines_that_were_dropped_leave_nothing_behind(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
