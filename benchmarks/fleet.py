@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import cProfile
-import gc
-import pstats
 import tempfile
 import time
 from collections import Counter
@@ -22,25 +19,11 @@ from sa_readonly.etcd.operator import init, turn_on
 from sa_readonly.etcd.switch import store_of
 from tests.etcd import Etcd, programs
 from tests.postgres import ServerUnavailableError
+from tests.test_calls import calls
 
 KEY = "/benchmark/read-only"
 _FRESH = 15.0  # seconds of ttl, within which all is counted
 _TTL = 0.2  # seconds, of the idle worker
-
-
-def calls(work: Callable[[], object]) -> int:
-    """Count the calls, of Python and C functions, once it is warm."""
-    for _ in range(5):
-        work()
-    profile = cProfile.Profile()
-    gc.disable()
-    try:
-        profile.enable()
-        work()
-        profile.disable()
-    finally:
-        gc.enable()
-    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]  # untyped
 
 
 def _works(selector: EngineSelector) -> dict[str, Callable[[], object]]:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from .errors import EtcdError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .records import Store
     from .watch import Watch
 
@@ -52,12 +50,7 @@ class Changes:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         watch = self._watch
         if watch is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from .. import forks
 from ..errors import ConfigurationError, seconds
@@ -32,9 +32,6 @@ from .values import (
     txn_of,
 )
 from .watch import HEADERS, Watch, asked
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["Client"]
 
@@ -271,12 +268,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # -- how it is asked --

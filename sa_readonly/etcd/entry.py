@@ -382,14 +382,16 @@ def owner_of(user: str | None) -> str:
 
 
 def _not_registered(where: str, error: EtcdError) -> str:
-    cure = "It registers as soon as etcd answers."
-    if isinstance(error, Full):
-        cure = "Its database is full: compact it, defragment it and disarm the alarm."
+    cure = _cure(error, "It registers as soon as etcd answers.")
     return f"This process can't register below {where} in etcd ({error}). {cure}"
 
 
 def _not_reported(where: str, error: EtcdError) -> str:
-    cure = "It is tried again."
-    if isinstance(error, Full):
-        cure = "Its database is full: compact it, defragment it and disarm the alarm."
+    cure = _cure(error, "It is tried again.")
     return f"The report at {where} can't be put into etcd ({error}). {cure}"
+
+
+def _cure(error: EtcdError, otherwise: str) -> str:
+    if isinstance(error, Full):
+        return "Its database is full: compact it, defragment it and disarm the alarm."
+    return otherwise

@@ -73,13 +73,11 @@ def read(store: Store, timeout: float = _REQUEST) -> Reading:
     :param timeout: seconds for each request.
     :raises EtcdError: if that can't be had.
     """
-    for left in reversed(range(_READINGS)):
-        try:
+    for _ in range(_READINGS - 1):
+        # Etcd was compacted meanwhile, or its data were changed.
+        with contextlib.suppress(Compacted, FutureRevision):
             return _read(store, timeout)
-        except (Compacted, FutureRevision):  # etcd was compacted, or its data were changed
-            if not left:
-                raise
-    raise AssertionError
+    return _read(store, timeout)
 
 
 def _read(store: Store, timeout: float) -> Reading:

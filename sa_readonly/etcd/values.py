@@ -196,8 +196,6 @@ class Answer:
 
     revision: int
     cluster_id: int
-    member_id: int
-    raft_term: int
     kvs: tuple[KeyValue, ...] = ()
     count: int = 0
     deleted: int = 0
@@ -220,8 +218,6 @@ class TxnAnswer:
     answers: tuple[Answer, ...]
     revision: int
     cluster_id: int
-    member_id: int
-    raft_term: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,12 +279,9 @@ def number(told: Mapping[str, Any], name: str) -> int:
     return int(told.get(name, 0))
 
 
-def _header(told: Mapping[str, Any]) -> tuple[int, int, int, int]:
+def _header(told: Mapping[str, Any]) -> tuple[int, int]:
     header = told.get("header", {})
-    revision, cluster, member, term = (
-        number(header, name) for name in ("revision", "cluster_id", "member_id", "raft_term")
-    )
-    return revision, cluster, member, term
+    return number(header, "revision"), number(header, "cluster_id")
 
 
 def answer_of(told: Mapping[str, Any], header: Mapping[str, Any] | None = None) -> Answer:

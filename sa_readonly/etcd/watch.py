@@ -11,8 +11,6 @@ from .errors import OUT_OF_RANGE, Compacted, Denied, EtcdError, Leaderless, Unre
 from .values import Event, key_value, number
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .connections import Stream
 
 __all__ = ["HEADERS", "Watch", "asked"]
@@ -80,12 +78,7 @@ class Watch:
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _message(self, deadline: float) -> dict[str, Any] | None:
