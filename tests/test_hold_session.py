@@ -17,26 +17,22 @@ from sqlalchemy.orm import sessionmaker
 from sa_readonly import ConfigurationError, EngineSelector, ReadOnlyError, RoutingSession
 from sa_readonly.refusals import refusals
 from tests.app import SECONDS, WHICH, App, Author, Base, Book, Which, make_app, sqlite_urls
-from tests.async_app import AsyncApp, make_async_app
+from tests.async_app import AsyncApp
+from tests.held import InThreads
 from tests.postgres import wait_until
 
 
-class Held:
+class Held(InThreads):
     """Transactions of an application that is read-only, each in a thread of its own."""
 
     def __init__(self, app: App, *, hold: float = SECONDS, **options: Any) -> None:
+        super().__init__()
         app.on()
         options.setdefault("max_held", 20)
         self.app = app.start(**options)
         self.sessions = sessionmaker(app.selector, class_=RoutingSession, hold=hold)
-        self.threads: list[threading.Thread] = []
         self.failed: dict[str, BaseException] = {}
         self.done: list[str] = []
-
-    @property
-    def number(self) -> int:
-        number: int = self.app.selector.held.held[0]
-        return number
 
     def begin(self, name: str, work: Callable[[Any], object], **options: Any) -> None:
         def run() -> None:
@@ -48,20 +44,7 @@ class Held:
             else:
                 self.done.append(name)
 
-        before = self.number
-        self.threads.append(threading.Thread(target=run))
-        self.threads[-1].start()
-        wait_until(lambda: self.number > before or not self.threads[-1].is_alive(), "it waits")
-
-    def end(self) -> None:
-        self.app.off()
-        self.app.selector.check()
-        self.join()
-
-    def join(self) -> None:
-        for thread in self.threads:
-            thread.join(SECONDS)
-            assert not thread.is_alive()
+        self.start(run)
 
 
 @pytest.fixture
@@ -322,16 +305,10 @@ def test_a_sync_session_in_the_thread_of_a_loop_is_refused_at_once(lite: App) ->
 # -- asyncio ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["aiosqlite", "asyncpg"])
-def async_app(request: pytest.FixtureRequest, place: Path) -> Iterator[AsyncApp]:
-    if request.param == "aiosqlite":
-        urls = sqlite_urls(place, "rw", "ro")
-    else:
-        urls = dict(request.getfixturevalue("pg_urls"))
-    with make_async_app(place, urls, request.param) as made:
-        yield made
+two_drivers = pytest.mark.parametrize("async_app", ["aiosqlite", "asyncpg"], indirect=True)
 
 
+@two_drivers
 async def test_tasks_are_held_and_the_loop_goes_on(async_app: AsyncApp) -> None:
     app = async_app
     app.on()
@@ -450,6 +427,7 @@ def test_an_engine_of_core_needs_max_held_too(lite: App) -> None:
     assert lite.selector.engine("replica", hold=1) is lite.selector.engine("replica")
 
 
+@two_drivers
 async def test_an_async_engine_is_held_and_the_loop_goes_on(async_app: AsyncApp) -> None:
     app = async_app
     app.on()

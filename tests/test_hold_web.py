@@ -20,6 +20,7 @@ from sqlalchemy.orm import sessionmaker
 from sa_readonly import ConfigurationError, EngineSelector, RoutingSession, asgi, wsgi
 from sa_readonly.mode import now
 from tests.app import SECONDS, WHICH, App, Book, need
+from tests.held import InThreads
 from tests.postgres import wait_until
 
 
@@ -31,14 +32,14 @@ def night(lite: App) -> Iterator[App]:
     lite.selector.close()
 
 
-class Client:
+class Client(InThreads):
     """Asks a WSGI middleware, each time in a thread."""
 
     def __init__(self, app: App, answer: Callable[[], object] = int, **options: Any) -> None:
+        super().__init__()
         self.app = app
         self.called: list[str] = []
         self.answers: dict[str, tuple[str, dict[str, str], bytes]] = {}
-        self.threads: list[threading.Thread] = []
         self._answer = answer
         options.setdefault("hold", SECONDS)
         self.middleware = wsgi.ReadOnlyMiddleware(self._app, app.selector, **options)
@@ -64,25 +65,7 @@ class Client:
             body = b"".join(pieces)
             self.answers[path] = (head[0], dict(head[1]), body)
 
-        before = self.number
-        self.threads.append(threading.Thread(target=work))
-        self.threads[-1].start()
-        wait_until(lambda: self.number > before or not self.threads[-1].is_alive(), "it waits")
-
-    @property
-    def number(self) -> int:
-        number: int = self.app.selector.held.held[0]
-        return number
-
-    def end(self) -> None:
-        self.app.off()
-        self.app.selector.check()
-        self.join()
-
-    def join(self) -> None:
-        for thread in self.threads:
-            thread.join(SECONDS)
-            assert not thread.is_alive()
+        self.start(work)
 
 
 def test_requests_that_write_wait_before_the_application_is_called(night: App) -> None:
