@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +21,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import sessionmaker
 
-from sa_readonly import EngineSelector, ReadOnlyError, RoutingSession
+from sa_readonly import EngineSelector, ReadOnlyError, RoutingSession, refusals
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -222,7 +224,7 @@ def test_it_runs_without_what_windows_lacks(tmp_path: Path, workers: bool) -> No
 from pathlib import Path
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import sessionmaker
-from sa_readonly import EngineSelector, ReadOnlyError, RoutingSession
+from sa_readonly import EngineSelector, ReadOnlyError, RoutingSession, refusals
 logging.basicConfig(format="%(levelname)s", stream=sys.stdout)
 file = Path("read-only.txt")
 selector = EngineSelector(file, read_write=create_engine("sqlite:///main.db"), workers={workers})
@@ -248,3 +250,30 @@ selector.close()
     )
     told = ["ERROR"] if workers else []
     assert ran.stdout.split() == [*told, "WARNING", "refused", "WARNING", "1"]
+
+
+# -- all pages -------------------------------------------------------------------------------
+
+
+def pages() -> list[Path]:
+    return sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
+def test_python_that_is_shown_is_python_and_imports_what_is_there(page: Path) -> None:
+    for block in re.findall(r"(?ms)^ *```python\n(.*?)```", page.read_text("utf-8")):
+        tree = compile(
+            textwrap.dedent(block),
+            page.name,
+            "exec",
+            ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST,
+        )
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sa_readonly"):
+                exec(ast.unparse(node))
+
+
+def test_each_reason_of_a_refusal_is_in_the_reference() -> None:
+    page = (DOCS / "reference" / "errors.md").read_text("utf-8")
+    for why, _ in refusals._FAULTS.values():
+        assert why.partition("{")[0] in page
