@@ -172,6 +172,7 @@ class ReadOnlyMiddleware:
             return
         finally:
             site.selector.held.end(ticket)
+            site.selector.held.through()
             listening.end()
 
     async def _wait(self, ticket: Ticket, listening: Listening) -> tuple[State, str] | None:
@@ -210,7 +211,7 @@ class ReadOnlyMiddleware:
             await _response(site.refusal(request, state))(scope, receive, send)
             return
         if ticket is not None:
-            site.selector.held.end(ticket)
+            site.selector.held.pass_on(ticket)
         note = RequestNote(ticket)
         head = _Head(self, scope, send, note)
         try:

@@ -71,6 +71,11 @@ class Asking:
         return worker is not None and worker.watcher.alive
 
     @property
+    def spent(self) -> bool:
+        """True if what is let go would wait for a connection, where it writes by one pool."""
+        return False
+
+    @property
     def mode(self) -> Mode:
         """:attr:`.Mode.READ_WRITE` or :attr:`.Mode.READ_ONLY`."""
         return self.state.mode

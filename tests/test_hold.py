@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sa_readonly import ConfigurationError, EngineSelector
-from sa_readonly.hold.queue import Queue, held
+from sa_readonly.hold.count import held
+from sa_readonly.hold.queue import Queue
 from sa_readonly.hold.ticket import Gone, Ticket
 from sa_readonly.mode import now
 from sa_readonly.workers.status import take
-from tests.app import SECONDS, App, need
+from tests.app import SECONDS, App, make_app, need, sqlite_urls
 from tests.postgres import wait_until
 from tests.workers import in_child
 
@@ -154,8 +156,25 @@ def test_more_than_max_held_are_refused_at_once(lite: App, kind: str) -> None:
     night.wait("b")
     ticket, queue = night.queue.ticket(SECONDS), night.queue
     why = queue.wait(ticket) if kind == "threads" else asyncio.run(queue.wait_as_task(ticket))
-    assert why == "It was not held, as 2 are held already: max_held=2."
+    assert why == "It was not held, as 2 are held in this process: max_held=2."
     assert night.end() == ["a", "b"]
+
+
+def test_what_other_selectors_of_the_process_hold_counts_for_max_held(
+    lite: App, place: Path
+) -> None:
+    night = Night(lite, max_held=3)
+    (place / "other").mkdir()
+    with make_app(place / "other", sqlite_urls(place / "other", "rw", "ro")) as second:
+        other = Night(second, max_held=2)
+        night.wait("a")
+        night.wait("b")
+        other.wait("c")
+        assert other.told == [("c", "It was not held, as 2 are held in this process: max_held=2.")]
+        night.wait("d")
+        assert night.end() == ["a", "b", "d"]
+        other.wait("e")
+        assert other.end()[1:] == ["e"]
 
 
 def test_a_log_handler_that_is_held_itself_locks_nothing(lite: App) -> None:
@@ -196,7 +215,7 @@ def test_a_flip_back_while_more_than_max_held_queue_refuses_the_last_of_them(
     night.app.on()
     night.selector.check()
     night.threads[-1].join(SECONDS)
-    assert night.told == [("c", "It was not held, as 2 are held already: max_held=2.")]
+    assert night.told == [("c", "It was not held, as 2 are held in this process: max_held=2.")]
     night.queue.end(slow)
     assert night.end()[1:] == ["a", "b"]
 
@@ -328,6 +347,15 @@ def test_with_a_watcher_those_that_wait_sleep_until_the_flip(lite: App) -> None:
     lite.off()
     assert night.join() == [0, 1, 2, 3]
     assert len(steps) <= 16
+
+
+def test_while_any_wait_a_watcher_looks_twice_in_a_ttl(lite: App) -> None:
+    night = Night(lite, watch=True, ttl=0.1)
+    watcher = lite.selector._worker.watcher
+    assert watcher.interval == 0.1
+    night.wait("a")
+    assert 0.05 < watcher.interval < 0.06
+    night.end()
 
 
 def test_a_forked_child_begins_with_an_empty_queue(night: Night) -> None:

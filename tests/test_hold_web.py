@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import re
 import socket
@@ -379,6 +380,53 @@ def test_the_task_of_a_held_request_is_cancelled_and_the_next_goes_on(night: App
 
     on_loop(work)
     assert not night.selector.held.busy
+
+
+class Working(Asgi):
+    """Its first request keeps a connection, and all but the last one wait for an event."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(app)
+        self.done = asyncio.Event()
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        path, primary = scope["path"], self.app.engines["rw"]
+        with primary.connect() if path == "/0" else contextlib.nullcontext():
+            await super()._app(scope, receive, send)
+            if path != "/2":
+                await self.done.wait()
+
+
+@pytest.mark.parametrize("turn", [SECONDS, 0.05])
+def test_while_the_pool_is_spent_the_next_waits_until_one_is_through_or_its_turn_would_have_ended(
+    lite: App, monkeypatch: pytest.MonkeyPatch, turn: float
+) -> None:
+    monkeypatch.setattr("sa_readonly.hold.queue.TURN", turn)
+    lite.engine("rw", pool_size=1)
+    lite.on()
+    lite.start()
+
+    async def work() -> None:
+        client = Working(lite)
+        tasks = [client.ask("POST", f"/{number}", body(b"")) for number in range(3)]
+        await client.held(3)
+        lite.off()
+        began = time.monotonic()
+        lite.selector.check()
+        while len(client.called) < 2:
+            await asyncio.sleep(0)
+        if turn == SECONDS:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert client.called == ["/0", "/1"]
+            client.done.set()
+        await tasks[2]
+        assert turn == SECONDS or time.monotonic() - began > turn
+        client.done.set()
+        await asyncio.gather(*tasks)
+
+    on_loop(work)
+    lite.selector.close()
 
 
 def test_more_than_max_held_get_the_usual_503_at_once(night: App) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from .. import refusals
 from ..errors import ConfigurationError, seconds
 from ..mode import now
 
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 
     from ..mode import State
 
-__all__ = ["Gone", "Sleeper", "TaskSleeper", "Ticket", "check_hold", "check_max_held"]
+__all__ = [
+    "Gone",
+    "Sleeper",
+    "TaskSleeper",
+    "Ticket",
+    "check_hold",
+    "check_max_held",
+    "request_here",
+]
 
 _number = itertools.count()
 
@@ -134,6 +143,12 @@ class Ticket:
             if self.request is not None:
                 self.deadline = min(self.deadline, self.request.begin(self.request.sleeper))
         return self.deadline
+
+
+def request_here() -> Ticket | None:
+    """Return the ticket of the request that runs here, if it is of a kind that is held."""
+    found = refusals.held_request()
+    return found if isinstance(found, Ticket) else None
 
 
 def check_hold(name: str, hold: object) -> float | None:
