@@ -105,7 +105,7 @@ class ReadOnlyMiddleware:
         are not held either.
     :param hold: seconds for which a request of ``hold_methods`` may wait for read-write, before the
         application is called. None refuses at once. Less than the time limits of the server, of
-        proxies and of clients that try again.
+        proxies and of clients that try again. Without asyncio, under trio, none waits.
     :param hold_methods: the methods of requests that are held.
     :raises ConfigurationError: if a setting makes no sense.
     """

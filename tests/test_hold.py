@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from sa_readonly import ConfigurationError, EngineSelector
+from sa_readonly.engines import loops
 from sa_readonly.hold.count import held
 from sa_readonly.hold.queue import Queue
 from sa_readonly.hold.ticket import Gone, Ticket
@@ -130,6 +131,22 @@ def test_the_budget_is_one_however_often_it_waits(night: Night) -> None:
     began = time.monotonic()
     assert night.queue.wait(ticket) == "It was held for 0.02 s."
     assert time.monotonic() - began < 0.02
+
+
+def test_the_budget_goes_on_to_be_spent_while_it_goes_on(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = night.queue.ticket(SECONDS)
+    night.threads.append(threading.Thread(target=night.queue.wait, args=(ticket,)))
+    night.threads[-1].start()
+    wait_until(lambda: night.number, "it waits")
+    night.end()
+    night.queue.end(ticket)
+    night.app.on()
+    night.selector.check()
+    at = time.monotonic()
+    monkeypatch.setattr("sa_readonly.hold.ticket.time.monotonic", lambda: at + SECONDS)
+    assert night.queue.wait(ticket) == f"It was held for {SECONDS:g} s."
 
 
 def test_one_that_waits_on_has_its_old_place(night: Night) -> None:
@@ -403,6 +420,7 @@ def test_metrics_and_the_report_count_them(night: Night) -> None:
     shown = take(night.selector.switch, night.selector.registry, night.selector.report)
     assert shown.held[0] == 1  # its entry, and not once more what it tells of itself
     assert take(night.selector.switch, None, night.selector.report).held[0] == 1
+    assert shown.drained  # as they hold nothing
     night.end()
 
 
@@ -430,6 +448,14 @@ async def waiting(night: Night, *names: str) -> list[asyncio.Task[None]]:
 
 
 def test_tasks_and_threads_stand_in_one_queue(night: Night) -> None:
+    refresh = night.selector.refresh
+
+    def off_the_loop() -> Any:
+        assert loops.running() is None
+        return refresh()
+
+    night.selector.refresh = off_the_loop  # type: ignore[method-assign]  # the look of this selector
+
     async def work() -> None:
         tasks = await waiting(night, "a")
         await asyncio.to_thread(night.wait, "b")
@@ -440,6 +466,21 @@ def test_tasks_and_threads_stand_in_one_queue(night: Night) -> None:
 
     on_loop(work)
     assert night.told == ["a", "b", "c"]
+
+
+def test_100_tasks_are_held_where_max_held_is_not_given(lite: App) -> None:
+    night = Night(lite, max_held=None)
+
+    async def work() -> None:
+        tasks = await waiting(night, *map(str, range(100)))
+        why = await night.queue.wait_as_task(night.queue.ticket(SECONDS))
+        assert why == "It was not held, as 100 are held in this process: max_held=100."
+        night.app.off()
+        night.selector.check()
+        await asyncio.gather(*tasks)
+
+    on_loop(work)
+    assert night.told == list(map(str, range(100)))
 
 
 def test_a_task_that_is_cancelled_as_it_gets_its_turn_passes_it_on_at_once(night: Night) -> None:
