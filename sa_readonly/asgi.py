@@ -17,6 +17,7 @@ from .engines import loops
 from .hold.ticket import Gone
 from .mode import clock
 from .refusals import RequestNote, passing
+from .telemetry import fields
 from .web.answers import (
     AFTERWARDS,
     DRAINED_BODY,
@@ -303,7 +304,10 @@ class _Head:
             await self._pass_on(message)
 
     def complain(self, error: Exception) -> None:
-        logger.error(TOO_LATE if self.ended else AFTERWARDS, exc_info=error)
+        if self.ended:
+            logger.error(TOO_LATE, exc_info=error, extra=fields("too_late"))
+        else:
+            logger.error(AFTERWARDS, exc_info=error, extra=fields("answer_begun"))
 
     async def flush(self) -> None:
         kept, self._kept = self._kept, None

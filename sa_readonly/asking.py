@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from . import refusals
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch, clock
+from .telemetry import of_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,4 +171,5 @@ class Asking:
             try:
                 callback(old, new)
             except Exception:
-                logger.exception("The on_flip() callback %r failed.", callback)
+                extra = of_state("callback_failed", self.switch.name, new)
+                logger.exception("The on_flip() callback %r failed.", callback, extra=extra)

@@ -38,6 +38,7 @@ from .hold.engine import held_engine
 from .hold.queue import Queue
 from .hold.ticket import check_hold, check_max_held
 from .mode import Mode, State, Switch
+from .telemetry import fields
 from .workers.counts import counted
 from .workers.process import myself
 from .workers.protocol import Report
@@ -258,7 +259,8 @@ class EngineSelector(Asking, Bind):
                 self._guard(given, engines)
         logger.warning(
             "sa_readonly: read_write.primary was replaced. It is %s from the flip back on.",
-            shown(engines["read_write.primary"]),
+            primary := shown(engines["read_write.primary"]),
+            extra=fields("replaced", switch=self.switch.name, engine=primary),
         )
 
     def close(self) -> None:

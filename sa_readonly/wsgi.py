@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, ReadOnlyError
 from .refusals import RequestNote, passing
+from .telemetry import fields
 from .web.answers import (
     AFTERWARDS,
     DRAINED_BODY,
@@ -251,7 +252,7 @@ class _Exchange:
             close()
         except Exception as error:
             if passing(self._note.chain(error)) is not None:
-                logger.exception(TOO_LATE)
+                logger.exception(TOO_LATE, extra=fields("too_late"))
             raise
 
     @property
@@ -315,7 +316,7 @@ class _Exchange:
         elif passing(self._note.chain(error)) is not None:
             if self._muted:
                 return ()
-            logger.error(AFTERWARDS, exc_info=error)
+            logger.error(AFTERWARDS, exc_info=error, extra=fields("answer_begun"))
         raise error
 
     def _answer(

@@ -17,6 +17,7 @@ import threading
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..telemetry import fields
 from . import shared
 from .privates import await_only, greenlet_spawn, in_greenlet
 
@@ -118,7 +119,8 @@ def aside(function: Callable[[], object]) -> threading.Thread:
         try:
             function()
         except Exception:
-            logger.exception("What was done beside an event loop failed.")
+            message = "What was done beside an event loop failed."
+            logger.exception(message, extra=fields("aside_failed"))
 
     return _start(work)
 

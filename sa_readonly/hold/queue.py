@@ -21,6 +21,7 @@ from .. import forks
 from ..engines import loops
 from ..engines.privates import await_only, in_greenlet
 from ..errors import ConfigurationError
+from ..telemetry import fields
 from .count import add, lock, total
 from .ticket import Gone, Sleeper, TaskSleeper, Ticket, request_here
 
@@ -153,7 +154,7 @@ class Queue:
         self.check_threads("hold")
         why = self._enter(ticket, Sleeper())
         if why is not None:
-            return why
+            return ticket.told(why)
         try:
             while not isinstance(step := self._step(ticket), _Next):
                 ticket.sleeper.sleep(step)
@@ -161,7 +162,7 @@ class Queue:
         except BaseException:
             self._leave(ticket)
             raise
-        return self._done(ticket, step)
+        return ticket.told(self._done(ticket, step))
 
     async def wait_as_task(self, ticket: Ticket) -> str | None:
         """Wait for a turn as a task of the event loop that runs, which goes on.
@@ -174,7 +175,7 @@ class Queue:
         sleeper = TaskSleeper(loop)
         why = self._enter(ticket, sleeper)
         if why is not None:
-            return why
+            return ticket.told(why)
         try:
             while not isinstance(step := self._step(ticket), _Next):
                 await sleeper.pause(step)
@@ -182,7 +183,7 @@ class Queue:
         except BaseException:
             self._leave(ticket)
             raise
-        return self._done(ticket, step)
+        return ticket.told(self._done(ticket, step))
 
     def give_up(self, ticket: Ticket) -> None:
         """Have one wait no longer: its client has gone."""
@@ -386,6 +387,7 @@ class Queue:
                 "sa_readonly: %s are held in this process, which is max_held: until the flip the "
                 "next ones are refused at once.",
                 self._most,
+                extra=fields("held_full", max_held=self._most),
             )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .. import refusals
 from ..errors import ConfigurationError, seconds
 from ..mode import now
+from ..telemetry import on_span
 
 if TYPE_CHECKING:
     import asyncio
@@ -115,6 +116,12 @@ class Ticket:
         """The seconds that are left of its budget."""
         left = self.budget if self.request is None else min(self.budget, self.request.left)
         return left if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def told(self, why: str | None) -> str | None:
+        """Tell the trace how long it waited, and return why it is refused, as it was given."""
+        waited = time.monotonic() - self.since if self.was_held else 0.0
+        on_span(hold_duration=waited, hold_outcome="let go" if why is None else "refused")
+        return why
 
     @property
     def over(self) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .. import forks
 from ..hold.count import held
 from ..switch import FileSwitch
+from ..telemetry import fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +99,8 @@ class Watcher:
                 self._looked = -math.inf
                 if not self._failed:
                     self._failed = True
-                    logger.error("No thread can watch for a flip (%s).", error)  # noqa: TRY400  # its traceback tells nothing
+                    extra = fields("unwatched", error=str(error))
+                    logger.error("No thread can watch for a flip (%s).", error, extra=extra)  # noqa: TRY400  # its traceback tells nothing
                 return
             self._thread, self._failed = thread, False
 
@@ -146,7 +148,8 @@ def _do(*steps: Callable[[], object] | None) -> None:
             if step is not None:
                 step()
     except BaseException:  # a callback of a flip may exit, and this thread must go on
-        logger.exception("The watcher's look failed; it goes on.")
+        extra = fields("watcher_failed")
+        logger.exception("The watcher's look failed; it goes on.", extra=extra)
 
 
 def _watch(reference: weakref.ref[Watcher], end: threading.Event, pause: float) -> None:
