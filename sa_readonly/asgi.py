@@ -106,7 +106,7 @@ class ReadOnlyMiddleware:
         are not held either.
     :param hold: seconds for which a request of ``hold_methods`` may wait for read-write, before the
         application is called. None refuses at once. Less than the time limits of the server, of
-        proxies and of clients that try again. Without asyncio, under trio, none waits.
+        proxies and of clients that try again.
     :param hold_methods: the methods of requests that are held.
     :raises ConfigurationError: if a setting makes no sense.
     """
@@ -147,7 +147,7 @@ class ReadOnlyMiddleware:
             await _response(answer)(scope, receive, send)
             return
         ticket = site.ticket(request) if site.holds else None
-        if ticket is None or loops.running() is None:
+        if ticket is None or (loops.running() is None and loops.trio() is None):
             await self._run(request, scope, receive, send)
         else:
             await self._hold(ticket, request, scope, receive, send)
@@ -163,7 +163,10 @@ class ReadOnlyMiddleware:
         site = self._site
         listening = Listening(receive, ticket, site.selector.held)
         try:
-            refused = await self._wait(ticket, listening)
+            if loops.running() is None:
+                refused = await self._wait_in_trio(ticket, listening)
+            else:
+                refused = await self._wait(ticket, listening)
             if refused is None:
                 await self._run(request, scope, listening.receive, send, ticket)
             else:
@@ -196,6 +199,20 @@ class ReadOnlyMiddleware:
             queue.end(ticket)
             if why is not None:
                 return state, why
+
+    async def _wait_in_trio(self, ticket: Ticket, listening: Listening) -> tuple[State, str] | None:
+        """Do as :meth:`_wait`, where no task outlives the block in which it began."""
+        refused, gone = None, False
+        async with loops.trio().open_nursery() as nursery:
+            listening.start = nursery.start_soon
+            try:
+                refused = await self._wait(ticket, listening)
+            except Gone:  # a nursery would wrap it in a group
+                gone = True
+            nursery.cancel_scope.cancel()
+        if gone:
+            raise Gone
+        return refused
 
     async def _run(
         self,

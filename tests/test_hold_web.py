@@ -442,6 +442,60 @@ def test_more_than_max_held_get_the_usual_503_at_once(night: App) -> None:
     on_loop(work)
 
 
+# -- trio ------------------------------------------------------------------------------------
+
+
+def test_under_trio_requests_are_held_as_well(night: App) -> None:
+    need("trio")
+    import trio  # noqa: PLC0415  # where it is installed
+
+    client = Asgi(night)
+    sent: dict[str, list[Any]] = {}
+
+    async def ask(path: str, receive: Any) -> None:
+        async def send(message: Any) -> None:
+            sent.setdefault(path, []).append(message)
+
+        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        await client.middleware(scope, receive, send)
+
+    async def held(number: int) -> None:
+        while night.selector.held.held[0] != number:
+            await trio.sleep(0)
+
+    async def work() -> None:
+        stays, theirs = trio.open_memory_channel(2)
+        leaves, gone = trio.open_memory_channel(2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "/stays", theirs.receive)
+            nursery.start_soon(ask, "/gone", gone.receive)
+            await held(2)
+            why = night.selector.held.wait(night.selector.held.ticket(1))
+            assert why is not None
+            assert "event loop" in why
+            await stays.send({"type": "http.request", "body": b"a", "more_body": True})
+            await leaves.send({"type": "http.disconnect"})
+            await held(1)
+            night.off()  # a thread looks, and the loop goes on
+            await stays.send({"type": "http.request", "body": b"b", "more_body": False})
+        short = Asgi(night, hold=0.01)
+        client.middleware = short.middleware
+        night.on()
+        night.selector.check()
+        await stays.send({"type": "http.request", "body": b"", "more_body": False})
+        await ask("/late", theirs.receive)
+
+    async def bounded() -> None:
+        with trio.fail_after(SECONDS):
+            await work()
+
+    trio.run(bounded)
+    assert client.called == ["/stays"]
+    assert sent["/stays"][1]["body"] == b"ab"
+    assert sent["/late"][0]["status"] == 503
+    assert "/gone" not in sent
+
+
 # -- settings --------------------------------------------------------------------------------
 
 

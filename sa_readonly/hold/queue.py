@@ -23,7 +23,7 @@ from ..engines.privates import await_only, in_greenlet
 from ..errors import ConfigurationError
 from ..telemetry import fields
 from .count import add, lock, total
-from .ticket import Gone, Sleeper, TaskSleeper, Ticket, request_here
+from .ticket import Gone, Sleeper, Ticket, request_here, task_sleeper
 
 if TYPE_CHECKING:
     import threading
@@ -144,7 +144,7 @@ class Queue:
         """
         if in_greenlet():
             return await_only(self.wait_as_task(ticket))
-        if loops.running() is not None:
+        if loops.running() is not None or loops.trio() is not None:
             return (
                 "It was not held, as that would block the event loop that runs in this thread. Use "
                 "an AsyncSession there, or another thread."
@@ -169,10 +169,7 @@ class Queue:
 
         :raises Gone: after :meth:`give_up`.
         """
-        loop = loops.running()
-        if loop is None:
-            raise RuntimeError("There is no running event loop.")
-        sleeper = TaskSleeper(loop)
+        sleeper = task_sleeper()
         why = self._enter(ticket, sleeper)
         if why is not None:
             return ticket.told(why)

@@ -6,9 +6,10 @@ import contextlib
 import itertools
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import refusals
+from ..engines import loops
 from ..errors import ConfigurationError, seconds
 from ..mode import now
 from ..telemetry import on_span
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Gone",
     "Sleeper",
-    "TaskSleeper",
     "Ticket",
     "check_hold",
     "check_max_held",
     "request_here",
+    "task_sleeper",
 ]
 
 _number = itertools.count()
@@ -75,6 +76,39 @@ class TaskSleeper(Sleeper):
         finally:
             timer.cancel()
             self._future, self._woken = None, False
+
+
+class TrioSleeper(Sleeper):
+    """How a task of trio's sleeps.
+
+    :param trio: the module.
+    """
+
+    def __init__(self, trio: Any) -> None:
+        self._trio = trio
+        self._loop = trio.lowlevel.current_trio_token()
+        self._woken = trio.Event()
+
+    def wake(self) -> None:
+        with contextlib.suppress(self._trio.RunFinishedError):
+            self._loop.run_sync_soon(self._settle)
+
+    def _settle(self) -> None:
+        self._woken.set()
+
+    async def pause(self, pause: float) -> None:
+        with self._trio.move_on_after(pause):
+            await self._woken.wait()
+        self._woken = self._trio.Event()
+
+
+def task_sleeper() -> TaskSleeper | TrioSleeper:
+    """Return how the task sleeps that runs here."""
+    if (loop := loops.running()) is not None:
+        return TaskSleeper(loop)
+    if (trio := loops.trio()) is not None:
+        return TrioSleeper(trio)
+    raise RuntimeError("There is no running event loop.")
 
 
 class Ticket:
