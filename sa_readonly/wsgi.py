@@ -190,10 +190,11 @@ class _Exchange:
                 if self._ticket is not None:
                     self._middleware._site.selector.held.pass_on(self._ticket)
                 iterable = self._middleware.app(self._environ, self._start)
-                if self._ticket is not None:
-                    self._middleware._site.selector.held.through()
         except Exception as error:  # noqa: BLE001  # _failed() raises it, unless it is a refusal
             return self._failed(error)
+        finally:
+            if self._ticket is not None:
+                self._middleware._site.selector.held.through()
         # A list or file can't raise any more, and servers have faster ways to send them.
         wrapper = self._environ.get("wsgi.file_wrapper")
         if type(iterable) in (list, tuple) or (
