@@ -2,6 +2,9 @@
 
 An SQLAlchemy routing session and engine selector that picks the read-write or the read-only engines
 per transaction, by the presence of a file.
+
+(PYTEST_DONT_REWRITE: without this word pytest, which rewrites what comes with a plugin of its own,
+warns where this was imported before.)
 """
 
 from __future__ import annotations

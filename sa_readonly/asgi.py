@@ -17,6 +17,7 @@ from .engines import loops
 from .hold.ticket import Gone
 from .mode import clock
 from .refusals import RequestNote, passing
+from .telemetry import fields
 from .web.answers import (
     AFTERWARDS,
     DRAINED_BODY,
@@ -146,7 +147,7 @@ class ReadOnlyMiddleware:
             await _response(answer)(scope, receive, send)
             return
         ticket = site.ticket(request) if site.holds else None
-        if ticket is None or loops.running() is None:
+        if ticket is None or (loops.running() is None and loops.trio() is None):
             await self._run(request, scope, receive, send)
         else:
             await self._hold(ticket, request, scope, receive, send)
@@ -162,7 +163,10 @@ class ReadOnlyMiddleware:
         site = self._site
         listening = Listening(receive, ticket, site.selector.held)
         try:
-            refused = await self._wait(ticket, listening)
+            if loops.running() is None:
+                refused = await self._wait_in_trio(ticket, listening)
+            else:
+                refused = await self._wait(ticket, listening)
             if refused is None:
                 await self._run(request, scope, listening.receive, send, ticket)
             else:
@@ -172,6 +176,7 @@ class ReadOnlyMiddleware:
             return
         finally:
             site.selector.held.end(ticket)
+            site.selector.held.through()
             listening.end()
 
     async def _wait(self, ticket: Ticket, listening: Listening) -> tuple[State, str] | None:
@@ -195,6 +200,20 @@ class ReadOnlyMiddleware:
             if why is not None:
                 return state, why
 
+    async def _wait_in_trio(self, ticket: Ticket, listening: Listening) -> tuple[State, str] | None:
+        """Do as :meth:`_wait`, where no task outlives the block in which it began."""
+        refused, gone = None, False
+        async with loops.trio().open_nursery() as nursery:
+            listening.start = nursery.start_soon
+            try:
+                refused = await self._wait(ticket, listening)
+            except Gone:  # a nursery would wrap it in a group
+                gone = True
+            nursery.cancel_scope.cancel()
+        if gone:
+            raise Gone
+        return refused
+
     async def _run(
         self,
         request: Request,
@@ -210,7 +229,7 @@ class ReadOnlyMiddleware:
             await _response(site.refusal(request, state))(scope, receive, send)
             return
         if ticket is not None:
-            site.selector.held.end(ticket)
+            site.selector.held.pass_on(ticket)
         note = RequestNote(ticket)
         head = _Head(self, scope, send, note)
         try:
@@ -302,7 +321,10 @@ class _Head:
             await self._pass_on(message)
 
     def complain(self, error: Exception) -> None:
-        logger.error(TOO_LATE if self.ended else AFTERWARDS, exc_info=error)
+        if self.ended:
+            logger.error(TOO_LATE, exc_info=error, extra=fields("too_late"))
+        else:
+            logger.error(AFTERWARDS, exc_info=error, extra=fields("answer_begun"))
 
     async def flush(self) -> None:
         kept, self._kept = self._kept, None

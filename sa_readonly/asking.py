@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from . import refusals
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch, clock
+from .telemetry import of_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,11 @@ class Asking:
         """True if a thread looks at the switch, whatever the traffic does."""
         worker = self._worker
         return worker is not None and worker.watcher.alive
+
+    @property
+    def spent(self) -> bool:
+        """True if what is let go would wait for a connection, where it writes by one pool."""
+        return False
 
     @property
     def mode(self) -> Mode:
@@ -165,4 +171,5 @@ class Asking:
             try:
                 callback(old, new)
             except Exception:
-                logger.exception("The on_flip() callback %r failed.", callback)
+                extra = of_state("callback_failed", self.switch.name, new)
+                logger.exception("The on_flip() callback %r failed.", callback, extra=extra)

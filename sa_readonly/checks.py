@@ -21,6 +21,7 @@ from .errors import ConfigurationError, seconds
 from .etcd.switch import EtcdSwitch
 from .mode import Switch, missing
 from .switch import FileSwitch, FixedSwitch
+from .telemetry import fields
 from .workers.directory import DirectoryRegistry
 from .workers.protocol import Registry
 from .workers.protocol import missing as lacking_of
@@ -356,6 +357,7 @@ def warn_of_one_url(engines: Mapping[str, Engine]) -> None:
             "read_only out, and a read-only engine of the same database is made.",
             " and ".join(same),
             shown(primary),
+            extra=fields("one_url", engine=shown(primary)),
         )
 
 

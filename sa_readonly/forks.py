@@ -17,6 +17,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from .telemetry import fields
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -186,7 +188,8 @@ def _call(methods: _Methods, *, last_first: bool = False) -> None:
             try:
                 method(subscriber)
             except BaseException:  # the others must be called all the same
-                logger.exception("What was to be done at a fork failed.")
+                extra = fields("fork_failed")
+                logger.exception("What was to be done at a fork failed.", extra=extra)
 
 
 def _forget(reference: weakref.ref[Any]) -> None:

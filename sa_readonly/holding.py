@@ -10,8 +10,7 @@ from sqlalchemy.orm import Session
 from .engines import guard
 from .errors import ReadOnlyError
 from .hold.engine import TRIES, wait
-from .hold.queue import request_here
-from .hold.ticket import check_hold
+from .hold.ticket import check_hold, request_here
 from .mode import Mode
 from .selector import EngineSelector
 

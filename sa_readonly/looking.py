@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import forks
 from .mode import Mode, State, clock, now
 from .subscribers import BaseSwitch
+from .telemetry import fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,7 +215,7 @@ class LookingSwitch(BaseSwitch):
         if look.error is None:
             if self._ill and clock() <= look.began + self.ttl:
                 self._ill = False
-                self._say(logging.INFO, "%s answers in time again.", self.name)
+                self._say(logging.INFO, "look_mended", "%s answers in time again.", self.name)
             self._learn(partial(self._state_after, look), look.began)
         else:
             self._note_failure(look.error)
@@ -230,7 +231,7 @@ class LookingSwitch(BaseSwitch):
             else:
                 message += ": the last answer stands until it is %s s old, then it is read-only."
                 args = (*args, self.fence)
-            self._say(logging.ERROR, message, *args, exc_info=exc_info)
+            self._say(logging.ERROR, "look_failed", message, *args, exc_info=exc_info)
 
     def _tell_aside(self) -> None:
         # What is told of a flip may take its time, and the next look must not wait for it.
@@ -309,5 +310,6 @@ def _call_each(
         try:
             call(look)
         except BaseException:  # also a SystemExit that a gate raises: this thread must go on
-            logger.exception("What a look brought could not be taken; the next one goes on.")
+            message = "What a look brought could not be taken; the next one goes on."
+            logger.exception(message, extra=fields("look_lost"))
         del call  # or the switch could not be collected while this waits

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from .errors import ReadOnlyError
 from .forks import PerProcess
+from .telemetry import on_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -199,6 +200,7 @@ def record(error: ReadOnlyError, what: str, *, kind: str, switch: Switch | None)
             noted[error] = what
     for note in _request_notes():
         note._add(error)
+    on_span(refusal_kind=kind, **({} if switch is None else {"mode": str(switch.known.mode)}))
 
 
 def count(switch: Switch | None, kind: str, number: int = 1) -> None:
@@ -224,6 +226,7 @@ def take_back(switch: Switch | None, error: ReadOnlyError) -> None:
         noted.pop(error, None)
     for note in _request_notes():
         note._refused.pop(error, None)
+    on_span(refusal_kind="taken back")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.pool import QueuePool
 
 from . import forks, refusals
 from .asking import Asking
@@ -32,10 +33,12 @@ from .checks import (
 from .engines import loops, privates
 from .engines.dialects import shown
 from .engines.handover import NOT_READ_ONLY, GuardedEngines
+from .hold.count import held
 from .hold.engine import held_engine
-from .hold.queue import Queue, held
+from .hold.queue import Queue
 from .hold.ticket import check_hold, check_max_held
 from .mode import Mode, State, Switch
+from .telemetry import fields
 from .workers.counts import counted
 from .workers.process import myself
 from .workers.protocol import Report
@@ -83,8 +86,9 @@ class EngineSelector(Asking, Bind):
         ``"session"`` locks the session by a SET at each checkout. None locks it by the start-up
         packet, which poolers refuse or drop.
     :param max_held: how many requests and transactions may be held in this process at the same
-        time; see ``hold`` of a session or a middleware. None means 100 where all are tasks of an
-        event loop. Where threads wait it must be given: at most half of the server's threads.
+        time, by whichever selector, when one of this one's comes; see ``hold`` of a session or a
+        middleware. None means 100 where all are tasks of an event loop. Where threads wait it must
+        be given: at most half of the server's threads.
     :param server_read_only: what is done where a read-write database says itself that it is
         read-only, as after a failover. ``"raise"`` raises :class:`.ReadOnlyError`, and closes the
         connection. ``"flip"`` also has this selector be read-only in this process, until a probe
@@ -195,13 +199,20 @@ class EngineSelector(Asking, Bind):
 
     # -- the engines ---------------------------------------------------------------------
 
+    @property
+    def spent(self) -> bool:
+        """True if as many connections are out as the pool keeps by which the primary is written."""
+        pool = self.routes["primary"][Mode.READ_WRITE].pool
+        return isinstance(pool, QueuePool) and 0 < pool.size() <= pool.checkedout()
+
     def engine(self, role: str = "primary", *, hold: float | None = None) -> Any:
         """Return the engine for the mode now: ``with selector.engine().begin() as connection``.
 
         :param role: ``"primary"`` or ``"replica"``.
-        :param hold: seconds for which a connection of this engine may wait for read-write: for a
-            transaction of the role ``"primary"`` that will write, as that is not told before its
-            first statement. None waits for nothing.
+        :param hold: seconds for which ``connect()`` and ``begin()`` of this engine wait for
+            read-write, with the role ``"primary"``. It is for transactions that will write: no
+            statement is examined, as SQLAlchemy connects before the first one is there, so what
+            only reads waits, and is refused, as well. None waits for nothing.
         :return: an Engine or, where they were given, an AsyncEngine.
         :raises ConfigurationError: if there is no such role, or if ``hold`` is no number of seconds
             or needs ``max_held``.
@@ -248,7 +259,8 @@ class EngineSelector(Asking, Bind):
                 self._guard(given, engines)
         logger.warning(
             "sa_readonly: read_write.primary was replaced. It is %s from the flip back on.",
-            shown(engines["read_write.primary"]),
+            primary := shown(engines["read_write.primary"]),
+            extra=fields("replaced", switch=self.switch.name, engine=primary),
         )
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import InvalidRequestError
 from . import forks
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch, clock, now
+from .telemetry import of_state, on_span
 from .text import described
 
 if TYPE_CHECKING:
@@ -115,15 +116,16 @@ class BaseSwitch(Switch):
             new = decide(old)
             if new is None:
                 return
+            why = self._why(new)
             if self.checked == -math.inf and not self._subscribers:
                 self._answer(new, asked)  # the first answer is no flip
                 if new.read_only and new is not old:
-                    self._say(logging.WARNING, "sa_readonly starts read-only: %s", self._why(new))
+                    self._say(logging.WARNING, "starts", "sa_readonly starts read-only: %s", why)
                 return
-            if new.read_only and old.read_only and new.generation != old.generation:
-                self._say(logging.INFO, "sa_readonly: still read-only: %s", self._why(new))
-            if not self._turn(new, lambda state: self._answer(state, asked), self._why(new)):
+            if not self._turn(new, lambda state: self._answer(state, asked), why):
                 self._answer(old, asked)  # the gates are tried again at the next look
+            elif new.read_only and old.read_only and new.generation != old.generation:
+                self._say(logging.INFO, "edited", "sa_readonly: still read-only: %s", why)
 
     def _answer(self, state: State, asked: float) -> None:
         # ``known`` first: a thread that reads the new time must read the new answer.
@@ -153,7 +155,9 @@ class BaseSwitch(Switch):
             reason = f"{FORCE}={self.forced}"
             self.known = State(self.forced, reason, since=now())
             self._expires = self.fresh_until = math.inf
-            logger.warning("%s forces this process: %s is not looked at.", reason, self.name)
+            extra = of_state("forced", self.name, self.known)
+            message = "%s forces this process: %s is not looked at."
+            logger.warning(message, reason, self.name, extra=extra)
 
     def _after_fork(self) -> None:
         self._turning = False
@@ -309,19 +313,21 @@ class BaseSwitch(Switch):
 
     # -- telling -------------------------------------------------------------------------
 
-    def _say(self, level: int, message: str, *args: object, **options: Any) -> None:
+    def _say(self, level: int, event: str, message: str, *args: object, **options: Any) -> None:
         # A log handler may itself ask for the mode, so nothing is logged under the lock.
-        self._pending.append(partial(logger.log, level, message, *args, **options))
+        extra = of_state(event, self.name, self.known)
+        self._pending.append(partial(logger.log, level, message, *args, extra=extra, **options))
 
     def _say_jammed(self, message: str, error: Exception) -> None:
         if not self._jammed:
             self._jammed = True
-            self._say(logging.ERROR, message, exc_info=error)
+            self._say(logging.ERROR, "gate_failed", message, exc_info=error)
 
     def _say_flip(self, old: State, new: State, why: str) -> None:
         # At WARNING both ways: servers as they come show nothing below it, and a night whose
         # beginning is in the log would have no end there.
-        self._say(logging.WARNING, "sa_readonly: %s -> %s: %s", old.mode, new.mode, why)
+        self._say(logging.WARNING, "flip", "sa_readonly: %s -> %s: %s", old.mode, new.mode, why)
+        self._pending.append(partial(on_span, mode=str(new.mode), flip_from=str(old.mode)))
         for subscriber in list(self._subscribers):
             self._pending.append(partial(self._tell_flip, subscriber, old, new))
 
@@ -332,7 +338,8 @@ class BaseSwitch(Switch):
         try:
             flipped(old, new)
         except Exception:
-            logger.exception("What was to be done after a flip failed.")
+            extra = of_state("flip_failed", self.name, new)
+            logger.exception("What was to be done after a flip failed.", extra=extra)
 
     def _tell(self) -> None:
         """Log and tell what is pending: in order, by one thread at a time, under no lock."""

@@ -272,13 +272,13 @@ class FileSwitch(BaseSwitch):
             if not self._failing:
                 self._failing = True
                 message = "%s can't be looked at (%s): the mode stays %s."
-                self._say(logging.ERROR, message, self.path, seen, known.mode)
+                self._say(logging.ERROR, "look_failed", message, self.path, seen, known.mode)
             return known
         if seen is None and known.read_only:
             return None  # this look began before the flip and did not ask which directory answered
         if self._failing:
             self._failing = False
-            self._say(logging.INFO, "%s can be looked at again.", self.path)
+            self._say(logging.INFO, "look_mended", "%s can be looked at again.", self.path)
         if not isinstance(seen, _Sighting):
             if not known.read_only or self._is_elsewhere(seen):
                 return known
@@ -289,7 +289,7 @@ class FileSwitch(BaseSwitch):
         reason, until = seen.text
         if seen.problem is not None:
             message = "%s %s It means read-only all the same."
-            self._say(logging.WARNING, message, self.path, seen.problem)
+            self._say(logging.WARNING, "no_regular_file", message, self.path, seen.problem)
         since = known.since if known.read_only else seen.since
         return State(Mode.READ_ONLY, reason, until, since, seen.key)
 
@@ -301,7 +301,7 @@ class FileSwitch(BaseSwitch):
         if not self._astray:
             self._astray = True
             self._say(
-                logging.ERROR,
+                *(logging.ERROR, "directory_gone"),
                 "%s is gone together with its directory, which was unmounted or swapped: the mode "
                 "stays read-only. Bring the directory back, or create the file and remove it.",
                 self.path,
@@ -316,9 +316,9 @@ class FileSwitch(BaseSwitch):
                 "A look at %s takes longer than ttl=%s s, so its answer is too old when it comes, "
                 "and read-only is told instead. Give a larger ttl."
             )
-            self._say(logging.ERROR, message, self.path, self.ttl)
+            self._say(logging.ERROR, "look_slow", message, self.path, self.ttl)
         elif was and not slow:
-            self._say(logging.INFO, "A look at %s is faster than ttl again.", self.path)
+            self._say(logging.INFO, "in_time", "A look at %s is faster than ttl again.", self.path)
 
     def _why(self, state: State) -> str:
         if not state.read_only:

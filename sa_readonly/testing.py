@@ -4,14 +4,12 @@ A block has the selector's switch overridden in this process: no file is touched
 and the process is not registered, so it works under ``pytest -n 8``. Everything else is as after a
 real flip. See ``docs/testing.md``.
 
-With ``pytest_plugins = ["sa_readonly.testing"]`` in the topmost ``conftest.py`` there are fixtures,
-the only part that needs pytest. (PYTEST_DONT_REWRITE: without this word pytest warns where a
-conftest.py has imported this module before.)
+The fixtures are in ``contrib.pytest_plugin``, which pytest loads by itself.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError
 from .mode import Mode, State, now
@@ -19,7 +17,7 @@ from .oneswitch import asked
 from .refusals import take_notes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from datetime import datetime
     from types import TracebackType
 
@@ -143,30 +141,3 @@ def _listed(refused: dict[ReadOnlyError, str]) -> str:
     ]
     many = "1 write was" if len(lines) == 1 else f"{len(lines)} writes were"
     return "\n".join((f"{many} refused where nothing was to be written:", *lines))
-
-
-try:
-    import pytest
-except ImportError:
-    pass
-else:
-
-    @pytest.fixture(scope="session")
-    def sa_readonly_selector() -> Any:
-        """The application's selector: override this fixture to return it."""
-        raise ConfigurationError(
-            "The fixture sa_readonly_selector is not overridden. Define one of that name in your "
-            "conftest.py that returns your EngineSelector."
-        )
-
-    @pytest.fixture
-    def sa_read_only(sa_readonly_selector: EngineSelector) -> Iterator[EngineSelector]:
-        """Be read-only for one test: the selector."""
-        with read_only(sa_readonly_selector):
-            yield sa_readonly_selector
-
-    @pytest.fixture
-    def sa_read_write(sa_readonly_selector: EngineSelector) -> Iterator[EngineSelector]:
-        """Be read-write for one test: the selector."""
-        with read_write(sa_readonly_selector):
-            yield sa_readonly_selector

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, ReadOnlyError
 from .refusals import RequestNote, passing
+from .telemetry import fields
 from .web.answers import (
     AFTERWARDS,
     DRAINED_BODY,
@@ -187,10 +188,13 @@ class _Exchange:
         try:
             with self._note:
                 if self._ticket is not None:
-                    self._middleware._site.selector.held.end(self._ticket)
+                    self._middleware._site.selector.held.pass_on(self._ticket)
                 iterable = self._middleware.app(self._environ, self._start)
         except Exception as error:  # noqa: BLE001  # _failed() raises it, unless it is a refusal
             return self._failed(error)
+        finally:
+            if self._ticket is not None:
+                self._middleware._site.selector.held.through()
         # A list or file can't raise any more, and servers have faster ways to send them.
         wrapper = self._environ.get("wsgi.file_wrapper")
         if type(iterable) in (list, tuple) or (
@@ -249,7 +253,7 @@ class _Exchange:
             close()
         except Exception as error:
             if passing(self._note.chain(error)) is not None:
-                logger.exception(TOO_LATE)
+                logger.exception(TOO_LATE, extra=fields("too_late"))
             raise
 
     @property
@@ -313,7 +317,7 @@ class _Exchange:
         elif passing(self._note.chain(error)) is not None:
             if self._muted:
                 return ()
-            logger.error(AFTERWARDS, exc_info=error)
+            logger.error(AFTERWARDS, exc_info=error, extra=fields("answer_begun"))
         raise error
 
     def _answer(

@@ -174,7 +174,7 @@ def test_sentry_is_sent_no_event_of_what_an_operator_wished(routed: SimpleNamesp
         def capture_envelope(self, envelope: Any) -> None:
             sent.append(envelope)
 
-    code = blocks("logs.md", "python")[0]
+    code = next(one for one in blocks("logs.md", "python") if "before_send(" in one)
     # It would import each library that it knows, some of which warn.
     dsn = (
         "before_send=before_send, auto_enabling_integrations=False, transport=Kept, "
@@ -193,7 +193,7 @@ def test_sentry_is_sent_no_event_of_what_an_operator_wished(routed: SimpleNamesp
 def test_structlog_writes_our_records_as_its_own(routed: SimpleNamespace) -> None:
     pytest.importorskip("structlog")
     space: dict[str, Any] = {}
-    exec(blocks("logs.md", "python")[2], space)
+    exec(next(one for one in blocks("logs.md", "python") if "import structlog" in one), space)
     logger = logging.getLogger("sa_readonly")
     space["handler"].setStream(io.StringIO())
     try:
@@ -206,6 +206,7 @@ def test_structlog_writes_our_records_as_its_own(routed: SimpleNamespace) -> Non
     told = json.loads(line)
     assert told["level"] == "warning"
     assert "read-write -> read-only" in told["event"]
+    assert (told["sa_readonly_event"], told["sa_readonly_mode"]) == ("flip", "read-only")
 
 
 # -- other systems ---------------------------------------------------------------------------

@@ -40,6 +40,24 @@ def test_help_names_the_commands(option: str) -> None:
     assert names == ["demo", "doctor", "init", "off", "on", "run", "status", "wait"]
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_line_of_the_docs_completes_in_each_shell(shell: str) -> None:
+    page = (ROOT / "docs" / "command.md").read_text(encoding="utf-8")
+    assert f"_SA_READONLY_COMPLETE={shell}_source sa-readonly" in page
+
+    def asked(what: str, **more: str) -> str:
+        environment = {"_SA_READONLY_COMPLETE": f"{shell}_{what}", **more}
+        return CliRunner(env=environment).invoke(main, prog_name="sa-readonly").stdout
+
+    script = asked("source")
+    assert "sa-readonly" in script
+    assert f"_SA_READONLY_COMPLETE={shell}_complete" in script
+    word = "sa-readonly st" if shell != "fish" else "sa-readonly"
+    told = asked("complete", COMP_WORDS=word, COMP_CWORD="st" if shell == "fish" else "1")
+    assert "status" in told
+    assert "doctor" not in told
+
+
 def test_the_module_can_be_run_as_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "sa_readonly.cli", "--help"],

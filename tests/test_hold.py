@@ -10,16 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sa_readonly import ConfigurationError, EngineSelector
-from sa_readonly.hold.queue import Queue, held
+from sa_readonly.engines import loops
+from sa_readonly.hold.count import held
+from sa_readonly.hold.queue import Queue
 from sa_readonly.hold.ticket import Gone, Ticket
 from sa_readonly.mode import now
 from sa_readonly.workers.status import take
-from tests.app import SECONDS, App, need
+from tests.app import SECONDS, App, make_app, need, sqlite_urls
 from tests.postgres import wait_until
 from tests.workers import in_child
 
@@ -130,6 +133,22 @@ def test_the_budget_is_one_however_often_it_waits(night: Night) -> None:
     assert time.monotonic() - began < 0.02
 
 
+def test_the_budget_goes_on_to_be_spent_while_it_goes_on(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = night.queue.ticket(SECONDS)
+    night.threads.append(threading.Thread(target=night.queue.wait, args=(ticket,)))
+    night.threads[-1].start()
+    wait_until(lambda: night.number, "it waits")
+    night.end()
+    night.queue.end(ticket)
+    night.app.on()
+    night.selector.check()
+    at = time.monotonic()
+    monkeypatch.setattr("sa_readonly.hold.ticket.time.monotonic", lambda: at + SECONDS)
+    assert night.queue.wait(ticket) == f"It was held for {SECONDS:g} s."
+
+
 def test_one_that_waits_on_has_its_old_place(night: Night) -> None:
     first = night.queue.ticket(SECONDS)
     night.wait("second")
@@ -154,8 +173,25 @@ def test_more_than_max_held_are_refused_at_once(lite: App, kind: str) -> None:
     night.wait("b")
     ticket, queue = night.queue.ticket(SECONDS), night.queue
     why = queue.wait(ticket) if kind == "threads" else asyncio.run(queue.wait_as_task(ticket))
-    assert why == "It was not held, as 2 are held already: max_held=2."
+    assert why == "It was not held, as 2 are held in this process: max_held=2."
     assert night.end() == ["a", "b"]
+
+
+def test_what_other_selectors_of_the_process_hold_counts_for_max_held(
+    lite: App, place: Path
+) -> None:
+    night = Night(lite, max_held=3)
+    (place / "other").mkdir()
+    with make_app(place / "other", sqlite_urls(place / "other", "rw", "ro")) as second:
+        other = Night(second, max_held=2)
+        night.wait("a")
+        night.wait("b")
+        other.wait("c")
+        assert other.told == [("c", "It was not held, as 2 are held in this process: max_held=2.")]
+        night.wait("d")
+        assert night.end() == ["a", "b", "d"]
+        other.wait("e")
+        assert other.end()[1:] == ["e"]
 
 
 def test_a_log_handler_that_is_held_itself_locks_nothing(lite: App) -> None:
@@ -196,7 +232,7 @@ def test_a_flip_back_while_more_than_max_held_queue_refuses_the_last_of_them(
     night.app.on()
     night.selector.check()
     night.threads[-1].join(SECONDS)
-    assert night.told == [("c", "It was not held, as 2 are held already: max_held=2.")]
+    assert night.told == [("c", "It was not held, as 2 are held in this process: max_held=2.")]
     night.queue.end(slow)
     assert night.end()[1:] == ["a", "b"]
 
@@ -330,6 +366,15 @@ def test_with_a_watcher_those_that_wait_sleep_until_the_flip(lite: App) -> None:
     assert len(steps) <= 16
 
 
+def test_while_any_wait_a_watcher_looks_twice_in_a_ttl(lite: App) -> None:
+    night = Night(lite, watch=True, ttl=0.1)
+    watcher = lite.selector._worker.watcher
+    assert watcher.interval == 0.1
+    night.wait("a")
+    assert 0.05 < watcher.interval < 0.06
+    night.end()
+
+
 def test_a_forked_child_begins_with_an_empty_queue(night: Night) -> None:
     night.wait("a")
 
@@ -375,6 +420,7 @@ def test_metrics_and_the_report_count_them(night: Night) -> None:
     shown = take(night.selector.switch, night.selector.registry, night.selector.report)
     assert shown.held[0] == 1  # its entry, and not once more what it tells of itself
     assert take(night.selector.switch, None, night.selector.report).held[0] == 1
+    assert shown.drained  # as they hold nothing
     night.end()
 
 
@@ -402,6 +448,14 @@ async def waiting(night: Night, *names: str) -> list[asyncio.Task[None]]:
 
 
 def test_tasks_and_threads_stand_in_one_queue(night: Night) -> None:
+    refresh = night.selector.refresh
+
+    def off_the_loop() -> Any:
+        assert loops.running() is None
+        return refresh()
+
+    night.selector.refresh = off_the_loop  # type: ignore[method-assign]  # the look of this selector
+
     async def work() -> None:
         tasks = await waiting(night, "a")
         await asyncio.to_thread(night.wait, "b")
@@ -412,6 +466,21 @@ def test_tasks_and_threads_stand_in_one_queue(night: Night) -> None:
 
     on_loop(work)
     assert night.told == ["a", "b", "c"]
+
+
+def test_100_tasks_are_held_where_max_held_is_not_given(lite: App) -> None:
+    night = Night(lite, max_held=None)
+
+    async def work() -> None:
+        tasks = await waiting(night, *map(str, range(100)))
+        why = await night.queue.wait_as_task(night.queue.ticket(SECONDS))
+        assert why == "It was not held, as 100 are held in this process: max_held=100."
+        night.app.off()
+        night.selector.check()
+        await asyncio.gather(*tasks)
+
+    on_loop(work)
+    assert night.told == list(map(str, range(100)))
 
 
 def test_a_task_that_is_cancelled_as_it_gets_its_turn_passes_it_on_at_once(night: Night) -> None:

@@ -226,6 +226,55 @@ def test_a_flip_while_it_is_let_go_has_it_wait_on(waits: Held) -> None:
     assert not any(refusals(app.selector.switch).values())
 
 
+def test_one_that_can_not_connect_passes_its_turn_on_at_once(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sa_readonly.hold.queue.TURN", SECONDS)
+    waits = Held(lite)
+    failed: list[object] = []
+
+    @event.listens_for(lite.engines["rw"], "do_connect")
+    def fail(*given: Any) -> None:
+        if not failed:
+            failed.append(given)
+            raise OSError
+
+    waits.begin("a", add("a"))
+    waits.begin("b", add("b"))
+    waits.end()
+    assert list(waits.failed) == ["a"]
+    assert waits.done == ["b"]
+
+
+def test_none_writes_by_a_connection_that_was_made_before_a_flip(lite: App) -> None:
+    waits = Held(lite)
+    made: dict[Any, object] = {}
+    wrote: list[object] = []
+    primary = lite.engines["rw"]
+
+    def now() -> object:
+        return lite.selector.switch.known.since
+
+    @event.listens_for(primary, "connect")
+    def connect(connection: Any, _: Any) -> None:
+        made[connection] = now()
+        if len(made) == 1:  # the first is being made as it flips
+            lite.on()
+            lite.selector.check()
+
+    @event.listens_for(primary, "before_cursor_execute")
+    def execute(connection: Any, *_: Any) -> None:
+        wrote.append(made[connection.connection.dbapi_connection] == now())
+
+    waits.begin("a", add("a"))
+    lite.off()
+    lite.selector.check()
+    wait_until(lambda: len(made) == 1 and waits.number == 1, "it waits again")
+    waits.end()
+    assert waits.done == ["a"]
+    assert wrote == [True]
+
+
 def test_what_a_flip_drives_from_the_queue_of_its_pool_is_held(lite: App) -> None:
     lite.engine("rw", pool_size=1, max_overflow=0)
     waits = Held(lite)
@@ -409,6 +458,12 @@ def test_an_engine_of_core_is_held_with_its_execution_options(lite: App) -> None
     waits.end()
     assert told == [{"isolation_level": "AUTOCOMMIT", "mine": 1}]
     assert lite.titles("rw") == ["core"]
+
+
+def test_an_engine_of_core_examines_no_statement_and_holds_reads_too(lite: App) -> None:
+    Held(lite)
+    with pytest.raises(ReadOnlyError, match=r"It was held for 0\.01 s"):
+        lite.selector.engine(hold=0.01).connect().scalar(WHICH)
 
 
 def test_an_engine_whose_hold_ends_refuses(lite: App) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import re
 import socket
@@ -381,6 +382,54 @@ def test_the_task_of_a_held_request_is_cancelled_and_the_next_goes_on(night: App
     assert not night.selector.held.busy
 
 
+class Working(Asgi):
+    """Its first request keeps a connection, and the second one works on without any."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(app)
+        self.ends = {"/0": asyncio.Event(), "/1": asyncio.Event()}
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        path, primary = scope["path"], self.app.engines["rw"]
+        with primary.connect() if path == "/0" else contextlib.nullcontext():
+            await super()._app(scope, receive, send)
+            if path in self.ends:
+                await self.ends[path].wait()
+
+
+@pytest.mark.parametrize("turn", [SECONDS, 0.05])
+def test_while_the_pool_is_spent_the_next_waits_until_one_is_through_or_its_turn_would_have_ended(
+    lite: App, monkeypatch: pytest.MonkeyPatch, turn: float
+) -> None:
+    monkeypatch.setattr("sa_readonly.hold.queue.TURN", turn)
+    lite.engine("rw", pool_size=1)
+    lite.on()
+    lite.start()
+
+    async def work() -> None:
+        client = Working(lite)
+        tasks = [client.ask("POST", f"/{number}", body(b"")) for number in range(3)]
+        await client.held(3)
+        lite.off()
+        began = time.monotonic()
+        lite.selector.check()
+        while len(client.called) < 2:
+            await asyncio.sleep(0)
+        if turn == SECONDS:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert client.called == ["/0", "/1"]
+            client.ends["/1"].set()
+        await tasks[2]
+        assert turn == SECONDS or time.monotonic() - began > turn
+        for end in client.ends.values():
+            end.set()
+        await asyncio.gather(*tasks)
+
+    on_loop(work)
+    lite.selector.close()
+
+
 def test_more_than_max_held_get_the_usual_503_at_once(night: App) -> None:
     async def work() -> None:
         client = Asgi(night)
@@ -392,6 +441,60 @@ def test_more_than_max_held_get_the_usual_503_at_once(night: App) -> None:
         await asyncio.gather(*tasks)
 
     on_loop(work)
+
+
+# -- trio ------------------------------------------------------------------------------------
+
+
+def test_under_trio_requests_are_held_as_well(night: App) -> None:
+    need("trio")
+    import trio  # noqa: PLC0415  # where it is installed
+
+    client = Asgi(night)
+    sent: dict[str, list[Any]] = {}
+
+    async def ask(path: str, receive: Any) -> None:
+        async def send(message: Any) -> None:
+            sent.setdefault(path, []).append(message)
+
+        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        await client.middleware(scope, receive, send)
+
+    async def held(number: int) -> None:
+        while night.selector.held.held[0] != number:
+            await trio.sleep(0)
+
+    async def work() -> None:
+        stays, theirs = trio.open_memory_channel(2)
+        leaves, gone = trio.open_memory_channel(2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "/stays", theirs.receive)
+            nursery.start_soon(ask, "/gone", gone.receive)
+            await held(2)
+            why = night.selector.held.wait(night.selector.held.ticket(1))
+            assert why is not None
+            assert "event loop" in why
+            await stays.send({"type": "http.request", "body": b"a", "more_body": True})
+            await leaves.send({"type": "http.disconnect"})
+            await held(1)
+            night.off()  # a thread looks, and the loop goes on
+            await stays.send({"type": "http.request", "body": b"b", "more_body": False})
+        short = Asgi(night, hold=0.01)
+        client.middleware = short.middleware
+        night.on()
+        night.selector.check()
+        await stays.send({"type": "http.request", "body": b"", "more_body": False})
+        await ask("/late", theirs.receive)
+
+    async def bounded() -> None:
+        with trio.fail_after(SECONDS):
+            await work()
+
+    trio.run(bounded)
+    assert client.called == ["/stays"]
+    assert sent["/stays"][1]["body"] == b"ab"
+    assert sent["/late"][0]["status"] == 503
+    assert "/gone" not in sent
 
 
 # -- settings --------------------------------------------------------------------------------

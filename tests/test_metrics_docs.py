@@ -84,6 +84,12 @@ def in_alerts() -> Iterator[Used]:
         yield Used(rule["alert"], rule["expr"], frozenset(shown))
 
 
+def test_each_alert_has_its_part_of_the_runbook() -> None:
+    heads = re.findall(r"^## (\w+)$", (DOCS / "runbook.md").read_text(), re.MULTILINE)
+    told = {rule["alert"]: rule["annotations"]["runbook_url"] for rule in alerts()}
+    assert told == {head: f"runbook.md#{head.lower()}" for head in heads}
+
+
 def in_dashboard() -> Iterator[Used]:
     for panel in DASHBOARD["panels"]:
         for target in panel["targets"]:
@@ -154,7 +160,7 @@ def test_the_rules_are_what_prometheus_reads() -> None:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
         assert re.fullmatch(r"\d+[smh]", rule["for"])
         assert rule["labels"]["severity"] in ("warning", "critical")
-        assert set(rule["annotations"]) == {"summary", "description"}
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
 
 
 def test_the_dashboard_can_be_imported() -> None:

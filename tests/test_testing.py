@@ -674,18 +674,15 @@ def test_a_mode_is_held_outside_of_the_loop(async_app: AsyncApp, own_loop: None)
 # -- pytest ----------------------------------------------------------------------------------
 
 
-def test_nothing_but_the_fixtures_needs_pytest() -> None:
+def test_what_is_for_tests_needs_no_pytest() -> None:
     script = (
         "import sys\n"
-        "import sa_readonly\n"
-        "assert 'pytest' not in sys.modules\n"
         "sys.modules['pytest'] = None\n"
         "import sa_readonly.testing as testing\n"
-        "assert not hasattr(testing, 'sa_read_only')\n"
         "print(testing.__all__)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "['read_only', 'read_write', 'writes_nothing']\n"
 
@@ -777,7 +774,7 @@ def test_the_examples_of_the_docs_run_in_several_processes_and_leave_nothing(
     try:
         code, output = run_pytest(
             tmp_path,
-            *("-p", "xdist", "-n", "2"),
+            *("-p", "xdist", "-n", "2", "-p", "sa_readonly"),
             MYAPP_FILE=str(tmp_path / "var" / "read-only.txt"),
             MYAPP_URL=pg_urls["rw"].render_as_string(hide_password=False),
         )
@@ -792,12 +789,15 @@ def test_the_examples_of_the_docs_run_in_several_processes_and_leave_nothing(
     assert list((tmp_path / "var").iterdir()) == []
 
 
-def test_the_fixture_that_is_not_overridden_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["sa_readonly.testing"]\n')
+@pytest.mark.parametrize("loaded", ["sa_readonly", "no:sa_readonly"])
+def test_the_fixture_that_is_not_overridden_says_what_to_do_and_one_can_opt_out(
+    tmp_path: Path, loaded: str
+) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(sa_read_only): pass\n")
-    code, output = run_pytest(tmp_path)
+    code, output = run_pytest(tmp_path, *("-p", loaded))
     assert code == 1
-    assert "The fixture sa_readonly_selector is not overridden. Define one" in output
+    told = "The fixture sa_readonly_selector is not overridden. Define one"
+    assert (told if loaded == "sa_readonly" else "fixture 'sa_read_only' not found") in output
 
 
 def test_the_other_examples_of_the_docs_run(lite: App, place: Path) -> None:

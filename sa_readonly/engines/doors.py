@@ -15,6 +15,7 @@ from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool
 from .. import forks
 from ..errors import ReadOnlyError
 from ..mode import Mode, clock
+from ..telemetry import fields
 from . import guard, privates, protection, shared
 from .answers import to_ask
 from .checkins import pooled
@@ -332,12 +333,12 @@ class Door:
             guard.was_served(self.engine, error)  # it was no work of the application's
             return None
         except Exception as error:  # noqa: BLE001  # whatever it is, nothing is known
-            logger.debug("%r could not be asked: %s", self.engine, error)
+            logger.debug("%r could not be asked: %s", self.engine, error, extra=fields("unasked"))
             return None
         try:
             return question(dialect, connection)
         except Exception as error:  # noqa: BLE001  # the same
-            logger.debug("%r gave no answer: %s", self.engine, error)
+            logger.debug("%r gave no answer: %s", self.engine, error, extra=fields("unasked"))
             return None
         finally:
             close = partial(dialect.do_close, connection)

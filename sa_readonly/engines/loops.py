@@ -17,6 +17,7 @@ import threading
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..telemetry import fields
 from . import shared
 from .privates import await_only, greenlet_spawn, in_greenlet
 
@@ -28,7 +29,17 @@ if TYPE_CHECKING:
 
     from ..mode import State, Switch
 
-__all__ = ["aside", "call", "hang_up", "in_thread", "on_a_loop", "refresh", "running", "wait_for"]
+__all__ = [
+    "aside",
+    "call",
+    "hang_up",
+    "in_thread",
+    "on_a_loop",
+    "refresh",
+    "running",
+    "trio",
+    "wait_for",
+]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -44,6 +55,18 @@ def running() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()  # type: ignore[no-any-return]  # sys.modules has no types
     except RuntimeError:
         return None
+
+
+def trio() -> Any:
+    """Return the module trio, if its loop runs in this thread, or None."""
+    module = sys.modules.get("trio")
+    if module is None:
+        return None
+    try:
+        module.lowlevel.current_trio_token()
+    except RuntimeError:
+        return None
+    return module
 
 
 def call(loop: asyncio.AbstractEventLoop | None, function: Callable[[], object]) -> None:
@@ -118,7 +141,8 @@ def aside(function: Callable[[], object]) -> threading.Thread:
         try:
             function()
         except Exception:
-            logger.exception("What was done beside an event loop failed.")
+            message = "What was done beside an event loop failed."
+            logger.exception(message, extra=fields("aside_failed"))
 
     return _start(work)
 

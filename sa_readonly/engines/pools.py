@@ -18,6 +18,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from ..errors import ReadOnlyError
+from ..telemetry import fields
 from . import loops, privates
 from .checkins import EndingPool
 from .uses import UNNOTED, Trace, Use
@@ -177,7 +178,8 @@ class Ledger:
             pool.logger.debug("Hanging up connection %r", connection)
             loops.hang_up(self._dialect, connection, loop)
         except Exception:
-            logger.exception("Exception closing connection %r.", connection)
+            extra = fields("close_failed")
+            logger.exception("Exception closing connection %r.", connection, extra=extra)
         finally:
             self._closed(key)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine.default import DefaultDialect
 
 from ..forks import PerProcess
+from ..telemetry import fields
 from . import poolers, privates
 from .answers import GatedContext, ReadOnlyContext
 from .cursors import ADAPTED
@@ -333,4 +334,5 @@ def warn(engine: Engine) -> None:
         )
     else:
         return
-    logger.warning("%s: %s", shown(engine), what)
+    extra = fields("less_protected", engine=shown(engine))
+    logger.warning("%s: %s", shown(engine), what, extra=extra)

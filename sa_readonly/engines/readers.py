@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event
 
 from .. import forks
+from ..telemetry import fields
 from . import guard, locks, loops, poolers, privates, protection, shared, sqlite
 from .checkins import close_idle
 from .cursors import guard_cursors
@@ -330,6 +331,7 @@ class _Locking:
                     '`%s` in a "connect" listener is skipped on read-only connections, as it may '
                     "write into the database. The rest of the listener is done.",
                     what,
+                    extra=fields("listener_skipped", statement=what),
                 )
 
     def lock_at_checkout(self, pool: Pool) -> None:

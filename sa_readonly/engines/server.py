@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .. import forks
 from ..mode import Mode, State, Switch, now
+from ..telemetry import of_state, on_span
 from .answers import REASON
 
 if TYPE_CHECKING:
@@ -137,7 +138,9 @@ class ServerSwitch(Switch):
                 self.known = State(Mode.READ_WRITE)
 
     def _say(self, old: State, new: State, why: str) -> None:
-        logger.warning("sa_readonly: %s -> %s: %s", old.mode, new.mode, why)
+        extra = of_state("server_flip", self._name(), new)
+        logger.warning("sa_readonly: %s -> %s: %s", old.mode, new.mode, why, extra=extra)
+        on_span(mode=str(new.mode), flip_from=str(old.mode))
         told = None if self.told is None else self.told()
         if told is not None:
             told(old, new)

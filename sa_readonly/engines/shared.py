@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
+from ..telemetry import fields
 from .privates import in_greenlet
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def take_off_leaving(dialect: Dialect, dbapi_connection: Any) -> None:
         dialect.do_rollback(dbapi_connection)
         _finish(driver, former, dbapi_connection)
     except Exception as error:  # noqa: BLE001  # it is broken, or take_off() does it next time
-        logger.debug("%r is given back with its locks: %s", driver, error)
+        extra = fields("locks_left", error=str(error))
+        logger.debug("%r is given back with its locks: %s", driver, error, extra=extra)
 
 
 def _found(dialect: Dialect, dbapi_connection: Any) -> tuple[Any, _Former | None]:

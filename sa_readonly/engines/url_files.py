@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from .. import forks
+from ..telemetry import fields
 from . import privates
 from .dialects import shown
 from .pools import open_pool
@@ -139,11 +140,13 @@ class UrlFile:
             logger.error(
                 "%s: %s The URL that it held before is used on: %s.",
                 *(self._name, problem, shown(engine)),
+                extra=fields("url_unreadable", engine=shown(engine), error=problem),
             )
         elif changed:
             logger.warning(
                 "%s: the URL in %s has changed. It is %s now.",
                 *(self._name, self._path, shown(engine)),
+                extra=fields("url_changed", engine=shown(engine)),
             )
 
     def _read(self) -> URL:

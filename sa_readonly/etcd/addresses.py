@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError
+from ..telemetry import fields
 
 __all__ = ["Trust", "parse"]
 
@@ -87,7 +88,11 @@ class Trust:
         except ConfigurationError as error:  # it is just being written, or renewed wrongly
             if self._trouble != str(error):
                 self._trouble = str(error)
-                logger.warning("The certificates for etcd stay as they were: %s", error)
+                logger.warning(
+                    "The certificates for etcd stay as they were: %s",
+                    error,
+                    extra=fields("certificates_kept", error=str(error)),
+                )
         return self._context
 
     def _signature(self) -> list[tuple[int, int, int]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..forks import PerProcess
 from ..mode import clock
+from ..telemetry import fields
 from .errors import INVALID, PRECONDITION, Denied, EtcdError, Unreachable
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Login:
         except EtcdError as error:
             failed = error
         except BaseException:
-            logger.exception("The login to etcd failed.")
+            logger.exception("The login to etcd failed.", extra=fields("login_failed"))
         with self._lock():
             self._token, self._error, self._done = token, failed, None
             self._failed = self._failed + 1 if failed else 0

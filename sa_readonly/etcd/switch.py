@@ -257,7 +257,7 @@ class EtcdSwitch(LookingSwitch):
             message = (
                 "It is not known whether the application may write, so it is read-only: %s. %s"
             )
-            self._say(logging.ERROR, message, trouble, cure)
+            self._say(logging.ERROR, "etcd_trouble", message, trouble, cure)
         self._trouble = trouble
 
     def _generation(self, look: Look) -> str | None:
@@ -294,9 +294,9 @@ class _HostFile(FileSwitch):
 
     _forcible = False
 
-    def _say(self, level: int, message: str, *args: object, **options: Any) -> None:
+    def _say(self, level: int, event: str, message: str, *args: object, **options: Any) -> None:
         if level >= logging.ERROR:
-            super()._say(level, message, *args, **options)
+            super()._say(level, event, message, *args, **options)
 
 
 def store_of(urls: object, key: object, **options: Any) -> Store:

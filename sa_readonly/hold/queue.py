@@ -10,27 +10,29 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
-import threading
 import time
 import weakref
 from bisect import insort
 from contextvars import ContextVar
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol
 
-from .. import forks, refusals
+from .. import forks
 from ..engines import loops
 from ..engines.privates import await_only, in_greenlet
 from ..errors import ConfigurationError
-from .ticket import Gone, Sleeper, TaskSleeper, Ticket
+from ..telemetry import fields
+from .count import add, lock, total
+from .ticket import Gone, Sleeper, Ticket, request_here, task_sleeper
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
     from datetime import datetime
 
     from ..mode import State, Switch
 
-__all__ = ["Asked", "Queue", "held", "request_here"]
+__all__ = ["Asked", "Queue"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -50,6 +52,10 @@ class Asked(Protocol):
     @property
     def known(self) -> State:
         """The last answer, whatever its age."""
+
+    @property
+    def spent(self) -> bool:
+        """True if what writes would wait for a connection, or open one above its pool's size."""
 
     def refresh(self) -> State:
         """Return an answer that may be used now; it may block."""
@@ -76,28 +82,28 @@ class Queue:
     """Those of one selector that are held, in this process.
 
     :param selector: held weakly: what waits holds it.
-    :param max_held: how many may be held at the same time; None sets the limit for tasks of an
-        event loop, and lets no thread wait.
+    :param max_held: how many may be held in the process when one more comes here; None sets the
+        limit for tasks of an event loop, and lets no thread wait.
     """
 
     def __init__(self, selector: Asked, max_held: int | None) -> None:
         self._selector = weakref.ref(selector)
         self._max_held = max_held
         self._most = most = _HELD_ON_LOOPS if max_held is None else max_held
-        self._full = f"It was not held, as {most} are held already: max_held={most}."
+        self._full = f"It was not held, as {most} are held in this process: max_held={most}."
         self._closed = False
         self.serves_requests = False
         """True if a middleware holds requests: then sessions ask for the ticket of theirs."""
         self._begin()
-        _queues.setdefault(selector.switch, weakref.WeakSet()).add(self)
+        add(selector.switch, self)
         forks.subscribe(in_child=self._begin)
 
     def _begin(self) -> None:
         """Begin empty; in a forked child those that wait are the parent's."""
-        self._lock: Any = threading.RLock()  # a signal handler may notice the flip
         self._waiting: list[Ticket] = []  # in the order in which they came
         self._turn: Ticket | None = None
         self._turn_ends = 0.0
+        self._paced_until = 0.0  # until when the next waits where the pool is spent
         self._looker: Ticket | None = None  # the one that looks for all
         self._beside: threading.Thread | None = None  # in which a task has it looked
         self._told_full = False
@@ -138,7 +144,7 @@ class Queue:
         """
         if in_greenlet():
             return await_only(self.wait_as_task(ticket))
-        if loops.running() is not None:
+        if loops.running() is not None or loops.trio() is not None:
             return (
                 "It was not held, as that would block the event loop that runs in this thread. Use "
                 "an AsyncSession there, or another thread."
@@ -148,7 +154,7 @@ class Queue:
         self.check_threads("hold")
         why = self._enter(ticket, Sleeper())
         if why is not None:
-            return why
+            return ticket.told(why)
         try:
             while not isinstance(step := self._step(ticket), _Next):
                 ticket.sleeper.sleep(step)
@@ -156,20 +162,17 @@ class Queue:
         except BaseException:
             self._leave(ticket)
             raise
-        return self._done(ticket, step)
+        return ticket.told(self._done(ticket, step))
 
     async def wait_as_task(self, ticket: Ticket) -> str | None:
         """Wait for a turn as a task of the event loop that runs, which goes on.
 
         :raises Gone: after :meth:`give_up`.
         """
-        loop = loops.running()
-        if loop is None:
-            raise RuntimeError("There is no running event loop.")
-        sleeper = TaskSleeper(loop)
+        sleeper = task_sleeper()
         why = self._enter(ticket, sleeper)
         if why is not None:
-            return why
+            return ticket.told(why)
         try:
             while not isinstance(step := self._step(ticket), _Next):
                 await sleeper.pause(step)
@@ -177,7 +180,7 @@ class Queue:
         except BaseException:
             self._leave(ticket)
             raise
-        return self._done(ticket, step)
+        return ticket.told(self._done(ticket, step))
 
     def give_up(self, ticket: Ticket) -> None:
         """Have one wait no longer: its client has gone."""
@@ -186,9 +189,27 @@ class Queue:
 
     def end(self, ticket: Ticket | None) -> None:
         """End a turn, if it is not over already, and give it to the next."""
-        with forks.locked(self._lock):
+        with forks.locked(lock()):
             if ticket is not None and self._turn is ticket:
                 self._turn = None
+                self._advance(time.monotonic())
+
+    def pass_on(self, ticket: Ticket) -> None:
+        """End the turn of a request, as its application is called.
+
+        Its session may still have to wait in a pool, where the first to come is not the first to be
+        served. So while the pool is spent the next one comes when one is :meth:`through`, or when
+        this turn would have ended.
+        """
+        if self._turn is ticket:
+            self._paced_until = self._turn_ends
+            self.end(ticket)
+
+    def through(self) -> None:
+        """Let the next one go, as one that was let go has done its work."""
+        if self._waiting:
+            with forks.locked(lock()):
+                self._paced_until = 0.0
                 self._advance(time.monotonic())
 
     @contextlib.contextmanager
@@ -203,20 +224,21 @@ class Queue:
 
     def turned(self) -> None:
         """Let them go, if it is read-write: called after each flip."""
-        with forks.locked(self._lock):
+        with forks.locked(lock()):
             self._told_full = False
             selector = self._selector()
             # While read-write any number may queue, for a moment; now they are held, or too many.
             if selector is not None and (known := selector.known).read_only:
                 self._announce(known)
-                for one in self._waiting[self._most :]:
+                others = total() - len(self._waiting)
+                for one in self._waiting[max(0, self._most - others) :]:
                     one.in_vain = self._full
                     one.sleeper.wake()
             self._advance(time.monotonic())
 
     def close(self) -> None:
         """Wake all; they are refused."""
-        with forks.locked(self._lock):
+        with forks.locked(lock()):
             self._closed = True
             for one in list(self._waiting):
                 one.sleeper.wake()
@@ -249,9 +271,9 @@ class Queue:
             return ticket.over
         if (late := ticket.vain(known)) is not None:
             return late
-        with forks.locked(self._lock):
+        with forks.locked(lock()):
             # While read-write the queue is about to be empty: what comes then only keeps the order.
-            full = known.read_only and len(self._waiting) >= self._most
+            full = known.read_only and total() >= self._most
             if not full:
                 ticket.begin(sleeper)
                 insort(self._waiting, ticket, key=attrgetter("number"))
@@ -263,7 +285,7 @@ class Queue:
     def _step(self, ticket: Ticket) -> float | _Next:  # noqa: C901  # one case after the other
         """Return for how many seconds to sleep at most, or what else to do."""
         selector, at = self._selector(), time.monotonic()
-        with forks.locked(self._lock):
+        with forks.locked(lock()):
             if self._closed or selector is None:
                 return _Next.CLOSED
             if ticket.given_up:
@@ -280,7 +302,7 @@ class Queue:
             pause = (ticket.deadline or at) - at
             if pause <= 0:
                 return _Next.OVER
-            if self._turn is not None and self._waiting[0] is ticket:
+            if self._waiting[0] is ticket and (self._turn is not None or at < self._paced_until):
                 pause = min(pause, max(0.0, self._turn_ends - at))
             if self._looker is None:
                 self._looker = ticket
@@ -295,7 +317,9 @@ class Queue:
                 return
             self._turn = None
         selector = self._selector()
-        if self._waiting and (selector is None or not selector.known.read_only):
+        if not self._waiting or (selector is not None and selector.known.read_only):
+            return
+        if at >= self._paced_until or self._closed or selector is None or not selector.spent:
             self._turn, self._turn_ends = self._waiting.pop(0), at + TURN
             self._turn.sleeper.wake()
             if self._waiting:  # which now has to sleep no longer than this turn lasts
@@ -325,7 +349,7 @@ class Queue:
 
     def _leave(self, ticket: Ticket) -> None:
         """Wait no longer, for whatever reason; a turn that it has just been given goes on."""
-        with forks.locked(self._lock):
+        with forks.locked(lock()):
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
                 if self._waiting:  # it may be the first now, which sees that a turn ends
@@ -337,7 +361,7 @@ class Queue:
 
     def _hand_on(self, ticket: Ticket) -> None:
         """Have another one look for all, if this one did."""
-        with forks.locked(self._lock):
+        with forks.locked(lock()):
             if self._looker is ticket:
                 self._looker = None
                 if self._waiting:  # it becomes that as it wakes
@@ -357,9 +381,10 @@ class Queue:
         if not self._told_full:
             self._told_full = True
             logger.warning(
-                "sa_readonly: %s are held, which is max_held: until the flip the next ones are "
-                "refused at once.",
+                "sa_readonly: %s are held in this process, which is max_held: until the flip the "
+                "next ones are refused at once.",
                 self._most,
+                extra=fields("held_full", max_held=self._most),
             )
 
 
@@ -368,28 +393,3 @@ _CLOSED = "It is held no longer, as its EngineSelector was closed."
 
 def _interval(switch: Switch) -> float:
     return min(max(switch.ttl, _SHORTEST), _LONGEST)
-
-
-def request_here() -> Ticket | None:
-    """Return the ticket of the request that runs here, if it is of a kind that is held."""
-    found = refusals.held_request()
-    return found if isinstance(found, Ticket) else None
-
-
-# -- what is told ----------------------------------------------------------------------------
-
-_queues: weakref.WeakKeyDictionary[Switch, weakref.WeakSet[Queue]] = weakref.WeakKeyDictionary()
-
-
-class Held(TypedDict):
-    """Those that are held, as in a report of a worker."""
-
-    held: int
-    held_since: float | None  # by the wall clock
-
-
-def held(switch: Switch) -> Held:
-    """Return how many are held for a switch in this process, and since when the longest is."""
-    told = [queue.held for queue in list(_queues.get(switch, ()))]
-    number, longest = sum(one for one, _ in told), max((one for _, one in told), default=0.0)
-    return {"held": number, "held_since": time.time() - longest if number else None}

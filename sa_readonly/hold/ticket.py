@@ -6,17 +6,28 @@ import contextlib
 import itertools
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .. import refusals
+from ..engines import loops
 from ..errors import ConfigurationError, seconds
 from ..mode import now
+from ..telemetry import on_span
 
 if TYPE_CHECKING:
     import asyncio
 
     from ..mode import State
 
-__all__ = ["Gone", "Sleeper", "TaskSleeper", "Ticket", "check_hold", "check_max_held"]
+__all__ = [
+    "Gone",
+    "Sleeper",
+    "Ticket",
+    "check_hold",
+    "check_max_held",
+    "request_here",
+    "task_sleeper",
+]
 
 _number = itertools.count()
 
@@ -67,6 +78,39 @@ class TaskSleeper(Sleeper):
             self._future, self._woken = None, False
 
 
+class TrioSleeper(Sleeper):
+    """How a task of trio's sleeps.
+
+    :param trio: the module.
+    """
+
+    def __init__(self, trio: Any) -> None:
+        self._trio = trio
+        self._loop = trio.lowlevel.current_trio_token()
+        self._woken = trio.Event()
+
+    def wake(self) -> None:
+        with contextlib.suppress(self._trio.RunFinishedError):
+            self._loop.run_sync_soon(self._settle)
+
+    def _settle(self) -> None:
+        self._woken.set()
+
+    async def pause(self, pause: float) -> None:
+        with self._trio.move_on_after(pause):
+            await self._woken.wait()
+        self._woken = self._trio.Event()
+
+
+def task_sleeper() -> TaskSleeper | TrioSleeper:
+    """Return how the task sleeps that runs here."""
+    if (loop := loops.running()) is not None:
+        return TaskSleeper(loop)
+    if (trio := loops.trio()) is not None:
+        return TrioSleeper(trio)
+    raise RuntimeError("There is no running event loop.")
+
+
 class Ticket:
     """The place and the budget of one request or transaction that may be held.
 
@@ -107,6 +151,12 @@ class Ticket:
         left = self.budget if self.request is None else min(self.budget, self.request.left)
         return left if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
+    def told(self, why: str | None) -> str | None:
+        """Tell the trace how long it waited, and return why it is refused, as it was given."""
+        waited = time.monotonic() - self.since if self.was_held else 0.0
+        on_span(hold_duration=waited, hold_outcome="let go" if why is None else "refused")
+        return why
+
     @property
     def over(self) -> str:
         """Why it is refused when its budget is used up."""
@@ -134,6 +184,12 @@ class Ticket:
             if self.request is not None:
                 self.deadline = min(self.deadline, self.request.begin(self.request.sleeper))
         return self.deadline
+
+
+def request_here() -> Ticket | None:
+    """Return the ticket of the request that runs here, if it is of a kind that is held."""
+    found = refusals.held_request()
+    return found if isinstance(found, Ticket) else None
 
 
 def check_hold(name: str, hold: object) -> float | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..mode import now
 from ..refusals import chain_here, passing
+from ..telemetry import fields
 from ..text import printable
 from .accept import HTML, JSON, PROBLEM, TEXT, choose
 from .page import POLICY, document, escaped
@@ -144,7 +145,7 @@ def cause_of(error: BaseException, note: RequestNote) -> ReadOnlyError | None:
     found = note.chain(error)
     refusal = passing(found)
     if refusal is None and (found or note.refused) and note.is_outermost:
-        logger.error(_ANOTHER, exc_info=error)
+        logger.error(_ANOTHER, exc_info=error, extra=fields("another_error"))
     return refusal
 
 
@@ -162,9 +163,10 @@ def in_place_of_500(
         refused = note.refused
         refusal = passing(refused)
         if refused and refusal is None and note.is_outermost:
-            logger.error(_FAULT, exc_info=refused[-1])
+            logger.error(_FAULT, exc_info=refused[-1], extra=fields("never_saved"))
     if refusal is not None:
-        logger.info(_REPLACED, status, printable(str(refusal)))
+        text = printable(str(refusal))
+        logger.info(_REPLACED, status, text, extra=fields("answered", status=status, error=text))
     return refusal
 
 

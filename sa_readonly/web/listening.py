@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,12 +33,17 @@ class Listening:
         self._ticket = ticket
         self._queue = queue
         self._kept: deque[Message] = deque()
+        self.start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object] = self._start
+        """Starts a task: that of a nursery, under trio."""
         self._task: asyncio.Task[None] | None = None
         self._passed_on = False
 
     def begin(self) -> None:
         """Listen from now on: the ticket is given up if the client goes away."""
-        self._task = asyncio.ensure_future(self._listen())
+        self.start(self._listen)
+
+    def _start(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._task = asyncio.ensure_future(function())
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _listen(self) -> None:

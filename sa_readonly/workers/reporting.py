@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import forks
 from ..mode import Mode
+from ..telemetry import fields
 from .protocol import RegistryError, Report
 
 if TYPE_CHECKING:
@@ -245,12 +246,13 @@ class Reporting:
             self._told_at = time.monotonic()
         if self.problem is not None:
             self.problem = None
-            logger.info("This process is registered, and reports again.")
+            extra = fields("reports_again")
+            logger.info("This process is registered, and reports again.", extra=extra)
 
     def _fall_ill(self, error: RegistryError) -> None:
         self._told = None  # readers may find no report: it is tried again at the next look
         if self.problem is None:
-            logger.error("%s", error)
+            logger.error("%s", error, extra=fields("unreported", error=str(error)))
         self.problem = str(error)
 
 

@@ -10,7 +10,9 @@ import weakref
 from typing import TYPE_CHECKING
 
 from .. import forks
+from ..hold.count import held
 from ..switch import FileSwitch
+from ..telemetry import fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +41,8 @@ class Watcher:
     :param switch: what to look at, not less than once a second, as a signal may have asked for a
         look. A file is looked at once in each ``ttl``: an event loop looks at it by itself. Another
         switch is looked at soon after ``ttl / 2``, so that the next answer comes before the last
-        one is as old as ``ttl``, past which an event loop that can't wait is told read-only.
+        one is as old as ``ttl``, past which an event loop that can't wait is told read-only. So is
+        a file while any wait for the flip.
     :param due: a bound method, held weakly, that is called after each look.
     :param probe: another one, called last of all: it may wait for a server.
     """
@@ -47,7 +50,8 @@ class Watcher:
     def __init__(self, switch: Switch, due: Callable[[], None], probe: Callable[[], None]) -> None:
         self._switch = weakref.ref(switch)
         self._due, self._probe = weakref.WeakMethod(due), weakref.WeakMethod(probe)
-        ttl = switch.ttl if isinstance(switch, FileSwitch) else switch.ttl * _PAST_HALF
+        self._soon = min(max(switch.ttl * _PAST_HALF, _SHORTEST), _LONGEST)
+        ttl = switch.ttl if isinstance(switch, FileSwitch) else self._soon
         self._interval = min(max(ttl, _SHORTEST), _LONGEST)
         self._lock = forks.PerProcess(threading.Lock)
         self._forking = False
@@ -95,7 +99,8 @@ class Watcher:
                 self._looked = -math.inf
                 if not self._failed:
                     self._failed = True
-                    logger.error("No thread can watch for a flip (%s).", error)  # noqa: TRY400  # its traceback tells nothing
+                    extra = fields("unwatched", error=str(error))
+                    logger.error("No thread can watch for a flip (%s).", error, extra=extra)  # noqa: TRY400  # its traceback tells nothing
                 return
             self._thread, self._failed = thread, False
 
@@ -119,6 +124,12 @@ class Watcher:
         self._looked = time.monotonic()
         _do(probe)
 
+    @property
+    def interval(self) -> float:
+        """Seconds from one look to the next."""
+        switch = self._switch()
+        return self._soon if switch is not None and held(switch)["held"] else self._interval
+
     def _is_orphaned(self) -> bool:
         return self._switch() is None or self._due() is None
 
@@ -137,16 +148,16 @@ def _do(*steps: Callable[[], object] | None) -> None:
             if step is not None:
                 step()
     except BaseException:  # a callback of a flip may exit, and this thread must go on
-        logger.exception("The watcher's look failed; it goes on.")
+        extra = fields("watcher_failed")
+        logger.exception("The watcher's look failed; it goes on.", extra=extra)
 
 
-def _watch(reference: weakref.ref[Watcher], end: threading.Event, interval: float) -> None:
-    pause = interval
+def _watch(reference: weakref.ref[Watcher], end: threading.Event, pause: float) -> None:
     while not end.wait(pause):
         began = time.monotonic()  # an answer ages from here on, however long the tick takes
         watcher = reference()
         if watcher is None or watcher._is_orphaned():
             return
         watcher.tick()
+        pause = max(_SHORTEST, began + watcher.interval - time.monotonic())
         del watcher  # or it could not be collected while this waits
-        pause = max(_SHORTEST, began + interval - time.monotonic())

@@ -14,7 +14,7 @@ from .. import forks, refusals
 from ..engines import loops
 from ..engines.privates import in_greenlet
 from ..errors import ConfigurationError, ReadOnlyError
-from ..hold.queue import held
+from ..hold.count import held
 from ..mode import Mode, State, clock, now
 from ..subscribers import looks_at_a_glance
 from .counts import Counts

@@ -1,0 +1,53 @@
+"""All that is held in a process: one lock for its queues, and how many wait in them."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Protocol, TypedDict
+
+from .. import forks
+
+if TYPE_CHECKING:
+    from ..mode import Switch
+
+__all__ = ["add", "held", "lock", "total"]
+
+lock = forks.PerProcess(threading.RLock)  # a signal handler may notice the flip
+"""Of all queues, as ``max_held`` counts what waits in any of them."""
+
+
+class Counted(Protocol):
+    """What is counted of a queue."""
+
+    @property
+    def held(self) -> tuple[int, float]:
+        """How many wait, and for how many seconds the longest has."""
+
+
+_queues: weakref.WeakKeyDictionary[Switch, weakref.WeakSet[Counted]] = weakref.WeakKeyDictionary()
+
+
+def add(switch: Switch, queue: Counted) -> None:
+    """Count a queue from now on, as long as it lives."""
+    _queues.setdefault(switch, weakref.WeakSet()).add(queue)
+
+
+def total() -> int:
+    """Return how many are held in this process, whatever their switch."""
+    return sum(queue.held[0] for queues in list(_queues.values()) for queue in list(queues))
+
+
+class Held(TypedDict):
+    """Those that are held, as in a report of a worker."""
+
+    held: int
+    held_since: float | None  # by the wall clock
+
+
+def held(switch: Switch) -> Held:
+    """Return how many are held for a switch in this process, and since when the longest is."""
+    told = [queue.held for queue in list(_queues.get(switch, ()))]
+    number, longest = sum(one for one, _ in told), max((one for _, one in told), default=0.0)
+    return {"held": number, "held_since": time.time() - longest if number else None}
