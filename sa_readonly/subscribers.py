@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import InvalidRequestError
 
 from . import forks
+from .announced import Ahead, with_announced
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch, clock, now
 from .text import described
@@ -32,7 +33,7 @@ logger = logging.getLogger("sa_readonly")
 FORCE = "SA_READONLY_FORCE"
 
 
-class BaseSwitch(Switch):
+class BaseSwitch(Ahead):
     """A switch that tells its subscribers, to derive a switch from whose mode changes.
 
     What is derived takes a look in ``check()``, notes :func:`.mode.clock` before it, and hands the
@@ -115,6 +116,7 @@ class BaseSwitch(Switch):
             new = decide(old)
             if new is None:
                 return
+            new = with_announced(new, old.announced)
             if self.checked == -math.inf and not self._subscribers:
                 self._answer(new, asked)  # the first answer is no flip
                 if new.read_only and new is not old:

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "sa_readonly"
 # imports only what stands before it.
 HOUSE = (
     *("errors", "mode", "text"),
-    "forks",
+    *("announced", "forks"),
     *("refusals", "subscribers"),
     *("switch", "looking", "polled"),
     "engines",
