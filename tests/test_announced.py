@@ -12,7 +12,7 @@ import pytest
 
 from sa_readonly import FileSwitch, Mode
 from sa_readonly.announced import announced_in, content_of
-from sa_readonly.engines.server import REASON
+from sa_readonly.engines.server import REASON, ServerSwitch
 from sa_readonly.mode import Announced, State
 from sa_readonly.text import LIMIT
 from sa_readonly.web.answers import headers_of
@@ -139,13 +139,17 @@ def test_a_process_without_a_thread_tells_it_by_its_traffic(lite: App) -> None:
     assert lite.selector.state.announced == NIGHT
 
 
-def test_a_state_by_the_word_of_a_server_tells_it_too(lite: App) -> None:
-    lite.start(ttl=60, watch=True, server_read_only="flip")
-    lite.selector.switch.known = State(Mode.READ_WRITE, announced=NIGHT)
-    server = lite.selector.server
-    assert server is not None
+def test_a_state_by_the_word_of_a_server_tells_it_too(switch: FileSwitch) -> None:
+    def nothing() -> None:
+        pass
+
+    server = ServerSwitch(
+        switch, lambda: "db", shut=nothing, reopen=nothing, may_write=lambda: False
+    )
+    announce(switch, content_of(NIGHT))
     server.turn()
-    assert (lite.selector.known.reason, lite.selector.known.announced) == (REASON, NIGHT)
+    found = server.over(switch.known)
+    assert (found.reason, found.announced) == (REASON, NIGHT)
 
 
 def test_a_response_has_the_times_as_headers_unless_an_inner_one_has_set_them() -> None:
