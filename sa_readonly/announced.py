@@ -125,14 +125,16 @@ class Ahead(Switch):
         if self._ahead is None or self.forced is not None or moment < self._ahead_at:
             return
         self._ahead_at = moment + _PAUSE
-        found = self._ahead()
-        announced = None if found is None or found.over else found
-        if announced != self.known.announced:
-            with self._state():
-                if self.forced is None:
-                    self.known = replace(self.known, announced=announced)
+        announced = self._ahead()
+        with self._state():
+            if self.forced is None:
+                self.known = with_announced(self.known, announced)
 
 
 def with_announced(state: State, announced: Announced | None) -> State:
-    """Return a state that tells what is announced, too: no look at the switch brings that."""
+    """Return a state that tells what is announced, too: no look at the switch brings that.
+
+    What is over is told no more.
+    """
+    announced = None if announced is None or announced.over else announced
     return state if state.announced == announced else replace(state, announced=announced)

@@ -15,6 +15,7 @@ from ..looking import Look, LookingSwitch
 from ..mode import Mode, State, clock, now
 from ..switch import FileSwitch
 from .entry import owner_of
+from .history import EtcdAhead
 from .looks import look as look_at
 from .memory import Judgement, Memory
 from .records import LONGEST_FENCE, Store
@@ -23,6 +24,7 @@ from .registry import EtcdRegistry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..mode import Announced
     from .entry import EtcdEntry
 
 __all__ = ["PASSWORD", "USER", "EtcdSwitch", "store_of"]
@@ -100,6 +102,8 @@ class EtcdSwitch(LookingSwitch):
         """Where ``workers=True`` has this process register."""
         self._memory = Memory(self.store)
         self._file = None if file is None else _HostFile(file, ttl=ttl)
+        self._ahead = self._look_ahead
+        self._ahead_of_key = EtcdAhead(self.store)
         self._answered: Look | None = None  # the last look that etcd has answered
         self._trouble: str | None = None  # the last that was logged
         self._reached: datetime | None = None  # when etcd answered last, by the wall clock
@@ -179,6 +183,10 @@ class EtcdSwitch(LookingSwitch):
     def _entry(self) -> EtcdEntry | None:
         entry = self.registry.entry
         return None if entry is None or entry.is_over else entry
+
+    def _look_ahead(self) -> Announced | None:
+        found = self._ahead_of_key()
+        return self._file.ahead() if found is None and self._file is not None else found
 
     # -- what is known -------------------------------------------------------------------
 
@@ -293,6 +301,10 @@ class _HostFile(FileSwitch):
     """The file that turns one host read-only. Its flips are told by the switch that looks at it."""
 
     _forcible = False
+
+    def ahead(self) -> Announced | None:
+        """Return what is announced for this host."""
+        return None if self._ahead is None else self._ahead()
 
     def _say(self, level: int, message: str, *args: object, **options: Any) -> None:
         if level >= logging.ERROR:
