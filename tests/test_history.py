@@ -7,10 +7,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,13 @@ def test_each_on_off_and_wait_is_a_line(file: Path) -> None:
     text = {"reason": "Upgrade", "until": until, "generation": generation}
     assert on == {"did": "on", "changed": True, **text, "forced": []}
     assert wait.pop("seconds") < 5
-    message = "not known after 0.0 s: nobody is registered, so nothing is known"
+    assert wait.pop("message").endswith(" s: nobody is registered, so nothing is known")
     assert wait == {
-        **{"did": "wait", "mode": "read-only", "code": 3, "message": message, "not_drained": []},
         **text,
+        "did": "wait",
+        "mode": "read-only",
+        "code": 3,
+        "not_drained": [],
     }
     assert 0 <= off.pop("seconds") < 60
     assert off == {"did": "off", "changed": True, **text, "not_drained": [], "forced": []}
@@ -156,8 +159,8 @@ def test_an_off_tells_what_forced_processes_began_and_who_was_not_drained(
     monkeypatch.delenv("SA_READONLY_FORCE")
     command("on", "--file", lite.path)
     for _ in range(3):
-        with lite.Session.begin() as session:
-            session.add(Book())
+        with lite.sessions.begin() as session:
+            session.add(Book(title="x"))
     lite.selector.check()
     command("off", "--file", lite.path)
     off = lines(lite.path)[-1]
@@ -174,8 +177,8 @@ def test_an_off_tells_what_forced_processes_began_and_who_was_not_drained(
 
 def test_nothing_is_counted_where_nothing_is_forced(lite: App) -> None:
     lite.start()
-    with lite.Session.begin() as session:
-        session.add(Book())
+    with lite.sessions.begin() as session:
+        session.add(Book(title="x"))
     report = lite.selector.report().report
     assert report is not None
     assert (report.begun, report.begun_first, report.begun_last) == (0, None, None)
@@ -244,8 +247,8 @@ def test_a_huge_file_in_its_place_is_put_aside_and_no_more_than_two_mib_are_read
         b"\xff\xfe\n",
         b"[" * 30000 + b"\n",
         b'{"did": "on"}\n{"did": "on", "at": 1}\n{"did": ["on"], "at": "2029-01-01"}\n[]\n',
-        b'{"did": "on", "at": "2029-01-01", "generation": {"a": [1]}, "reason": {}, "until": 3}\n',
-        b'{"did": "off", "at": "2029-01-01", "forced": [1, {}], "not_drained": 3, "seconds": 1e308}\n',
+        b'{"did": "on", "at": "2029-01-01", "generation": {"a": [1]}, "until": 3}\n',
+        b'{"did": "off", "at": "2029-01-01", "forced": [1, {}], "not_drained": 3}\n',
         b'{"did": "off", "at": "2029-01-01", "forced": [{"first": {}}], "seconds": NaN}\n',
         b'{"did": "wait", "at": "2029-01-01", "message": ["x"]}\n',
         b'{"at": "2029-01-01", "did": "o',
@@ -353,7 +356,7 @@ def mounted(directory: Path, size: str) -> Iterator[Path]:
 def _fill(disk: Path, but: int) -> None:
     """Fill the disk, but so many blocks."""
     free = os.statvfs(disk)
-    with (disk / "filler").open("wb") as filler:
+    with (disk / "filler").open("ab") as filler:
         filler.write(b"x" * (free.f_bavail - but) * free.f_bsize)
 
 
@@ -383,50 +386,50 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 
 # -- the end of the command ------------------------------------------------------------------
 
-# It kills itself at the given call of what touches the file system, before or after the call.
-_KILLED = """
-import os, signal, sys
-from itertools import count
-at, after = int(sys.argv[1]), sys.argv[2] == "after"
-numbers = count()
-def watched(name, real):
-    def function(first, *more, **options):
-        where = first if isinstance(first, str) else ""
-        if isinstance(first, int):
-            where = os.readlink(f"/proc/self/fd/{first}")
-        ours = "read-only.txt" in where or ".sa_readonly-" in where
-        number = next(numbers) if ours else -1
-        if number == at and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if number == at and name == "write":
-            more = (more[0][: len(more[0]) // 2], *more[1:])
-        result = real(first, *more, **options)
-        if number == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    return function
-from sa_readonly.cli import main
-for name in ("open", "write", "fsync", "replace", "unlink", "ftruncate", "fchmod", "close", "pread"):
-    setattr(os, name, watched(name, getattr(os, name)))
-main(sys.argv[3:], prog_name="sa-readonly", standalone_mode=False)
-print(next(numbers))
-"""
+STEPS = ("open", "write", "fsync", "replace", "unlink", "ftruncate", "fchmod", "close", "pread")
 
 
-def _killed_at(step: int, when: str, *arguments: str | Path) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(step), when, *map(str, arguments)],
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    return done.returncode, done.stdout.splitlines()[-1] if done.stdout else done.stderr
+def _killed_at(step: int, when: str, *arguments: str | Path) -> int:
+    """Run the command in a child that kills itself at a call, before or after that is done.
+
+    A write that is killed has written half. Return the exit code: -9, or how many calls there were.
+    """
+    numbers = count()
+
+    def watched(name: str) -> Any:
+        real = getattr(os, name)
+
+        def function(first: Any, *more: Any, **options: Any) -> Any:
+            where = os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else str(first)
+            if "read-only.txt" not in where and ".sa_readonly-" not in where:
+                return real(first, *more, **options)
+            number = next(numbers)
+            if number == step and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number == step and name == "write":
+                more = (more[0][: len(more[0]) // 2], *more[1:])
+            try:
+                return real(first, *more, **options)
+            finally:
+                if number == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return function
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for name in STEPS:
+                setattr(os, name, watched(name))
+            assert command(*arguments).exit_code == 0
+            os._exit(next(numbers))
+        finally:
+            os._exit(255)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _survives(file: Path, steps: Iterator[tuple[int, str]], did: str) -> int:
-    """Kill a command at each step; each time what was there before is whole, and nothing is lost."""
+    """Kill a command at each step; what was there before is whole, and the flip is told."""
     for number, (step, when) in enumerate(steps):
         for path in file.parent.iterdir():
             path.unlink()
@@ -434,11 +437,11 @@ def _survives(file: Path, steps: Iterator[tuple[int, str]], did: str) -> int:
         if did == "on":
             command("off", "--file", file)
         before = kept(file)
-        code, last = _killed_at(step, when, did, "--file", file)
-        if code == 0:
-            assert int(last) <= step
+        code = _killed_at(step, when, did, "--file", file)
+        if code >= 0:
+            assert code == step
             return number
-        assert code == -signal.SIGKILL, last
+        assert code == -signal.SIGKILL
         moved = file.exists() is (did == "on")
         shown = lines(file)
         assert kept_whole(file)[: len(before)] == before
