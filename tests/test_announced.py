@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 
 from sa_readonly import FileSwitch, Mode
 from sa_readonly.announced import announced_in, content_of
+from sa_readonly.asgi import ReadOnlyMiddleware as AsgiMiddleware
 from sa_readonly.engines.server import REASON, ServerSwitch
 from sa_readonly.mode import Announced, State
 from sa_readonly.text import LIMIT
 from sa_readonly.web.answers import headers_of
 from sa_readonly.web.status import as_html
 from sa_readonly.workers.status import snapshot
+from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.app import App
 from tests.postgres import wait_until
 from tests.worker_app import lite, read
@@ -162,6 +166,43 @@ def test_a_response_has_the_times_as_headers_unless_an_inner_one_has_set_them() 
         told[0],
     ]
     assert headers_of(State(Mode.READ_WRITE), ["Vary"]) == []
+
+
+def test_each_response_of_either_middleware_tells_it(lite: App) -> None:
+    Path(f"{lite.path}.announced").write_bytes(content_of(NIGHT))
+    lite.start(ttl=0)
+    read(lite)
+    heads: list[Any] = []
+
+    def wsgi(_environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    environ: dict[str, Any] = {}
+    setup_testing_defaults(environ)
+    middleware = ReadOnlyMiddleware(wsgi, lite.selector)
+    b"".join(middleware(environ, lambda _status, headers: heads.append(dict(headers))))  # type: ignore[arg-type,return-value]  # nothing is written
+
+    async def asgi(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(message: Any) -> None:
+        if "headers" in message:
+            heads.append({k.decode(): v.decode() for k, v in message["headers"]})
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(AsgiMiddleware(asgi, lite.selector)(scope, None, send))  # type: ignore[arg-type]  # nothing is received
+    until = NIGHT.until
+    assert until is not None
+    assert heads == [
+        {
+            "Content-Type": "text/plain",
+            "X-Read-Only-From": SOON.isoformat(),
+            "X-Read-Only-Until": until.isoformat(),
+        },
+        {"x-read-only-from": SOON.isoformat(), "x-read-only-until": until.isoformat()},
+    ]
 
 
 def test_the_status_page_tells_it_in_each_of_its_forms() -> None:

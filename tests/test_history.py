@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from sa_readonly import FileSwitch
 from sa_readonly.command import history_file, record
 from sa_readonly.command.history_file import LIMIT, FileHistory
+from sa_readonly.oneswitch import asked
 from sa_readonly.workers import process
 from tests.app import App, Book, once
 from tests.test_command_on_off import command, file, refused, told
@@ -173,6 +175,23 @@ def test_an_off_tells_what_forced_processes_began_and_who_was_not_drained(
     assert began <= first < last <= datetime.now(timezone.utc)
     shown = command("history", "--file", lite.path).stdout.splitlines()[-1]
     assert f"forced to read-write: {forced['worker']}, 4 transactions from " in shown
+
+
+def test_transactions_of_engines_by_url_and_under_autocommit_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SA_READONLY_FORCE", "read-write")
+    options = f"plugin=sa_readonly&sa_readonly_file={tmp_path}/read-only.txt"
+    engine = create_engine(f"sqlite:///{tmp_path}/a.db?{options}")
+    for level in ("SERIALIZABLE", "AUTOCOMMIT"):
+        with engine.connect().execution_options(isolation_level=level) as connection:
+            connection.execute(text("select 1"))
+    shared = asked(engine)
+    assert shared is not None
+    report = shared.report().report
+    assert report is not None
+    assert report.begun == 2
+    engine.dispose()
 
 
 def test_nothing_is_counted_where_nothing_is_forced(lite: App) -> None:
