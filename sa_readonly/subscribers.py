@@ -116,7 +116,8 @@ class BaseSwitch(Ahead):
             new = decide(old)
             if new is None:
                 return
-            new = with_announced(new, old.announced)
+            if self._ahead is not None:  # else the look itself may tell what is announced
+                new = with_announced(new, old.announced)
             if self.checked == -math.inf and not self._subscribers:
                 self._answer(new, asked)  # the first answer is no flip
                 if new.read_only and new is not old:

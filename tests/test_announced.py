@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import textwrap
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -218,3 +220,15 @@ def test_the_status_page_tells_it_in_each_of_its_forms() -> None:
     page = as_html(shown)
     assert "<dt>Announced</dt>" in page
     assert "&lt;b&gt;\\x1b[31mred" in page
+
+
+def test_the_banner_in_the_docs_tells_it_until_it_begins(switch: FileSwitch) -> None:
+    docs = Path(__file__).parent.parent / "docs" / "announcing.md"
+    (block,) = re.findall(r"```python\n(.*?)```", docs.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(block), names)  # our own text
+    assert names["banner"](switch) == ""
+    announce(switch, content_of(NIGHT))
+    assert names["banner"](switch) == f"Read-only from {SOON:%H:%M} UTC: Upgrade\nto 18"
+    switch.enable()
+    assert names["banner"](switch) == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -14,8 +15,10 @@ from sa_readonly.announced import content_of
 from sa_readonly.etcd import history as etcd_history
 from sa_readonly.etcd.history import EtcdHistory
 from sa_readonly.mode import Announced
+from tests.doctor import ROOT
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.postgres import wait_until
+from tests.test_doctor_etcd import codes, look
 from tests.test_etcd_command import command, done, refused
 
 __all__ = ["bare", "fleet"]  # fixtures
@@ -190,3 +193,28 @@ def test_text_of_another_hand_announces_nothing_and_can_be_cancelled(fleet: Flee
     assert "announced" not in done(fleet, "status").stdout
     done(fleet, "announce", "--cancel")
     assert fleet.client.get(fleet.store.announced).kv is None
+
+
+def test_the_rights_in_the_docs_are_all_that_a_worker_and_an_operator_need(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rights: dict[str, list[tuple[str, str, bool]]] = {"worker": [], "operator": []}
+    docs = (ROOT / "docs" / "fleet.md").read_text()
+    granted = r"grant-permission shop-(\w+) (--prefix=true )?(\w+) /shop/read-only(\S*)"
+    for role, prefix, right, rest in re.findall(granted, docs):
+        rights[role].append((right.upper(), fleet.store.key + rest, bool(prefix)))
+    fleet.etcd.users(shop=("x", rights["worker"]), ops=("x", rights["operator"]))
+    user = {"SA_READONLY_ETCD_USER": "ops", "SA_READONLY_ETCD_PASSWORD": "x"}
+    monkeypatch.setenv("SA_READONLY_ETCD_PASSWORD", "x")
+    try:
+        told = {name: codes(look(fleet, user=name)) for name in ("shop", "ops")}
+        assert told["shop"]["etcd-rights-in-order"] == "ok"
+        wrong = {"etcd-announcement-not-read", "etcd-history-of-others", "etcd-entries-of-others"}
+        assert wrong.isdisjoint(told["shop"])
+        assert "etcd-operator-rights-missing" not in told["ops"]
+        for arguments in (("announce", *AT), ("on",), ("off",), ("history",)):
+            result = done(fleet, *arguments, **user)
+            assert "lost" not in result.stderr
+        assert [line.split()[2] for line in result.stdout.splitlines()] == ["on", "off"]
+    finally:
+        fleet.etcd.no_users()
