@@ -248,11 +248,11 @@ def test_a_huge_file_in_its_place_is_put_aside_and_no_more_than_two_mib_are_read
     with open(f"{file}.history", "wb") as huge:
         huge.truncate(1 << 40)
     asked: list[int] = []
-    real = os.pread
+    real = os.read
     monkeypatch.setattr(
         os,
-        "pread",
-        lambda fd, size, start: asked.append(size) or real(fd, size, start),  # type: ignore[func-returns-value]  # noted by the way
+        "read",
+        lambda fd, size: asked.append(size) or real(fd, size),  # type: ignore[func-returns-value]  # noted by the way
     )
     assert command("on", "--file", file).exit_code == 0
     assert dids(file) == ["on"]
@@ -270,6 +270,8 @@ def test_a_huge_file_in_its_place_is_put_aside_and_no_more_than_two_mib_are_read
         b'{"did": "off", "at": "2029-01-01", "forced": [1, {}], "not_drained": 3}\n',
         b'{"did": "off", "at": "2029-01-01", "forced": [{"first": {}}], "seconds": NaN}\n',
         b'{"did": "wait", "at": "2029-01-01", "message": ["x"]}\n',
+        b'{"did": "on", "at": "2029-01-01", "generation": ' + b"[" * 990 + b"]" * 990 + b"}\n",
+        b'{"did": "off", "at": "2029-01-01", "seconds": 1e999}\n',
         b'{"at": "2029-01-01", "did": "o',
     ],
 )
@@ -281,6 +283,8 @@ def test_lines_of_another_hand_harm_no_command_and_no_other_line(
     assert command("off", "--file", file).exit_code == 0
     done = command("history", "--file", file)
     assert done.exit_code == 0, done.exception
+    for line in told("history", "--file", file)["history"]:
+        json.dumps(line, allow_nan=False)
     assert [line.split()[2] for line in done.stdout.splitlines()[-2:]] == ["on", "off"]
 
 
@@ -405,7 +409,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 
 # -- the end of the command ------------------------------------------------------------------
 
-STEPS = ("open", "write", "fsync", "replace", "unlink", "ftruncate", "fchmod", "close", "pread")
+STEPS = ("open", "write", "fsync", "replace", "unlink", "ftruncate", "fchmod", "close", "read")
 
 
 def _killed_at(step: int, when: str, *arguments: str | Path) -> int:
@@ -447,15 +451,22 @@ def _killed_at(step: int, when: str, *arguments: str | Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _survives(file: Path, steps: Iterator[tuple[int, str]], did: str) -> int:
-    """Kill a command at each step; what was there before is whole, and the flip is told."""
+def _survives(file: Path, did: str, *, full: bool) -> int:
+    """Kill a command at each step; what was there before is whole, and the flip is told.
+
+    :param full: whether the command rotates the history.
+    """
+    steps = ((step, when) for step in range(1000) for when in ("before", "after"))
     for number, (step, when) in enumerate(steps):
         for path in file.parent.iterdir():
             path.unlink()
         command("on", "--file", file, "--reason", "before")
         if did == "on":
             command("off", "--file", file)
-        before = kept(file)
+        if full:
+            with open(f"{file}.history", "ab") as history:
+                history.write(b" " * (LIMIT - history.tell() - 1) + b"\n")
+        before = kept_whole(file)
         code = _killed_at(step, when, did, "--file", file)
         if code >= 0:
             assert code == step
@@ -478,15 +489,15 @@ def _survives(file: Path, steps: Iterator[tuple[int, str]], did: str) -> int:
 
 def kept_whole(file: Path) -> list[dict[str, Any]]:
     """The lines that are whole, as they are in the file."""
-    content = Path(f"{file}.history").read_bytes().splitlines()
+    content = FileHistory(str(file)).read()
     return [line for line in map(record.decoded, content) if line is not None]
 
 
 @once
+@pytest.mark.parametrize("full", [False, True], ids=["", "rotating"])
 @pytest.mark.parametrize("did", ["on", "off"])
-def test_it_survives_kill_9_of_the_command_at_each_step(file: Path, did: str) -> None:
-    steps = ((step, when) for step in range(1000) for when in ("before", "after"))
-    assert _survives(file, steps, did) > 20
+def test_it_survives_kill_9_of_the_command_at_each_step(file: Path, did: str, full: bool) -> None:
+    assert _survives(file, did, full=full) > 20
 
 
 @pytest.mark.parametrize("did", ["on", "off"])

@@ -45,7 +45,7 @@ class FileHistory:
         """
         with self._locked(len(lines)) as (descriptor, alone):
             end = os.fstat(descriptor).st_size
-            torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+            torn = end > 0 and _read(descriptor, 1, end - 1) != b"\n"
             content = b"\n" * torn + lines
             try:
                 if os.write(descriptor, content) != len(content):
@@ -92,7 +92,7 @@ class FileHistory:
         if own.st_nlink > 1:
             os.close(descriptor)
             raise OSError("it has another name, too, and may be another file")
-        if own.st_size == 0 and own.st_uid == os.geteuid():
+        if own.st_size == 0 and hasattr(os, "geteuid") and own.st_uid == os.geteuid():
             # For the operators that share the directory, and for no process that may only look.
             above = os.stat(os.path.dirname(self.name))
             if own.st_gid == above.st_gid and not above.st_mode & stat.S_IWOTH:
@@ -120,11 +120,16 @@ def _lock(descriptor: int) -> bool:
     return False
 
 
+def _read(descriptor: int, size: int, start: int) -> bytes:
+    os.lseek(descriptor, start, os.SEEK_SET)  # what is written is appended all the same
+    return os.read(descriptor, size)
+
+
 def _tail(name: str) -> list[bytes]:
     descriptor = opened(name, os.O_RDONLY)
     try:
         start = max(0, os.fstat(descriptor).st_size - _READ)
-        lines = os.pread(descriptor, _READ, start).split(b"\n")
+        lines = _read(descriptor, _READ, start).split(b"\n")
     finally:
         os.close(descriptor)
     return [line for line in lines[start > 0 :] if line]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -121,11 +122,19 @@ def decoded(content: bytes) -> Line | None:
         line = json.loads(content)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(line, dict) or line.get("did") not in _DID:
+    if not isinstance(line, dict) or not _is_plain(line) or line.get("did") not in _DID:
         return None
     if not isinstance(line.get("at"), str) or parse_time(line["at"]) is None:
         return None
     return line
+
+
+def _is_plain(value: object, depth: int = 3) -> bool:
+    """True if it is no deeper than a line is, and has no number that JSON has not."""
+    if isinstance(value, (dict, list)):
+        several = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(one, depth - 1) for one in several)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def lines_of(history: History) -> tuple[list[Line], int]:
