@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..announced import in_words
-from ..mode import Announced, Mode, now
+from ..mode import Announced, Mode, State, now
 from ..text import parse_time
 from ..workers.verdict import Verdict
 from .operate import operate
@@ -83,7 +83,7 @@ def on(
     with operate(where, as_json) as place:
         then = wait_here(place, Mode.READ_ONLY, turning_on=True, **how) if wait else None
         record = Record(place)
-        announced = _announced(place)
+        announced = _announced(place, record.before)
         if announced is not None and not announced.over:
             reason = announced.reason if reason is None else reason
             until = until or announced.until
@@ -125,10 +125,12 @@ def off(*, wait: bool, where: Where, as_json: bool, **how: Any) -> None:
         place.turned_off()
 
 
-def _announced(place: Place) -> Announced | None:
-    """Return what is announced, while it is read-write: it is what is turned on now."""
+def _announced(place: Place, before: State | None) -> Announced | None:
+    """Return what is announced, if it was read-write: then that is turned on now."""
+    if before is None or before.read_only:
+        return None
     try:
-        return None if place.state().read_only else place.announced()
+        return place.announced()
     except click.ClickException as error:
         note(f"What is announced is not taken: {error.message}")
         return None

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..etcd.errors import EtcdError
-from ..mode import Mode, State, now
+from ..mode import Mode, now
 from ..text import parse_time
 from ..workers import process
 from .terminal import note
 from .waiting import shortened
 
 if TYPE_CHECKING:
+    from ..mode import State
     from ..workers.status import Snapshot, WorkerStatus
     from .place import History, Place
     from .waiting import VerdictWait
@@ -45,17 +46,20 @@ class Record:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self.before: State | None = None
+        """What there was, or None if it can't be told."""
         self._found: list[Line] = []
-        self._before = State(Mode.READ_WRITE)
         self._since: datetime | None = None
         self._workers: Line = {}
-        with suppress(OSError, EtcdError, click.ClickException):  # it fails again, and says so
-            lines, _ = lines_of(place.history)
+        with suppress(click.ClickException):  # the flip fails, too, and says so
             snapshot = place.snapshot()
-            self._before = snapshot.state
-            self._since = snapshot.state.since or _since(lines, snapshot.state)
-            self._found = found_out(lines, snapshot.state)
+            state = self.before = snapshot.state
             self._workers = _of_workers(snapshot)
+            self._since = state.since
+            with suppress(OSError, EtcdError):  # what is added to it fails, too, and says so
+                lines, _ = lines_of(place.history)
+                self._found = found_out(lines, state)
+                self._since = self._since or _since(lines, state)
 
     def turned(self, did: str, *, changed: bool) -> None:
         """Add the line of an `on` or an `off`, after the switch was moved."""
@@ -67,7 +71,7 @@ class Record:
             seconds = None
             if changed and self._since is not None:
                 seconds = round((now() - self._since).total_seconds(), 3)
-            line |= {**_text(self._before), "seconds": seconds, **self._workers}
+            line |= {**_text(self.before), "seconds": seconds, **self._workers}
         self._write(line)
 
     def waited(self, made: VerdictWait, code: int) -> None:
@@ -78,7 +82,7 @@ class Record:
             {
                 "did": "wait",
                 "mode": str(made.mode),
-                **_text(self._before),
+                **_text(self.before),
                 "seconds": progress and round(progress.seconds, 3),
                 "code": code,
                 "message": progress and str(progress),
@@ -184,7 +188,9 @@ def _since(lines: Sequence[Line], state: State) -> datetime | None:
     return None
 
 
-def _text(state: State) -> Line:
+def _text(state: State | None) -> Line:
+    if state is None:
+        return {"reason": None, "until": None, "generation": None}
     until = None if state.until is None else state.until.isoformat()
     return {"reason": state.reason, "until": until, "generation": state.generation}
 
