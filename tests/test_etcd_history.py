@@ -15,6 +15,7 @@ from sa_readonly.announced import content_of
 from sa_readonly.etcd import history as etcd_history
 from sa_readonly.etcd.history import EtcdHistory
 from sa_readonly.mode import Announced
+from tests.app import once
 from tests.doctor import ROOT
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.postgres import wait_until
@@ -79,6 +80,7 @@ def test_a_full_etcd_loses_the_line_and_says_so_and_the_off_goes_through(fleet: 
     assert dids(fleet) == ["on", "off found"]
 
 
+@once
 def test_an_operator_with_the_rights_of_before_flips_and_is_told_what_is_lost(fleet: Fleet) -> None:
     store = fleet.store
     flips = [("READWRITE", name, False) for name in (store.key, store.marker)]
@@ -188,6 +190,7 @@ def test_nothing_is_announced_where_no_fleet_is(bare: Fleet) -> None:
     assert bare.client.get(bare.store.announced).kv is None
 
 
+@once
 def test_text_of_another_hand_announces_nothing_and_can_be_cancelled(fleet: Fleet) -> None:
     fleet.client.put(fleet.store.announced, b"\xff[" * 100_000)
     assert "announced" not in done(fleet, "status").stdout
@@ -195,6 +198,7 @@ def test_text_of_another_hand_announces_nothing_and_can_be_cancelled(fleet: Flee
     assert fleet.client.get(fleet.store.announced).kv is None
 
 
+@once
 def test_the_rights_in_the_docs_are_all_that_a_worker_and_an_operator_need(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

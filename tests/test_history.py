@@ -288,6 +288,7 @@ def test_lines_of_another_hand_harm_no_command_and_no_other_line(
     assert [line.split()[2] for line in done.stdout.splitlines()[-2:]] == ["on", "off"]
 
 
+@once
 def test_it_is_rotated_at_one_mib_and_the_one_before_is_read_too(file: Path) -> None:
     history = FileHistory(str(file))
     line = record.encoded({"did": "wait", "message": "x" * 1000})
