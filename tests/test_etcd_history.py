@@ -222,3 +222,35 @@ def test_the_rights_in_the_docs_are_all_that_a_worker_and_an_operator_need(
         assert [line.split()[2] for line in result.stdout.splitlines()] == ["on", "off"]
     finally:
         fleet.etcd.no_users()
+
+
+def test_an_off_tells_what_a_forced_worker_of_any_host_began(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SA_READONLY_FORCE", "read-write")
+    worker = fleet.worker(ttl=0.5)
+    worker.write()
+    monkeypatch.delenv("SA_READONLY_FORCE")
+    done(fleet, "on")
+
+    def told() -> int:
+        report = fleet.one().report
+        assert report is not None
+        return int(report.begun)
+
+    def report() -> None:
+        monkeypatch.setattr("sa_readonly.workers.reporting._MINOR", 0)
+        worker.look()
+
+    report()
+    assert told() == 1
+    worker.write()
+    report()
+    assert told() == 1, "it is told once a minute"
+    worker.entry._begun = 1, worker.entry._begun[1] - 60
+    worker.write()
+    report()
+    assert told() == 3
+    done(fleet, "off")
+    (forced,) = lines(fleet)[-1]["forced"]
+    assert forced["transactions"] == 3
