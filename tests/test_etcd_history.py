@@ -142,7 +142,7 @@ def test_a_worker_that_may_not_read_it_says_so_once_and_asks_no_more_for_a_while
                 client, "get", lambda key, **how: asked.append(key) or get(key, **how)
             )
             for next_at, times in ((0.0, 1), (time.monotonic() + 60, 0)):
-                worker.switch._ahead_of_key._next = next_at
+                worker.switch._ahead._next = next_at
                 asked.clear()
                 worker.switch.look_ahead()
                 worker.switch.look_ahead()

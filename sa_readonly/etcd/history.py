@@ -14,6 +14,7 @@ from ..announced import announced_in
 from .errors import Denied, EtcdError
 
 if TYPE_CHECKING:
+    from ..announced import FileAhead
     from ..mode import Announced
     from .records import Store
 
@@ -58,16 +59,25 @@ class EtcdHistory:
 
 
 class EtcdAhead:
-    """Looks at the key in which it is announced, for a worker. It raises nothing."""
+    """Looks at the key in which it is announced, for a worker. It raises nothing.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    :param store: the key of the switch.
+    :param host: looks at what is announced for this host alone, or None.
+    """
+
+    def __init__(self, store: Store, host: FileAhead | None) -> None:
+        self._store, self._host = store, host
         self._found: Announced | None = None
         self._denied = False
         self._next = 0.0  # when it may be asked again, by time.monotonic()
 
     def __call__(self) -> Announced | None:
-        """Return what is announced, or what was known last where etcd can't be asked."""
+        """Return what is announced in etcd; if nothing is, for this host."""
+        found = self._asked()
+        return self._host() if found is None and self._host is not None else found
+
+    def _asked(self) -> Announced | None:
+        """Return what is announced in etcd, or what was known last where it can't be asked."""
         if not self._store.answers or time.monotonic() < self._next:
             return self._found
         try:

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..announced import FileAhead
 from ..errors import ConfigurationError, seconds
 from ..looking import Look, LookingSwitch
 from ..mode import Mode, State, clock, now
@@ -24,7 +25,6 @@ from .registry import EtcdRegistry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..mode import Announced
     from .entry import EtcdEntry
 
 __all__ = ["PASSWORD", "USER", "EtcdSwitch", "store_of"]
@@ -102,8 +102,8 @@ class EtcdSwitch(LookingSwitch):
         """Where ``workers=True`` has this process register."""
         self._memory = Memory(self.store)
         self._file = None if file is None else _HostFile(file, ttl=ttl)
-        self._ahead = self._look_ahead
-        self._ahead_of_key = EtcdAhead(self.store)
+        host = None if self._file is None else FileAhead(self._file.path)
+        self._ahead = EtcdAhead(self.store, host)
         self._answered: Look | None = None  # the last look that etcd has answered
         self._trouble: str | None = None  # the last that was logged
         self._reached: datetime | None = None  # when etcd answered last, by the wall clock
@@ -183,10 +183,6 @@ class EtcdSwitch(LookingSwitch):
     def _entry(self) -> EtcdEntry | None:
         entry = self.registry.entry
         return None if entry is None or entry.is_over else entry
-
-    def _look_ahead(self) -> Announced | None:
-        found = self._ahead_of_key()
-        return self._file.ahead() if found is None and self._file is not None else found
 
     # -- what is known -------------------------------------------------------------------
 
@@ -301,10 +297,6 @@ class _HostFile(FileSwitch):
     """The file that turns one host read-only. Its flips are told by the switch that looks at it."""
 
     _forcible = False
-
-    def ahead(self) -> Announced | None:
-        """Return what is announced for this host."""
-        return None if self._ahead is None else self._ahead()
 
     def _say(self, level: int, message: str, *args: object, **options: Any) -> None:
         if level >= logging.ERROR:
