@@ -25,6 +25,7 @@ from .web.answers import (
     Answer,
     Request,
     cause_of,
+    headers_of,
     in_place_of_500,
     is_kept,
     not_saved,
@@ -88,7 +89,7 @@ class ReadOnlyMiddleware:
     which closes the connection. A 500 that the application made of a refusal is replaced, too.
     While read-only each response carries ``X-Read-Only: true``, and its head is sent with the
     first piece of its body, so that a stream that is refused at once is answered properly.
-    Websockets and lifespan pass through.
+    ``X-Read-Only-From`` and ``-Until`` tell what is announced. Websockets and lifespan pass through.
 
     It never blocks the event loop: under asyncio a look at the switch or at the registry of workers
     runs in a thread.
@@ -289,8 +290,9 @@ class _Head:
                     await self.answer(refusal, message.get("headers", ()))
                     return
             state = await self._middleware._state()
+            message = _marked(message, state)
             if state.read_only:
-                self._kept = _marked(message)
+                self._kept = message
                 return
         await self.flush()
         await self._pass_on(message)
@@ -339,11 +341,13 @@ class _Head:
         self.ended = not message.get("more_body") and message["type"] != "http.response.start"
 
 
-def _marked(message: Message) -> Message:
+def _marked(message: Message, state: State) -> Message:
     headers = list(message.get("headers", ()))
-    if not any(name.lower() == b"x-read-only" for name, _ in headers):
-        headers.append((b"x-read-only", b"true"))
-    return {**message, "headers": headers}
+    told = headers_of(state, (name.decode("latin-1") for name, _ in headers))
+    if not told:
+        return message
+    more = [(name.lower().encode(), value.encode()) for name, value in told]
+    return {**message, "headers": [*headers, *more]}
 
 
 def _response(answer: Answer) -> Response:

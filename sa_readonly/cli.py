@@ -18,8 +18,10 @@ except ModuleNotFoundError as missing:
     )
     raise SystemExit(2) from None
 
+from .command.announce import announce
 from .command.demo import demo
 from .command.doctor import doctor
+from .command.history import history
 from .command.init import init
 from .command.on_off import off, on
 from .command.run import run
@@ -42,7 +44,7 @@ def main() -> None:
     """Turn an SQLAlchemy application read-only, and back, by a file or a key in etcd."""
 
 
-for _command in (demo, doctor, init, off, on, run, status, wait):
+for _command in (announce, demo, doctor, history, init, off, on, run, status, wait):
     main.add_command(_command)
 
 

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from . import forks
+from .announced import with_announced
 from .mode import Mode, State, clock, now
 from .subscribers import BaseSwitch
 from .telemetry import fields
@@ -139,6 +140,7 @@ class LookingSwitch(BaseSwitch):
         state = State(Mode.READ_ONLY, reason, since=now())
         with self._state():
             known = self.known
+            state = with_announced(state, known.announced)
             too_old = not known.read_only and clock() >= self.checked + self.fence
             if too_old and not self._turning and self.forced is None:
                 self._turn(state, lambda state: self._answer(state, self.checked), reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import os
 import time
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from .errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Mode", "State", "Switch", "clock", "missing"]
+__all__ = ["FORCE", "Announced", "Mode", "State", "Switch", "clock", "forced", "missing"]
+
+FORCE = "SA_READONLY_FORCE"
 
 # An answer goes on ageing while the machine sleeps: after a night in which a laptop or a virtual
 # machine was suspended, time.monotonic() would call the answer of the evening fresh. A partial is
@@ -43,6 +46,25 @@ class Mode(enum.Enum):
 
 
 @dataclass(frozen=True)
+class Announced:
+    """What an operator has announced. No mode changes by it.
+
+    :param time: when it will be read-only (aware).
+    :param until: when the operator expects to be done (aware), or None.
+    :param reason: the operator's text, or None.
+    """
+
+    time: datetime
+    until: datetime | None = None
+    reason: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """True once ``until`` has passed: then it is told no more."""
+        return self.until is not None and self.until <= now()
+
+
+@dataclass(frozen=True)
 class State:
     """What a switch told at one moment.
 
@@ -54,6 +76,7 @@ class State:
     :param generation: the identity of the file that is there, or of what else says read-only: the
         same in every process that sees it; of several, all, with " + " between. None while nothing
         does.
+    :param announced: what is announced, see :class:`Announced`; or None.
     """
 
     mode: Mode
@@ -61,6 +84,7 @@ class State:
     until: datetime | None = None
     since: datetime | None = None
     generation: str | None = None
+    announced: Announced | None = None
 
     @property
     def read_only(self) -> bool:
@@ -175,6 +199,14 @@ class Switch(Protocol):
             flips, by one thread at a time and without a lock.
         """
 
+    def look_ahead(self) -> None:
+        """Look whether anything is announced, and have ``known.announced`` tell it.
+
+        It is called once a second at most, beside the looks, and raises nothing. By default nothing
+        is ever announced.
+        """
+        return
+
     def override(self, state: State) -> Callable[[], None]:
         """Have this process know ``state``, whatever the source says: for tests.
 
@@ -202,3 +234,19 @@ def missing(switch: object) -> list[str]:
 def now() -> datetime:
     """Return the wall-clock time, aware, in UTC."""
     return datetime.now(timezone.utc)
+
+
+def forced() -> Mode | None:
+    """Return the mode that the environment forces upon this process, or None.
+
+    :raises ConfigurationError: if it forces one that there is not.
+    """
+    value = os.environ.get(FORCE)
+    if not value:  # a template of an environment has it empty where it is not meant
+        return None
+    try:
+        return Mode(value)
+    except ValueError:
+        raise ConfigurationError(
+            f"{FORCE} is {value!r}. Set it to read-write or read-only, or unset it."
+        ) from None

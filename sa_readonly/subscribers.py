@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import logging
 import math
-import os
 import threading
 import weakref
 from collections import deque
@@ -18,22 +17,20 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import InvalidRequestError
 
 from . import forks
-from .errors import ConfigurationError
-from .mode import Mode, State, Switch, clock, now
+from .announced import Ahead, with_announced
+from .mode import FORCE, Mode, State, Switch, clock, forced, now
 from .telemetry import of_state, on_span
 from .text import described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["FORCE", "BaseSwitch", "looks_at_a_glance"]
+__all__ = ["BaseSwitch", "looks_at_a_glance"]
 
 logger = logging.getLogger("sa_readonly")
 
-FORCE = "SA_READONLY_FORCE"
 
-
-class BaseSwitch(Switch):
+class BaseSwitch(Ahead):
     """A switch that tells its subscribers, to derive a switch from whose mode changes.
 
     What is derived takes a look in ``check()``, notes :func:`.mode.clock` before it, and hands the
@@ -116,6 +113,8 @@ class BaseSwitch(Switch):
             new = decide(old)
             if new is None:
                 return
+            if self._ahead is not None:  # else the look itself may tell what is announced
+                new = with_announced(new, old.announced)
             why = self._why(new)
             if self.checked == -math.inf and not self._subscribers:
                 self._answer(new, asked)  # the first answer is no flip
@@ -150,7 +149,7 @@ class BaseSwitch(Switch):
 
     def _force(self) -> None:
         """Have the mode that the environment forces upon this process, if it does."""
-        self.forced = _forced()
+        self.forced = forced()
         if self.forced is not None:
             reason = f"{FORCE}={self.forced}"
             self.known = State(self.forced, reason, since=now())
@@ -384,15 +383,3 @@ def _lasted(state: State) -> str:
         return ""
     seconds = max(0, round((now() - state.since).total_seconds()))
     return f". It was read-only for {timedelta(seconds=seconds)}"
-
-
-def _forced() -> Mode | None:
-    value = os.environ.get(FORCE)
-    if not value:  # a template of an environment has it empty where it is not meant
-        return None
-    try:
-        return Mode(value)
-    except ValueError:
-        raise ConfigurationError(
-            f"{FORCE} is {value!r}. Set it to read-write or read-only, or unset it."
-        ) from None

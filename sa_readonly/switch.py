@@ -13,6 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from . import forks
+from .announced import FileAhead
 from .errors import ConfigurationError, seconds
 from .mode import Mode, State, clock, now
 from .subscribers import BaseSwitch
@@ -51,6 +52,7 @@ class FileSwitch(BaseSwitch):
         self.directory = os.path.dirname(self.path)
         ttl = seconds("ttl", ttl)
         super().__init__(self.path, ttl=ttl, fence=ttl)
+        self._ahead = FileAhead(self.path)
         self._refreshing = forks.PerProcess(threading.Lock)
         # Where the file must be missing to mean read-write: the directory in which it was seen.
         self._home = self._directory_now()
@@ -321,9 +323,7 @@ class FileSwitch(BaseSwitch):
             self._say(logging.INFO, "in_time", "A look at %s is faster than ttl again.", self.path)
 
     def _why(self, state: State) -> str:
-        if not state.read_only:
-            return f"{self.path} is gone"
-        return f"{self.path} is there ({described(state)})"
+        return f"{self.path} is " + (f"there ({described(state)})" if state.read_only else "gone")
 
 
 class FixedSwitch(BaseSwitch):

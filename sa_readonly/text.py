@@ -21,6 +21,9 @@ __all__ = [
     "Text",
     "absolute",
     "described",
+    "has_offset",
+    "head",
+    "opened",
     "parse",
     "parse_time",
     "printable",
@@ -77,6 +80,12 @@ def parse_time(text: str) -> datetime | None:
         return datetime.fromisoformat(f"{date}T{clock}{zone}").astimezone(timezone.utc)
     except (ValueError, OverflowError, OSError):  # no such day, or out of range
         return None
+
+
+def has_offset(text: str) -> bool:
+    """True if a time that :func:`parse_time` reads says in which time zone it is."""
+    match = _TIME.fullmatch(text)
+    return match is not None and bool(match[8] or match[9])
 
 
 def render(reason: str | None, until: datetime | None) -> bytes:
@@ -142,24 +151,40 @@ def absolute(path: object) -> str:
 
 def read(path: str) -> tuple[Text, str | None]:
     """Read the text of a file, or say why not, where that could block or show another file."""
-    descriptor = -1
     try:
         real = os.path.realpath(path, strict=True)
         home = os.path.realpath(os.path.dirname(path))
         if os.path.commonpath((real, home)) != home:
             raise OSError(f"it leads out of its directory, to {real}")
-        flags = os.O_RDONLY
-        for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_NOCTTY", "O_CLOEXEC"):
-            flags |= getattr(os, name, 0)
-        descriptor = os.open(real, flags)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is no regular file any more")
-        return parse(os.read(descriptor, LIMIT)), None
+        return parse(head(real)), None
     except (OSError, ValueError) as error:
         return Text(), f"has a text that is not read ({error})."
+
+
+def head(path: str) -> bytes:
+    """Return the first :data:`LIMIT` bytes of a regular file.
+
+    :raises OSError: if it can't be read, or is anything else.
+    """
+    descriptor = opened(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, LIMIT)
     finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+        os.close(descriptor)
+
+
+def opened(path: str, flags: int, mode: int = 0o644) -> int:
+    """Open a regular file so that it can't block and, whatever its name is, leads nowhere else.
+
+    :raises OSError: if it can't be opened, or is anything else.
+    """
+    for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    descriptor = os.open(path, flags, mode)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("it is no regular file")
+    return descriptor
 
 
 def write(path: str, content: bytes) -> None:

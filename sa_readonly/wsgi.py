@@ -21,6 +21,7 @@ from .web.answers import (
     Answer,
     Request,
     cause_of,
+    headers_of,
     in_place_of_500,
     is_kept,
     not_saved,
@@ -71,7 +72,8 @@ class ReadOnlyMiddleware:
     the response has begun becomes an answer; afterwards it is logged and goes on to the server,
     which closes the connection. A 500 that the application made of a refusal is replaced, too.
     While read-only each response carries ``X-Read-Only: true``, and begins with the first piece of
-    its body that is not empty, so that a stream that is refused at once is answered properly.
+    its body that is not empty, so that a stream that is refused at once is answered properly. While
+    it is announced, ``X-Read-Only-From`` and ``X-Read-Only-Until`` tell the times.
 
     :param app: the application.
     :param selector: the :class:`.EngineSelector`, or an engine with ``plugin=sa_readonly``.
@@ -300,9 +302,8 @@ class _Exchange:
             if refusal is not None:
                 return self._answer(refusal, [one for one in headers if is_kept(one[0])])
         self._note.close()
-        marked = any(name.lower() == "x-read-only" for name, _ in headers)
-        if not marked and self._read_only:
-            headers = [*headers, ("X-Read-Only", "true")]
+        state = self._middleware._site.selector.state
+        headers = [*headers, *headers_of(state, (name for name, _ in headers))]
         self._begun = True
         self._write = self._start_response(status, headers)
         return None

@@ -37,7 +37,9 @@ def test_help_names_the_commands(option: str) -> None:
     assert done.exit_code == 0
     assert "Usage: sa-readonly" in done.stdout
     names = re.findall(r"^  ([a-z]+) +[A-Z]", done.stdout, re.MULTILINE)
-    assert names == ["demo", "doctor", "init", "off", "on", "run", "status", "wait"]
+    assert names == [
+        *("announce", "demo", "doctor", "history", "init", "off", "on", "run", "status", "wait")
+    ]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

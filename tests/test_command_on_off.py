@@ -125,6 +125,7 @@ def test_json_tells_the_whole_state_and_nothing_else(file: Path) -> None:
         "overdue": False,
         "since": state.since.isoformat(),
         "generation": state.generation,
+        "announced": None,
         "sums": {
             "workers": 0,
             "noticed": 0,

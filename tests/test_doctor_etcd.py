@@ -64,27 +64,37 @@ def test_each_right_of_a_worker_and_of_an_operator_is_tried_and_nothing_is_writt
     own = ("READWRITE", f"{store.workers}{{}}-{process.host()}-", True)
     flips = [("READWRITE", store.key, False), ("READWRITE", store.marker, False)]
     all_entries = ("READ", store.workers, True)
+    tells = ("READ", store.announced, False)
+    keeps = [("READWRITE", store.announced, False), ("READWRITE", store.history, True)]
     fleet.etcd.users(
         shop=("x", [*reads, (own[0], own[1].format("shop"), True)]),
-        page=("x", [*reads, (own[0], own[1].format("page"), True), all_entries]),
+        page=("x", [*reads, (own[0], own[1].format("page"), True), all_entries, tells]),
         less=("x", reads),
-        forger=("x", [*reads, ("READWRITE", store.workers, True)]),
-        ops=("x", [*flips, ("READWRITE", store.workers, True)]),
+        forger=("x", [*reads, ("READWRITE", store.workers, True), *keeps]),
+        ops=("x", [*flips, ("READWRITE", store.workers, True), *keeps]),
+        older=("x", [*flips, ("READWRITE", store.workers, True)]),
         half=("x", flips[:1]),
     )
     try:
         monkeypatch.setenv("SA_READONLY_ETCD_PASSWORD", "x")
-        found = {name: look(fleet, user=name) for name in ("shop", "page", "less", "forger", "ops")}
+        names = ("shop", "page", "less", "forger", "ops", "older")
+        found = {name: look(fleet, user=name) for name in names}
         told = {
             name: {code for code in codes(findings) if "right" in code or code in RIGHTS}
             for name, findings in found.items()
         }
         assert told == {
-            "shop": {"etcd-page-tells-nothing"},
+            "shop": {"etcd-page-tells-nothing", "etcd-announcement-not-read"},
             "page": {"etcd-rights-in-order"},
-            "less": {"etcd-worker-rights-missing", "etcd-page-tells-nothing"},
-            "forger": {"etcd-entries-of-others", "etcd-rights-in-order"},
+            "less": {
+                *("etcd-worker-rights-missing", "etcd-page-tells-nothing"),
+                "etcd-announcement-not-read",
+            },
+            "forger": {
+                *("etcd-entries-of-others", "etcd-history-of-others", "etcd-rights-in-order")
+            },
             "ops": {"etcd-user-can-flip"},
+            "older": {"etcd-user-can-flip", "etcd-operator-rights-missing"},
         }
         (missing,) = [one for one in found["less"] if one.code == "etcd-worker-rights-missing"]
         granted = own[1].format("less")
@@ -106,7 +116,10 @@ def test_each_right_of_a_worker_and_of_an_operator_is_tried_and_nothing_is_writt
         fleet.etcd.no_users()
 
 
-RIGHTS = {"etcd-user-can-flip", "etcd-entries-of-others", "etcd-page-tells-nothing"}
+RIGHTS = {
+    *("etcd-user-can-flip", "etcd-entries-of-others", "etcd-page-tells-nothing"),
+    *("etcd-history-of-others", "etcd-announcement-not-read"),
+}
 
 
 def without_client_usage(made: Certificates) -> tuple[str, str]:

@@ -158,3 +158,33 @@ def test_a_forced_mode_is_found() -> None:
     (danger,) = examine_environment({"SA_READONLY_FORCE": "read-write"})
     assert danger.severity == "danger"
     assert [*examine_environment({})] == []
+
+
+def test_what_stands_where_the_history_and_the_announcement_belong_is_examined(place: Path) -> None:
+    file = place / "read-only.txt"
+    history, announced = (place / f"read-only.txt.{name}" for name in ("history", "announced"))
+    examined = {"history-not-a-file", "history-writable", "announcement-not-read", "announced"}
+
+    def found() -> dict[str, str]:
+        return {one.code: one.what for one in examine_file(str(file)) if one.code in examined}
+
+    assert found() == {}
+    history.touch()
+    if os.geteuid() == 0:  # else it can be written by the user that tests
+        assert found() == {}
+    history.chmod(0o666)
+    assert found() == {"history-writable": f"{history} can be written by every user."}
+    history.unlink()
+    history.symlink_to("other")
+    assert found() == {"history-not-a-file": f"{history} is no regular file."}
+    history.unlink()
+    announced.write_text("from: tomorrow")
+    assert found()["announcement-not-read"].endswith(
+        "it begins with no line `from: <ISO 8601 time>`."
+    )
+    announced.write_text("from: 2999-01-01T00:00Z\nUpgrade\n")
+    told = "read-only from 2999-01-01T00:00:00+00:00: Upgrade"
+    assert found() == {"announced": f"It is announced: {told}."}
+    announced.unlink()
+    os.mkfifo(announced)
+    assert found()["announcement-not-read"].endswith("it is no regular file.")

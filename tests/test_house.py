@@ -20,8 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "sa_readonly"
 # imports only what stands before it.
 HOUSE = (
     *("errors", "mode", "text"),
-    "telemetry",
-    "forks",
+    *("telemetry", "announced", "forks"),
     *("refusals", "subscribers"),
     *("switch", "looking", "polled"),
     "engines",

@@ -103,6 +103,7 @@ def test_as_json_it_tells_all_that_is_known() -> None:
         "overdue": False,
         "since": "2030-03-17T17:00:00+00:00",
         "generation": "1.2.3.4",
+        "announced": None,
         "at": "2030-03-17T17:46:40+00:00",
         "sums": {
             "workers": 1,
@@ -340,7 +341,8 @@ def test_it_needs_neither_the_command_nor_a_file_nor_a_directory() -> None:
         timeout=60,
         check=True,
     )
-    known = ["errors", "mode", "text", "workers", *(f"workers.{name}" for name in ROOMS)]
+    known = ["announced", "errors", "mode", "text", "workers"]
+    known += [f"workers.{name}" for name in ROOMS]
     assert done.stdout.split() == [f"sa_readonly.{name}" for name in known]
 
 

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..subscribers import FORCE
+from ..mode import FORCE
 from .demo_application import Watch, run
 from .demo_outcome import PHASES, READ_ONLY, Outcome
 from .options import Command

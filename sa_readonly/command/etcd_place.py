@@ -13,16 +13,18 @@ from typing import Any
 
 import click
 
+from ..announced import content_of, with_announced
 from ..errors import ConfigurationError
 from ..etcd import operator
 from ..etcd.addresses import parse
 from ..etcd.errors import Denied, EtcdError
 from ..etcd.fence import Fence
+from ..etcd.history import EtcdHistory
 from ..etcd.records import Store
 from ..etcd.registry import EtcdRegistry, Reading, held_by_files, read
 from ..etcd.sweep import sweep_acknowledged, sweep_old
 from ..etcd.switch import PASSWORD, USER, store_of
-from ..mode import Mode, State
+from ..mode import Announced, Mode, State
 from ..workers import process
 from ..workers.protocol import Seen
 from ..workers.status import Snapshot, snapshot
@@ -50,6 +52,7 @@ class EtcdPlace(Place):
         self.urls = parse(where.etcd)
         self.name = self.store.key
         self.registry_name = self.store.workers
+        self.history = EtcdHistory(self.store)
         self._fence = Fence()
         self._told_fence: float | None = None
 
@@ -65,7 +68,10 @@ class EtcdPlace(Place):
         with asking():
             reading = read(self.store)
         self._refuse_without_a_fleet(reading)
-        return snapshot(self._state(reading), reading.seen, time.time())
+        state = self._state(reading)
+        with contextlib.suppress(EtcdError):  # as it is denied to those that only look
+            state = with_announced(state, operator.read_announced(self.store))
+        return snapshot(state, reading.seen, time.time())
 
     def read(self) -> Sequence[Seen]:
         with asking():
@@ -109,6 +115,16 @@ class EtcdPlace(Place):
             sweep_old(self.store, note)
         except EtcdError as error:
             note(f"Old entries are not looked for: {error}")
+
+    def announced(self) -> Announced | None:
+        with asking():
+            return operator.read_announced(self.store)
+
+    def announce(self, announced: Announced | None) -> None:
+        with asking():
+            if announced is not None:
+                self._refuse_without_a_fleet(read(self.store))
+            operator.announce(self.store, None if announced is None else content_of(announced))
 
     def waiting(self, mode: Mode, **how: Any) -> EtcdWait:
         """Return a wait, once it is known that there is a fleet, or that etcd is away."""

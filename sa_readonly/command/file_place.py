@@ -10,13 +10,15 @@ from typing import Any
 
 import click
 
+from ..announced import FileAhead, content_of, with_announced
 from ..checks import registry_of
 from ..errors import ConfigurationError
-from ..mode import Mode, State
-from ..subscribers import FORCE
+from ..mode import FORCE, Announced, Mode, State
 from ..switch import FileSwitch
+from ..text import remove, write
 from ..workers.protocol import Registry, Seen
 from ..workers.status import Snapshot, take
+from .history_file import FileHistory
 from .options import Where
 from .place import Place
 from .terminal import CannotRun, Failed, application_log, shown
@@ -44,6 +46,8 @@ class FilePlace(Place):
         found: Any = registry_of(registry or workers, self.switch)
         self.registry: Registry = found
         self.name = self.switch.name
+        self.history = FileHistory(self.name)
+        self._ahead = FileAhead(self.name)
         self.registry_name = self.registry.name
         self.elsewhere = "If the application's workers report elsewhere, give --workers DIR."
         if registry is not None:
@@ -55,10 +59,11 @@ class FilePlace(Place):
             raise Failed(f"{self.switch.known.reason}.")
 
     def state(self) -> State:
-        return self.switch.check()
+        return with_announced(self.switch.check(), self.announced())
 
     def snapshot(self) -> Snapshot:
-        return take(self.switch, self.registry)
+        taken = take(self.switch, self.registry)
+        return replace(taken, state=with_announced(taken.state, self.announced()))
 
     def read(self) -> Sequence[Seen]:
         return self.registry.read()
@@ -89,6 +94,21 @@ class FilePlace(Place):
         except OSError as error:
             raise self._failed("removed", error) from None
         return True
+
+    def announced(self) -> Announced | None:
+        return self._ahead()
+
+    def announce(self, announced: Announced | None) -> None:
+        path, what = self._ahead.path, "removed"
+        try:
+            if announced is None:
+                remove(path)
+            else:
+                what = "written"
+                write(path, content_of(announced))
+        except OSError as error:
+            why = error.strerror or error
+            raise Failed(f"{path} can't be {what} ({why}).") from None
 
     def waiting(self, mode: Mode, **how: Any) -> WorkersWait:
         return WorkersWait(self.switch.identify, self.registry, mode=mode, **how)

@@ -8,12 +8,14 @@ from typing import Any
 
 import click
 
-from ..mode import Mode, now
+from ..announced import in_words
+from ..mode import Announced, Mode, State, now
 from ..text import parse_time
 from ..workers.verdict import Verdict
 from .operate import operate
 from .options import Command, Where, json_too, options, span, the_switch
 from .place import Place, show
+from .record import Record
 from .terminal import Failed, local, note
 from .wait import finish, ignore_dead, limits, only_with_wait, the_server, wait_here
 from .waiting import HOLDS
@@ -80,7 +82,15 @@ def on(
     only_with_wait(wait)
     with operate(where, as_json) as place:
         then = wait_here(place, Mode.READ_ONLY, turning_on=True, **how) if wait else None
+        record = Record(place)
+        announced = _announced(place, record.before)
+        if announced is not None and not announced.over:
+            reason = announced.reason if reason is None else reason
+            until = until or announced.until
         changed = place.turn_on(reason, until)
+        record.turned("on", changed=changed)
+        if announced is not None:
+            _no_longer_announced(place, announced)
         _check(place, Mode.READ_ONLY, changed, quiet=then is not None)
         _warn_of_nobody(place)
         if then is not None:
@@ -101,7 +111,9 @@ def off(*, wait: bool, where: Where, as_json: bool, **how: Any) -> None:
     only_with_wait(wait)
     with operate(where, as_json) as place:
         then = wait_here(place, Mode.READ_WRITE, **how) if wait else None
+        record = Record(place)
         changed = place.turn_off()
+        record.turned("off", changed=changed)
         _check(place, Mode.READ_WRITE, changed, quiet=then is not None)
         if then is not None:
             try:
@@ -111,6 +123,26 @@ def off(*, wait: bool, where: Where, as_json: bool, **how: Any) -> None:
                     place.turned_off()
                 raise
         place.turned_off()
+
+
+def _announced(place: Place, before: State | None) -> Announced | None:
+    """Return what is announced, if it was read-write: then that is turned on now."""
+    if before is None or before.read_only:
+        return None
+    try:
+        return place.announced()
+    except click.ClickException as error:
+        note(f"What is announced is not taken: {error.message}")
+        return None
+
+
+def _no_longer_announced(place: Place, announced: Announced) -> None:
+    told = in_words(announced, local)
+    try:
+        place.announce(None)
+        note(f"It was announced, and is no more: {told}")
+    except click.ClickException as error:
+        note(f"It is still announced: {told}. {error.message}")
 
 
 def _check(place: Place, mode: Mode, changed: bool, *, quiet: bool) -> None:

@@ -11,7 +11,7 @@ import click
 
 from ..checks import configured
 from ..etcd.switch import EtcdSwitch
-from ..subscribers import FORCE
+from ..mode import FORCE
 from ..switch import FileSwitch
 from .etcd_place import EtcdPlace, HostRegistry, opened
 from .file_place import FilePlace

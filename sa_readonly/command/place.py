@@ -7,23 +7,36 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..mode import Mode, State
-from ..subscribers import FORCE
+from ..announced import in_words
+from ..mode import FORCE, Mode, State
 from ..workers.protocol import Seen
 from ..workers.status import Snapshot, WorkerStatus
 from .terminal import local, say, shown
 
 if TYPE_CHECKING:
+    from ..mode import Announced
     from .waiting import VerdictWait
 
 _MARGIN = 12  # lines of a terminal that are not the table's
+
+
+class History(Protocol):
+    """Where it is kept what operators did, a line each. It raises OSError or EtcdError."""
+
+    name: str
+
+    def append(self, lines: bytes) -> None:
+        """Append whole lines."""
+
+    def read(self) -> list[bytes]:
+        """Return the lines, the oldest first."""
 
 
 class Place(ABC):
@@ -49,6 +62,9 @@ class Place(ABC):
     pause: float = 0.2
     """Seconds between two looks."""
 
+    history: History
+    """Where it is kept what operators did. Nothing is decided by it."""
+
     @abstractmethod
     def state(self) -> State:
         """Look now. What can't be told is read-only, without a generation."""
@@ -71,6 +87,14 @@ class Place(ABC):
     @abstractmethod
     def turn_off(self) -> bool:
         """Let it write again; return whether that has changed anything."""
+
+    @abstractmethod
+    def announced(self) -> Announced | None:
+        """Return what is announced; None if nothing is, or its text is none."""
+
+    @abstractmethod
+    def announce(self, announced: Announced | None) -> None:
+        """Announce it, or take back what was announced. No mode changes by it."""
 
     @abstractmethod
     def waiting(self, mode: Mode, **how: object) -> VerdictWait:
@@ -99,7 +123,7 @@ def show(place: Place, snapshot: Snapshot, *, changed: bool) -> None:
     if place.as_json:
         say(json.dumps(document(place, snapshot, changed=changed)))
     else:
-        say(f"{block(place, snapshot.state)}\n{'changed':9}{'yes' if changed else 'no'}")
+        say(block(place, snapshot.state, ("changed", "yes" if changed else "no")))
 
 
 def document(place: Place, snapshot: Snapshot, *, changed: bool) -> dict[str, object]:
@@ -121,14 +145,18 @@ def rows(place: Place, state: State) -> list[tuple[str, str]]:
         told.append(("until", f"{until} (overdue)" if state.overdue else until))
     if state.since is not None:
         told.append(("since", local(state.since)))
+    if state.announced is not None:
+        told.append(("announced", in_words(state.announced, local)))
     told.append(("workers", place.registry_name))
     return [(name, shown(value)) for name, value in told]
 
 
-def block(place: Place, state: State) -> str:
-    """Return the state as lines for people."""
-    lines = [f"{name:9}{value}" for name, value in rows(place, state)]
-    return "\n".join(line.replace("\n", f"\n{'':9}") for line in lines)
+def block(place: Place, state: State, *more: tuple[str, str]) -> str:
+    """Return the state, and more, as lines for people."""
+    told = [*rows(place, state), *more]
+    width = max(9, *(len(name) + 1 for name, _ in told))
+    lines = [f"{name:{width}}{value}" for name, value in told]
+    return "\n".join(line.replace("\n", f"\n{'':{width}}") for line in lines)
 
 
 class Row(NamedTuple):

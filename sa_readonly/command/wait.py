@@ -33,6 +33,7 @@ from .options import (
     the_switch,
 )
 from .place import Place, Row, document, table, worker_table
+from .record import Record
 from .server import Server, ServerError
 from .terminal import CannotRun, Failed, Screen, local, note, say, terminable
 from .waiting import HOLDS, Progress, VerdictWait, Wait
@@ -210,7 +211,7 @@ def finish(place: Place, made: VerdictWait, *, changed: bool) -> NoReturn:
         return document(place, snapshot, changed=changed)
 
     made.restart()
-    _end(made, place.as_json, stays, documents)
+    _end(made, place.as_json, stays, documents, lambda code: Record(place).waited(made, code))
 
 
 # -- how to wait -----------------------------------------------------------------------------
@@ -280,12 +281,17 @@ def _listed(path: str) -> list[str]:
 
 
 def _end(
-    made: Wait, as_json: bool, stays: str, documents: Callable[[], dict[str, object]]
+    made: Wait,
+    as_json: bool,
+    stays: str,
+    documents: Callable[[], dict[str, object]],
+    record: Callable[[int], None] | None = None,
 ) -> NoReturn:
     """Wait, tell how it went, and exit.
 
     :param stays: a sentence on what the end of the wait leaves as it is, printed if it fails.
     :param documents: returns what is told as JSON beside how it went.
+    :param record: notes its exit code in the history, where there is one.
     """
     said = ""
     try:
@@ -300,6 +306,8 @@ def _end(
         said = "Time is up. "
     if code != HOLDS and not (progress is not None and progress.moved):
         note(said + stays)
+    if record is not None:
+        record(code)
     if as_json:
         say(json.dumps({**documents(), **_ending(made, code)}))
     elif progress is not None:

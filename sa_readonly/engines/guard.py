@@ -156,6 +156,7 @@ class Gated(Connecting):
     _sa_readonly_keeps = False  # whether the pool holds the database itself: nothing is closed
     # What is told that the server says no, see answers.py. Its error is raised as ours if any is.
     _sa_readonly_answers: Mapping[object, Callable[[], None]] = {}
+    _sa_readonly_begun: Callable[[], None] | None = None  # see protection.count_begins()
     _sa_readonly_commits: bool  # whether the dialect's own do_commit() does more than the driver's
 
     def do_begin(self, dbapi_connection: Any) -> None:
@@ -164,6 +165,8 @@ class Gated(Connecting):
                 self._sa_readonly_ask(_A_TRANSACTION, "transaction")
         if self._sa_readonly_bars:
             raise next(iter(self._sa_readonly_bars.values()))()
+        if self._sa_readonly_begun is not None:
+            self._sa_readonly_begun()
         if self._sa_readonly_begins:
             super().do_begin(dbapi_connection)
 
@@ -181,6 +184,8 @@ class Gated(Connecting):
 
     def do_begin_twophase(self, connection: Any, xid: Any) -> None:
         self._sa_readonly_ask(_A_TRANSACTION, "transaction")
+        if self._sa_readonly_begun is not None:
+            self._sa_readonly_begun()
         super().do_begin_twophase(connection, xid)
 
     def _sa_readonly_ask(

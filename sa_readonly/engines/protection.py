@@ -39,6 +39,7 @@ __all__ = [
     "bar",
     "behind",
     "by_kind",
+    "count_begins",
     "gate",
     "is_used",
     "limit",
@@ -134,6 +135,12 @@ def answer(engine: Engine, by: object, tell: Callable[[], None] | None) -> None:
     dialect: Any = engine.dialect
     with _changing():
         dialect._sa_readonly_answers = _with(getattr(dialect, "_sa_readonly_answers", {}), by, tell)
+
+
+def count_begins(engine: Engine, begun: Callable[[], None] | None) -> None:
+    """Have ``begun`` called at each transaction of a gated engine from now on; None calls none."""
+    dialect: Any = engine.dialect
+    dialect._sa_readonly_begun = begun
 
 
 def use(engine: Engine, by: object, *, used: bool) -> None:

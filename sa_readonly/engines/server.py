@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from .. import forks
+from ..announced import with_announced
 from ..mode import Mode, State, Switch, now
 from ..telemetry import of_state, on_span
 from .answers import REASON
@@ -82,7 +83,9 @@ class ServerSwitch(Switch):
     def over(self, state: State) -> State:
         """Return the state of the selector: this one where the switch is read-write."""
         known = self.known
-        return known if known.read_only and not state.read_only else state
+        if not known.read_only or state.read_only:
+            return state
+        return with_announced(known, state.announced)
 
     def turn(self) -> None:
         """Be read-only, as the server has said so just now."""

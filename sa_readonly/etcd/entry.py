@@ -76,6 +76,7 @@ class EtcdEntry(Entry):
         self._last: Report | None = None  # the last that acknowledged
         self._stale = False  # whether it is to register anew, though its registration stands
         self._told: tuple[Mode, str | None, Mode | None, bool] | None = None
+        self._begun = 0, -math.inf  # how many transactions were told, and when
         self._vouched = -math.inf  # when the last look that showed the registration began
         self._about: dict[str, Any] = {}
 
@@ -280,15 +281,17 @@ class EtcdEntry(Entry):
             may_acknowledge = self._may_acknowledge and not self.withdrawing  # before it counts
             report = snapshot()
             acknowledged = may_acknowledge and report.may_acknowledge
-            # While read-write nothing is decided by what is counted, and etcd keeps all that is
-            # put until it is compacted.
+            # While read-write nothing is decided by what is counted, and etcd keeps all that is put
+            # until it is compacted: what a forced process began is told once a minute.
             told = (report.mode, report.generation, report.forced, acknowledged)
             if self._stale and acknowledged:
                 stands = self._register(report)
                 if not stands or self._left:
                     self._told = told if stands else None
                     return
-            if told != self._told or report.mode is Mode.READ_ONLY:
+            minute = report.begun != self._begun[0] and clock() >= self._begun[1] + 60.0
+            if told != self._told or report.mode is Mode.READ_ONLY or minute:
+                self._begun = report.begun, clock() if report.begun else -math.inf
                 self._told = told if self._put(report, acknowledged) else None
 
     def _put(self, report: Report, acknowledged: bool) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..announced import announced_in
 from ..errors import seconds
 from .errors import EtcdError, Full, Unreachable
 from .records import LONGEST_FENCE, Marker, announced, announcement, marker_of
@@ -16,10 +17,20 @@ from .values import KeyValue, delete_op, modified, put_op
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from ..mode import Announced
     from .records import Announcement, Store
     from .values import Compare, Op
 
-__all__ = ["Off", "On", "OperatorError", "init", "turn_off", "turn_on"]
+__all__ = [
+    "Off",
+    "On",
+    "OperatorError",
+    "announce",
+    "init",
+    "read_announced",
+    "turn_off",
+    "turn_on",
+]
 
 _TRIES = 10  # while other operators change the same
 _FENCE = 10.0  # seconds, of a marker that is made in the place of one that was lost
@@ -201,6 +212,38 @@ def turn_off(store: Store) -> Off:
         except Unreachable as error:
             raise _unanswered(store, error) from error
     raise _raced(store)
+
+
+# -- what is announced -----------------------------------------------------------------------
+
+
+def announce(store: Store, content: bytes | None) -> None:
+    """Put what is announced, or delete it. It is no part of any transaction.
+
+    :raises OperatorError: if it is not known whether it was done.
+    :raises EtcdError: if etcd refuses it.
+    """
+    try:
+        if content is None:
+            store.client.delete(store.announced, timeout=_REQUEST)
+        else:
+            store.client.put(store.announced, content, timeout=_REQUEST)
+    except Unreachable as error:
+        if not error.may_be_done:
+            raise
+        raise OperatorError(
+            f"It is not known whether {store.announced} was changed: etcd has not answered "
+            f"({error}) Look with `sa-readonly status`."
+        ) from error
+
+
+def read_announced(store: Store) -> Announced | None:
+    """Return what is announced; None if nothing is, or its text is none.
+
+    :raises EtcdError: if etcd can't be asked.
+    """
+    kv = store.client.get(store.announced, timeout=_REQUEST).kv
+    return None if kv is None else announced_in(kv.value)
 
 
 # -- how it is done --------------------------------------------------------------------------

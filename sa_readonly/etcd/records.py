@@ -18,6 +18,7 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..announced import SUFFIX
 from ..errors import ConfigurationError
 from ..text import Text, parse, printable, render
 from ..workers.protocol import SILENT, Liveness, Seen
@@ -77,6 +78,8 @@ class Store:
         self.identity = (key, *sorted(urls))
         self.marker = f"{key}.fleet"
         self.workers = f"{key}.workers/"
+        self.announced = f"{key}{SUFFIX}"
+        self.history = f"{key}.history/"
         self.answers = True
         """False while etcd does not answer looks: what may wait for another look then waits for
         that, as what it would ask for may be asked for in the thread of a transaction."""

@@ -10,11 +10,13 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..announced import FileAhead
 from ..errors import ConfigurationError, seconds
 from ..looking import Look, LookingSwitch
 from ..mode import Mode, State, clock, now
 from ..switch import FileSwitch
 from .entry import owner_of
+from .history import EtcdAhead
 from .looks import look as look_at
 from .memory import Judgement, Memory
 from .records import LONGEST_FENCE, Store
@@ -100,6 +102,8 @@ class EtcdSwitch(LookingSwitch):
         """Where ``workers=True`` has this process register."""
         self._memory = Memory(self.store)
         self._file = None if file is None else _HostFile(file, ttl=ttl)
+        host = None if self._file is None else FileAhead(self._file.path)
+        self._ahead = EtcdAhead(self.store, host)
         self._answered: Look | None = None  # the last look that etcd has answered
         self._trouble: str | None = None  # the last that was logged
         self._reached: datetime | None = None  # when etcd answered last, by the wall clock

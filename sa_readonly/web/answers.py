@@ -21,10 +21,11 @@ from .accept import HTML, JSON, PROBLEM, TEXT, choose
 from .page import POLICY, document, escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from ..errors import ReadOnlyError
+    from ..mode import State
     from ..refusals import RequestNote
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Request",
     "answer",
     "cause_of",
+    "headers_of",
     "in_place_of_500",
     "is_kept",
     "not_saved",
@@ -134,6 +136,21 @@ def answer(
 
 
 # -- a refused write -------------------------------------------------------------------------
+
+
+def headers_of(state: State, there: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the headers that a response carries by the state, but those that it has.
+
+    :param there: the names of those that it has.
+    """
+    told = {"X-Read-Only": "true"} if state.read_only else {}
+    announced = state.announced
+    if announced is not None:
+        told["X-Read-Only-From"] = announced.time.isoformat()
+        if announced.until is not None:
+            told["X-Read-Only-Until"] = announced.until.isoformat()
+    names = {name.lower() for name in there} if told else set()
+    return [(name, value) for name, value in told.items() if name.lower() not in names]
 
 
 def cause_of(error: BaseException, note: RequestNote) -> ReadOnlyError | None:

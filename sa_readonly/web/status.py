@@ -49,8 +49,15 @@ def _state(state: State) -> str:
         rows.append(("Expected until", _time(state.until) + late))
     if state.since is not None:
         rows.append(("Since", _time(state.since)))
-    told = "".join(f"<dt>{name}</dt><dd>{value}</dd>\n" for name, value in rows)
-    return f"<dl>\n{told}</dl>" if told else ""
+    if (announced := state.announced) is not None:
+        told = f"read-only from {_time(announced.time)}"
+        if announced.until is not None:
+            told += f" until {_time(announced.until)}"
+        if announced.reason:
+            told += f': <span class="text">{escaped(announced.reason)}</span>'
+        rows.append(("Announced", told))
+    shown = "".join(f"<dt>{name}</dt><dd>{value}</dd>\n" for name, value in rows)
+    return f"<dl>\n{shown}</dl>" if shown else ""
 
 
 def _workers(shown: Snapshot, *, details: bool) -> str:

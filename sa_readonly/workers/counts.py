@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import refusals
 from ..engines.doors import count
+from ..engines.protection import count_begins
 from ..engines.uses import Trace
+from ..mode import Mode
 from .protocol import Connections
 
 if TYPE_CHECKING:
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from ..engines.server import ServerSwitch
     from ..mode import State, Switch
 
-__all__ = ["Counts", "Member", "counted"]
+__all__ = ["Begun", "Counts", "Member", "counted"]
 
 
 class Member(Protocol):
@@ -54,6 +58,8 @@ class Counts:
         self._left: dict[Door, None] = {}  # of selectors that have gone, with connections in use
         self._before = {} if switch is None else self._refusals(switch)
         self._refused: dict[str, int] = {}
+        self.begun = Begun()
+        """The transactions that began in a process that is forced to read-write."""
         self.trace = Trace()
         """Notes which connections are in use."""
         for door in self.doors:
@@ -85,6 +91,14 @@ class Counts:
         """True if a selector is read-only by the word of its server alone."""
         return any(server.known.read_only for server in self.servers)
 
+    def note_begun(self, door: Door, switch: Switch | None) -> None:
+        """Have the transactions of a door counted, if this process is forced to read-write."""
+        if switch is not None and switch.forced is Mode.READ_WRITE and not switch.overridden:
+            count_begins(door.engine, self._begin_one)
+
+    def _begin_one(self) -> None:
+        self.begun.one()
+
     def probe(self) -> None:
         """Ask the servers that were read-only by their own word, as far as that is due."""
         for server in self.servers:
@@ -96,6 +110,7 @@ class Counts:
             self._left[door] = None
         if door not in self.doors:  # of another selector
             door.trace(self, None)
+            count_begins(door.engine, None)
 
     @property
     def left(self) -> int:
@@ -129,6 +144,31 @@ class Counts:
         for server in self.servers:
             counts.update(refusals.refusals(server))
         return counts
+
+
+class Begun:
+    """The transactions that began: how many, and when the first one and the last."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._lock = threading.Lock()
+        self._first: float | None = None
+        self._last: float | None = None
+
+    def one(self) -> None:
+        """Count one more."""
+        moment = time.time()
+        with self._lock:
+            self.number += 1
+            self._last = moment
+            if self._first is None:
+                self._first = moment
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a report tells of them."""
+        with self._lock:
+            return {"begun": self.number, "begun_first": self._first, "begun_last": self._last}
 
 
 def counted(

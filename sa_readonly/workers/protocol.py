@@ -83,6 +83,10 @@ class Report:
     :param held: how many requests and transactions wait for read-write.
     :param held_since: since when the one does that has waited longest, or None.
     :param server: whether a selector there is read-only by the word of its database server alone.
+    :param begun: how many transactions it began on read-write engines, if it is forced to
+        read-write; else 0.
+    :param begun_first: when the first of them began, or None.
+    :param begun_last: when the last of them began, or None.
     """
 
     mode: Mode
@@ -100,6 +104,9 @@ class Report:
     held: int = 0
     held_since: float | None = None
     server: bool = False
+    begun: int = 0
+    begun_first: float | None = None
+    begun_last: float | None = None
 
     @property
     def may_acknowledge(self) -> bool:

@@ -28,7 +28,7 @@ logger = logging.getLogger("sa_readonly")
 
 # Seconds between two reports.
 _COUNTED = 0.25  # that differ only in what was refused or is held
-_MINOR = 10.0  # that differ only in connections on which no verdict depends
+_MINOR = 10.0  # that differ only in connections and begun transactions on which no verdict depends
 _RENEWED = 30.0  # that say the same: so that readers see that the process still looks
 
 _ENSURED = 1.0  # seconds after which an idle process asks whether its entry is still there
@@ -38,7 +38,7 @@ _SWEPT = 300.0  # seconds after which it sweeps entries of processes that have d
 class Mark(NamedTuple):
     """What a report would say. It is made at each look, so it is cheap: no report is built for it.
 
-    A verdict depends on all but ``refused`` and ``held``.
+    A verdict depends on all but ``refused``, ``held`` and ``begun``.
 
     :param turns: see :attr:`Reporting.turns`.
     :param connections: as in a report; None while read-write, when no verdict depends on them.
@@ -56,6 +56,7 @@ class Mark(NamedTuple):
     refused: int
     held: int
     server: bool
+    begun: int
 
     @classmethod
     def of(cls, report: Report, turns: int) -> Mark:
@@ -71,6 +72,7 @@ class Mark(NamedTuple):
             report.refused,
             report.held,
             report.server,
+            report.begun,
         )
 
 
@@ -214,12 +216,15 @@ class Reporting:
         if self._told is None:
             return True
         last, report = self._told
+        last = last._replace(begun=mark.begun)
         if last._replace(refused=mark.refused, held=mark.held) != mark:
             return True
         age = time.monotonic() - self._told_at
         if last != mark:
             return age >= _COUNTED
-        return age >= _RENEWED or (age >= _MINOR and report.engines != connections())
+        if age < _MINOR:
+            return False
+        return age >= _RENEWED or report.begun != mark.begun or report.engines != connections()
 
     def report(self, snapshot: Callable[[], Report]) -> None:
         """Report. What has changed after the snapshot, or differs from it, is told the next time.

@@ -80,7 +80,7 @@ def decoded(one: Seen, content: bytes) -> tuple[Seen, int | None]:
     fields = json.loads(b"{%s}" % match[3])
     if fields["format"] != _FORMAT:
         return replace(one, problem="its report is of another version of sa_readonly"), None
-    fields.setdefault("server", False)  # of an older version
+    fields = {**_OLDER, **fields}
     told = {name: read(fields[name]) for name, read in _READ.items()}
     report = Report(**told)
     one = replace(
@@ -142,6 +142,9 @@ def _connections(value: object) -> Connections:
     return Connections(*map(_count, _only(list)(value)))
 
 
+# What a report of an older version does not tell.
+_OLDER = {"server": False, "begun": 0, "begun_first": None, "begun_last": None}
+
 _READ: dict[str, Callable[[Any], Any]] = {
     "mode": Mode,
     "generation": _or_none(_only(str)),
@@ -158,4 +161,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "held": _count,
     "held_since": _seconds,
     "server": _only(bool),
+    "begun": _count,
+    "begun_first": _seconds,
+    "begun_last": _seconds,
 }

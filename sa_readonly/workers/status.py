@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from ..announced import as_json as announced_json
+from ..announced import in_words
 from ..mode import Mode, State
 from ..text import printable
 from .protocol import Liveness, process, read_between
@@ -233,6 +235,8 @@ class Snapshot:
         ]
         if state.overdue:
             rows.insert(3, ("overdue", "yes"))
+        if state.announced is not None:
+            rows.append(("announced", one_line(in_words(state.announced))))
         if self.told_held is not None:
             rows.append(("held", self.told_held))
         if self.problem is not None:
@@ -259,6 +263,7 @@ class Snapshot:
             "overdue": state.overdue,
             "since": _iso(state.since),
             "generation": state.generation,
+            "announced": announced_json(state.announced),
             "at": _iso(self.at),
             "sums": {
                 "workers": self.registered,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import forks
 from ..hold.count import held
+from ..mode import Mode
 from ..switch import FileSwitch
 from ..telemetry import fields
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..mode import Switch
 
-__all__ = ["Watcher"]
+__all__ = ["Watcher", "is_watched"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -122,7 +123,7 @@ class Watcher:
         switch, due, probe = self._switch(), self._due(), self._probe()
         _do(None if switch is None else switch.refresh, due)
         self._looked = time.monotonic()
-        _do(probe)
+        _do(None if switch is None else switch.look_ahead, probe)
 
     @property
     def interval(self) -> float:
@@ -140,6 +141,17 @@ class Watcher:
         if self._forking:
             self._forking = False
             self.start()
+
+
+def is_watched(switch: Switch | None) -> bool:
+    """True if a thread has anything to notice: what is forced never flips.
+
+    What is forced to read-write goes on writing, and tells so in its reports.
+    """
+    if switch is None:
+        return False
+    forced_to_write = switch.forced is Mode.READ_WRITE and not switch.overridden
+    return switch.forced is None or forced_to_write
 
 
 def _do(*steps: Callable[[], object] | None) -> None:

@@ -21,7 +21,7 @@ from .counts import Counts
 from .ending import call_at_exit
 from .protocol import Report
 from .reporting import Mark, Reporting, identify_by
-from .watcher import Watcher
+from .watcher import Watcher, is_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +115,7 @@ class Worker:
         door.before_connect = (*door.before_connect, self.attend)
         door.after_refusal = (*door.after_refusal, self.refused)
         door.trace(self.counts, self.counts.trace)
+        self.counts.note_begun(door, self._switch())
         if self._barred:
             self._bar(door)
 
@@ -201,6 +202,7 @@ class Worker:
         state = switch.refresh()
         if not self.watcher.alive:
             self._due_now()
+            switch.look_ahead()
             self.counts.probe()
         return state
 
@@ -289,8 +291,7 @@ class Worker:
         return (self._begun or self._begins) and bool(self.counts.members)
 
     def _is_watched(self) -> bool:
-        switch = self._switch()  # what is forced never flips
-        return any(self.counts.members.values()) and switch is not None and switch.forced is None
+        return any(self.counts.members.values()) and is_watched(self._switch())
 
     # -- workers="required" ----------------------------------------------------------------
 
@@ -332,6 +333,7 @@ class Worker:
             sum(self.counts.refused(switch).values()),
             held(switch)["held"],
             self.counts.closed_by_server,
+            self.counts.begun.number,
         )
 
     def _report(self, switch: Switch) -> Report:
@@ -353,6 +355,7 @@ class Worker:
             retired=retired,
             **held(switch),
             server=self.counts.closed_by_server,
+            **self.counts.begun.told,
         )
 
     # -- flips -----------------------------------------------------------------------------

@@ -179,8 +179,10 @@ def _rights(store: Store, where: Where) -> Iterator[Finding]:
     writes = {name for name in (store.key, store.marker) if _may_write(store, name)}
     if writes:
         lacking = [name for name in (store.key, store.marker) if name not in writes]
-        if not (_may_read(store, store.workers, prefix=True) and _may_write(store, store.workers)):
-            lacking.append(store.workers)
+        for name in (store.workers, store.announced, store.history):
+            readable = _may_read(store, name, prefix=name.endswith("/"))
+            if not (readable and _may_write(store, name)):
+                lacking.append(name)
         yield note(
             "etcd-user-can-flip",
             f"{user} may write {', '.join(sorted(writes))}.",
@@ -191,10 +193,8 @@ def _rights(store: Store, where: Where) -> Iterator[Finding]:
             yield warning(
                 "etcd-operator-rights-missing",
                 f"{user} may not read and write {', '.join(lacking)}.",
-                "`on`, `off`, `init` or `wait` is refused.",
-                _grants(
-                    "operator", [("readwrite", name, name == store.workers) for name in lacking]
-                ),
+                "`on`, `off`, `init`, `wait` or `announce` is refused, or the history is lost.",
+                _grants("operator", [("readwrite", name, name.endswith("/")) for name in lacking]),
             )
         return
     needed = [("read", store.key, False), ("read", store.marker, False), ("readwrite", own, True)]
@@ -217,6 +217,7 @@ def _rights(store: Store, where: Where) -> Iterator[Finding]:
             "A process can acknowledge for another one, and `wait` says drained too early.",
             f"Its own begin with {own}: give it that prefix alone.",
         )
+    yield from _what_is_told(store, user)
     if not _may_read(store, store.workers, prefix=True):
         yield note(
             "etcd-page-tells-nothing",
@@ -229,6 +230,25 @@ def _rights(store: Store, where: Where) -> Iterator[Finding]:
             "etcd-rights-in-order",
             f"{user} can't flip, and may look and register.",
             "Only operators can flip.",
+        )
+
+
+def _what_is_told(store: Store, user: str) -> Iterator[Finding]:
+    """Try what a worker may do with the keys of operators that no flip needs."""
+    forgeable = [name for name in (store.announced, store.history) if _may_write(store, name)]
+    if forgeable:
+        yield warning(
+            "etcd-history-of-others",
+            f"{user} may write {', '.join(forgeable)}.",
+            "They are the operators': a process can forge what was done, or announce a night.",
+            "Take the right away: etcdctl role revoke-permission.",
+        )
+    if not _may_read(store, store.announced, prefix=False):
+        yield note(
+            "etcd-announcement-not-read",
+            f"{user} may not read {store.announced}.",
+            "What is announced is told by no page and no response.",
+            _grants("worker", [("read", store.announced, False)]),
         )
 
 

@@ -11,6 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from ...announced import SUFFIX as ANNOUNCED
+from ...announced import announced_in, in_words
+from ...text import head
+from ..history_file import SUFFIX as HISTORY
 from .findings import Finding, capital, danger, note, ok, warning
 
 
@@ -36,6 +40,8 @@ def examine_file(file: str, workers: str | None = None) -> Iterator[Finding]:
     if os.name == "posix":
         yield _directory(directory)
         yield _workers(workers or f"{path}.workers", directory)
+    yield from _history(path + HISTORY)
+    yield from _announced(path + ANNOUNCED)
 
 
 def _now(path: str) -> Finding:
@@ -56,6 +62,56 @@ def _now(path: str) -> Finding:
         return note("file-present", f"{path} is there.", meaning)
     what = f"{path} is there, and is no regular file."
     return warning("file-not-regular", what, meaning, "Make it a file.")
+
+
+# -- what operators did, and what they announce ------------------------------------------------
+
+
+def _history(path: str) -> Iterator[Finding]:
+    try:
+        status = os.lstat(path)
+    except OSError:  # nothing was done yet, or this user may not see it
+        return
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        yield warning(
+            "history-not-a-file",
+            f"{path} is {'no regular file' if status.st_nlink == 1 else 'two names of a file'}.",
+            "Nothing is written there: what operators do is not kept. Flips go on all the same.",
+            f"Look at what it is, and rm {path}",
+        )
+    elif status.st_mode & stat.S_IWOTH or (os.geteuid() and os.access(path, os.W_OK)):
+        by = "every user" if status.st_mode & stat.S_IWOTH else _user(os.geteuid())
+        yield note(
+            "history-writable",
+            f"{path} can be written by {by}.",
+            "Unless that is an operator, what is kept of the nights can be forged.",
+            f"chown root {path}; chmod 0640 {path}",
+        )
+
+
+def _announced(path: str) -> Iterator[Finding]:
+    try:
+        os.lstat(path)
+    except OSError:
+        return
+    try:
+        found, why = announced_in(head(path)), "it begins with no line `from: <ISO 8601 time>`"
+    except OSError as error:
+        found, why = None, error.strerror or str(error)
+    if found is None:
+        yield warning(
+            "announcement-not-read",
+            f"{path} is there, and is not read: {why}.",
+            "Nothing is announced to people.",
+            "Announce it by `sa-readonly announce`, or take it back by --cancel.",
+        )
+    else:
+        late = " and is over" if found.over else ""
+        yield note(
+            "announced",
+            f"It is announced{late}: {in_words(found)}.",
+            "No mode changes by it. `sa-readonly on` takes the reason from it, and removes it.",
+        )
 
 
 # -- directories -------------------------------------------------------------------------------
