@@ -191,6 +191,8 @@ class OneSwitch(Asking):
 
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
+        for engines in self._alive():
+            engines.settle(new)
         self._tell(old, new)
 
 

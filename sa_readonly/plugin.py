@@ -63,6 +63,7 @@ class Plugin(CreateEnginePlugin):
             self._keywords["sa_readonly_etcd"] = ",".join(map(str, etcd))
         self._connect_args: Mapping[str, Any] = kwargs.get("connect_args") or {}
         self._creates = "creator" in kwargs or "pool" in kwargs
+        self._alone = not kwargs.get(privates.INITIALIZES, True)
 
     def update_url(self, url: URL) -> URL:
         """Return the URL as the driver knows it."""
@@ -100,7 +101,14 @@ class Plugin(CreateEnginePlugin):
         if given.get("sa_readonly_url") is not None:
             create = self._creator(engine, given["sa_readonly_url"])
         shared = _shared_of(given)
-        Single(engine, shared, serves=reads == "serve", grace=_grace_of(given), create=create)
+        Single(
+            engine,
+            shared,
+            serves=reads == "serve",
+            grace=_grace_of(given),
+            create=create,
+            alone=self._alone,
+        )
         engine.url = self._full()
 
     def _given(self) -> dict[str, Any]:

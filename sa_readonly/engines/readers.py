@@ -213,7 +213,7 @@ class _OldPools:
             count_by(pool, self.ledger, privates.creator(pool))
         pool._sa_readonly_retired = True
         # A dispatch of its own, as another thread may be walking through the old one.
-        model = pool.recreate()
+        model: Any = CountedPool.recreate(pool)
         event.listen(model, "checkin", _close_returned)
         pool.dispatch = model.dispatch
         self._pools.append(pool)
