@@ -8,6 +8,7 @@ operation would register this process with each.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -20,6 +21,7 @@ from sqlalchemy import Engine
 from . import forks, refusals
 from .asking import Asking
 from .checks import is_required, kind_of, registry_of
+from .engines.pools import outlive
 from .engines.single import of_engine
 from .errors import ConfigurationError
 from .etcd.switch import EtcdSwitch, store_of
@@ -35,9 +37,12 @@ if TYPE_CHECKING:
 
     from .engines.doors import Door
     from .engines.handover import GuardedEngines
+    from .engines.pools import Open
     from .mode import State, Switch
     from .workers.protocol import Registry, Seen
     from .workers.worker import Worker
+
+    Connections = dict[object, Open]  # of one engine, by identity
 
 __all__ = ["LINGER", "Asked", "OneSwitch", "asked", "of_file", "of_key"]
 
@@ -61,7 +66,9 @@ class OneSwitch(Asking):
         self.server = None  # a server's word is raised, and turns none of these engines
         self._keepers: weakref.WeakSet[object] = weakref.WeakSet()  # for which it stays joined
         # Held weakly: an engine holds them, or a connection that outlives it.
-        self._engines: dict[weakref.ref[GuardedEngines], None] = {}
+        self._engines: dict[weakref.ref[GuardedEngines], list[Connections]] = {}
+        # Of engines that are gone, where a driver's connection is not; and in which process.
+        self._left: dict[int, tuple[Connections, int]] = {}
         self._last: State | None = None  # by which they were turned
         self._empty: float | None = None  # since when there are none, by time.monotonic()
         self._leave: Callable[[], None] | None = None  # set while it is joined to the worker
@@ -124,7 +131,8 @@ class OneSwitch(Asking):
             self._empty = None  # it lingers after the last one, not after the first that went
             # Turned by what turned the others: on the way back that comes before it is known.
             with self._turning():
-                self._engines[weakref.ref(engines, self._forget)] = None
+                found = [door.ledger.connections for door in engines.doors]
+                self._engines[weakref.ref(engines, self._forget)] = found
                 if self._last is not None:
                     engines.turn(self._last)
             for door in engines.doors:
@@ -145,11 +153,24 @@ class OneSwitch(Asking):
         self._leave, self._empty = leave, None
 
     def _forget(self, reference: weakref.ref[GuardedEngines]) -> None:
-        self._engines.pop(reference, None)
+        # A garbage collection calls this anywhere: nothing waits here.
+        for connections in self._engines.pop(reference, ()):
+            outlive(connections)
+            if connections:
+                self._left[id(connections)] = connections, os.getpid()
+
+    @property
+    def outliving(self) -> int:
+        """How many connections of engines that are gone are kept as the driver's own."""
+        here = os.getpid()
+        for key, (connections, process) in list(self._left.items()):
+            if not connections or process != here:
+                self._left.pop(key, None)
+        return sum(len(connections) for connections, _ in list(self._left.values()))
 
     def rest(self) -> None:
         """Leave the worker, if there has been no engine for :data:`LINGER` seconds."""
-        if self._engines or self._keepers:
+        if self._engines or self._keepers or self.outliving:
             self._empty = None
         elif self._empty is None:
             self._empty = time.monotonic()
