@@ -26,6 +26,7 @@ from .readers import TwinEngine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqlalchemy.engine import URL
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
@@ -64,7 +65,22 @@ class Single:
     :param grace: seconds for which what has begun may go on after a flip; None sets no limit.
     :param create: connects to another database to read meanwhile; None reads the same.
     :param alone: whether the engine is gone at once, and its pool is all that is used.
+    :param url: returns the URL of the engine, which is made when it is asked for; None lets it be.
     """
+
+    __slots__ = (
+        "_begun",
+        "_connect",
+        "_create",
+        "_engine",
+        "_face",
+        "_first",
+        "_url",
+        "alone",
+        "grace",
+        "serves",
+        "shared",
+    )
 
     def __init__(
         self,
@@ -75,12 +91,14 @@ class Single:
         grace: float | None = None,
         create: Callable[..., DBAPIConnection] | None = None,
         alone: bool = False,
+        url: Callable[[], URL] | None = None,
     ) -> None:
         self.serves = serves
         self._engine = engine
         self.shared = shared
         self.grace = grace
         self.alone = alone
+        self._url: Any = url or engine.url
         self._create = create
         self._begun: _Sides | None = None
         made: Any = engine
@@ -94,6 +112,17 @@ class Single:
         if alone:
             self._face = self._first.recreate()
             mix_in(self._face, _LonePool)
+
+    @property
+    def url(self) -> URL:
+        """The URL of the engine, with all arguments."""
+        if callable(self._url):
+            self._url = self._url()
+        return self._url  # type: ignore[no-any-return]  # a URL by now
+
+    @url.setter
+    def url(self, url: URL) -> None:
+        self._url = url
 
     @property
     def now(self) -> Pool:
@@ -290,13 +319,17 @@ class _ReadingPool(_ByMode, CountedPool):
 def _by_mode(base: type[Engine]) -> type[Engine]:
     """Return the subclass of an engine's class whose pool is one by the mode."""
 
-    def get(self: Any) -> Pool:
-        return self._sa_readonly_single.pool  # type: ignore[no-any-return]  # untyped
+    def of_single(name: str) -> property:
+        def get(self: Any) -> Any:
+            return getattr(self._sa_readonly_single, name)
 
-    def put(self: Any, pool: Pool) -> None:
-        self._sa_readonly_single.pool = pool
+        def put(self: Any, value: object) -> None:
+            setattr(self._sa_readonly_single, name, value)
 
-    return type(base.__name__, (base,), {"__module__": base.__module__, "pool": property(get, put)})
+        return property(get, put)
+
+    body = {"__module__": base.__module__, "pool": of_single("pool"), "url": of_single("url")}
+    return type(base.__name__, (base,), body)
 
 
 def of_engine(engine: Engine) -> Single | None:
