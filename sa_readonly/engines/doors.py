@@ -301,7 +301,8 @@ class Door:
                 use = hand_over(use, connection_record if notes else None)
                 try:
                     guard.ask(self.engine, *_A_CONNECTION, but, made=True)
-                    shared.take_off(dialect, connection)
+                    if not guard.read_only(self.engine):  # else its locks are new ones
+                        shared.take_off(dialect, connection)
                 except BaseException:
                     close = partial(dialect.do_close, connection)
                     # By the engine's pool of now: a reference to an older one would keep that.
