@@ -55,11 +55,19 @@ class OneSwitch(Asking):
     :param make: makes the switch.
     :param workers: see :class:`.EngineSelector`.
     :param path: the absolute path of the file; None for a key in etcd.
+    :param paths: those that go with a key, by the names of :class:`.EtcdSwitch`.
     """
 
-    def __init__(self, make: Callable[[], Switch], workers: object, path: str | None) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Switch],
+        workers: object,
+        path: str | None,
+        paths: Mapping[str, str | None] | None = None,
+    ) -> None:
         self.workers = workers
         self.path = path
+        self.paths = paths or {}
         self._make = make
         self._switch: Switch | None = None
         self._callbacks = []
@@ -236,20 +244,32 @@ def of_file(path: Any, workers: object) -> OneSwitch:
     return _agreed(found, workers)
 
 
-def of_key(urls: Any, key: Any, file: Any, workers: object) -> OneSwitch:
-    """Return what the engines of a key in etcd share.
+def of_key(urls: Any, key: Any, workers: object, **settings: Any) -> OneSwitch:
+    """Return what the engines of a key in etcd share: one switch, however its members are spelled.
 
-    :param file: the path of a file that turns this host alone, or None.
+    :param settings: further ones of :class:`.EtcdSwitch`: paths, or None.
     :raises ConfigurationError: if one of them makes no sense, or other engines of the key have
-        other ``workers``.
+        other settings or ``workers``.
     """
-    named = (str(urls), str(key), file and str(file))
+    paths: dict[str, Any] = {
+        name: path and (absolute(path) if name == "file" else os.path.abspath(path))
+        for name, path in settings.items()
+    }
+    named = (str(urls), str(key), *paths.items())
     found = _switches.get(named)
     if found is None:
-        store_of(urls, key)  # which refuses what makes no sense, and asks nothing
-        path = file and absolute(file)
-        make = partial(EtcdSwitch, urls, key=key, file=path)
-        found = _find(named, lambda: OneSwitch(make, workers, None))
+        trust = {name: path for name, path in paths.items() if name != "file"}
+        store = store_of(urls, key, **trust)  # which refuses what makes no sense, and asks nothing
+        make = partial(EtcdSwitch, urls, key=key, **paths)
+        found = _find(store.identity, lambda: OneSwitch(make, workers, None, paths))
+        for name, path in paths.items():
+            if found.paths[name] != path:
+                raise ConfigurationError(
+                    f"sa_readonly_{name}={path!r} differs from {found.paths[name]!r} of another "
+                    f"engine with the key {key!r}, with which it shares one switch. Give the same "
+                    "to both."
+                )
+        _switches[named] = found
     return _agreed(found, workers)
 
 

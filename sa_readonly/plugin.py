@@ -19,6 +19,7 @@ from .engines import privates
 from .engines.pools import is_in_memory
 from .engines.single import Single
 from .errors import ConfigurationError, seconds
+from .etcd.switch import TRUST
 from .mode import Mode
 from .oneswitch import of_file, of_key
 from .switch import FixedSwitch
@@ -36,7 +37,7 @@ __all__ = ["Plugin"]
 _NAME = "sa_readonly"
 _PREFIX = "sa_readonly_"
 _ARGUMENTS = tuple(
-    _PREFIX + name for name in ("file", "etcd", "key", "url", "grace", "workers", "reads")
+    _PREFIX + name for name in ("file", "etcd", "key", *TRUST, "url", "grace", "workers", "reads")
 )
 _READS = ("serve", "refuse")
 _PASSWORDS = ("password", "passwd")  # of connect_args
@@ -47,7 +48,8 @@ class Plugin(CreateEnginePlugin):
 
     ``sa_readonly_file`` is the path of the file that means read-only; without it the environment
     variable ``SA_READONLY_FILE`` is. ``sa_readonly_etcd`` (the URLs of the members) and
-    ``sa_readonly_key`` name a fleet's switch in its place. ``sa_readonly_url`` is another database,
+    ``sa_readonly_key`` name a fleet's switch in its place, with ``sa_readonly_ca``,
+    ``sa_readonly_cert`` and ``sa_readonly_cert_key``. ``sa_readonly_url`` is another database,
     of the same dialect and driver, to be read while read-only. ``sa_readonly_grace`` and
     ``sa_readonly_workers`` are those of :class:`.EngineSelector`. ``sa_readonly_reads="refuse"``
     refuses reads, too, while read-only.
@@ -223,7 +225,11 @@ def _shared_of(given: Mapping[str, Any]) -> OneSwitch:
         raise ConfigurationError(
             "sa_readonly_etcd and sa_readonly_key need each other: give both, or neither."
         )
-    return of_key(urls, key, given.get("sa_readonly_file"), workers)
+    trust = {
+        name: given.get(_PREFIX + name) or os.environ.get(variable) or None
+        for name, variable in TRUST.items()
+    }
+    return of_key(urls, key, workers, file=given.get("sa_readonly_file"), **trust)
 
 
 def _file_of(given: Mapping[str, Any]) -> Any:
