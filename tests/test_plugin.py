@@ -17,8 +17,10 @@ from sa_readonly import ConfigurationError, ReadOnlyError, refusals
 from tests.app import WHICH, App, Author, Book
 from tests.async_app import AsyncApp
 from tests.by_url import nothing_lingers, shared_of
+from tests.postgres import MariaDB
+from tests.test_server_word import maria
 
-__all__ = ["nothing_lingers"]
+__all__ = ["maria", "nothing_lingers"]  # fixtures
 
 INSERT = text("insert into book (title) values ('road')")
 READ = text("select name from which")
@@ -458,3 +460,30 @@ def test_two_engines_in_one_session_have_each_their_mode(app: App) -> None:
         session.add(Book(title="alone"))
         session.commit()
     assert app.titles("rw") == ["alone"]
+
+
+def test_on_mariadb_it_is_so_too(maria: App, mariadb: MariaDB) -> None:
+    engine = by_url(maria, "ro")
+    with engine.connect() as connection:
+        connection.execute(INSERT)
+        flip(maria, engine)
+        connection.execute(INSERT)  # what has begun goes on
+        connection.commit()
+        with pytest.raises(ReadOnlyError, match="close it, and take another one of the engine"):
+            connection.execute(READ)
+    with Session(engine) as session:
+        assert session.scalars(WHICH).all() == ["ro"]
+        with pytest.raises(ReadOnlyError):
+            session.execute(INSERT)
+    raw = engine.raw_connection()
+    with pytest.raises(ReadOnlyError):
+        raw.cursor().execute("insert into book (title) values ('raw')")
+    raw.close()
+    flip(maria, engine)
+    with engine.begin() as connection:
+        connection.execute(INSERT)
+    engine.dispose()
+    for name, number in (("rw", 3), ("ro", 0)):
+        assert mariadb.query(f"select count(*) from {maria.urls[name].database}.book") == [
+            (number,)
+        ]
