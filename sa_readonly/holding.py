@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .hold.engine import Work
     from .hold.ticket import Ticket
 
-__all__ = ["PIN", "HoldingSession", "has_changed"]
+__all__ = ["PIN", "HoldingSession", "has_changed", "reads_elsewhere"]
 
 _READ_ONLY = Mode.READ_ONLY  # a member of an enum is slow to look up in Python 3.11
 PIN = "_sa_readonly_pin"
@@ -87,7 +87,7 @@ class HoldingSession(Session):
         chosen, pin, selector = self._choice or (None, {}, None)
         if chosen is not engine or selector is None or not self._may_be_held():
             return None
-        queue, mode, in_request = selector.held, pin[selector.switch], request_here() is not None
+        queue, mode, in_request = selector.held, pin[selector][1], request_here() is not None
         work: Work | None = None
         ticket: Ticket | None = None
         tries = 0
@@ -156,6 +156,12 @@ def _would_write(selector: EngineSelector, asked: Any) -> Work | None:
         return None
     what = dialect._sa_readonly_would(text, parameters)
     return None if what is None else (what, text, "statement")
+
+
+def reads_elsewhere(pin: dict[Any, Any], engine: Engine) -> bool:
+    """True if a selector, closed by its server, gave the read-only one for this engine."""
+    reads = (one for one in pin if isinstance(one, EngineSelector) and pin[one][1] is _READ_ONLY)
+    return any(one.routes["primary"][Mode.READ_WRITE] is engine for one in reads)
 
 
 def has_changed(one: object) -> bool:

@@ -8,6 +8,7 @@ operation would register this process with each.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -20,6 +21,7 @@ from sqlalchemy import Engine
 from . import forks, refusals
 from .asking import Asking
 from .checks import is_required, kind_of, registry_of
+from .engines.pools import outlive
 from .engines.single import of_engine
 from .errors import ConfigurationError
 from .etcd.switch import EtcdSwitch, store_of
@@ -35,9 +37,12 @@ if TYPE_CHECKING:
 
     from .engines.doors import Door
     from .engines.handover import GuardedEngines
+    from .engines.pools import Open
     from .mode import State, Switch
     from .workers.protocol import Registry, Seen
     from .workers.worker import Worker
+
+    Connections = dict[object, Open]  # of one engine, by identity
 
 __all__ = ["LINGER", "Asked", "OneSwitch", "asked", "of_file", "of_key"]
 
@@ -50,18 +55,28 @@ class OneSwitch(Asking):
     :param make: makes the switch.
     :param workers: see :class:`.EngineSelector`.
     :param path: the absolute path of the file; None for a key in etcd.
+    :param paths: those that go with a key, by the names of :class:`.EtcdSwitch`.
     """
 
-    def __init__(self, make: Callable[[], Switch], workers: object, path: str | None) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Switch],
+        workers: object,
+        path: str | None,
+        paths: Mapping[str, str | None] | None = None,
+    ) -> None:
         self.workers = workers
         self.path = path
+        self.paths = paths or {}
         self._make = make
         self._switch: Switch | None = None
         self._callbacks = []
         self.server = None  # a server's word is raised, and turns none of these engines
         self._keepers: weakref.WeakSet[object] = weakref.WeakSet()  # for which it stays joined
         # Held weakly: an engine holds them, or a connection that outlives it.
-        self._engines: dict[weakref.ref[GuardedEngines], None] = {}
+        self._engines: dict[weakref.ref[GuardedEngines], list[Connections]] = {}
+        # Of engines that are gone, where a driver's connection is not; and in which process.
+        self._left: dict[int, tuple[Connections, int]] = {}
         self._last: State | None = None  # by which they were turned
         self._empty: float | None = None  # since when there are none, by time.monotonic()
         self._leave: Callable[[], None] | None = None  # set while it is joined to the worker
@@ -124,7 +139,8 @@ class OneSwitch(Asking):
             self._empty = None  # it lingers after the last one, not after the first that went
             # Turned by what turned the others: on the way back that comes before it is known.
             with self._turning():
-                self._engines[weakref.ref(engines, self._forget)] = None
+                found = [door.ledger.connections for door in engines.doors]
+                self._engines[weakref.ref(engines, self._forget)] = found
                 if self._last is not None:
                     engines.turn(self._last)
             for door in engines.doors:
@@ -145,11 +161,24 @@ class OneSwitch(Asking):
         self._leave, self._empty = leave, None
 
     def _forget(self, reference: weakref.ref[GuardedEngines]) -> None:
-        self._engines.pop(reference, None)
+        # A garbage collection calls this anywhere: nothing waits here.
+        for connections in self._engines.pop(reference, ()):
+            outlive(connections)
+            if connections:
+                self._left[id(connections)] = connections, os.getpid()
+
+    @property
+    def outliving(self) -> int:
+        """How many connections of engines that are gone are kept as the driver's own."""
+        here = os.getpid()
+        for key, (connections, process) in list(self._left.items()):
+            if not connections or process != here:
+                self._left.pop(key, None)
+        return sum(len(connections) for connections, _ in list(self._left.values()))
 
     def rest(self) -> None:
         """Leave the worker, if there has been no engine for :data:`LINGER` seconds."""
-        if self._engines or self._keepers:
+        if self._engines or self._keepers or self.outliving:
             self._empty = None
         elif self._empty is None:
             self._empty = time.monotonic()
@@ -191,6 +220,8 @@ class OneSwitch(Asking):
 
     def _flipped(self, old: State, new: State) -> None:
         refusals.remember(self.switch, new if new.read_only else old)
+        for engines in self._alive():
+            engines.settle(new)
         self._tell(old, new)
 
 
@@ -213,20 +244,32 @@ def of_file(path: Any, workers: object) -> OneSwitch:
     return _agreed(found, workers)
 
 
-def of_key(urls: Any, key: Any, file: Any, workers: object) -> OneSwitch:
-    """Return what the engines of a key in etcd share.
+def of_key(urls: Any, key: Any, workers: object, **settings: Any) -> OneSwitch:
+    """Return what the engines of a key in etcd share: one switch, however its members are spelled.
 
-    :param file: the path of a file that turns this host alone, or None.
+    :param settings: further ones of :class:`.EtcdSwitch`: paths, or None.
     :raises ConfigurationError: if one of them makes no sense, or other engines of the key have
-        other ``workers``.
+        other settings or ``workers``.
     """
-    named = (str(urls), str(key), file and str(file))
+    paths: dict[str, Any] = {
+        name: path and (absolute(path) if name == "file" else os.path.abspath(path))
+        for name, path in settings.items()
+    }
+    named = (str(urls), str(key), *paths.items())
     found = _switches.get(named)
     if found is None:
-        store_of(urls, key)  # which refuses what makes no sense, and asks nothing
-        path = file and absolute(file)
-        make = partial(EtcdSwitch, urls, key=key, file=path)
-        found = _find(named, lambda: OneSwitch(make, workers, None))
+        trust = {name: path for name, path in paths.items() if name != "file"}
+        store = store_of(urls, key, **trust)  # which refuses what makes no sense, and asks nothing
+        make = partial(EtcdSwitch, urls, key=key, **paths)
+        found = _find(store.identity, lambda: OneSwitch(make, workers, None, paths))
+        for name, path in paths.items():
+            if found.paths[name] != path:
+                raise ConfigurationError(
+                    f"sa_readonly_{name}={path!r} differs from {found.paths[name]!r} of another "
+                    f"engine with the key {key!r}, with which it shares one switch. Give the same "
+                    "to both."
+                )
+        _switches[named] = found
     return _agreed(found, workers)
 
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import URL, CreateEnginePlugin, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import StaticPool
 from sqlalchemy.util import immutabledict
 
 from .checks import registry_of
 from .engines import privates
-from .engines.pools import holds_database, is_in_memory
+from .engines.pools import is_in_memory
 from .engines.single import Single
 from .errors import ConfigurationError, seconds
+from .etcd.switch import TRUST
 from .mode import Mode
 from .oneswitch import of_file, of_key
 from .switch import FixedSwitch
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sqlalchemy import Engine
+    from sqlalchemy.pool import Pool
 
     from .oneswitch import OneSwitch
 
@@ -34,7 +37,7 @@ __all__ = ["Plugin"]
 _NAME = "sa_readonly"
 _PREFIX = "sa_readonly_"
 _ARGUMENTS = tuple(
-    _PREFIX + name for name in ("file", "etcd", "key", "url", "grace", "workers", "reads")
+    _PREFIX + name for name in ("file", "etcd", "key", *TRUST, "url", "grace", "workers", "reads")
 )
 _READS = ("serve", "refuse")
 _PASSWORDS = ("password", "passwd")  # of connect_args
@@ -45,7 +48,8 @@ class Plugin(CreateEnginePlugin):
 
     ``sa_readonly_file`` is the path of the file that means read-only; without it the environment
     variable ``SA_READONLY_FILE`` is. ``sa_readonly_etcd`` (the URLs of the members) and
-    ``sa_readonly_key`` name a fleet's switch in its place. ``sa_readonly_url`` is another database,
+    ``sa_readonly_key`` name a fleet's switch in its place, with ``sa_readonly_ca``,
+    ``sa_readonly_cert`` and ``sa_readonly_cert_key``. ``sa_readonly_url`` is another database,
     of the same dialect and driver, to be read while read-only. ``sa_readonly_grace`` and
     ``sa_readonly_workers`` are those of :class:`.EngineSelector`. ``sa_readonly_reads="refuse"``
     refuses reads, too, while read-only.
@@ -53,8 +57,11 @@ class Plugin(CreateEnginePlugin):
     :raises ConfigurationError: by ``create_engine()``, if an argument is unknown or makes no sense.
     """
 
+    # Programs make engines by the thousand: nothing is done here that can wait.
+
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         self._url = url
+        self._in_url: dict[str, Any] = {}
         self._keywords = {
             name: kwargs.pop(name) for name in list(kwargs) if name.startswith(_PREFIX)
         }
@@ -62,37 +69,30 @@ class Plugin(CreateEnginePlugin):
         if isinstance(etcd, (list, tuple)):  # as a URL has them, in which they are to be found
             self._keywords["sa_readonly_etcd"] = ",".join(map(str, etcd))
         self._connect_args: Mapping[str, Any] = kwargs.get("connect_args") or {}
-        self._creates = "creator" in kwargs or "pool" in kwargs
+        self._has_pool = "pool" in kwargs
+        self._creates = self._has_pool or "creator" in kwargs
+        self._alone = not kwargs.get(privates.INITIALIZES, True)
 
     def update_url(self, url: URL) -> URL:
         """Return the URL as the driver knows it."""
-        query = url.query
-        if not query:
-            return url
-        left = {name: query[name] for name in query if not name.startswith(_PREFIX)}
-        return url if len(left) == len(query) else url._replace(query=immutabledict(left))
+        left: dict[str, Any] = {}
+        for name, value in url.query.items():
+            (self._in_url if name.startswith(_PREFIX) else left)[name] = value
+        return _with_query(url, left) if self._in_url else url
 
     def engine_created(self, engine: Engine) -> None:
         """Have the engine give out connections by the mode."""
         if "_sa_readonly_single" in vars(engine):
             return  # named in the URL and in plugins=, it is made twice for one engine
         given = self._given()
-        if holds_database(engine):
+        if isinstance(engine.pool, StaticPool) or is_in_memory(self._url):
             raise ConfigurationError(
                 "plugin=sa_readonly: the engine holds its database in its own pool (SQLite in "
                 "memory, StaticPool), of which no read-only connection can be made. Give the "
                 "database a file, or leave the plugin out."
             )
-        if hasattr(engine.pool, "sa_readonly_single"):
-            raise ConfigurationError(
-                "pool= is of another engine with plugin=sa_readonly. Leave the plugin out: that "
-                "pool gives out connections by the mode itself."
-            )
-        if privates.connections_out(engine.pool) or privates.kept_records(engine.pool):
-            raise ConfigurationError(
-                "pool= has given out connections already, which are not counted. Give a new pool, "
-                "or poolclass=."
-            )
+        if self._has_pool:
+            _check(engine.pool)
         reads = given.get("sa_readonly_reads", "serve")
         if reads not in _READS:
             raise ConfigurationError(f'sa_readonly_reads takes "serve" or "refuse", not {reads!r}.')
@@ -100,13 +100,19 @@ class Plugin(CreateEnginePlugin):
         if given.get("sa_readonly_url") is not None:
             create = self._creator(engine, given["sa_readonly_url"])
         shared = _shared_of(given)
-        Single(engine, shared, serves=reads == "serve", grace=_grace_of(given), create=create)
-        engine.url = self._full()
+        Single(
+            engine,
+            shared,
+            serves=reads == "serve",
+            grace=_grace_of(given),
+            create=create,
+            alone=self._alone,
+            url=self._full,
+        )
 
     def _given(self) -> dict[str, Any]:
         """Return the arguments, those of the URL as strings."""
-        query = self._url.query
-        given = {name: query[name] for name in query if name.startswith(_PREFIX)}
+        given = dict(self._in_url)
         for name, value in self._keywords.items():
             if name in given and given[name] != value:
                 raise ConfigurationError(
@@ -142,7 +148,7 @@ class Plugin(CreateEnginePlugin):
                     query[name] = other.render_as_string(hide_password=False)
             elif value is not None:
                 query[name] = str(value)
-        return url._replace(query=immutabledict(query))
+        return _with_query(url, query)
 
     def _creator(self, engine: Engine, value: object) -> Callable[..., Any]:
         """Return what connects to the database that is read while read-only."""
@@ -191,6 +197,25 @@ class Plugin(CreateEnginePlugin):
 # -- arguments -------------------------------------------------------------------------------
 
 
+def _with_query(url: Any, query: Mapping[str, Any]) -> URL:
+    # Not by set(), which looks at each value, and costs as much as all the rest of the plugin.
+    return url._make((*url[:-1], immutabledict(query)))  # type: ignore[no-any-return]  # a URL
+
+
+def _check(pool: Pool) -> None:
+    """Refuse a pool that was given, if it does not count from its first connection on."""
+    if hasattr(pool, "sa_readonly_single"):
+        raise ConfigurationError(
+            "pool= is of another engine with plugin=sa_readonly. Leave the plugin out: that "
+            "pool gives out connections by the mode itself."
+        )
+    if privates.connections_out(pool) or privates.kept_records(pool):
+        raise ConfigurationError(
+            "pool= has given out connections already, which are not counted. Give a new pool, "
+            "or poolclass=."
+        )
+
+
 def _shared_of(given: Mapping[str, Any]) -> OneSwitch:
     workers = _workers_of(given)
     urls, key = given.get("sa_readonly_etcd"), given.get("sa_readonly_key")
@@ -200,7 +225,11 @@ def _shared_of(given: Mapping[str, Any]) -> OneSwitch:
         raise ConfigurationError(
             "sa_readonly_etcd and sa_readonly_key need each other: give both, or neither."
         )
-    return of_key(urls, key, given.get("sa_readonly_file"), workers)
+    trust = {
+        name: given.get(_PREFIX + name) or os.environ.get(variable) or None
+        for name, variable in TRUST.items()
+    }
+    return of_key(urls, key, workers, file=given.get("sa_readonly_file"), **trust)
 
 
 def _file_of(given: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from .checks import check_role
 from .engines import guard, privates
 from .engines.handover import ROLES
 from .errors import ConfigurationError, ReadOnlyError
-from .holding import PIN, HoldingSession, has_changed
+from .holding import PIN, HoldingSession, has_changed, reads_elsewhere
 from .mode import Mode, clock
 from .selector import EngineSelector
 
@@ -189,11 +189,11 @@ class RoutingSession(HoldingSession):
             return found
         if mode is None:
             mode = (switch.known if clock() < switch.fresh_until else selector.refresh()).mode
-            server = selector.server
-            if server is not None and server.known.mode is _READ_ONLY:
-                mode = _READ_ONLY
+        told, server = mode, selector.server
+        if server is not None and server.known.mode is _READ_ONLY:  # others go by the switch alone
+            told, mode = switch.known.mode, _READ_ONLY
         engine = selector.routes[self._role][mode]
-        self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector)
+        self._choice = (engine, {switch: told, selector: (engine, mode)}, selector)
         return engine, mode
 
     def _meet_async_session(self, selector: EngineSelector) -> None:
@@ -205,9 +205,8 @@ class RoutingSession(HoldingSession):
         role = None if found is None else vars(found).get("role")
         if role != self._role and role in ROLES:
             raise ConfigurationError(
-                f"AsyncSession.role was set to {role!r}, which reaches no session: the transaction "
-                f"would be of the role {self._role!r}. Set session.sync_session.role, or make the "
-                f"session with role={role!r}."
+                f"AsyncSession.role was set to {role!r}, which reaches no session: it is of the "
+                f"role {self._role!r}. Set session.sync_session.role, or give role={role!r} to it."
             )
 
     def _check_given(self, bind: Engine | Connection, clause: Any) -> None:
@@ -225,7 +224,7 @@ class RoutingSession(HoldingSession):
             else:
                 modes[switch] = guard.refresh(engine, switch).mode
         what = "The use of a read-write engine"
-        if gates and _READ_ONLY in modes.values():
+        if gates and (_READ_ONLY in modes.values() or reads_elsewhere(pin, engine)):
             raise guard.refused(engine, what, "transaction", began=True)
         if gates and self._role != "primary" and not guard.read_only(engine):
             raise guard.refused(engine, what, "transaction", self._role)
@@ -257,7 +256,7 @@ class RoutingSession(HoldingSession):
             return connect(engine, execution_options)
         except ReadOnlyError as error:
             chosen, pin, selector = self._choice or (None, {}, None)
-            if chosen is not engine or selector is None or pin[selector.switch] is _READ_ONLY:
+            if chosen is not engine or selector is None or pin[selector][1] is _READ_ONLY:
                 raise
             guard.was_served(chosen, error)
             engine, _ = self._choose(selector, _NOTHING, _READ_ONLY)
@@ -317,6 +316,7 @@ class RoutingSession(HoldingSession):
             if pin is None:  # nothing is connected: it counts what was chosen
                 pin = self._choice[1] if self._choice else _NOTHING
             began = any(pin.get(switch) is _READ_ONLY for switch in guard.told(bind.engine))
+            began |= (bind.engine, _READ_ONLY) in pin.values()
             raise guard.refused(bind.engine, what, kind, self._role, began=began)
 
     def _refuses(self, bind: Engine | Connection) -> bool:

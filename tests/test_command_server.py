@@ -23,8 +23,12 @@ from sa_readonly.command.server import ServerError
 from sa_readonly.command.server_mysql import _in_transaction
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Report
+from tests.app import once
 from tests.postgres import MariaDB, Pair, Server, Standby, wait_until
 from tests.test_command_on_off import command, refused, running
+from tests.test_mysql_docs import servers
+
+__all__ = ["servers"]  # a fixture
 
 SECRET = "s3cr3t"
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -344,8 +348,8 @@ def test_a_server_that_stops_answering_in_between_is_an_obstacle(file: Path) -> 
         ),
         (["--read-write", "s3cr3t"], "The --read-write URL can't be read."),
         (
-            ["--read-write", "mysql+pymysql://h/d", "--standby", "mysql+pymysql://h/d"],
-            "Only on PostgreSQL can be asked whether a standby has replayed everything.",
+            ["--read-write", "mysql+pymysql://h/d", "--standby", "postgresql://h/d"],
+            "A standby that is postgresql can't be compared with a database of mysql.",
         ),
         (
             ["--read-write", "postgresql+nosuch://h/d"],
@@ -503,3 +507,55 @@ def test_on_mariadb_what_is_replicated_from_elsewhere_counts(
 def test_on_mariadb_a_url_without_a_database_is_refused(mariadb: MariaDB) -> None:
     with pytest.raises(ServerError, match=r"names no database\. Add it"):
         Asked(shown(mariadb.url().set(database=""))).check()
+
+
+# -- a replica of MariaDB --------------------------------------------------------------------
+
+
+@once
+def test_with_a_replica_it_waits_until_everything_is_applied(
+    file: Path, servers: tuple[MariaDB, MariaDB], mariadb_pair: Pair
+) -> None:
+    primary, replica = servers
+    primary.query("CREATE USER replica@'127.0.0.1' IDENTIFIED BY 'x'")
+    primary.query("GRANT REPLICATION SLAVE ON *.* TO replica@'127.0.0.1'")
+    replica.query(
+        "CHANGE MASTER TO master_host='127.0.0.1', master_user='replica', master_password='x',"
+        f" master_use_gtid=slave_pos, master_port={primary.port}"
+    )
+    rw = primary.new_database()
+    primary.query(f"CREATE TABLE {rw.database}.thing (n int)")
+    there = replica.url()
+    given = ("--read-write", rw, "--standby", there)
+    replica.query("START REPLICA SQL_THREAD")
+    done = waited(file, *given, "--timeout", 0)
+    assert done.exit_code == 4, done.output
+    assert re.search(
+        r": the replica has yet to apply 0-1-\d+, and is stopped$", done.stdout.strip()
+    )
+    assert [one.ends for one in ask(rw, there).obstacles] == ["START REPLICA"]
+    replica.query("START REPLICA")
+    with thread(rw) as open_, open_.cursor() as cursor:
+        cursor.execute("INSERT INTO thing VALUES (1)")
+        assert [one.kind for one in ask(rw, there).obstacles] == ["session"]
+        open_.commit()
+    done = waited(file, *given)
+    assert done.exit_code == 0, done.output
+    assert "no prepared transaction, everything replayed" in done.stdout
+    assert replica.query(f"SELECT * FROM {rw.database}.thing") == [(1,)]
+    replica.query("CREATE USER shop@'127.0.0.1'")
+    replica.query(f"GRANT SELECT ON {rw.database}.* TO shop@'127.0.0.1'")  # and no status
+    assert ask(rw, there.set(username="shop", database=rw.database)).replayed
+
+    for url, message in (
+        (mariadb_pair.read_only, "The server of --standby is no replica, and applies nothing"),
+        (rw, "The server of --standby is no replica, and applies nothing"),
+    ):
+        assert [one.what for one in ask(rw, url).obstacles] == [message]
+    (no_log,) = ask(mariadb_pair.read_write, there).obstacles
+    assert no_log.what == "The server of --read-write writes no binary log"
+    replica.query("STOP REPLICA")
+    replica.query("SET GLOBAL gtid_slave_pos = '0-1-4711'")
+    assert [one.what for one in ask(rw, there).obstacles] == [
+        "The server of --standby is a replica of another server"
+    ]

@@ -8,8 +8,9 @@ import pytest
 
 from tests.by_url import nothing_lingers
 from tests.doctor import run, sqlite_database
+from tests.etcd_fleet import Fleet, bare
 
-__all__ = ["nothing_lingers"]
+__all__ = ["bare", "nothing_lingers"]  # fixtures
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,27 @@ def test_a_url_tells_whether_the_plugin_is_in_force(
     assert found.exit_code == exit_code
     assert (f"{tmp_path}/two" in found.output) is (code == "in-force")
     assert (f"{tmp_path}/ro.txt is not there" in found.output) is (code == "in-force")
+
+
+def test_a_cure_speaks_of_what_a_url_has(tmp_path: Path) -> None:
+    url = sqlite_database(tmp_path / "one")
+    found = run("--plugin-url", f"{url}?plugin=sa_readonly&sa_readonly_file={tmp_path}/ro.txt")
+    assert "Give sa_readonly_url: a standby is the best." in found.output
+    assert "For sa_readonly_url use a file" in found.output
+    assert "--read-only" not in found.output
+
+
+def test_the_etcd_of_a_url_is_examined(bare: Fleet, tmp_path: Path) -> None:
+    url = sqlite_database(tmp_path / "one").update_query_dict(
+        {
+            "plugin": "sa_readonly",
+            "sa_readonly_etcd": bare.etcd.urls,
+            "sa_readonly_key": bare.store.key,
+        }
+    )
+    found = run("--plugin-url", str(url))
+    for code in ("plugin-in-force", "etcd-open-to-all", "etcd-no-marker"):
+        assert f"[{code}]" in found.output
 
 
 def test_a_url_tells_it_without_its_database(tmp_path: Path) -> None:

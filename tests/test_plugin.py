@@ -17,8 +17,10 @@ from sa_readonly import ConfigurationError, ReadOnlyError, refusals
 from tests.app import WHICH, App, Author, Book
 from tests.async_app import AsyncApp
 from tests.by_url import nothing_lingers, shared_of
+from tests.postgres import MariaDB
+from tests.test_server_word import maria
 
-__all__ = ["nothing_lingers"]
+__all__ = ["maria", "nothing_lingers"]  # fixtures
 
 INSERT = text("insert into book (title) values ('road')")
 READ = text("select name from which")
@@ -246,23 +248,82 @@ def which(connect: Callable[[], Any]) -> Any:
         connection.close()
 
 
-def test_a_pool_without_its_engine_gives_out_by_the_mode(app: App) -> None:
-    query = {"plugin": "sa_readonly", "sa_readonly_file": str(app.path)}
+@pytest.mark.parametrize("reads", ["serve", "refuse"])
+def test_a_pool_without_its_engine_gives_out_by_the_mode_and_keeps_one_kind(
+    app: App, reads: str
+) -> None:
+    pool = pool_of_url(app, sa_readonly_reads=reads)
+    closed: list[str] = []
+    event.listen(pool, "close", lambda *_: closed.append("close"))
+    single = pool.sa_readonly_single
+    for times in range(2):
+        held = pool.connect()
+        assert which(pool.connect) == "rw"
+        assert (pool.checkedout(), pool.checkedin(), len(closed)) == (1, 1, 4 * times)
+        flip_pool(app, pool)
+        assert len(closed) == 4 * times + 1, "what is idle"
+        held.close()
+        assert len(closed) == 4 * times + 2, "what comes back"
+        if reads == "refuse":
+            with pytest.raises(ReadOnlyError, match="What only reads is refused, too"):
+                pool.connect()
+            closed += "aa"
+        else:
+            held = pool.connect()
+            assert which(pool.connect) == "ro"
+            assert (pool.checkedout(), pool.checkedin()) == (1, 1)
+        flip_pool(app, pool)
+        held.close()
+        assert len(closed) == 4 * times + 4, "and so of the read-only ones"
+        assert single._begun.reader.ledger.connections == {}
+
+
+def flip_pool(app: App, pool: Any) -> None:
+    app.flip()
+    pool.sa_readonly_single.shared.switch.check()
+    for door in pool.sa_readonly_single._begun.doors:
+        door.sweep()
+
+
+def pool_of_url(app: App, **query: str) -> Any:
+    query |= {"plugin": "sa_readonly", "sa_readonly_file": str(app.path)}
     query["sa_readonly_url"] = app.urls["ro"].render_as_string(hide_password=False)
     pool: Any = create_pool_from_url(app.urls["rw"].update_query_dict(query), poolclass=QueuePool)
     gc.collect()
-    switch = pool.sa_readonly_single.shared.switch
+    app.made.append(pool)
+    return pool
+
+
+def test_a_pool_without_its_engine_is_disposed_of_and_goes_on(app: App) -> None:
+    pool = pool_of_url(app)
+    pool.dispose()
+    for name in ("rw", "ro", "rw"):
+        assert which(pool.connect) == name
+        assert "Connections in pool: 1" in pool.status()
+        pool.dispose()
+        assert (pool.checkedin(), pool.overflow()) == (0, -5)
+        assert which(pool.recreate().connect) == name
+        flip_pool(app, pool)
+        pool.dispose()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_connects_past_a_new_pool_goes_by_the_mode(app: App, alone: bool) -> None:
+    pool: Any = pool_of_url(app) if alone else by_url(app, "ro").pool
+    app.flip()
+    create = pool.recreate()._creator
+    connection = create()
     try:
-        assert which(pool.connect) == "rw"
-        app.flip()
-        switch.check()
-        assert which(pool.connect) == "ro"
-        app.flip()
-        switch.check()
-        assert which(pool.connect) == "rw"
+        cursor = connection.cursor()
+        cursor.execute("select name from which")
+        assert cursor.fetchone()[0] == "ro"
+        with pytest.raises(Exception, match=r"refused|readonly"):
+            cursor.execute("insert into book (title) values ('road')")
     finally:
-        pool.sa_readonly_single.pool.dispose()
-        pool.sa_readonly_single._begun.reader.dispose()
+        connection.close()
+    app.flip()
+    pool.sa_readonly_single.shared.switch.check()
+    assert which(pool.connect) == "rw"
 
 
 def test_dispose_leaves_an_engine_that_works_in_either_mode(app: App) -> None:
@@ -399,3 +460,30 @@ def test_two_engines_in_one_session_have_each_their_mode(app: App) -> None:
         session.add(Book(title="alone"))
         session.commit()
     assert app.titles("rw") == ["alone"]
+
+
+def test_on_mariadb_it_is_so_too(maria: App, mariadb: MariaDB) -> None:
+    engine = by_url(maria, "ro")
+    with engine.connect() as connection:
+        connection.execute(INSERT)
+        flip(maria, engine)
+        connection.execute(INSERT)  # what has begun goes on
+        connection.commit()
+        with pytest.raises(ReadOnlyError, match="close it, and take another one of the engine"):
+            connection.execute(READ)
+    with Session(engine) as session:
+        assert session.scalars(WHICH).all() == ["ro"]
+        with pytest.raises(ReadOnlyError):
+            session.execute(INSERT)
+    raw = engine.raw_connection()
+    with pytest.raises(ReadOnlyError):
+        raw.cursor().execute("insert into book (title) values ('raw')")
+    raw.close()
+    flip(maria, engine)
+    with engine.begin() as connection:
+        connection.execute(INSERT)
+    engine.dispose()
+    for name, number in (("rw", 3), ("ro", 0)):
+        assert mariadb.query(f"select count(*) from {maria.urls[name].database}.book") == [
+            (number,)
+        ]

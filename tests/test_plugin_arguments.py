@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sa_readonly import (
 )
 from sa_readonly.engines.single import Single, of_engine
 from tests.by_url import nothing_lingers
+from tests.etcd import certificates
 
 __all__ = ["nothing_lingers"]
 
@@ -137,6 +139,29 @@ def test_the_members_of_etcd_may_be_a_list(place: Path) -> None:
     )
     assert engine.url.query["sa_readonly_etcd"] == ",".join(members)
     assert single(create_engine(engine.url)).shared is single(engine).shared
+
+
+def test_engines_of_one_key_share_a_switch_or_are_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with certificates() as made:
+        for name in ("a.pem", "b.pem"):
+            shutil.copy(made.ca, f"{place}/{name}")
+
+    def of_key(urls: str = "https://etcd1:2379,https://etcd2:2379", **given: str) -> Any:
+        query = {f"sa_readonly_{name}": value for name, value in given.items()}
+        plain = make_url(f"sqlite:///{place}/one.db?plugin=sa_readonly&sa_readonly_key=/shop")
+        return create_engine(plain.update_query_dict({"sa_readonly_etcd": urls, **query}))
+
+    engine = of_key(ca=f"{place}/a.pem")
+    monkeypatch.setenv("SA_READONLY_ETCD_CA", f"{place}/a.pem")
+    again = of_key("https://etcd2,https://etcd1:2379/")
+    assert single(again).shared is single(engine).shared
+    for name in ("ca", "file"):
+        with pytest.raises(ConfigurationError, match=f"sa_readonly_{name}=.* differs from"):
+            of_key(**{name: f"{place}/b.pem"})
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        of_key(cert=f"{place}/none.pem")
 
 
 def test_another_engine_of_the_file_must_agree_about_the_workers(place: Path) -> None:

@@ -251,13 +251,16 @@ def test_the_creator_of_an_async_pool_takes_no_argument(place: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_listener_of_the_first_connection_finds_it_locked(place: Path) -> None:
+@pytest.mark.parametrize("kind", ["twin", "gated twin", "read_only="])
+def test_a_listener_of_the_first_connection_finds_it_locked(place: Path, kind: str) -> None:
     engine = create_engine(f"sqlite:///{place}/one.db", poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("create table note (n int)"))
     heard: list[bool] = []
 
-    @event.listens_for(engine, "first_connect")
+    other = create_engine(engine.url, poolclass=NullPool)
+
+    @event.listens_for(other if kind == "read_only=" else engine, "first_connect")
     def writes(connection: Any, _: object) -> None:
         try:
             connection.execute("insert into note values (1)")
@@ -266,9 +269,11 @@ def test_a_listener_of_the_first_connection_finds_it_locked(place: Path) -> None
         except sqlite3.OperationalError:
             heard.append(False)
 
+    mode = Mode.READ_WRITE if kind == "gated twin" else Mode.READ_ONLY
+    read_only = {} if kind == "twin" else {"read_only": other}
     with (
-        EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=Engines(engine)) as selector,
-        selector.engine().connect() as connection,
+        EngineSelector(FixedSwitch(mode), read_write=Engines(engine), **read_only) as selector,
+        selector.engine("replica").connect() as connection,
     ):
         assert connection.scalar(text("select count(*) from note")) == 0
     assert heard == [False]

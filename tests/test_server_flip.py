@@ -11,13 +11,13 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, create_engine, event
+from sqlalchemy import URL, create_engine, delete, event
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import sessionmaker
 
@@ -414,8 +414,9 @@ def test_what_is_forced_or_dictated_by_a_test_does_not_flip(
         assert not pg.selector.read_only
 
 
+@pytest.mark.parametrize("closed_first", [False, True])
 def test_another_selector_with_that_switch_goes_on(
-    pg_urls: dict[str, URL], place: Path, pg_server: Server
+    pg_urls: dict[str, URL], place: Path, pg_server: Server, closed_first: bool
 ) -> None:
     with make_app(place, dict(pg_urls)) as app, make_app(place, dict(pg_urls)) as other:
         start(app)
@@ -424,17 +425,30 @@ def test_another_selector_with_that_switch_goes_on(
         with closed(pg_server, app.urls["rw"]):
             flip(app)
             never_asked(app)
-        with EngineSelector(
-            app.selector.switch, read_write=other.engine("rw"), read_only=other.engine("ro")
-        ) as second:
+        with (
+            EngineSelector(
+                app.selector.switch, read_write=other.engine("rw"), read_only=other.engine("ro")
+            ) as second,
+            ExitStack() as stack,
+        ):
             session = RoutingSession(second)
+            stack.callback(session.close)
+            of_closed: dict[str, Any] = {"bind": app.selector}
+            if closed_first:
+                assert session.scalar(WHICH, bind_arguments=of_closed) == "ro"
             assert session.scalar(WHICH) == "rw"
             session.add(Book(title="other"))
             # A read of the closed one in that transaction is served, too.
-            assert session.scalar(WHICH, bind_arguments={"bind": app.selector}) == "ro"
-            session.commit()
+            assert session.scalar(WHICH, bind_arguments=of_closed) == "ro"
+            session.flush()
             assert (second.read_only, app.selector.read_only) == (False, True)
-            session.close()
+            ask_now(app)
+            until_back(app)
+            # What it began it keeps, also where the engine is given.
+            for bind in (app.selector, app.selector.engine()):
+                with pytest.raises(ReadOnlyError, match="the transaction began while"):
+                    session.execute(delete(Book), bind_arguments={"bind": bind})
+            session.commit()
 
 
 def test_without_a_read_only_engine_the_closed_server_is_read(pg: App, pg_server: Server) -> None:

@@ -209,10 +209,10 @@ def test_a_report_of_what_was_so_only_while_it_was_built_is_followed_by_another(
             if what == "open door":
                 door._shut_by.clear()
             else:
-                door._ledger.connections[key] = (None, None)
+                door.ledger.connections[key] = (None, None)
         report(snapshot)
         door._shut_by.update(shut_by)
-        door._ledger.connections.pop(key, None)
+        door.ledger.connections.pop(key, None)
 
     monkeypatch.setattr(entry, "report", meanwhile)
     lite.on()

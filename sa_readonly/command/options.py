@@ -103,7 +103,7 @@ standby_url = _option(
     "--standby",
     "URL",
     "SA_READONLY_STANDBY_URL",
-    "A PostgreSQL standby of the read-write database, which must have replayed everything.",
+    "A standby, or replica by GTID, of the read-write database: it must have replayed everything.",
 )
 json_too = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON document."

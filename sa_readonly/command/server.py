@@ -13,7 +13,7 @@ from dataclasses import replace
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from .obstacles import Reply, question
+from .obstacles import Obstacle, Reply, question
 from .probe import (
     UnreachableError,
     dialect_of,
@@ -26,7 +26,7 @@ from .probe import (
     servers_of,
     shown_url,
 )
-from .server_mysql import ask_mysql
+from .server_mysql import Gtids, ask_mysql, gtids_of, lacking, strange
 from .server_postgresql import ReplayTarget, ask_postgresql, behind, pooled, position_of
 
 
@@ -35,10 +35,10 @@ class ServerError(Exception):
 
 
 class Server:
-    """The server of the read-write database, and maybe a standby of it.
+    """The server of the read-write database, and maybe a standby, or replica, of it.
 
     :param read_write: the URL of the read-write database.
-    :param standby: the URL of a standby in which everything must be replayed, or None.
+    :param standby: the URL of one in which everything must be replayed, or None.
     :raises ServerError: if such databases can't be asked.
     """
 
@@ -54,13 +54,14 @@ class Server:
                 f"Only a server of PostgreSQL, MariaDB or MySQL can be asked, not {kind}. Leave "
                 "out --read-write (SA_READONLY_READ_WRITE_URL)."
             )
-        if others and {kind, *others} != {"postgresql"}:
+        if others and ("postgresql" in (kind, *others)) != ({kind, *others} == {"postgresql"}):
             raise ServerError(
-                "Only on PostgreSQL can be asked whether a standby has replayed everything. Leave "
+                f"A standby that is {others[0]} can't be compared with a database of {kind}. Leave "
                 "out --standby (SA_READONLY_STANDBY_URL)."
             )
         self._kind = kind
         self._target = ReplayTarget()
+        self._written: Gtids | None = None  # when no session was left; the same for MariaDB, MySQL
         self._direct = False  # whether it is known that no pgpool is in between
 
     @property
@@ -77,6 +78,7 @@ class Server:
         if never:
             raise ServerError(" ".join(f"{one.what}. {one.ends}".strip() for one in never))
         self._target = ReplayTarget()
+        self._written = None
 
     def ask(self) -> Reply:
         """Ask what could still write. What can't be asked is an obstacle."""
@@ -89,9 +91,33 @@ class Server:
         return [self._url] if self._standby is None else [self._url, self._standby]
 
     def _reply(self) -> Reply:
+        return self._of_mysql() if self._kind != "postgresql" else self._of_postgresql()
+
+    def _of_mysql(self) -> Reply:
         with _asking(self._url, "read-write database") as connection:
-            if self._kind != "postgresql":
-                return ask_mysql(connection)
+            reply = ask_mysql(connection)
+            # Taken after the list of sessions: what one had committed that has gone lies before it.
+            found = None if self._standby is None else gtids_of(connection)
+        if self._standby is None or found is None:
+            return reply
+        if isinstance(found, Gtids):
+            # The first one is kept: other databases of the server may be written all the time.
+            self._written = (self._written or found) if reply.agrees else None
+            of = self._written or found
+            with _asking(self._standby, "standby") as connection:
+                found = lacking(connection, of, compares=reply.agrees)
+        if isinstance(found, Gtids):
+            with _asking(self._url, "read-write database") as connection:
+                now = gtids_of(connection)
+            obstacle = now if isinstance(now, Obstacle) else strange(found, now)
+        else:
+            obstacle = found
+        if obstacle is None:
+            return replace(reply, replayed=reply.agrees)
+        return replace(reply, obstacles=(*reply.obstacles, obstacle))
+
+    def _of_postgresql(self) -> Reply:
+        with _asking(self._url, "read-write database") as connection:
             if not self._direct and is_pgpool(connection):
                 return pooled("Pgpool-II")
             self._direct = True

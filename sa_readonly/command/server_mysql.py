@@ -1,10 +1,10 @@
-"""Asking MariaDB and MySQL for what could still write."""
+"""Asking MariaDB and MySQL for what could still write, and a replica for what it has to apply."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -84,3 +84,94 @@ def _thread(row: Any) -> Obstacle:
 def _replication(row: Any) -> Obstacle:
     what = f"session {row.id}: writes what this server replicates from another one"
     return Obstacle("session", what, "STOP REPLICA", pid=row.id, state=row.command)
+
+
+# -- what a replica has applied ----------------------------------------------------------------
+
+
+class Gtids(NamedTuple):
+    """What a server has written into its binary log, as its GTIDs say.
+
+    Those of MariaDB count within a domain, ``0-1-4711``; those of MySQL, of one server, are ranges.
+    """
+
+    is_mariadb: bool
+    written: str
+
+
+def gtids_of(connection: Connection) -> Gtids | Obstacle:
+    """Return what a read-write server has written, or why no replica can be compared with it."""
+    cure = "Leave out --standby, and compare by hand."
+    if connection.dialect.is_mariadb:  # type: ignore[attr-defined]  # a dialect of MySQL's
+        ((logs, written),) = fetch(connection, "SELECT @@log_bin, @@gtid_binlog_pos")
+        if not logs:
+            return question("The server of --read-write writes no binary log", cure)
+        return Gtids(is_mariadb=True, written=written)
+    mode, written = "SELECT @@GLOBAL.gtid_mode", "SELECT @@GLOBAL.gtid_executed"
+    ((told,),) = attempt(connection, mode) or (("unknown",),)
+    if told != "ON":
+        return question(f"The server of --read-write has gtid_mode {told}, not ON", cure)
+    return Gtids(is_mariadb=False, written=fetch(connection, written)[0][0])
+
+
+def lacking(connection: Connection, of: Gtids, *, compares: bool) -> Obstacle | Gtids:
+    """Return what is wrong with a replica, or what it has applied.
+
+    :param of: what the read-write server had written after its last session.
+    :param compares: False while there still are sessions, of which it can't have everything.
+    """
+    is_mariadb: bool = connection.dialect.is_mariadb  # type: ignore[attr-defined]  # see above
+    cure = "Give the URL of a replica, or leave out --standby."
+    if is_mariadb is not of.is_mariadb:
+        what = "Of the servers of --read-write and --standby one is MariaDB, the other MySQL"
+        return question(f"{what}, whose GTIDs can't be compared", cure)
+    status = attempt(connection, "SHOW ALL SLAVES STATUS" if is_mariadb else "SHOW REPLICA STATUS")
+    if is_mariadb:
+        applied: str = fetch(connection, "SELECT @@gtid_slave_pos")[0][0]
+        has = _by_domain(applied)
+        missing = ",".join(
+            f"{domain}-{server}-{number}"
+            for domain, (server, number) in _by_domain(of.written).items()
+            if has.get(domain, ("", -1))[1] < number
+        )
+    else:
+        ask = "SELECT @@GLOBAL.gtid_executed, GTID_SUBTRACT(:written, @@GLOBAL.gtid_executed)"
+        ((applied, missing),) = fetch(connection, ask, written=of.written)
+    # An account that may not ask for the status is told the position all the same.
+    if status == [] or (status is None and not applied):
+        return question("The server of --standby is no replica, and applies nothing", cure)
+    if not compares or not missing:
+        return Gtids(is_mariadb, applied)
+    what = f"the replica has yet to apply {one_line(missing)}"
+    if any(_is_stopped(row) for row in status or ()):
+        return Obstacle("standby", f"{what}, and is stopped", "START REPLICA")
+    return Obstacle(
+        "standby", what, "Wait; or look why it doesn't come: SHOW REPLICA STATUS there."
+    )
+
+
+def strange(applied: Gtids, written: Gtids) -> Obstacle | None:
+    """Return the obstacle that a replica has what its server has not written: it is of another one.
+
+    The GTIDs of MySQL are of one server in the world, and need no such question.
+
+    :param written: as it is after the replica was asked.
+    """
+    has = _by_domain(applied.written) if applied.is_mariadb else {}
+    for domain, (server, number) in (_by_domain(written.written) if has else {}).items():
+        of, at = has.get(domain, (server, -1))
+        if at > number or (at == number and of != server):
+            what = "The server of --standby is a replica of another server"
+            return question(what, "Give the URL of a replica of the database of --read-write.")
+    return None
+
+
+def _by_domain(position: str) -> dict[str, tuple[str, int]]:
+    """Return by its domain the server and number of each GTID of MariaDB."""
+    found = (one.strip().split("-") for one in position.split(",") if one.strip())
+    return {domain: (server, int(number)) for domain, server, number in found}
+
+
+def _is_stopped(row: Any) -> bool:
+    names = (f"{one}_{what}_Running" for one in ("Slave", "Replica") for what in ("SQL", "IO"))
+    return "No" in [getattr(row, name, None) for name in names]

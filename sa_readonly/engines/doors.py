@@ -135,8 +135,8 @@ class Door:
         self.said_no = -math.inf
         """The :func:`time.monotonic` time at which the server did not say that it would write."""
         self._shut_by: dict[object, None] = {}
-        self._ledger = Ledger(engine.dialect)
-        self._old = OldPools(engine, self._ledger)
+        self.ledger = Ledger(engine.dialect)  # which may outlive the engine
+        self._old = OldPools(engine, self.ledger)
         self._pid = os.getpid()
         self._lock = forks.PerProcess(threading.RLock)
         self._keep = holds_database(engine)
@@ -144,7 +144,7 @@ class Door:
         engine.dialect._sa_readonly_keeps = self._keep  # type: ignore[attr-defined]  # this package adds it
         if not self._keep:
             self._old.replace()
-        count_by(engine.pool, self._ledger, self._counting(engine.pool), AskingPool, self)
+        count_by(engine.pool, self.ledger, self._counting(engine.pool), AskingPool, self)
         forks.subscribe(in_child=self.leave_to_parent)
 
     @classmethod
@@ -172,7 +172,7 @@ class Door:
         """How many connections there are, or will be."""
         if self._in_memory:
             return 0
-        counted = len(self._ledger.connections) + len(self._old.uncounted)
+        counted = len(self.ledger.connections) + len(self._old.uncounted)
         return counted or int(has_connected_for_ever(self.engine))
 
     @property
@@ -184,13 +184,13 @@ class Door:
         if isinstance(pool, QueuePool):
             return pool.checkedin()
         if isinstance(pool, (SingletonThreadPool, AssertionPool)):
-            return len(self._ledger.connections) - privates.connections_out(pool)
+            return len(self.ledger.connections) - privates.connections_out(pool)
         return 0
 
     @property
     def retired(self) -> list[float]:
         """The wall-clock times at which the connections of old pools, still open, were retired."""
-        return self._ledger.retired + self._old.uncounted
+        return self.ledger.retired + self._old.uncounted
 
     def trace(self, by: object, trace: Trace | None) -> None:
         """Note in a trace which connections are in use, or go on without.
@@ -200,7 +200,7 @@ class Door:
         if self._in_memory:
             return
         is_mine = self._pid == os.getpid()  # else what there is belongs to the parent
-        self._ledger.trace(by, trace, also_open=is_mine)
+        self.ledger.trace(by, trace, also_open=is_mine)
         uncounted = has_connected_for_ever(self.engine) or (is_mine and self._old.uncounted)
         if trace is not None and uncounted:
             trace.doubt()
@@ -268,7 +268,7 @@ class Door:
         """Return the creator of a pool, made to ask and to count."""
         create = privates.creator(pool)
         notes = notes_uses(pool)
-        ledger = self._ledger
+        ledger = self.ledger
         connections, dialect = ledger.connections, self.engine.dialect
 
         # Without a record where code calls engine.pool._creator(), as it can without a selector.
@@ -302,7 +302,8 @@ class Door:
                 use = hand_over(use, connection_record if notes else None)
                 try:
                     guard.ask(self.engine, *_A_CONNECTION, but, made=True)
-                    shared.take_off(dialect, connection)
+                    if not guard.read_only(self.engine):  # else its locks are new ones
+                        shared.take_off(dialect, connection)
                 except BaseException:
                     close = partial(dialect.do_close, connection)
                     # By the engine's pool of now: a reference to an older one would keep that.
@@ -343,7 +344,7 @@ class Door:
         finally:
             close = partial(dialect.do_close, connection)
             with contextlib.suppress(Exception):
-                self._ledger.close(self.engine.pool, connection, close, at_once=True)
+                self.ledger.close(self.engine.pool, connection, close, at_once=True)
 
     def end(self, connection: Any) -> None:
         """Close a connection when it is given back, as its server was found to be read-only."""
@@ -378,7 +379,7 @@ class Door:
         if self.engine.dialect.is_async:
             keep_for_parent(*self._old.pools, self.engine.pool)
         self._old.leave()
-        self._ledger.leave()
+        self.ledger.leave()
 
 
 # -- numbers ---------------------------------------------------------------------------------

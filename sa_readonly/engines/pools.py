@@ -37,6 +37,7 @@ __all__ = [
     "CountedPool",
     "Counting",
     "Ledger",
+    "Open",
     "count_by",
     "forget_idle",
     "has_connected_for_ever",
@@ -45,6 +46,7 @@ __all__ = [
     "keep_for_parent",
     "mix_in",
     "open_pool",
+    "outlive",
     "uncounted",
 ]
 
@@ -104,16 +106,14 @@ class Ledger:
         :param record: None if it was asked for past the pool.
         :param use: where it is noted that it is in use, until then.
         """
-        key = id(connection)
+        key, connections = id(connection), self.connections
         self._closed(key)  # a closed connection had the same identity
         self._retired.pop(key, None)
 
+        # It holds no ledger, as that is held by what may outlive the engine.
         def dropped(reference: object) -> None:
-            found = self.connections.get(key, _NONE)
-            if found.reference is reference:
-                if found.use.is_detached:  # it may have been given up: see lost()
-                    found.use.leave()
-                self._closed(key)
+            if connections.get(key, _NONE).reference is reference:
+                _give_up(connections, key)
 
         loop = None
         watched: Any = connection
@@ -225,6 +225,27 @@ class Ledger:
 
 
 _NONE = Open(None, None, UNNOTED)
+
+
+def _give_up(connections: dict[object, Open], key: object) -> None:
+    """Count a connection no more that was collected, or of which nothing can be known any more."""
+    use = connections.pop(key, _NONE).use
+    if use.is_detached:  # it may have been given up: see Ledger.lost()
+        use.leave()
+    use.end()
+
+
+def outlive(connections: dict[object, Open]) -> None:
+    """Go on counting, of an engine that is gone with its pools, what is kept as the driver's own.
+
+    It may be in use, by code that has it without all that SQLAlchemy had around it.
+    """
+    for key, found in list(connections.items()):
+        if isinstance(found.reference, weakref.ref) and found.reference() is not None:
+            found.use.begin()
+            found.use.is_detached = True
+        else:
+            _give_up(connections, key)
 
 
 # -- pools -----------------------------------------------------------------------------------

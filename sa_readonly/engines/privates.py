@@ -1,9 +1,8 @@
 """All that is touched of SQLAlchemy's private names, each where its use is explained.
 
-Every one of them was seen, as it is used here, in 2.0.40 and in 2.1.9, the oldest and the newest
-release that is supported. ``tests/test_privates.py`` has a test for each, which falls where another
-release does otherwise; then this room is what has to change. What may be touched without it is
-public: the events, ``Pool.recreate()``, ``checkedin()``, ``checkedout()``, the methods of dialects.
+Each was seen, as it is used here, in 2.0.40 and in 2.1.9, the oldest and the newest release that is
+supported. ``tests/test_privates.py`` has a test for each, which falls where another release does
+otherwise. All else that is touched is public: events, ``Pool.recreate()``, methods of dialects.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONNECTION_OF_ADAPTED_CURSOR",
+    "INITIALIZES",
     "ClosingPool",
     "Ghost",
     "OwnPoolEngine",
@@ -86,8 +86,9 @@ def creator(pool: Pool) -> Creator:
 
 
 def set_creator(pool: Pool, create: Creator) -> None:
-    """Have a pool connect by ``create``, and so each one that its ``recreate()`` makes."""
-    pool._creator = create
+    """Have a pool connect by ``create``, with a record, and what its ``recreate()`` makes."""
+    # Not by SQLAlchemy's setter, which looks long at what ``create`` takes.
+    pool._creator_arg = pool._invoke_creator = create
 
 
 def refuse_creation(pool: Pool, refuse: Callable[..., Any]) -> None:
@@ -143,10 +144,7 @@ def give_back(record: ConnectionPoolEntry) -> None:
 
 
 def connections_out(pool: Pool) -> int:
-    """Return how many connections are checked out of a pool and will come back to it.
-
-    A pool that keeps none, as NullPool, closes them itself when they come back.
-    """
+    """Return how many connections are checked out of a pool that it will keep: of NullPool none."""
     if isinstance(pool, QueuePool):
         return pool.checkedout()
     if isinstance(pool, SingletonThreadPool):
@@ -226,11 +224,14 @@ def may_wait(pool: QueuePool) -> bool:
 
 def loop_of_queue(pool: Pool) -> asyncio.AbstractEventLoop | None:
     """Return the loop in which a task has waited in the queue of an async pool, or None."""
-    waiting = getattr(pool, "_pool", None)  # a QueuePool's
-    return getattr(getattr(waiting, "_queue", None), "_loop", None)  # of the asyncio.Queue
+    waiting = getattr(getattr(pool, "_pool", None), "_queue", None)  # a QueuePool's asyncio.Queue
+    return getattr(waiting, "_loop", None)
 
 
 # -- engines and connections -----------------------------------------------------------------
+
+INITIALIZES = "_initialize"
+"""The argument of ``create_engine()`` that ``create_pool_from_url()`` sets to False."""
 
 
 class OwnPoolEngine(OptionEngine):
@@ -307,10 +308,9 @@ def initialize(engine: Engine, connection: DBAPIConnection, record: ConnectionPo
 
 
 def quoting(dialect: Dialect) -> tuple[bool | None, bool]:
-    """Return how the server reads quotes, as SQLAlchemy found out on the first connection.
+    """Return whether a backslash escapes, if known, and whether ``"`` quotes identifiers (MySQL).
 
-    :return: whether a backslash escapes, if that is known; whether ``"`` quotes identifiers in
-        MySQL.
+    SQLAlchemy found that out on the first connection.
     """
     return (
         getattr(dialect, "_backslash_escapes", None),
@@ -357,8 +357,8 @@ _ACTIVE = SessionTransactionState.ACTIVE  # a member of an enum is slow to look 
 def connected(session: Any, engine: Engine | Connection) -> Connection | None:
     """Return the connection that a session's transaction has with an engine already, or None.
 
-    It is what Session._connection_for_bind() would return, after five more calls: they make a
-    transaction of ten statements 5 % slower on SQLite. Where that would raise, this returns None.
+    Session._connection_for_bind() would return it after five more calls, or raise. They make a
+    transaction of ten statements 5 % slower on SQLite.
     """
     transaction = session._transaction
     if (

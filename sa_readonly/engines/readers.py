@@ -156,7 +156,7 @@ class TwinEngine(privates.OwnPoolEngine):
         privates.set_creator(pool, for_twin)
         self._old = _OldPools(self.ledger)
         among = self.ledger.connections if shares else None
-        _Locking(pool, dialect, among, has_door=gated).lock_at_checkout(pool)
+        _Locking(pool, dialect, among).lock_at_checkout(pool)
         if not gated:  # a gated one has a door, which counts
             self._count(self._old.ledger)
         forks.subscribe(in_child=self.leave_to_parent)
@@ -214,7 +214,7 @@ class _OldPools:
             count_by(pool, self.ledger, privates.creator(pool))
         pool._sa_readonly_retired = True
         # A dispatch of its own, as another thread may be walking through the old one.
-        model = pool.recreate()
+        model: Any = CountedPool.recreate(pool)
         event.listen(model, "checkin", _close_returned)
         pool.dispatch = model.dispatch
         self._pools.append(pool)
@@ -251,28 +251,16 @@ class _Locking:
 
     :param among: by identity, the connections that are to be locked, where the listeners are told
         of others, too.
-    :param has_door: whether a door counts the connections, which takes off at first what another
-        pool has left on one.
     """
 
     def __init__(
-        self,
-        pool: Pool,
-        dialect: Any,
-        among: Mapping[object, object] | None = None,
-        *,
-        has_door: bool = True,
+        self, pool: Pool, dialect: Any, among: Mapping[object, object] | None = None
     ) -> None:
         self._dialect = dialect
         self._among = among
         self._at_checkout = False
         self._create = privates.creator(pool)
-        self._has_door = has_door
         privates.set_creator(pool, self._connect)
-        if has_door:
-            # First of all listeners: one of the application's may leave a transaction open, in
-            # which psycopg2's attribute can't be set.
-            event.listen(pool, "connect", self._connected, insert=True)
         event.listen(pool, "checkin", self._returned)
         event.listen(pool, "close", self._left)
         event.listen(pool, "close_detached", self._left)
@@ -289,24 +277,23 @@ class _Locking:
 
     def _connect(self, connection_record: ConnectionPoolEntry | None = None) -> Any:
         connection = self._create(connection_record)
-        if connection_record is None and self._is_on:
-            # It was asked for past the pool, and no listener will be told of it.
-            locks.lock_new(self._dialect, connection)
-            guard_cursors(self._dialect, connection)
-        elif connection_record is not None and not self._has_door:
-            # Here, and not in a listener: one of the application's, for "first_connect" or put in
-            # before all others later on, would come first, and may write.
-            try:
+        if not self._is_on:
+            return connection
+        # Here, and not in a listener: one of the application's, for "first_connect" or put in
+        # before all others later on, would come first, and may write, or leave a transaction open,
+        # in which psycopg2's attribute can't be set.
+        try:
+            if connection_record is None:
+                # It was asked for past the pool, and no listener will be told of it.
+                locks.lock_new(self._dialect, connection)
+                guard_cursors(self._dialect, connection)
+            else:
                 self._lock_new(connection, connection_record)
-            except BaseException:
-                with contextlib.suppress(Exception):  # what is raised tells more
-                    self._dialect.do_close(connection)
-                raise
+        except BaseException:
+            with contextlib.suppress(Exception):  # what is raised tells more
+                self._dialect.do_close(connection)
+            raise
         return connection
-
-    def _connected(self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-        if self._locks(dbapi_connection):
-            self._lock_new(dbapi_connection, record)  # SQLAlchemy closes it where this raises
 
     def _lock_new(self, dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         dialect = self._dialect

@@ -139,6 +139,9 @@ class OneSet:
 
     engines: Mapping[str, Engine]
 
+    outliving = 0
+    """See :class:`.workers.counts.Member`: what holds a selector's engines holds it, too."""
+
     @property
     def sets(self) -> list[Mapping[str, Engine]]:
         """The engines by name; see :class:`.workers.counts.Member`."""

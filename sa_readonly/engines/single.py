@@ -16,6 +16,7 @@ from sqlalchemy.pool import Pool
 
 from .. import forks
 from ..errors import ConfigurationError, ReadOnlyError
+from ..mode import Mode
 from . import guard, privates, protection
 from .doors import AskingPool, ClosedPool
 from .handover import GuardedEngines
@@ -25,8 +26,9 @@ from .readers import TwinEngine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqlalchemy.engine import URL
     from sqlalchemy.engine.interfaces import DBAPIConnection
-    from sqlalchemy.pool import PoolProxiedConnection
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
     from ..mode import State, Switch
 
@@ -62,7 +64,23 @@ class Single:
     :param serves: whether reads go on while read-only.
     :param grace: seconds for which what has begun may go on after a flip; None sets no limit.
     :param create: connects to another database to read meanwhile; None reads the same.
+    :param alone: whether the engine is gone at once, and its pool is all that is used.
+    :param url: returns the URL of the engine, which is made when it is asked for; None lets it be.
     """
+
+    __slots__ = (
+        "_begun",
+        "_connect",
+        "_create",
+        "_engine",
+        "_face",
+        "_first",
+        "_url",
+        "alone",
+        "grace",
+        "serves",
+        "shared",
+    )
 
     def __init__(
         self,
@@ -72,27 +90,53 @@ class Single:
         serves: bool = True,
         grace: float | None = None,
         create: Callable[..., DBAPIConnection] | None = None,
+        alone: bool = False,
+        url: Callable[[], URL] | None = None,
     ) -> None:
         self.serves = serves
         self._engine = engine
         self.shared = shared
         self.grace = grace
+        self.alone = alone
+        self._url: Any = url or engine.url
         self._create = create
         self._begun: _Sides | None = None
         made: Any = engine
         self._first: Any = vars(engine).pop("pool")
         mix_in(self._first, _WaitingPool)
         self._first.sa_readonly_single = made._sa_readonly_single = self
+        self._connect = privates.creator(self._first)  # until it has begun, the pool has another
+        privates.set_creator(self._first, self._connect_by_mode)
         made.__class__ = _by_mode(type(engine))  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
+        self._face: Any = None
+        if alone:
+            self._face = self._first.recreate()
+            mix_in(self._face, _LonePool)
 
     @property
-    def pool(self) -> Pool:
-        """The pool of the engine now: another one after each flip."""
+    def url(self) -> URL:
+        """The URL of the engine, with all arguments."""
+        if callable(self._url):
+            self._url = self._url()
+        return self._url  # type: ignore[no-any-return]  # a URL by now
+
+    @url.setter
+    def url(self, url: URL) -> None:
+        self._url = url
+
+    @property
+    def now(self) -> Pool:
+        """The pool that is used now: another one after each flip."""
         begun = self._begun
         if begun is None:
             return self._first  # type: ignore[no-any-return]  # a Pool
         pool = begun.writer.pool
         return begun.reader.pool if self.serves and isinstance(pool, ClosedPool) else pool
+
+    @property
+    def pool(self) -> Pool:
+        """The pool of the engine: another one after each flip, unless it is alone."""
+        return self.now if self._face is None else self._face
 
     @pool.setter
     def pool(self, pool: Pool) -> None:
@@ -122,6 +166,12 @@ class Single:
             begun.reader.pool = old.recreate()
             CountedPool.dispose(old)
 
+    def _connect_by_mode(self, connection_record: ConnectionPoolEntry | None = None) -> Any:
+        """Connect past a pool: by the creator of the one that is used now."""
+        if self._begun is None:
+            self._begin()
+        return privates.creator(self.now)(connection_record)
+
     def give(self) -> PoolProxiedConnection:
         """Return a connection of the kind that the mode asks for."""
         sides = self._begun or self._begin()
@@ -143,11 +193,13 @@ class Single:
     def _begin(self) -> _Sides:
         with _beginning():
             if self._begun is None:
+                privates.set_creator(self._first, self._connect)
                 sides = _Sides(self, self._engine, self.shared.switch, self.grace, self._create)
                 try:
                     self.shared.join(sides)
                 except BaseException:
                     sides.release()  # or it would be gated twice when this is tried again
+                    privates.set_creator(self._first, self._connect_by_mode)
                     raise
                 self._begun = sides
             return self._begun
@@ -169,7 +221,7 @@ class _Sides(GuardedEngines):
     ) -> None:
         self._create = create
         dialect = protection.by_kind(engine, _SERVED if single.serves else _REFUSED)
-        self.writer = _WritingEngine(engine, dialect, engine.pool)
+        self.writer = _WritingEngine(engine, dialect, single.now)
         super().__init__(switch, {"read_write.primary": self.writer}, grace=grace)
         for side, kind in ((self.writer, _WritingPool), (self.reader, _ReadingPool)):
             pool: Any = open_pool(side)
@@ -177,6 +229,8 @@ class _Sides(GuardedEngines):
             pool.sa_readonly_single = single
         vars(dialect)["_sa_readonly_reader"] = self.reader.dialect
         vars(dialect)["_sa_readonly_readers"] = self.reader.ledger.connections
+        if single.alone:  # its pool is one, which keeps those of one kind
+            self._renewed[Mode.READ_WRITE].append(self.reader)
 
     def _twin(self, engine: Engine, *, gated: bool) -> TwinEngine:
         self.reader = twin = TwinEngine(engine, gated=gated, create=self._create, shares=True)
@@ -223,6 +277,33 @@ class _WaitingPool(_ByMode):
     """The pool of an engine that has connected nothing yet."""
 
 
+class _LonePool(_ByMode):
+    """The pool of ``create_pool_from_url()``: it is never swapped, and has what others keep."""
+
+    @property
+    def _now(self) -> Any:
+        return self.sa_readonly_single.now
+
+    def dispose(self) -> None:
+        pool = self._now
+        pool.dispose()
+        self.sa_readonly_single.pool = pool.recreate()  # as an engine does, which this has not
+
+    def status(self) -> str:
+        return self._now.status()  # type: ignore[no-any-return]  # untyped
+
+    # A QueuePool has these.
+
+    def checkedin(self) -> int:
+        return self._now.checkedin()  # type: ignore[no-any-return]  # untyped
+
+    def checkedout(self) -> int:
+        return self._now.checkedout()  # type: ignore[no-any-return]  # untyped
+
+    def overflow(self) -> int:
+        return self._now.overflow()  # type: ignore[no-any-return]  # untyped
+
+
 class _WritingPool(_ByMode, AskingPool):
     pass
 
@@ -238,13 +319,17 @@ class _ReadingPool(_ByMode, CountedPool):
 def _by_mode(base: type[Engine]) -> type[Engine]:
     """Return the subclass of an engine's class whose pool is one by the mode."""
 
-    def get(self: Any) -> Pool:
-        return self._sa_readonly_single.pool  # type: ignore[no-any-return]  # untyped
+    def of_single(name: str) -> property:
+        def get(self: Any) -> Any:
+            return getattr(self._sa_readonly_single, name)
 
-    def put(self: Any, pool: Pool) -> None:
-        self._sa_readonly_single.pool = pool
+        def put(self: Any, value: object) -> None:
+            setattr(self._sa_readonly_single, name, value)
 
-    return type(base.__name__, (base,), {"__module__": base.__module__, "pool": property(get, put)})
+        return property(get, put)
+
+    body = {"__module__": base.__module__, "pool": of_single("pool"), "url": of_single("url")}
+    return type(base.__name__, (base,), body)
 
 
 def of_engine(engine: Engine) -> Single | None:

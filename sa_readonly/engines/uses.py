@@ -105,6 +105,11 @@ class Use:
         if place is not None:
             self.places.append((trace, place))
 
+    def begin(self) -> None:
+        """Note that it is in use from now on, until it is closed."""
+        for trace, place in self.places:
+            trace.memory[place] = 1
+
     def end(self) -> None:
         """Give the places back, each once: the connection is closed."""
         while True:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .entry import EtcdEntry
 
-__all__ = ["PASSWORD", "USER", "EtcdSwitch", "store_of"]
+__all__ = ["PASSWORD", "TRUST", "USER", "EtcdSwitch", "store_of"]
 
 _FENCE = 10.0  # seconds, until a marker tells it; without one it is read-only at any age
 _LONGEST_LOOK = 5.0  # seconds
@@ -35,6 +35,8 @@ _OVERTAKEN = 5  # looks in a row that may each be overtaken by a registration
 
 PASSWORD = "SA_READONLY_ETCD_PASSWORD"  # noqa: S105  # the name of a variable
 USER = "SA_READONLY_ETCD_USER"
+TRUST = {name: f"SA_READONLY_ETCD_{name.upper()}" for name in ("ca", "cert", "cert_key")}
+"""The variables that an engine by URL takes these from, as the command does."""
 
 
 class EtcdSwitch(LookingSwitch):

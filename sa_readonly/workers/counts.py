@@ -37,6 +37,10 @@ class Member(Protocol):
     def sets(self) -> Sequence[Mapping[str, Engine]]:
         """Its engines by their names; in several sets, if it has several of one name."""
 
+    @property
+    def outliving(self) -> int:
+        """How many connections there are of engines of its that are gone."""
+
     def rest(self) -> object:
         """Leave its worker, if there is nothing left for it to look after."""
 
@@ -114,11 +118,12 @@ class Counts:
 
     @property
     def left(self) -> int:
-        """How many connections are in use of doors whose selector has gone."""
+        """How many connections are in use of what has gone: a selector, or an engine."""
         for door in list(self._left):
             if door.connections == door.idle:
                 self._left.pop(door, None)
-        return sum(door.connections - door.idle for door in list(self._left))
+        outliving = sum(member.outliving for member in list(self.members))
+        return outliving + sum(door.connections - door.idle for door in list(self._left))
 
     def connections(self, known: State) -> tuple[bool, int]:
         """Return whether every door is shut, and how many read-write connections there are."""

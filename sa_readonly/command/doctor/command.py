@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import click
 from rich.console import Console
@@ -34,7 +35,7 @@ from .etcd import examine_etcd
 from .file import examine_environment, examine_file
 from .findings import Finding, capital, note, ordered, plain, summary, table
 from .mysql import examine_mysql
-from .plugin import examine_plugin
+from .plugin import examine_plugin, reworded
 from .postgresql import examine_postgresql
 from .sqlite import examine_sqlite
 
@@ -182,25 +183,29 @@ def doctor(
     Exits with 1 where a write could reach a database while read-only, with 0 otherwise, and with 2
     where a database or etcd can't be reached. With --etcd alone, it examines that.
     """
-    # A file of the environment is another switch than etcd; one that is given is that of a host.
-    file, workers = where.file if not where.etcd or given("file") else None, where.workers
+    found: list[Finding] = []
     of_url: list[Finding] = []
+    known: dict[str, Any] = {}
     try:
-        found = list(examine_etcd(where, ttl)) if where.etcd else []
         if plugin_url:
             finding, known = examine_plugin(plugin_url)
             of_url.append(finding)
-            found += of_url
+            where = replace(where, **known.get("etcd", {})) if not where.etcd else where
             read_write = read_write or known["read_write"]
-            file, workers = file or known.get("file"), workers or known.get("workers")
             of_databases["read_only"] = of_databases["read_only"] or known.get("read_only")
+        # A file of the environment is another switch than etcd; one that is given is that of a
+        # host.
+        file = where.file if not where.etcd or given("file") else None
+        file, workers = file or known.get("file"), where.workers or known.get("workers")
+        if where.etcd:
+            found += examine_etcd(where, ttl)
         if not read_write and not where.etcd:
             raise click.UsageError("Give --read-write URL, or set SA_READONLY_READ_WRITE_URL.")
         if read_write:
             found += examine(read_write, file=file, workers=workers, **of_databases)
         else:
             found += examine_environment(os.environ)
-        findings = ordered(found)
+        findings = ordered([*of_url, *(map(reworded, found) if of_url else found)])
     except probe.UnreachableError as error:
         if of_url and not as_json:  # it needs no database
             click.echo(plain(of_url))

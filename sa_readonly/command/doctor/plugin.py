@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import URL, create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...engines.single import of_engine
+from ...etcd.switch import TRUST
 from .. import probe
 from .findings import Finding, danger, ok
 
 _CURE = "Put plugin=sa_readonly and sa_readonly_file=/path/of/read-only.txt into its query."
+
+_INSTEAD = {
+    "Give --read-only, and read_only= to the selector": "Give sa_readonly_url",
+    "the read-only URL": "sa_readonly_url",
+    "as the read-only database": "as sa_readonly_url",
+    "Give EngineSelector(": "Have the URL name the server itself, or make an EngineSelector(",
+}
 
 
 def examine_plugin(value: str) -> tuple[Finding, dict[str, Any]]:
@@ -49,9 +58,12 @@ def examine_plugin(value: str) -> tuple[Finding, dict[str, Any]]:
     shared: Any = single and single.shared
     other = url.query.get("sa_readonly_url")
     known |= {
-        "file": shared.path,
+        "file": shared.path or shared.paths.get("file"),
         "read_only": other and make_url(str(other)).render_as_string(hide_password=False),
     }
+    if shared.path is None:
+        known["etcd"] = {name: url.query.get(f"sa_readonly_{name}") for name in ("etcd", "key")}
+        known["etcd"] |= {name: shared.paths[name] for name in TRUST}
     if isinstance(shared.workers, str) and shared.workers != "required":
         known["workers"] = shared.workers
     found = ok(
@@ -60,6 +72,14 @@ def examine_plugin(value: str) -> tuple[Finding, dict[str, Any]]:
         f"An engine of it gives out connections by the mode, which {shared.path or 'etcd'} tells.",
     )
     return found, known
+
+
+def reworded(finding: Finding) -> Finding:
+    """Return a finding whose cure speaks of what a URL has, and of no argument of a selector."""
+    cure = finding.cure
+    for words, instead in _INSTEAD.items():
+        cure = cure.replace(words, instead)
+    return replace(finding, cure=cure)
 
 
 def _ours(url: URL) -> list[str]:
