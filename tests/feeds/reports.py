@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -124,7 +125,11 @@ def in_a_directory() -> Feed:
             return "damaged"  # as the folder tells it
         assert born is None or born >= 0
         if one.acknowledged:
-            assert content[16:17] == b"1"
+            head, _, rest = content.partition(b'",')
+            digest = hashlib.sha256(NAME.encode() + b"\0" + rest[:-2]).hexdigest()[:32]
+            assert head == f'{{"acknowledged":1,"check":"{digest}'.encode()
+            told = json.loads(content)
+            assert (told["format"], told["mode"]) == (1, "read-only")
         check_shown(one)
         return "of another version" if one.problem else "told"
 

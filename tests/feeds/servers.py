@@ -386,6 +386,8 @@ class Logged(tests.postgres.MariaDB):
             *super().get_server_commandline(),
             f"--log-bin={self.base_dir}/log",
             "--server-id=1",
+            "--binlog-format=row",
+            "--log-bin-trust-function-creators=1",
         ]
 
 
