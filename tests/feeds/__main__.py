@@ -72,15 +72,27 @@ def _told(ended: dict[str, Counter[str]], judges: list[Judge]) -> Iterator[str]:
     for name, told in ended.items():
         kinds = ", ".join(f"{kind}: {number:,}" for kind, number in told.most_common())
         yield f"| {name} | {sum(told.values()):,} | {kinds} |"
-    lost = [judge.verdicts.lost for judge in judges]
+    lost = [Counter[str]() for _ in judges]
+    examples: dict[str, list[str]] = {}
+    for one, judge in zip(lost, judges, strict=True):
+        for kind, number in judge.verdicts.lost.items():
+            one[_kind(kind)] += number
+            examples.setdefault(_kind(kind), []).append(judge.verdicts.example[kind])
     heads = " | ".join(judge.grammar.__name__ for judge in judges)
     yield from ("", f"| refused though it only reads | {heads} | such as |", "| --- " * 5 + "|")
     for kind, _ in sum(lost, Counter()).most_common():
         numbers = " | ".join(str(one[kind] or "") for one in lost)
-        examples = [one.verdicts.example.get(kind, "") for one in judges]
-        example = " ".join(min(filter(None, examples), key=len).split()).replace("|", "\\|")
+        example = " ".join(min(examples[kind], key=len).split()).replace("|", "\\|")
         yield f"| {kind} | {numbers} | `{example[:80]}` |"
     yield " | ".join(("| texts", *(f"{judge.verdicts.texts:,}" for judge in judges), " |"))
+
+
+def _kind(told: str) -> str:
+    """Return a kind of refusals, which may be of several functions, settings or PRAGMAs."""
+    if told.endswith("()"):
+        return "a call of a function that acts"
+    first, *more = told.split(" ")
+    return first if more and first in ("PRAGMA", "SET", "RESET") else told
 
 
 if __name__ == "__main__":

@@ -130,6 +130,13 @@ _STATE = b"""
         (SELECT (last_value, is_called)::text FROM public.seq),
         (SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_xacts)
 """
+# What is other once something was committed: another name, another row.
+_KEPT = b"""
+    SELECT pg_catalog.string_agg(t::text, ',' ORDER BY t.id),
+        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class),
+        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_xacts)
+    FROM public.thing t
+"""
 _SETTINGS = "-c statement_timeout=2s -c lock_timeout=1s -c client_min_messages=error"
 _SAID = re.compile(r"may write|will write")
 
@@ -154,7 +161,7 @@ class OnPostgreSQL(Judge):
         self._dsn = dsn
         self._role = role
         self.connections = {one: self._connect(one) for one in ("on", "off")}
-        self._run(self.connections["off"], _SCHEMA)
+        self._fill()
 
     def _connect(self, read_only: str) -> pq.PGconn:
         options = f"{_SETTINGS} -c default_transaction_read_only={read_only}"
@@ -193,7 +200,8 @@ class OnPostgreSQL(Judge):
             after = self._rows(connection, _STATE)
             effects |= {"wrote"} if after != before else set()
         self._run(connection, b"DISCARD ALL")
-        if ended and "wrote" in effects:
+        # A text of several statements may have committed, and begun again.
+        if (ended or ";" in text) and self._rows(connection, _KEPT) != self._kept:
             self._run(self.connections["off"], b"ROLLBACK PREPARED 'x'")
             self._fill()
         return Done(error, effects)
@@ -206,6 +214,7 @@ class OnPostgreSQL(Judge):
         self._run(writer, b"CREATE SCHEMA IF NOT EXISTS public")
         if error := self._run(writer, _SCHEMA):
             raise RuntimeError(error)
+        self._kept = self._rows(writer, _KEPT)
 
     def _rows(self, connection: pq.PGconn, query: bytes) -> list[tuple[str, ...]]:
         done = connection.exec_(query)
