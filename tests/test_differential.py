@@ -144,7 +144,7 @@ def agree(judge: Judge, few: int, many: int) -> None:
 @longer
 def test_a_text_of_the_grammar_that_postgresql_would_write_by_is_refused(pg_server: Server) -> None:
     with on_postgresql(pg_server) as judge:
-        agree(judge, 60, 4000)
+        agree(judge, 60, 2500)
 
 
 @longer
@@ -157,7 +157,7 @@ def test_a_text_of_the_grammar_that_mariadb_would_write_by_is_refused(
             agree(judge, 15, 0)
         return
     with Logged.launch() as server, on_mariadb(server) as judge:
-        agree(judge, 0, 2000)
+        agree(judge, 0, 800)
 
 
 @longer
@@ -167,7 +167,7 @@ def test_a_text_of_the_grammar_that_sqlite_would_write_by_is_refused(
 ) -> None:
     module = pytest.importorskip(driver, reason=f"NOT TESTED: {driver} is not installed.")
     with on_sqlite(place, module) as judge:
-        agree(judge, 60, 4000)
+        agree(judge, 60, 1500)
 
 
 # -- PostgreSQL's regression files -----------------------------------------------------------
