@@ -46,17 +46,17 @@ def test_a_file_with_any_bytes_is_read_only_and_steers_nothing(place: Path) -> N
 
 
 def test_a_report_of_another_version_or_a_torn_one_raises_nothing_and_drains_nobody() -> None:
-    assert set(fed(in_a_directory(), 30, 1500)) >= {"damaged"}
-    assert set(fed(in_etcd(), 30, 1500)) >= {"damaged"}
-    fed(markers(), 20, 500)
-    fed(keys(), 20, 500)
+    assert set(fed(in_a_directory(), 20, 1500)) >= {"damaged"}
+    assert set(fed(in_etcd(), 20, 1500)) >= {"damaged"}
+    fed(markers(), 10, 500)
+    fed(keys(), 10, 500)
 
 
 def test_a_request_of_any_kind_is_answered(place: Path) -> None:
     pages = Pages(place)
     try:
-        fed(through_wsgi(pages), 30, 1500)
-        fed(through_asgi(pages), 30, 1500)
+        fed(through_wsgi(pages), 15, 1500)
+        fed(through_asgi(pages), 15, 1500)
     finally:
         pages.close()
 
