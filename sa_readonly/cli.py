@@ -26,6 +26,7 @@ from .command.init import init
 from .command.on_off import off, on
 from .command.run import run
 from .command.status import status
+from .command.terminal import Group
 from .command.wait import wait
 
 __all__ = ["main"]
@@ -38,7 +39,7 @@ def _version() -> str:
         return "(not installed: run from a checkout)"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(_version(), prog_name="sa-readonly", message="%(prog)s %(version)s")
 def main() -> None:
     """Turn an SQLAlchemy application read-only, and back, by a file or a key in etcd."""

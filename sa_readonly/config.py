@@ -128,9 +128,12 @@ def _engine_from(ours: Mapping[str, Any], name: str, prefix: str) -> Any:
         raise ConfigurationError(f"{prefix}{name}url is {what}. Give the URL of a database.")
     try:
         return _make_engine(make_url(url), ours, name)
-    except (TypeError, ValueError, ArgumentError, NoSuchModuleError) as error:
+    except Exception as error:  # SQLAlchemy and drivers raise what they like of what makes no sense
+        told = str(error)
+        if not isinstance(error, (TypeError, ValueError, ArgumentError, NoSuchModuleError)):
+            told = f"{type(error).__name__}: {error}"  # which alone may say little
         raise ConfigurationError(
-            f"No engine can be made of {', '.join(sorted(prefix + key for key in keys))}: {error}"
+            f"No engine can be made of {', '.join(sorted(prefix + key for key in keys))}: {told}"
         ) from error
 
 
@@ -151,7 +154,7 @@ def _engine_of_file(ours: Mapping[str, Any], name: str, prefix: str) -> Any:
         return made
     except (UrlFileError, NoSuchModuleError, TypeError) as error:
         problem = str(error)
-    except (ValueError, ArgumentError) as error:  # it may show a part of the URL
+    except Exception as error:  # noqa: BLE001  # of any class, and it may show a part of the URL
         problem = f"{type(error).__name__}, whose message is left out, as it may show a password."
     # After the handlers, so that no error stands behind this one.
     raise ConfigurationError(f"No engine can be made of {key}: {problem}")

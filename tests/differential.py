@@ -163,7 +163,7 @@ class Script:
 
 # What a read leaves none of. Locks on tables that stop no writer are no effect: planning an INSERT
 # takes one. Settings: what protects.
-_EFFECTS = b"""
+EFFECTS = b"""
     SELECT l.locktype || ' ' || l.mode FROM pg_catalog.pg_locks l
     WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
         AND (l.locktype IN ('advisory', 'transactionid') OR l.mode IN ('ShareUpdateExclusiveLock',
@@ -330,7 +330,7 @@ class Session:
         return code.decode()
 
     def _effects(self) -> Counter[str]:
-        done = self._connection.exec_(_EFFECTS)
+        done = self._connection.exec_(EFFECTS)
         return Counter((done.get_value(row, 0) or b"").decode() for row in range(done.ntuples))
 
     def _try(self, statement: str, refused: str | None) -> Compared | None:

@@ -87,6 +87,19 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     assert "No such command 'demmo'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [("\x1b[2J",), ("--\x1b[2J",), ("status", "--\x1b[2J"), ("status", "\x1b[2J\n")]
+)
+def test_a_mistake_is_told_in_one_line_that_steers_no_terminal(arguments: tuple[str, ...]) -> None:
+    done = command(*arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    *usage, error = done.stderr.splitlines()
+    assert r"\x1b[2J" in error
+    assert error.startswith("Error: ")
+    assert error.isprintable()
+    assert [line.partition(" ")[0] for line in usage] == ["Usage:", "Try", ""]
+
+
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_the_extra_the_command_says_how_to_get_it(missing: str) -> None:
     done = python(

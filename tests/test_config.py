@@ -70,6 +70,15 @@ WRONG = {
         {**BASE, "sa_readonly.key": "/x"},
         "Unknown configuration: sa_readonly.key",
     ),
+    "a driver that is not there": (
+        {**BASE, "sa_readonly.read_write.primary.url": "oracle://x"},
+        "No engine can be made of sa_readonly.read_write.primary.url: ModuleNotFoundError: No",
+    ),
+    "what is no class of pools": (
+        {**BASE, "sa_readonly.read_write.primary.poolclass": False},
+        "No engine can be made of sa_readonly.read_write.primary.poolclass, "
+        "sa_readonly.read_write.primary.url: AttributeError: 'bool' object has",
+    ),
     "a negative ttl": ({**BASE, "sa_readonly.ttl": "-1"}, "ttl takes a number of seconds"),
     "options without an url": (
         {**BASE, "sa_readonly.read_only.primary.pool_size": "3"},

@@ -1,7 +1,8 @@
 """The guard and a server, asked about the same texts: nothing escapes, and no read is lost unseen.
 
-tests/corpus.sql is ours. PostgreSQL's own regression files, which are not, are taken from where
-SA_READONLY_PG_REGRESS says; .ci/regression fetches them.
+tests/corpus.sql is ours, and so is the grammar in tests/feeds, by which texts are made.
+PostgreSQL's own regression files, which are not, are taken from where SA_READONLY_PG_REGRESS says;
+.ci/regression fetches them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.app import LONG, longer
 from tests.differential import CONNECT, Guard, Result, Script, Session, ours, play_files
+from tests.feeds import feed
+from tests.feeds.servers import Judge, Logged, on_mariadb, on_postgresql, on_sqlite
 from tests.postgres import Server
 
 REGRESS = os.environ.get("SA_READONLY_PG_REGRESS")
@@ -124,6 +128,46 @@ def test_without_a_guard_what_a_server_does_is_seen(pg_server: Server, corpus: s
         "SET default_transaction_read_only TO off",
         "RESET ALL",
     } <= seen
+
+
+# -- a grammar ---------------------------------------------------------------------------------
+
+
+def agree(judge: Judge, few: int, many: int) -> None:
+    """The guard passes nothing that acts, and some of what was made is of each kind."""
+    ended = feed(judge.feed(), many if LONG else few)
+    print(f"{judge}: {dict(ended)}")  # noqa: T201  # what was met is part of the answer
+    assert ended["refused: it acts"]
+    assert ended["passed: it reads"]
+
+
+@longer
+def test_a_text_of_the_grammar_that_postgresql_would_write_by_is_refused(pg_server: Server) -> None:
+    with on_postgresql(pg_server) as judge:
+        agree(judge, 60, 2500)
+
+
+@longer
+def test_a_text_of_the_grammar_that_mariadb_would_write_by_is_refused(
+    request: pytest.FixtureRequest,
+) -> None:
+    server = request.getfixturevalue("mariadb")
+    if not LONG:
+        with on_mariadb(server) as judge:
+            agree(judge, 15, 0)
+        return
+    with Logged.launch() as server, on_mariadb(server) as judge:
+        agree(judge, 0, 800)
+
+
+@longer
+@pytest.mark.parametrize("driver", ["sqlite3", "pysqlite3"])
+def test_a_text_of_the_grammar_that_sqlite_would_write_by_is_refused(
+    place: Path, driver: str
+) -> None:
+    module = pytest.importorskip(driver, reason=f"NOT TESTED: {driver} is not installed.")
+    with on_sqlite(place, module) as judge:
+        agree(judge, 60, 1500)
 
 
 # -- PostgreSQL's regression files -----------------------------------------------------------

@@ -10,8 +10,10 @@ import pytest
 from sa_readonly import ConfigurationError, Mode
 from sa_readonly.etcd.errors import Full, Unreachable
 from sa_readonly.etcd.operator import OperatorError, init, turn_off, turn_on
-from sa_readonly.etcd.records import Marker, marker_of
+from sa_readonly.etcd.records import LONGEST_FENCE, Marker, marker_of, seen_of
+from sa_readonly.etcd.registry import entries_seen
 from sa_readonly.etcd.sweep import sweep_acknowledged, sweep_old
+from sa_readonly.etcd.values import KeyValue
 from sa_readonly.workers.protocol import Liveness
 from tests.app import Clock, in_thread
 from tests.etcd_fleet import Fleet, bare, fleet
@@ -593,3 +595,17 @@ def test_a_damaged_entry_is_waited_for(fleet: Fleet) -> None:
     for value in (b"", b"[]", b"{}", json.dumps({**told, "pid": "x"})):
         fleet.client.put(place.key, value)
         assert fleet.whys() == ["its entry is damaged"]
+
+
+def test_a_number_that_can_be_no_time_and_no_fence_is_damage_and_no_error() -> None:
+    told = {"format": 1, "host": "h", "pid": 1, "program": "p", "version": "1", "report": None}
+    for field, value in [
+        *(("started", value) for value in (10**400, float("nan"), "1.5", True)),
+        *(("written", value) for value in (10**400, float("inf"))),
+        *(("fence", value) for value in (10**400, float("nan"), -1, LONGEST_FENCE + 1)),
+    ]:
+        fields = {**told, "started": 1.0, "written": 1.0, "fence": 10.0, field: value}
+        kv = KeyValue("p/00000001", json.dumps(fields).encode(), 1, 1, 1, 0)
+        one = seen_of(kv.key, kv, None, alive=True)
+        assert (one.liveness, one.problem) == (Liveness.UNKNOWN, "its entry is damaged")
+        assert entries_seen({kv.key: kv})[1] == LONGEST_FENCE

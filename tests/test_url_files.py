@@ -281,6 +281,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {f"{RW}.pool_sze": "1"},
         r"url_file: Invalid arg.*'pool_s",
     ),
+    "what is no class of pools": (
+        {f"{RW}.poolclass": False},
+        r"url_file: AttributeError, whose message is left out",
+    ),
     "a replica alone": (
         {"sa_readonly.read_only.replica.url": "sqlite:////x"},
         "is given without sa_readonly.read_only.primary.url",

@@ -111,6 +111,7 @@ def test_every_report_is_read_back(acknowledges: bool, **fields: Any) -> None:
         ("connections", "-1"),
         ("connections", "true"),
         ("connections", "1.0"),
+        ("connections", str(2**63)),
         ("since", '"now"'),
         ("since", "NaN"),
         ("since", "1e999"),

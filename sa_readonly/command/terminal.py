@@ -10,12 +10,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
+from rich.console import Group as Parts
 from rich.live import Live
 from rich.text import Text
+
+from ..text import printable
 
 
 class Failed(click.ClickException):
@@ -32,6 +35,38 @@ class CannotRun(click.ClickException):
 
     def __init__(self, message: str) -> None:
         super().__init__(shown(message))
+
+
+class Group(click.Group):
+    """A group of commands, of whose errors each is one line that does a terminal no harm.
+
+    What is told of a mistake in the command line repeats what was typed, and click shows it as it
+    is.
+    """
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the command line as far as the name of a command."""
+        with _plain_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Read the rest of it, and run the command."""
+        with _plain_errors():
+            return super().invoke(ctx)
+
+
+_HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # it came with click 8.2
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        told = error.format_message()
+        if told.isprintable() or isinstance(error, _HELP):
+            raise
+        raise click.UsageError(shown(printable(told)), error.ctx) from None
 
 
 def shown(text: str) -> str:
@@ -93,7 +128,7 @@ class Screen:
     def draw(self, *parts: RenderableType) -> None:
         """Draw the picture anew."""
         if self._live is not None:
-            self._live.update(Group(*parts), refresh=True)
+            self._live.update(Parts(*parts), refresh=True)
 
     def line(self, text: str, style: str = "") -> None:
         """Print a line, above the picture if there is one."""

@@ -22,7 +22,7 @@ from ..announced import SUFFIX
 from ..errors import ConfigurationError
 from ..text import Text, parse, printable, render
 from ..workers.protocol import SILENT, Liveness, Seen
-from ..workers.reports import decoded
+from ..workers.reports import decoded, moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -255,7 +255,8 @@ def acknowledged_by(name: str, kv: KeyValue) -> str | None:
 def _with_value(name: str, one: Seen, value: bytes) -> Seen:
     told = _fields(value)
     pid, fence = told["pid"], told["fence"]
-    if type(pid) is not int or type(fence) not in (int, float):
+    # A fence that can't be is that of no worker: its longest one counts where it is not known.
+    if type(pid) is not int or type(fence) not in (int, float) or not 0 <= fence <= LONGEST_FENCE:
         raise TypeError
     one = replace(
         one,
@@ -263,8 +264,8 @@ def _with_value(name: str, one: Seen, value: bytes) -> Seen:
         host=printable(str(told["host"])),
         program=printable(str(told["program"])),
         version=printable(str(told["version"])),
-        started=float(told["started"]),
-        written=float(told["written"]),
+        started=moment(told["started"]),
+        written=moment(told["written"]),
         fence=float(fence),
     )
     if told["report"] is None:

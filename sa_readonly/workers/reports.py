@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
     from .protocol import Seen
 
-__all__ = ["LIMIT", "decoded", "encoded", "overwrite"]
+__all__ = ["LIMIT", "decoded", "encoded", "moment", "overwrite"]
 
 T = TypeVar("T")
 
 LIMIT = 4096  # bytes of a report
 _FORMAT = 1
 _FOREVER = 1e15  # seconds: no time is later
+_MOST = 2**63  # nothing is counted so far; of a longer number Python may refuse to print a sum
 _HEAD = b'{"acknowledged":'
 _CONTENT = re.compile(
     re.escape(_HEAD) + rb'([01]),"check":"([0-9a-f]{32})",(.*)\}\n', re.ASCII | re.DOTALL
@@ -89,8 +90,8 @@ def decoded(one: Seen, content: bytes) -> tuple[Seen, int | None]:
         report=report,
         program=printable(str(fields["program"])),
         version=printable(str(fields["version"])),
-        started=_seconds(fields["started"]),
-        written=_seconds(fields["written"]),
+        started=moment(fields["started"]),
+        written=moment(fields["written"]),
     )
     return one, None if fields["born"] is None else _count(fields["born"])
 
@@ -108,12 +109,16 @@ def _finite(value: object) -> object:
 
 
 def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < _MOST:
         raise TypeError
     return value
 
 
-def _seconds(value: object) -> float | None:
+def moment(value: object) -> float | None:
+    """Return a time of a report, in seconds since 1970; None if it tells none.
+
+    :raises TypeError: if it is no time.
+    """
     if value is None:
         return None
     if type(value) not in (int, float) or not abs(value) < _FOREVER:  # type: ignore[arg-type]  # no number but these
@@ -149,17 +154,17 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "mode": Mode,
     "generation": _or_none(_only(str)),
     "connections": _count,
-    "since": _seconds,
-    "checked": _seconds,
+    "since": moment,
+    "checked": moment,
     "flips": _count,
     "refused": _count,
     "watching": _only(bool),
     "forced": _or_none(Mode),
     "kinds": _by_name(_count),
     "engines": _by_name(_connections),
-    "retired": _seconds,
+    "retired": moment,
     "held": _count,
-    "held_since": _seconds,
+    "held_since": moment,
     "server": _only(bool),
     "begun": _count,
     "begun_first": _seconds,
