@@ -89,7 +89,7 @@ class ReadOnlyMiddleware:
     which closes the connection. A 500 that the application made of a refusal is replaced, too.
     While read-only each response carries ``X-Read-Only: true``, and its head is sent with the
     first piece of its body, so that a stream that is refused at once is answered properly.
-    ``X-Read-Only-From`` and ``-Until`` tell what is announced. Websockets and lifespan pass through.
+    ``X-Read-Only-From`` and ``-Until`` tell what is announced. Websockets and lifespan pass by.
 
     It never blocks the event loop: under asyncio a look at the switch or at the registry of workers
     runs in a thread.

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from .guard import Limit
 
-
 __all__ = ["AskingPool", "ClosedPool", "Door", "count"]
 
 logger = logging.getLogger("sa_readonly")

@@ -167,6 +167,6 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "held_since": moment,
     "server": _only(bool),
     "begun": _count,
-    "begun_first": _seconds,
-    "begun_last": _seconds,
+    "begun_first": moment,
+    "begun_last": moment,
 }
