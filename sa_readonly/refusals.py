@@ -38,6 +38,7 @@ __all__ = [
     "refusal",
     "refusals",
     "remember",
+    "route_here",
     "take_back",
     "take_notes",
     "uncounted",
@@ -86,6 +87,7 @@ def refusal(
     else:
         error = _of_the_fault(what, state, statement, fault, over)
         error._lasting = fault in _LASTING and not _turned_in_the_request(state, over)
+        error._role = "replica" if fault == "role" else "primary"
     record(error, what, kind=kind, switch=switch)
     return error
 
@@ -260,10 +262,11 @@ class RequestNote:
     each has a note of its own, and a refusal is written into all of them.
     """
 
-    __slots__ = ("_began", "_opened", "_outer", "_refused", "_token", "closed", "held")
+    __slots__ = ("_began", "_opened", "_outer", "_refused", "_route", "_token", "closed", "held")
 
-    def __init__(self, held: object = None) -> None:
+    def __init__(self, held: object = None, route: Callable[[], str | None] = str) -> None:
         self.closed = False
+        self._route = route
         self.held = held
         """The ticket of the request, if it is of a kind that is held."""
         outer = _request.get()
@@ -325,6 +328,12 @@ def held_request() -> object:
     return None if note is None else note.held
 
 
+def route_here() -> str | None:
+    """Return the route of the request that runs here, as far as a middleware can tell it."""
+    told = (note._route() for note in _request_notes())
+    return next((route for route in told if route), None)
+
+
 def _turned_in_the_request(state: State, over: State | None) -> bool:
     """True if the mode was read-only when the request began, so that it chose rightly then."""
     note = _request.get()
@@ -369,16 +378,19 @@ def chain(error: BaseException) -> list[ReadOnlyError]:
     return found[::-1]
 
 
-# -- notes of tests --------------------------------------------------------------------------
+# -- notes of all that is refused --------------------------------------------------------------
 
-_notes: dict[object, tuple[Switch, dict[ReadOnlyError, str]]] = {}
+_Noted = dict["ReadOnlyError", str]
+_notes: dict[object, tuple[Switch, _Noted]] = {}
 
 
-def take_notes(switch: Switch) -> tuple[dict[ReadOnlyError, str], Callable[[], object]]:
+def take_notes(
+    switch: Switch, into: Callable[[], _Noted] = dict
+) -> tuple[_Noted, Callable[[], object]]:
     """Note everything that is refused for a switch from now on, in whatever thread.
 
     :return: a dict that fills with each error and what it refused, and a function that ends it.
     """
-    key, noted = object(), dict[ReadOnlyError, str]()
+    key, noted = object(), into()
     _notes[key] = (switch, noted)
     return noted, partial(_notes.pop, key, None)

@@ -15,7 +15,7 @@ from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool
 from .. import forks
 from ..errors import ReadOnlyError
 from ..mode import Mode, clock
-from . import guard, privates, protection, shared
+from . import guard, privates, protection, rehearsing, shared
 from .answers import to_ask
 from .checkins import pooled
 from .pools import (
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from .guard import Limit
 
-
 __all__ = ["AskingPool", "ClosedPool", "Door", "count"]
 
 logger = logging.getLogger("sa_readonly")
@@ -65,6 +64,8 @@ class AskingPool(NotingPool, CountedPool):
                 if clock() >= switch.fresh_until or switch.known.mode is _READ_ONLY_MODE:
                     door._prepare()  # a pool that is the database may have connected before
                     guard.ask(door.engine, *_A_CONNECTION)
+            if door.engine.dialect._sa_readonly_notebooks:  # type: ignore[attr-defined]  # the same
+                rehearsing.checked_out(door.engine, proxied)
         except BaseException as error:
             proxied.close()
             if isinstance(error, ReadOnlyError):

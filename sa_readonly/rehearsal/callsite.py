@@ -1,0 +1,135 @@
+"""Where in the application's own code something was asked for, told by the stack.
+
+Frames of SQLAlchemy, of this package, of the standard library and of what is installed beside it
+are skipped. Some of them tell by which road a connection is got, see :func:`mark`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType, FrameType
+
+__all__ = ["APPLICATION", "Call", "Site", "frames", "here", "kind_of", "mark"]
+
+_DEEPEST = 500  # frames that are looked at; a recursion may have made thousands
+APPLICATION, _LIBRARY, _SKIPPED = range(3)
+
+
+class Site(NamedTuple):
+    """A place in the code.
+
+    :param file: the path of the file; of a library, if there is nothing else on the stack.
+    :param line: its line, from 1 on; 0 if it is not known.
+    :param function: the name of the function.
+    """
+
+    file: str
+    line: int
+    function: str
+
+
+class Call(NamedTuple):
+    """Where something was asked for, and by which road.
+
+    :param site: the innermost place that is the application's own.
+    :param roads: what :func:`mark` told of the frames before it, the innermost first.
+    """
+
+    site: Site
+    roads: tuple[str, ...]
+
+
+_UNKNOWN = Site("?", 0, "?")
+_roads: dict[CodeType, tuple[str, Callable[[FrameType], bool]]] = {}
+_kinds: dict[str, int] = {}  # by the name of a file
+
+
+def _always(_: FrameType) -> bool:
+    return True
+
+
+def mark(function: Any, road: str, when: Callable[[FrameType], bool] = _always) -> None:
+    """Have :func:`here` tell a road where a function is on the stack.
+
+    :param when: is asked of the function's frame.
+    """
+    _roads[function.__code__] = (road, when)
+
+
+def here(frame: FrameType | None = None) -> Call:
+    """Return where in the application's code the present call was made.
+
+    :param frame: the innermost frame that is looked at; by default that of the caller.
+    """
+    roads: list[str] = []
+    library: FrameType | None = None
+    for one in frames(frame or sys._getframe(1)):
+        kind = kind_of(one)
+        if kind == APPLICATION:
+            return Call(_site(one), tuple(roads))
+        if kind == _LIBRARY:
+            library = library or one
+        found = _roads.get(one.f_code)
+        if found is not None and found[1](one):
+            roads.append(found[0])
+    return Call(_UNKNOWN if library is None else _site(library), tuple(roads))
+
+
+def frames(frame: FrameType) -> Iterator[FrameType]:
+    """Yield a frame and those that have called it, through the greenlets of SQLAlchemy's."""
+    one: FrameType | None = frame
+    greenlet: Any = None
+    for _ in range(_DEEPEST):
+        if one is None:
+            module: Any = sys.modules.get("greenlet")
+            if module is None:
+                return
+            # What awaits is another greenlet, in which the coroutines are.
+            greenlet = (module.getcurrent() if greenlet is None else greenlet).parent
+            one = None if greenlet is None else greenlet.gr_frame
+            if one is None:
+                return
+        yield one
+        one = one.f_back
+
+
+def kind_of(frame: FrameType) -> int:
+    """Return :data:`APPLICATION` for a frame of the application's own code."""
+    name = frame.f_code.co_filename
+    kind = _kinds.get(name)
+    if kind is None:
+        kind = _kinds[name] = _judge(name)
+    return kind
+
+
+def _site(frame: FrameType) -> Site:
+    return Site(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name)
+
+
+_OURS = tuple(
+    os.path.join(os.path.dirname(os.path.abspath(path)), "")
+    for path in (os.path.dirname(__file__), sqlalchemy.__file__)
+)
+_STANDARD = tuple(
+    os.path.join(os.path.abspath(path), "")
+    for path in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+)
+
+
+def _judge(name: str) -> int:
+    if name.startswith("<"):  # what was made by exec(), or is frozen
+        return _SKIPPED
+    path = os.path.abspath(name)
+    if path.startswith(_OURS):
+        return _SKIPPED
+    if {"site-packages", "dist-packages"} & set(path.split(os.sep)):
+        return _LIBRARY
+    return _SKIPPED if path.startswith(_STANDARD) else APPLICATION

@@ -1,0 +1,71 @@
+"""A connection that is checked out while a process rehearses."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import Any
+
+from ..refusals import route_here
+from .callsite import here
+from .notes import Key
+
+__all__ = ["NAME", "Held", "hold"]
+
+NAME = "_sa_readonly_held"
+"""Where a connection, as its pool gave it out, has what is known of it."""
+
+
+class Held:
+    """Where a connection was checked out, and how far its transaction is.
+
+    :param proxied: the connection, as its pool gave it out.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_proxied",
+        "barred",
+        "call",
+        "found",
+        "noted",
+        "read",
+        "refused",
+        "role",
+        "route",
+        "running",
+        "since",
+    )
+
+    def __init__(self, proxied: Any) -> None:
+        self._proxied = weakref.ref(proxied)
+        self.call = here()
+        self.since = time.monotonic()
+        self.route = route_here()
+        self.role = "primary"
+        self.running = self.noted = self.found = False
+        self.barred = False  # whether it would not have been given out
+        self.begin()
+
+    def begin(self) -> None:
+        """Take note that a transaction begins."""
+        self.read = self.refused = False
+
+    @property
+    def is_over(self) -> bool:
+        """True if the connection was given back."""
+        proxied = self._proxied()
+        return proxied is None or proxied.dbapi_connection is None
+
+    def key(self, kind: str) -> Key:
+        """Return what it is noted by."""
+        return Key(self.call.site, self.route, self.role, kind)
+
+
+def hold(proxied: Any) -> Held:
+    """Begin to know a connection.
+
+    :raises AttributeError: for one of SQLAlchemy's own, which belongs to no pool.
+    """
+    held = proxied.__dict__[NAME] = Held(proxied)
+    return held

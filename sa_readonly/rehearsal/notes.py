@@ -1,0 +1,241 @@
+"""What a process has noted of a flip that did not come: by place in the code, never a value."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from .. import forks
+from ..errors import ConfigurationError
+from ..mode import Switch
+from ..refusals import route_here
+from .callsite import APPLICATION, Site, frames, here, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType, FrameType
+
+__all__ = ["DRAIN", "MOST", "READ", "REHEARSE", "Entry", "Key", "Notebook", "notebook_of", "wanted"]
+
+T = TypeVar("T")
+
+REHEARSE = "SA_READONLY_REHEARSE"
+"""The environment variable that has a process rehearse from its start."""
+
+MOST = 1000
+"""Places that one process notes."""
+
+READ = "read"
+"""The kind of a transaction that would be served by the read-only engine, as it reads first."""
+DRAIN = "drain"
+"""The kind of a connection that was held for a second or longer: `wait` would wait for it."""
+
+_HELD = 1.0  # seconds from which on a connection is noted as held
+_PICKED = 10.0  # seconds for which an engine counts as just picked
+_MOST_PICKED = 1000  # frames that have just picked an engine
+
+
+class Key(NamedTuple):
+    """What is noted together.
+
+    :param site: the place in the application's code.
+    :param route: the route of the request, or None.
+    :param role: the role of the session.
+    :param kind: one of :data:`.refusals.KINDS`, :data:`READ` or :data:`DRAIN`.
+    """
+
+    site: Site
+    route: str | None
+    role: str
+    kind: str
+
+
+@dataclass
+class Entry:
+    """How often something was noted.
+
+    :param what: a few words that tell what it was, the last time.
+    :param first: how often it would be met in the night, as nothing in its transaction is refused
+        before it.
+    :param behind: how often something in its transaction would be refused before it.
+    :param last: when it was noted last, in wall-clock seconds since 1970.
+    :param longest: of what is held, for how many seconds at most.
+    :param idle: of what was held longest, whether no statement was running.
+    """
+
+    what: str
+    first: int = 0
+    behind: int = 0
+    last: float = 0.0
+    longest: float = 0.0
+    idle: bool = False
+
+
+class Notebook:
+    """What one process notes for one switch, while it rehearses."""
+
+    def __init__(self) -> None:
+        self.on = False
+        """Whether this process rehearses now."""
+        self.since: float | None = None
+        """When it began, in wall-clock seconds, or None if it never has."""
+        self._wishes: set[str] = set()
+        self._following: weakref.WeakKeyDictionary[Any, Callable[[Any], object]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._turning = forks.PerProcess(threading.RLock)
+        # Reentrant: a signal handler may write while the thread that it interrupts is noting.
+        self._noting = forks.PerProcess(threading.RLock)
+        self._forget()
+        forks.subscribe(in_child=self._forget)
+
+    def _forget(self) -> None:
+        self.entries: dict[Key, Entry] = {}
+        self.counts: dict[str, int] = {}
+        """How often something was noted, by kind; it never falls in one process."""
+        self.dropped = 0
+        """How often something was noted at a place for which there was no room."""
+        self.changes = 0
+        """Rises with each note."""
+        self.held: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._picked: dict[int, tuple[CodeType, float]] = {}
+
+    # -- being turned --------------------------------------------------------------------
+
+    def follow(self, thing: T, turned: Callable[[T], object]) -> None:
+        """Have a function called with a thing, held weakly, each time it is turned on or off."""
+        self._following[thing] = turned
+
+    def wish(self, by: str, *, on: bool) -> None:
+        """Rehearse as long as one of several things wishes so; one that begins forgets the last.
+
+        :param by: what wishes: the ``"process"``, or the ``"file"``.
+        """
+        with self._turning():
+            (self._wishes.add if on else self._wishes.discard)(by)
+            if self.on is bool(self._wishes):
+                return
+            if self._wishes:
+                counts = self.counts  # they go on: what adds them up takes a fall for a restart
+                self._forget()
+                self.counts, self.since, self.on = counts, time.time(), True
+            else:
+                self.on = False
+                self.held = weakref.WeakSet()
+            self.changes += 1
+            for thing, turned in list(self._following.items()):
+                turned(thing)
+
+    # -- noting --------------------------------------------------------------------------
+
+    def note(self, key: Key, what: str, *, behind: bool = False) -> None:
+        """Note once more what would be refused, or is read."""
+        with self._noting():
+            self.counts[key.kind] = self.counts.get(key.kind, 0) + 1
+            entry = self._entry(key, what)
+            if entry is not None and behind:
+                entry.behind += 1
+            elif entry is not None:
+                entry.first += 1
+
+    def note_here(self, what: str, kind: str) -> None:
+        """Note what the application itself asks, and would be refused beforehand."""
+        if self.on:
+            self.note(Key(here().site, route_here(), "primary", kind), what)
+
+    def note_held(self) -> None:
+        """Note what has been held for long; called now and then."""
+        now = time.monotonic()
+        for held in list(self.held):
+            age = now - held.since
+            if held.is_over:
+                self.held.discard(held)
+            elif age >= _HELD:
+                with self._noting():
+                    entry = self._entry(held.key(DRAIN), "A connection that is held")
+                    if entry is None:
+                        continue
+                    if not held.noted:
+                        held.noted = True
+                        entry.first += 1
+                        self.counts[DRAIN] = self.counts.get(DRAIN, 0) + 1
+                    if age >= entry.longest:
+                        entry.longest, entry.idle = age, not held.running
+
+    def _entry(self, key: Key, what: str) -> Entry | None:
+        self.changes += 1
+        entry = self.entries.get(key)
+        if entry is None:
+            if len(self.entries) >= MOST:
+                self.dropped += 1
+                return None
+            entry = self.entries[key] = Entry(what)
+        entry.what, entry.last = what, time.time()
+        return entry
+
+    # -- engines that were picked ----------------------------------------------------------
+
+    def pick(self, frame: FrameType) -> None:
+        """Note that a call has just asked the selector for an engine, by the mode of now.
+
+        What connects soon in the same call would be given the read-only engine in its place. Code
+        that has kept an engine since its start would not.
+        """
+        now = time.monotonic()
+        if len(self._picked) >= _MOST_PICKED:
+            self._picked.clear()
+        picked = False
+        for one in frames(frame):
+            ours = kind_of(one) == APPLICATION
+            # A module's frame is there as long as the program, where that is one file.
+            if one is frame or (ours and (not picked or one.f_code.co_name != "<module>")):
+                self._picked[id(one)] = one.f_code, now
+                picked = picked or ours
+
+    def was_picked(self, frame: FrameType) -> bool:
+        """True if a call that is on the stack has asked the selector for its engine."""
+        if not self._picked:
+            return False
+        oldest = time.monotonic() - _PICKED
+        return any(
+            found is not None and found[0] is one.f_code and found[1] >= oldest
+            for one in frames(frame)
+            for found in (self._picked.get(id(one)),)
+        )
+
+
+_notebooks: weakref.WeakKeyDictionary[Switch, Notebook] = weakref.WeakKeyDictionary()
+_finding = forks.PerProcess(threading.Lock)
+
+
+def notebook_of(switch: Switch) -> Notebook:
+    """Return what this process notes for a switch."""
+    with _finding():
+        found = _notebooks.get(switch)
+        if found is None:
+            found = _notebooks[switch] = Notebook()
+            if wanted(False):
+                found.wish("process", on=True)
+        return found
+
+
+def wanted(rehearse: object) -> bool:
+    """Return whether a process is to rehearse from its start.
+
+    :param rehearse: what was given to the selector.
+    :raises ConfigurationError: if it is neither True nor False, or if ``SA_READONLY_REHEARSE`` is
+        neither 1 nor 0.
+    """
+    if not isinstance(rehearse, bool):
+        raise ConfigurationError(f"EngineSelector(rehearse) takes True or False, not {rehearse!r}.")
+    variable = os.environ.get(REHEARSE, "")
+    if variable not in ("", "0", "1"):
+        raise ConfigurationError(
+            f"The environment variable {REHEARSE} is {variable!r}. Set it to 1 to rehearse, or "
+            "unset it."
+        )
+    return rehearse or variable == "1"
