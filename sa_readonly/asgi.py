@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .engines import loops
@@ -29,6 +30,7 @@ from .web.answers import (
     not_saved,
 )
 from .web.listening import Listening
+from .web.routes import route_in
 from .web.site import HOLD_METHODS, Site
 
 if TYPE_CHECKING:
@@ -211,7 +213,7 @@ class ReadOnlyMiddleware:
             return
         if ticket is not None:
             site.selector.held.end(ticket)
-        note = RequestNote(ticket)
+        note = RequestNote(ticket, partial(route_in, scope))
         head = _Head(self, scope, send, note)
         try:
             with note:

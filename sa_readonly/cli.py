@@ -22,6 +22,7 @@ from .command.demo import demo
 from .command.doctor import doctor
 from .command.init import init
 from .command.on_off import off, on
+from .command.rehearsal import rehearsal
 from .command.run import run
 from .command.status import status
 from .command.wait import wait
@@ -42,7 +43,7 @@ def main() -> None:
     """Turn an SQLAlchemy application read-only, and back, by a file or a key in etcd."""
 
 
-for _command in (demo, doctor, init, off, on, run, status, wait):
+for _command in (demo, doctor, init, off, on, rehearsal, run, status, wait):
     main.add_command(_command)
 
 

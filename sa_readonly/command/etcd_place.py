@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from ..errors import ConfigurationError
-from ..etcd import operator
+from ..etcd import operator, rehearsal
 from ..etcd.addresses import parse
 from ..etcd.errors import Denied, EtcdError
 from ..etcd.fence import Fence
@@ -23,6 +23,7 @@ from ..etcd.registry import EtcdRegistry, Reading, held_by_files, read
 from ..etcd.sweep import sweep_acknowledged, sweep_old
 from ..etcd.switch import PASSWORD, USER, store_of
 from ..mode import Mode, State
+from ..rehearsal.sheet import Sheet
 from ..workers import process
 from ..workers.protocol import Seen
 from ..workers.status import Snapshot, snapshot
@@ -109,6 +110,18 @@ class EtcdPlace(Place):
             sweep_old(self.store, note)
         except EtcdError as error:
             note(f"Old entries are not looked for: {error}")
+
+    def rehearse(self, *, on: bool) -> bool:
+        with asking():
+            return rehearsal.ask(self.store, on=on)
+
+    def is_rehearsed(self) -> bool:
+        with asking():
+            return rehearsal.is_asked(self.store)
+
+    def sheets(self) -> Sequence[Sheet]:
+        with asking():
+            return rehearsal.sheets(self.store)
 
     def waiting(self, mode: Mode, **how: Any) -> EtcdWait:
         """Return a wait, once it is known that there is a fleet, or that etcd is away."""

@@ -13,9 +13,12 @@ import click
 from ..checks import registry_of
 from ..errors import ConfigurationError
 from ..mode import Mode, State
+from ..rehearsal.sheet import Sheet
 from ..subscribers import FORCE
 from ..switch import FileSwitch
+from ..text import remove, render, write
 from ..workers.protocol import Registry, Seen
+from ..workers.rehearsing import SUFFIX
 from ..workers.status import Snapshot, take
 from .options import Where
 from .place import Place
@@ -89,6 +92,24 @@ class FilePlace(Place):
         except OSError as error:
             raise self._failed("removed", error) from None
         return True
+
+    def rehearse(self, *, on: bool) -> bool:
+        path, before = self.name + SUFFIX, self.is_rehearsed()
+        try:
+            if on and not before:
+                write(path, render("Processes note what a flip would refuse.", None))
+            elif not on:
+                remove(path)
+        except OSError as error:
+            what = "written" if on else "removed"
+            raise Failed(f"{path} can't be {what}: {error.strerror or error}.") from None
+        return before is not on
+
+    def is_rehearsed(self) -> bool:
+        return os.path.lexists(self.name + SUFFIX)
+
+    def sheets(self) -> Sequence[Sheet]:
+        return self.registry.sheets()
 
     def waiting(self, mode: Mode, **how: Any) -> WorkersWait:
         return WorkersWait(self.switch.identify, self.registry, mode=mode, **how)

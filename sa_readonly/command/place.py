@@ -21,6 +21,7 @@ from ..workers.status import Snapshot, WorkerStatus
 from .terminal import local, say, shown
 
 if TYPE_CHECKING:
+    from ..rehearsal.sheet import Sheet
     from .waiting import VerdictWait
 
 _MARGIN = 12  # lines of a terminal that are not the table's
@@ -71,6 +72,18 @@ class Place(ABC):
     @abstractmethod
     def turn_off(self) -> bool:
         """Let it write again; return whether that has changed anything."""
+
+    @abstractmethod
+    def rehearse(self, *, on: bool) -> bool:
+        """Ask processes to rehearse, or no more; return whether that has changed anything."""
+
+    @abstractmethod
+    def is_rehearsed(self) -> bool:
+        """Return whether they are asked to."""
+
+    @abstractmethod
+    def sheets(self) -> Sequence[Sheet]:
+        """Return what each of them has noted."""
 
     @abstractmethod
     def waiting(self, mode: Mode, **how: object) -> VerdictWait:

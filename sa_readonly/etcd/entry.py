@@ -46,7 +46,7 @@ class EtcdEntry(Entry):
     :param owner: what the names of entries begin with.
     """
 
-    remote = True
+    remote, sheet_every, sheet_most, sheet_limit = True, 60.0, 50, 16 * 1024
 
     def __init__(self, store: Store, owner: str) -> None:
         self.place: Place | None = None
@@ -268,6 +268,9 @@ class EtcdEntry(Entry):
         self._left, self._stale, self.acknowledged = False, True, None
 
     # -- reporting -------------------------------------------------------------------------
+
+    def note(self, sheet: bytes) -> None:
+        self._hint.note(self._process, sheet)
 
     def closed(self) -> None:
         self._may_acknowledge = True

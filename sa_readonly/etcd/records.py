@@ -5,6 +5,7 @@ Below ``KEY.workers/`` each process has a name of its own, and under it::
     PROCESS/NUMBER        its registration, with its last report
     PROCESS/NUMBER/ack    its acknowledgement, with the report that acknowledges
     PROCESS/alive         a hint for people, under a lease
+    PROCESS/sites         what it has noted in a rehearsal, under the same lease
 
 Of one process the highest number counts.
 """
@@ -34,6 +35,7 @@ __all__ = [
     "ACK",
     "ALIVE",
     "LONGEST_FENCE",
+    "SHEET",
     "Announcement",
     "Marker",
     "Place",
@@ -50,8 +52,8 @@ __all__ = [
 ]
 
 LONGEST_FENCE = 60.0  # seconds
-ACK, ALIVE = "/ack", "/alive"
-"""What follows the name of a registration, and that of a process."""
+ACK, ALIVE, SHEET = "/ack", "/alive", "/sites"
+"""What follows the name of a registration, and that of a process: its hint, and its sheet."""
 
 _FORMAT = 1
 _ID = re.compile(rb"(?:\A|\n)id: ([0-9a-f]{32})\n?\Z")
@@ -76,6 +78,7 @@ class Store:
         self.client, self.key = client, key
         self.identity = (key, *sorted(urls))
         self.marker = f"{key}.fleet"
+        self.rehearsal = f"{key}.rehearsal"
         self.workers = f"{key}.workers/"
         self.answers = True
         """False while etcd does not answer looks: what may wait for another look then waits for

@@ -19,6 +19,7 @@ from .looks import look as look_at
 from .memory import Judgement, Memory
 from .records import LONGEST_FENCE, Store
 from .registry import EtcdRegistry
+from .rehearsal import Asking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +101,8 @@ class EtcdSwitch(LookingSwitch):
         """Where ``workers=True`` has this process register."""
         self._memory = Memory(self.store)
         self._file = None if file is None else _HostFile(file, ttl=ttl)
+        self.rehearses = Asking(self.store)
+        """Tells the watcher whether processes are asked to rehearse."""
         self._answered: Look | None = None  # the last look that etcd has answered
         self._trouble: str | None = None  # the last that was logged
         self._reached: datetime | None = None  # when etcd answered last, by the wall clock

@@ -95,8 +95,6 @@ class Notebook:
 
     def _forget(self) -> None:
         self.entries: dict[Key, Entry] = {}
-        self.counts: dict[str, int] = {}
-        """How often something was noted, by kind; it never falls in one process."""
         self.dropped = 0
         """How often something was noted at a place for which there was no room."""
         self.changes = 0
@@ -120,9 +118,8 @@ class Notebook:
             if self.on is bool(self._wishes):
                 return
             if self._wishes:
-                counts = self.counts  # they go on: what adds them up takes a fall for a restart
                 self._forget()
-                self.counts, self.since, self.on = counts, time.time(), True
+                self.since, self.on = time.time(), True
             else:
                 self.on = False
                 self.held = weakref.WeakSet()
@@ -135,7 +132,6 @@ class Notebook:
     def note(self, key: Key, what: str, *, behind: bool = False) -> None:
         """Note once more what would be refused, or is read."""
         with self._noting():
-            self.counts[key.kind] = self.counts.get(key.kind, 0) + 1
             entry = self._entry(key, what)
             if entry is not None and behind:
                 entry.behind += 1
@@ -162,7 +158,6 @@ class Notebook:
                     if not held.noted:
                         held.noted = True
                         entry.first += 1
-                        self.counts[DRAIN] = self.counts.get(DRAIN, 0) + 1
                     if age >= entry.longest:
                         entry.longest, entry.idle = age, not held.running
 

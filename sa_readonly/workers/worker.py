@@ -268,7 +268,10 @@ class Worker:
         for door in self.counts.doors:
             door.sweep()
         switch, reporting = self._switch(), self.reporting
-        if switch is None or reporting.registry is None or not self._is_at_work():
+        if switch is None or not self._is_at_work():
+            return
+        reporting.rehearsing.look(switch)
+        if reporting.registry is None:
             return
         due = (
             reporting.is_due(self._mark(switch), lambda: self.counts.engines[0])
@@ -280,6 +283,7 @@ class Worker:
             reporting.sweep()
         if due:
             reporting.report(partial(self._report, switch))
+        reporting.note(switch)
 
     def _is_at_work(self) -> bool:
         return self._begun and bool(self.counts.members)
