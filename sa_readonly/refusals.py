@@ -31,6 +31,7 @@ __all__ = [
     "chain",
     "chain_here",
     "count",
+    "hearing",
     "held_request",
     "last_read_only",
     "passing",
@@ -201,6 +202,12 @@ def record(error: ReadOnlyError, what: str, *, kind: str, switch: Switch | None)
             noted[error] = what
     for note in _request_notes():
         note._add(error)
+    if switch in hearing:
+        hearing[switch](error, what)
+
+
+hearing: weakref.WeakKeyDictionary[object, Callable[..., None]] = weakref.WeakKeyDictionary()
+"""By switch, what is told of each refusal."""
 
 
 def count(switch: Switch | None, kind: str, number: int = 1) -> None:
@@ -378,19 +385,16 @@ def chain(error: BaseException) -> list[ReadOnlyError]:
     return found[::-1]
 
 
-# -- notes of all that is refused --------------------------------------------------------------
+# -- notes of tests --------------------------------------------------------------------------
 
-_Noted = dict["ReadOnlyError", str]
-_notes: dict[object, tuple[Switch, _Noted]] = {}
+_notes: dict[object, tuple[Switch, dict[ReadOnlyError, str]]] = {}
 
 
-def take_notes(
-    switch: Switch, into: Callable[[], _Noted] = dict
-) -> tuple[_Noted, Callable[[], object]]:
+def take_notes(switch: Switch) -> tuple[dict[ReadOnlyError, str], Callable[[], object]]:
     """Note everything that is refused for a switch from now on, in whatever thread.
 
     :return: a dict that fills with each error and what it refused, and a function that ends it.
     """
-    key, noted = object(), into()
+    key, noted = object(), dict[ReadOnlyError, str]()
     _notes[key] = (switch, noted)
     return noted, partial(_notes.pop, key, None)

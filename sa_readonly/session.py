@@ -16,7 +16,7 @@ from .errors import ConfigurationError, ReadOnlyError
 from .holding import PIN, has_changed
 from .mode import Mode, clock
 from .refusing import RefusingSession
-from .rehearsal.callsite import mark
+from .rehearsal.callsite import bear, mark
 from .selector import EngineSelector
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class RoutingSession(RefusingSession):
         super().__init__(bind=bind, binds=binds, **kwargs)
         if bind.__class__ is EngineSelector and self._cuts_short and not binds:
             self._only = bind
+            if bind.is_async and bind._notebook.on:
+                bear()
         if hold is not None:
             self._begin_holding(hold, (bind, *(binds or {}).values()))
 

@@ -23,7 +23,7 @@ from .statements import hides_a_parameter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["ADAPTED", "SHUT", "guard_cursors"]
+__all__ = ["ADAPTED", "SHUT", "guard_cursors", "note_cursors", "noting_start"]
 
 # By driver, the attributes of its connection that hold the classes of its cursors.
 _CLASSES = {
@@ -60,6 +60,27 @@ def guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
     if dialect._sa_readonly_family == "sqlite":
         sqlite.settle(dialect, dbapi_connection)
         return
+    _change_cursors(dialect, dbapi_connection)
+
+
+def note_cursors(dialect: Any, dbapi_connection: Any) -> None:
+    """Have what is sent through cursors of a new connection examined and noted, in a rehearsal."""
+    if dialect._sa_readonly_family != "sqlite":
+        _change_cursors(getattr(dialect, "_sa_readonly_writer", dialect), dbapi_connection)
+
+
+def noting_start(dialect: Any, cparams: dict[str, Any]) -> dict[str, Any]:
+    """Return a driver's arguments for such a connection: SQLite's is made in a class that notes."""
+    if dialect.driver != "pysqlite":
+        return cparams
+    known = dialect.__dict__
+    if "_sa_readonly_noting" not in known:
+        writer = getattr(dialect, "_sa_readonly_writer", dialect)
+        known["_sa_readonly_noting"] = sqlite.noting(dialect.loaded_dbapi, writer)
+    return {"factory": known["_sa_readonly_noting"], **cparams}
+
+
+def _change_cursors(dialect: Any, dbapi_connection: Any) -> None:
     driver_connection = dialect.get_driver_connection(dbapi_connection)
     if dialect.driver in ADAPTED:
         dbapi_connection.__class__ = _making(type(dbapi_connection), dialect)
@@ -76,7 +97,7 @@ def guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
 
 def _examining(base: type[Any], dialect: Any) -> type[Any]:
     """Return the subclass of a driver's cursors that examines; each dialect has its own."""
-    known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
+    known = _classes(dialect)
     if base not in known:
         adapted, attribute = dialect.driver in ADAPTED, ATTRIBUTES.get(dialect.driver)
         holder = privates.CONNECTION_OF_ADAPTED_CURSOR if adapted else "connection"
@@ -98,7 +119,13 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
         theirs = getattr(type(dialect), "_sa_readonly_base", type(dialect))
         if theirs.do_execute is _DO_EXECUTE and dialect.driver not in _BY_SESSION:
             dialect.__dict__.setdefault("_sa_readonly_straight", {})[made] = base
-    return known[base]  # type: ignore[no-any-return]  # made by type()
+    return known[base]
+
+
+def _classes(dialect: Any) -> dict[type[Any], type[Any]]:
+    """Return the classes that were made for a dialect; a twin shares all else with its engine's."""
+    kinds = dialect.__dict__.setdefault("_sa_readonly_classes", ({}, {}))
+    return kinds[dialect._sa_readonly_never_writes]  # type: ignore[no-any-return]  # untyped
 
 
 def _making(base: type[Any], dialect: Any) -> type[Any]:
@@ -115,7 +142,7 @@ def _making(base: type[Any], dialect: Any) -> type[Any]:
         made.__class__ = _examining(type(made), dialect)
         return made
 
-    known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
+    known = _classes(dialect)
     if base not in known:
         body = {
             "__slots__": (),
@@ -124,7 +151,7 @@ def _making(base: type[Any], dialect: Any) -> type[Any]:
             "_sa_readonly_adapted": base,
         }
         known[base] = type(base.__name__, (base,), body)
-    return known[base]  # type: ignore[no-any-return]  # made by type()
+    return known[base]
 
 
 class _Cursor:
@@ -157,6 +184,7 @@ class _Cursor:
 
     def copy_from(self, *args: Any, **kwargs: Any) -> Any:
         self._sa_readonly_examine("COPY FROM STDIN", ())
+        return super().copy_from(*args, **kwargs)  # type: ignore[misc]
 
     def callproc(self, name: Any, *args: Any, **kwargs: Any) -> Any:
         postgresql = self._sa_readonly._sa_readonly_family == "postgresql"
@@ -166,6 +194,11 @@ class _Cursor:
 
     def _sa_readonly_examine(self, query: Any, parameters: Any, *, many: bool = False) -> None:
         dialect = self._sa_readonly
+        if not dialect._sa_readonly_never_writes:  # a rehearsal's: it must break nothing
+            with contextlib.suppress(Exception):
+                text = query if query.__class__ is str else _text_of(query, self)
+                dialect._sa_readonly_rehearse(self, text, parameters)
+            return
         text = query if query.__class__ is str else _text_of(query, self)
         opened = self._sa_readonly_opened(text)
         if opened is not None:

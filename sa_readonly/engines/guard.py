@@ -14,8 +14,8 @@ from .. import refusals
 from ..mode import Mode, clock
 from ..refusals import refusal
 from . import locks, poolers, shared
-from .answers import answered, bounded
-from .cursors import SHUT
+from .answers import answered, bounded, told_by
+from .cursors import SHUT, note_cursors, noting_start
 from .guarded import Examining, Guarded
 
 if TYPE_CHECKING:
@@ -76,7 +76,12 @@ class Connecting(Guarded):
             with poolers.told(self):
                 connection = super().connect(*cargs, **locks.start_up(self, cparams))
         else:
+            rehearses = bool(self._sa_readonly_notebooks)
+            if rehearses:
+                cparams = noting_start(self, cparams)
             connection = super().connect(*cargs, **bounded(self.driver, cparams))
+            if rehearses:
+                note_cursors(self, connection)
         return shared.made(self, connection)  # type: ignore[no-any-return]  # made() returns its argument
 
 
@@ -207,6 +212,9 @@ class ReadOnly(Examining):
     ) -> None:
         self._sa_readonly_refuse_recovery("COMMIT PREPARED", recover)
         self.do_commit(connection.connection)
+
+    def _sa_readonly_refuse(self, what: str, statement: str, context: Any) -> None:
+        raise self._sa_readonly_refusal(what, statement, kind="statement", **told_by(context))
 
     def _sa_readonly_refuse_recovery(self, what: str, recover: bool) -> None:
         if recover:  # the transaction was prepared on another connection, and wrote

@@ -14,7 +14,6 @@ from .. import refusals
 from ..mode import Mode, State
 from ..refusals import refusal
 from . import loops, privates
-from .answers import told_by
 from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter
 
 if TYPE_CHECKING:
@@ -84,6 +83,12 @@ class Guarded(DefaultDialect):
     def _sa_readonly_confirm(self, switch: Switch) -> State:
         return loops.wait_for(switch.check) if self.is_async else switch.check()
 
+    def _sa_readonly_refuse(self, what: str, statement: str, context: Any) -> None:
+        """Refuse what was found, or note it: not here, where a rehearsal has just ended."""
+
+    def _sa_readonly_rehearse(self, cursor: Any, statement: str, parameters: Any) -> None:
+        """Note what a raw cursor is given: not here, where a rehearsal has ended."""
+
     def _sa_readonly_would(self, statement: str, parameters: Any) -> str | None:
         """Return what a text would do, as words of a refusal, or None if it only reads."""
         backslash, ansi_quotes = privates.quoting(self)
@@ -100,9 +105,6 @@ class Examining(Guarded):
     """What examines each text, the first time it is seen: it refuses, or notes in a rehearsal."""
 
     _sa_readonly_passed: dict[str, None]  # the texts that were examined and only read
-
-    def _sa_readonly_refuse(self, what: str, statement: str, context: Any) -> None:
-        raise self._sa_readonly_refusal(what, statement, kind="statement", **told_by(context))
 
     def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
         """Return the text to send in place of this one, nearly always the same, or raise."""

@@ -6,7 +6,10 @@ The examination is the one that refuses on a read-only engine. What was noted is
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ..refusals import route_here
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from ..rehearsal.held import Held
 
 __all__ = ["FLUSH", "REFUSED", "SERVED", "Rehearsing", "checked_out", "refuse", "rehearses"]
+
+logger = logging.getLogger("sa_readonly")
 
 SERVED = "served"
 """The road of a connection in the place of which a read-only one would be given out."""
@@ -50,27 +55,18 @@ class Rehearsing(Judging, Examining):
         _begin(connection.connection)
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        held = _examine(self, statement, parameters, context)
-        try:
+        with _sent(self, cursor, statement, parameters, context):
             Judging.do_execute(self, cursor, statement, parameters, context)
-        finally:
-            held.running = False
 
     def do_executemany(
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
-        held = _examine(self, statement, parameters, context)
-        try:
+        with _sent(self, cursor, statement, parameters, context):
             Judging.do_executemany(self, cursor, statement, parameters, context)
-        finally:
-            held.running = False
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
-        held = _examine(self, statement, (), context)
-        try:
+        with _sent(self, cursor, statement, (), context):
             Judging.do_execute_no_params(self, cursor, statement, context)
-        finally:
-            held.running = False
 
     def do_rollback_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
@@ -87,14 +83,44 @@ class Rehearsing(Judging, Examining):
     def _sa_readonly_refuse(self, what: str, statement: str, context: Any) -> None:
         _note(self, what, "statement", context and context.root_connection)
 
+    def _sa_readonly_rehearse(self, cursor: Any, statement: str, parameters: Any) -> None:
+        if id(cursor) in _sending or statement in self._sa_readonly_passed:
+            return
+        with contextlib.suppress(Exception):  # whatever it is, it is sent
+            on: Any = getattr(cursor, privates.CONNECTION_OF_ADAPTED_CURSOR, None)
+            on = on or cursor.connection
+            held = (one for book in self._sa_readonly_notebooks for one in list(book.held))
+            proxied = next((one.proxied for one in held if one.is_of(on)), None)
+            context = SimpleNamespace(root_connection=SimpleNamespace(connection=proxied))
+            Examining._sa_readonly_examine(self, statement, parameters, context)
 
-class _Nothing:
-    """What is known of a connection that belongs to no pool, or of a cursor without a context."""
 
-    running = False
+# The cursors through which SQLAlchemy sends what was examined already, by identity.
+_sending: set[int] = set()
 
 
-_NOTHING = _Nothing()
+class _sent:  # noqa: N801  # a context manager that costs less than a generator's
+    """A statement of SQLAlchemy's is examined, and runs inside the block."""
+
+    __slots__ = ("cursor", "held")
+
+    def __init__(
+        self, dialect: Any, cursor: Any, statement: str, parameters: Any, context: Any
+    ) -> None:
+        self.cursor = id(cursor)
+        try:
+            self.held = _examine(dialect, statement, parameters, context)
+        except Exception:  # whatever it is, the statement is sent
+            self.held = None
+            logger.exception("What a rehearsal would note of a statement is not known.")
+
+    def __enter__(self) -> None:
+        _sending.add(self.cursor)
+
+    def __exit__(self, *_: object) -> None:
+        _sending.discard(self.cursor)
+        if self.held is not None:
+            self.held.running = False
 
 
 def _begin(proxied: Any) -> None:
@@ -103,17 +129,17 @@ def _begin(proxied: Any) -> None:
         held.begin()
 
 
-def _examine(dialect: Any, statement: str, parameters: Any, context: Any) -> Held | _Nothing:
+def _examine(dialect: Any, statement: str, parameters: Any, context: Any) -> Held | None:
     """Examine a statement, and take note that it runs."""
     try:
         proxied: Any = privates.on_connection_of(context)
         held: Held = proxied.__dict__.get(NAME) or hold(proxied)
     except AttributeError:  # SQLAlchemy asks a new server for its version
-        return _NOTHING
+        return None
     held.running = True
     if statement not in dialect._sa_readonly_passed:
         held.found = False
-        dialect._sa_readonly_examine(statement, parameters, context)
+        Examining._sa_readonly_examine(dialect, statement, parameters, context)
         if held.found:
             return held
     if not (held.read or held.refused or held.barred):
@@ -184,7 +210,7 @@ def refuse(
     :raises ReadOnlyError: outside a rehearsal, and where it is refused in either mode.
     """
     dialect: Any = engine.dialect
-    if not isinstance(dialect, Rehearsing) or role != "primary":
+    if role != "primary" or guard.read_only(engine):
         raise guard.refused(engine, what, kind, role, began=began)
     if kind == "statement":
         return  # it is noted as it is sent

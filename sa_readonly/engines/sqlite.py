@@ -31,6 +31,7 @@ __all__ = [
     "is_refusal",
     "keeps",
     "lock",
+    "noting",
     "settle",
     "skipped",
     "unlock",
@@ -240,6 +241,44 @@ class _Cursor:
         if watched.asked is not None:
             done = super().execute(watched.asked)  # type: ignore[misc]
         return done
+
+
+def noting(driver: Any, dialect: Any) -> type[Any]:
+    """Return the class in which a driver is to make connections that note what cursors are given.
+
+    :param dialect: the one that is told of each text.
+    """
+
+    class Cursor(driver.Cursor):  # type: ignore[misc]  # the driver's
+        def execute(self, sql: Any, *args: Any) -> Any:
+            dialect._sa_readonly_rehearse(self, sql, args)
+            return super().execute(sql, *args)
+
+        def executemany(self, sql: Any, *args: Any) -> Any:
+            dialect._sa_readonly_rehearse(self, sql, args)
+            return super().executemany(sql, *args)
+
+        def executescript(self, sql_script: Any) -> Any:
+            dialect._sa_readonly_rehearse(self, sql_script, ())
+            return super().executescript(sql_script)
+
+    class Connection(driver.Connection):  # type: ignore[misc]  # the driver's
+        def cursor(self, factory: Any = Cursor) -> Any:
+            return super().cursor(factory)
+
+        def execute(self, sql: Any, *args: Any) -> Any:
+            return self.cursor().execute(sql, *args)
+
+        def executemany(self, sql: Any, *args: Any) -> Any:
+            return self.cursor().executemany(sql, *args)
+
+        def executescript(self, sql_script: Any) -> Any:
+            return self.cursor().executescript(sql_script)
+
+    for one in (Cursor, Connection):
+        one.__module__ = driver.Cursor.__module__
+        one.__qualname__ = one.__name__
+    return Connection
 
 
 def connecting(dialect: Any) -> type[Any]:

@@ -6,9 +6,11 @@ are skipped. Some of them tell by which road a connection is got, see :func:`mar
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import sysconfig
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-__all__ = ["APPLICATION", "Call", "Site", "frames", "here", "kind_of", "mark"]
+__all__ = ["APPLICATION", "Call", "Site", "bear", "frames", "here", "kind_of", "mark"]
 
 _DEEPEST = 500  # frames that are looked at; a recursion may have made thousands
 APPLICATION, _LIBRARY, _SKIPPED = range(3)
@@ -80,7 +82,22 @@ def here(frame: FrameType | None = None) -> Call:
         found = _roads.get(one.f_code)
         if found is not None and found[1](one):
             roads.append(found[0])
-    return Call(_UNKNOWN if library is None else _site(library), tuple(roads))
+        if (one.f_code.co_filename, one.f_code.co_name) in _LOOPS:
+            break  # what has started the loop has not asked for this
+    site = _born.get() if library is None else _site(library)
+    return Call(site, tuple(roads))
+
+
+_born: ContextVar[Site] = ContextVar("sa_readonly_born", default=_UNKNOWN)
+
+
+def bear() -> None:
+    """Take note of the present call for tasks that come of it.
+
+    SQLAlchemy ends ``async with Session.begin()`` in a task of its own, on whose stack nothing of
+    the application is. It is noted where the session is made: on the same line.
+    """
+    _born.set(here(sys._getframe(1)).site)
 
 
 def frames(frame: FrameType) -> Iterator[FrameType]:
@@ -119,9 +136,17 @@ _OURS = tuple(
     for path in (os.path.dirname(__file__), sqlalchemy.__file__)
 )
 _STANDARD = tuple(
-    os.path.join(os.path.abspath(path), "")
-    for path in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    os.path.join(os.path.abspath(sysconfig.get_path(name)), "")
+    for name in ("stdlib", "platstdlib", "scripts")  # such as bin/gunicorn
 )
+_LOOPS = {
+    (sys.modules[cls.__module__].__file__, name)
+    for cls, name in (
+        (asyncio.Handle, "_run"),
+        (asyncio.BaseEventLoop, "run_forever"),
+        (asyncio.BaseEventLoop, "run_until_complete"),
+    )
+} | {(sys.modules[asyncio.run.__module__].__file__, "run")}
 
 
 def _judge(name: str) -> int:

@@ -52,6 +52,16 @@ class Held:
         self.read = self.refused = False
 
     @property
+    def proxied(self) -> Any:
+        """The connection, as its pool gave it out; None once that is collected."""
+        return self._proxied()
+
+    def is_of(self, dbapi_connection: object) -> bool:
+        """True if it is of this connection of the driver's."""
+        proxied = self._proxied()
+        return proxied is not None and proxied.dbapi_connection is dbapi_connection
+
+    @property
     def is_over(self) -> bool:
         """True if the connection was given back."""
         proxied = self._proxied()

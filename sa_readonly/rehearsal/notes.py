@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .. import forks
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Switch
-from ..refusals import route_here
+from ..refusals import hearing, route_here
 from .callsite import APPLICATION, Site, frames, here, kind_of
 
 if TYPE_CHECKING:
@@ -76,9 +76,13 @@ class Entry:
 
 
 class Notebook:
-    """What one process notes for one switch, while it rehearses."""
+    """What one process notes for one switch, while it rehearses.
 
-    def __init__(self) -> None:
+    :param switch: the switch; held weakly.
+    """
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = weakref.ref(switch)
         self.on = False
         """Whether this process rehearses now."""
         self.since: float | None = None
@@ -100,7 +104,7 @@ class Notebook:
         self.changes = 0
         """Rises with each note."""
         self.held: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._picked: dict[int, tuple[CodeType, float]] = {}
+        self._picked: dict[int, tuple[CodeType, _Pick]] = {}
 
     # -- being turned --------------------------------------------------------------------
 
@@ -137,6 +141,13 @@ class Notebook:
                 entry.behind += 1
             elif entry is not None:
                 entry.first += 1
+
+    def hear(self, error: ReadOnlyError, what: str) -> None:
+        """Note what was refused, if it is refused in either mode, and so in the night."""
+        switch = self._switch()
+        if self.on and error._lasting and switch is not None and not switch.known.read_only:
+            kind = error._kind or "statement"
+            self.note(Key(here().site, route_here(), error._role, kind), what)
 
     def note_here(self, what: str, kind: str) -> None:
         """Note what the application itself asks, and would be refused beforehand."""
@@ -177,30 +188,43 @@ class Notebook:
     def pick(self, frame: FrameType) -> None:
         """Note that a call has just asked the selector for an engine, by the mode of now.
 
-        What connects soon in the same call would be given the read-only engine in its place. Code
-        that has kept an engine since its start would not.
+        What connects soon in the same call, or in the one to which that has returned the engine,
+        would be given the read-only engine in its place. Code that has kept one would not.
         """
-        now = time.monotonic()
         if len(self._picked) >= _MOST_PICKED:
             self._picked.clear()
-        picked = False
+        pick = _Pick(time.monotonic(), [])
         for one in frames(frame):
             ours = kind_of(one) == APPLICATION
             # A module's frame is there as long as the program, where that is one file.
-            if one is frame or (ours and (not picked or one.f_code.co_name != "<module>")):
-                self._picked[id(one)] = one.f_code, now
-                picked = picked or ours
+            if ours and (not pick.frames or one.f_code.co_name != "<module>"):
+                pick.frames.append(id(one))
+                self._picked[id(one)] = one.f_code, pick
 
     def was_picked(self, frame: FrameType) -> bool:
         """True if a call that is on the stack has asked the selector for its engine."""
-        if not self._picked:
-            return False
         oldest = time.monotonic() - _PICKED
-        return any(
-            found is not None and found[0] is one.f_code and found[1] >= oldest
-            for one in frames(frame)
-            for found in (self._picked.get(id(one)),)
-        )
+        for one in frames(frame) if self._picked else ():
+            code, pick = self._picked.get(id(one), (None, None))
+            if pick is not None and code is one.f_code and pick.moment >= oldest:
+                # It is this call that has the engine, and none of those that have called it.
+                while pick.frames[-1] != id(one):
+                    outer = pick.frames.pop()
+                    if self._picked.get(outer, (None, None))[1] is pick:
+                        self._picked.pop(outer, None)
+                return True
+        return False
+
+
+class _Pick(NamedTuple):
+    """An engine that was asked for.
+
+    :param moment: when, by :func:`time.monotonic`.
+    :param frames: the calls of the application that may have it, by identity, the innermost first.
+    """
+
+    moment: float
+    frames: list[int]
 
 
 _notebooks: weakref.WeakKeyDictionary[Switch, Notebook] = weakref.WeakKeyDictionary()
@@ -212,7 +236,8 @@ def notebook_of(switch: Switch) -> Notebook:
     with _finding():
         found = _notebooks.get(switch)
         if found is None:
-            found = _notebooks[switch] = Notebook()
+            found = _notebooks[switch] = Notebook(switch)
+            hearing[switch] = found.hear
             if wanted(False):
                 found.wish("process", on=True)
         return found
