@@ -37,7 +37,7 @@ def test_help_names_the_commands(option: str) -> None:
     assert done.exit_code == 0
     assert "Usage: sa-readonly" in done.stdout
     names = re.findall(r"^  ([a-z]+) +[A-Z]", done.stdout, re.MULTILINE)
-    assert names == ["demo", "doctor", "init", "off", "on", "run", "status", "wait"]
+    assert names == ["demo", "doctor", "init", "off", "on", "rehearsal", "run", "status", "wait"]
 
 
 def test_the_module_can_be_run_as_the_command() -> None:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly import (
+    ConfigurationError,
+    EngineSelector,
+    FixedSwitch,
+    Mode,
+    ReadOnlyError,
+    RoutingSession,
+)
 from sa_readonly.rehearsal import notes
 from sa_readonly.rehearsal.callsite import Site
 from sa_readonly.rehearsal.notes import DRAIN, READ, Entry, Key, Notebook, notebook_of
 from sa_readonly.rehearsal.sheet import LIMIT, decoded, encoded, put_together, sheet_of
-from tests.app import App, Author, Book, Which
+from tests.app import App, Author, Book, Which, need
 
 HERE = __file__
 
@@ -219,7 +228,11 @@ def test_a_raw_cursor_is_noted_where_its_connection_was_made_in_the_rehearsal(ap
         session.commit()
     (key,) = noted(app)
     assert (key.site.file, key.kind) == (HERE, "statement")
-    assert app.titles("rw") == ["raw"]
+    app.selector.close()
+    with app.engines["rw"].connect() as connection:
+        connection.connection.cursor().execute("insert into book (title) values ('after')")
+        connection.connection.commit()
+    assert app.titles("rw") == ["after", "raw"]
 
 
 def test_after_a_rehearsal_an_engine_is_what_it_was(lite: App) -> None:
@@ -264,6 +277,44 @@ def test_a_connection_that_is_held_is_noted_as_idle_or_running(lite: App) -> Non
     assert (drain[0].site.file, drain[1].first, drain[1].idle) == (HERE, 1, True)
     assert 12 <= drain[1].longest < 13
     assert list(notebook.held) == []
+
+
+def test_an_async_application_is_named_though_it_waits_in_greenlets_and_tasks(lite: App) -> None:
+    need("aiosqlite")
+    engine = create_async_engine(lite.urls["rw"].set(drivername="sqlite+aiosqlite"))
+    selector = EngineSelector(lite.path, read_write=engine, workers=False, rehearse=True)
+    sessions = async_sessionmaker(selector, sync_session_class=RoutingSession)
+
+    async def commits() -> None:
+        async with sessions() as session:
+            await session.scalars(select(Book))
+            session.add(Book(title="x"))
+            await session.commit()
+
+    async def ends_a_block() -> None:
+        async with sessions.begin() as session:
+            session.add(Book(title="x"))
+
+    async def past_the_orm() -> None:
+        async with selector.engine().begin() as connection:
+            await connection.execute(insert(Book).values(title="x"))
+
+    async def all_of_it() -> None:
+        async with selector:
+            await commits()
+            await ends_a_block()
+            await past_the_orm()
+        await engine.dispose()
+
+    asyncio.run(all_of_it())
+    keys = notebook_of(selector.switch).entries
+    assert {key.site.file for key in keys} == {HERE}
+    assert sorted((key.site.function, key.kind) for key in keys) == [
+        ("commits", "flush"),
+        ("commits", READ),
+        ("ends_a_block", "flush"),
+        ("past_the_orm", "statement"),
+    ]
 
 
 def test_an_engine_by_url_rehearses(lite: App, monkeypatch: pytest.MonkeyPatch) -> None:

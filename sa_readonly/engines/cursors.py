@@ -60,13 +60,14 @@ def guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
     if dialect._sa_readonly_family == "sqlite":
         sqlite.settle(dialect, dbapi_connection)
         return
-    _change_cursors(dialect, dbapi_connection)
+    _change_cursors(dialect, dbapi_connection, notes=False)
 
 
 def note_cursors(dialect: Any, dbapi_connection: Any) -> None:
     """Have what is sent through cursors of a new connection examined and noted, in a rehearsal."""
     if dialect._sa_readonly_family != "sqlite":
-        _change_cursors(getattr(dialect, "_sa_readonly_writer", dialect), dbapi_connection)
+        writer = getattr(dialect, "_sa_readonly_writer", dialect)
+        _change_cursors(writer, dbapi_connection, notes=True)
 
 
 def noting_start(dialect: Any, cparams: dict[str, Any]) -> dict[str, Any]:
@@ -80,24 +81,27 @@ def noting_start(dialect: Any, cparams: dict[str, Any]) -> dict[str, Any]:
     return {"factory": known["_sa_readonly_noting"], **cparams}
 
 
-def _change_cursors(dialect: Any, dbapi_connection: Any) -> None:
+def _change_cursors(dialect: Any, dbapi_connection: Any, *, notes: bool) -> None:
     driver_connection = dialect.get_driver_connection(dbapi_connection)
     if dialect.driver in ADAPTED:
-        dbapi_connection.__class__ = _making(type(dbapi_connection), dialect)
+        dbapi_connection.__class__ = _making(type(dbapi_connection), dialect, notes=notes)
     if dialect.driver in _MADE_BY_METHOD:
-        made = _making(type(driver_connection), dialect)
+        made = _making(type(driver_connection), dialect, notes=notes)
         shared.put_on(driver_connection, "__class__", made)
     for name in _CLASSES.get(dialect.driver, ()):
         base = getattr(driver_connection, name) or dialect.dbapi.extensions.cursor  # psycopg2's
-        shared.put_on(driver_connection, name, _examining(base, dialect))
+        shared.put_on(driver_connection, name, _examining(base, dialect, notes=notes))
 
 
 # -- classes ---------------------------------------------------------------------------------
 
 
-def _examining(base: type[Any], dialect: Any) -> type[Any]:
-    """Return the subclass of a driver's cursors that examines; each dialect has its own."""
-    known = _classes(dialect)
+def _examining(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
+    """Return the subclass of a driver's cursors that examines; each dialect has its own.
+
+    :param notes: whether it notes what it finds, in a rehearsal, and refuses nothing.
+    """
+    known = _classes(dialect, notes=notes)
     if base not in known:
         adapted, attribute = dialect.driver in ADAPTED, ATTRIBUTES.get(dialect.driver)
         holder = privates.CONNECTION_OF_ADAPTED_CURSOR if adapted else "connection"
@@ -105,6 +109,7 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
             "__slots__": (),
             "__module__": base.__module__,  # by which libraries tell a driver
             "_sa_readonly": dialect,
+            "_sa_readonly_notes": notes,
             "_sa_readonly_connection": attrgetter(holder),
             "_sa_readonly_lock": attribute
             and attrgetter(f"{holder}.{attribute}", f"{holder}.autocommit"),
@@ -122,13 +127,13 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
     return known[base]
 
 
-def _classes(dialect: Any) -> dict[type[Any], type[Any]]:
-    """Return the classes that were made for a dialect; a twin shares all else with its engine's."""
+def _classes(dialect: Any, *, notes: bool) -> dict[type[Any], type[Any]]:
+    """Return the classes that were made for a dialect, which shares all with its twin's."""
     kinds = dialect.__dict__.setdefault("_sa_readonly_classes", ({}, {}))
-    return kinds[dialect._sa_readonly_never_writes]  # type: ignore[no-any-return]  # untyped
+    return kinds[notes]  # type: ignore[no-any-return]  # untyped
 
 
-def _making(base: type[Any], dialect: Any) -> type[Any]:
+def _making(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
     """Return the subclass of connections, or of SQLAlchemy's adapters, whose cursors examine."""
     # A connection that MySQL's driver lends from its pool has the cursor() of the one behind it.
     theirs = getattr(base, "cursor", None) or (
@@ -138,11 +143,11 @@ def _making(base: type[Any], dialect: Any) -> type[Any]:
     def cursor(self: Any, *args: Any, **kwargs: Any) -> Any:
         made = theirs(self, *args, **kwargs)
         if dialect.driver == "mysqlconnector":  # its cursors can't change their class
-            return theirs(self, cursor_class=_examining(type(made), dialect))
-        made.__class__ = _examining(type(made), dialect)
+            return theirs(self, cursor_class=_examining(type(made), dialect, notes=notes))
+        made.__class__ = _examining(type(made), dialect, notes=notes)
         return made
 
-    known = _classes(dialect)
+    known = _classes(dialect, notes=notes)
     if base not in known:
         body = {
             "__slots__": (),
@@ -159,6 +164,7 @@ class _Cursor:
 
     __slots__ = ()
     _sa_readonly: Any  # the dialect
+    _sa_readonly_notes: bool
     _sa_readonly_connection: Callable[[Any], Any]
     _sa_readonly_lock: Callable[[Any], Any] | None  # returns SHUT while the connection is locked
 
@@ -194,7 +200,7 @@ class _Cursor:
 
     def _sa_readonly_examine(self, query: Any, parameters: Any, *, many: bool = False) -> None:
         dialect = self._sa_readonly
-        if not dialect._sa_readonly_never_writes:  # a rehearsal's: it must break nothing
+        if self._sa_readonly_notes:  # whatever goes wrong, it is sent
             with contextlib.suppress(Exception):
                 text = query if query.__class__ is str else _text_of(query, self)
                 dialect._sa_readonly_rehearse(self, text, parameters)

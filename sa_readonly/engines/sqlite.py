@@ -248,37 +248,30 @@ def noting(driver: Any, dialect: Any) -> type[Any]:
 
     :param dialect: the one that is told of each text.
     """
+    module = {"__module__": driver.Cursor.__module__}
+    sent = ("execute", "executemany", "executescript")
+    body = {name: _noted(getattr(driver.Cursor, name), dialect) for name in sent}
+    made = type("Cursor", (driver.Cursor,), {**module, **body})
 
-    class Cursor(driver.Cursor):  # type: ignore[misc]  # the driver's
-        def execute(self, sql: Any, *args: Any) -> Any:
+    def cursor(self: Any, factory: Any = made) -> Any:
+        return driver.Connection.cursor(self, factory)
+
+    body = {name: _by_cursor(name) for name in sent}
+    return type("Connection", (driver.Connection,), {**module, "cursor": cursor, **body})
+
+
+def _noted(theirs: Any, dialect: Any) -> Callable[..., Any]:
+    def method(self: Any, sql: Any, *args: Any) -> Any:
+        if hasattr(dialect, "_sa_readonly_rehearse"):  # else its selector is closed
             dialect._sa_readonly_rehearse(self, sql, args)
-            return super().execute(sql, *args)
+        return theirs(self, sql, *args)
 
-        def executemany(self, sql: Any, *args: Any) -> Any:
-            dialect._sa_readonly_rehearse(self, sql, args)
-            return super().executemany(sql, *args)
+    return method
 
-        def executescript(self, sql_script: Any) -> Any:
-            dialect._sa_readonly_rehearse(self, sql_script, ())
-            return super().executescript(sql_script)
 
-    class Connection(driver.Connection):  # type: ignore[misc]  # the driver's
-        def cursor(self, factory: Any = Cursor) -> Any:
-            return super().cursor(factory)
-
-        def execute(self, sql: Any, *args: Any) -> Any:
-            return self.cursor().execute(sql, *args)
-
-        def executemany(self, sql: Any, *args: Any) -> Any:
-            return self.cursor().executemany(sql, *args)
-
-        def executescript(self, sql_script: Any) -> Any:
-            return self.cursor().executescript(sql_script)
-
-    for one in (Cursor, Connection):
-        one.__module__ = driver.Cursor.__module__
-        one.__qualname__ = one.__name__
-    return Connection
+def _by_cursor(name: str) -> Callable[..., Any]:
+    # From Python 3.12 on the driver's calls no cursor() of a subclass.
+    return lambda self, *args: getattr(self.cursor(), name)(*args)
 
 
 def connecting(dialect: Any) -> type[Any]:
