@@ -337,7 +337,7 @@ def held_request() -> object:
 
 def route_here() -> str | None:
     """Return the route of the request that runs here, as far as a middleware can tell it."""
-    told = (note._route() for note in _request_notes())
+    told = () if _request.get() is None else (note._route() for note in _request_notes())
     return next((route for route in told if route), None)
 
 

@@ -268,7 +268,7 @@ def test_a_connection_that_is_held_is_noted_as_idle_or_running(lite: App) -> Non
         session.scalars(select(Book)).all()
         notebook.note_held()
         assert DRAIN not in {key.kind for key in notebook.entries}
-        (held,) = notebook.held
+        (held,) = notebook.held.values()
         held.since -= 12
         notebook.note_held()
         notebook.note_held()
@@ -276,7 +276,7 @@ def test_a_connection_that_is_held_is_noted_as_idle_or_running(lite: App) -> Non
     (drain,) = [(key, one) for key, one in notebook.entries.items() if key.kind == DRAIN]
     assert (drain[0].site.file, drain[1].first, drain[1].idle) == (HERE, 1, True)
     assert 12 <= drain[1].longest < 13
-    assert list(notebook.held) == []
+    assert notebook.held == {}
 
 
 def test_an_async_application_is_named_though_it_waits_in_greenlets_and_tasks(lite: App) -> None:

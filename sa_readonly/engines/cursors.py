@@ -77,7 +77,9 @@ def noting_start(dialect: Any, cparams: dict[str, Any]) -> dict[str, Any]:
     known = dialect.__dict__
     if "_sa_readonly_noting" not in known:
         writer = getattr(dialect, "_sa_readonly_writer", dialect)
-        known["_sa_readonly_noting"] = sqlite.noting(dialect.loaded_dbapi, writer)
+        made, cursor = sqlite.noting(dialect.loaded_dbapi, writer)
+        known["_sa_readonly_noting"] = made
+        _note_straight(writer, cursor, dialect.loaded_dbapi.Cursor)
     return {"factory": known["_sa_readonly_noting"], **cparams}
 
 
@@ -119,12 +121,17 @@ def _examining(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
         if adapted and base.__dictoffset__:
             bases = (_Roomy, *bases)  # type: ignore[assignment]  # a third base
         made = known[base] = type(base.__name__, bases, body)
-        # do_execute() may call the driver's own class where the dialect does no more than that. The
-        # dialect may have been released meanwhile, and have its own class again.
-        theirs = getattr(type(dialect), "_sa_readonly_base", type(dialect))
-        if theirs.do_execute is _DO_EXECUTE and dialect.driver not in _BY_SESSION:
-            dialect.__dict__.setdefault("_sa_readonly_straight", {})[made] = base
+        if dialect.driver not in _BY_SESSION:
+            _note_straight(dialect, made, base)
     return known[base]
+
+
+def _note_straight(dialect: Any, made: type[Any], base: type[Any]) -> None:
+    """Have do_execute() call the driver's own class where the dialect does no more than that."""
+    # The dialect may have been released meanwhile, and have its own class again.
+    theirs = getattr(type(dialect), "_sa_readonly_base", type(dialect))
+    if theirs.do_execute is _DO_EXECUTE:
+        dialect.__dict__.setdefault("_sa_readonly_straight", {})[made] = base
 
 
 def _classes(dialect: Any, *, notes: bool) -> dict[type[Any], type[Any]]:

@@ -154,8 +154,6 @@ class ReadOnly(Examining):
 
     _sa_readonly_never_writes = True
     _sa_readonly_skipped: tuple[str, ...] = ()  # told once each, see sqlite.skipped()
-    # The driver's own class behind each class of cursors that examines.
-    _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         with poolers.told(self):

@@ -17,6 +17,8 @@ from . import loops, privates
 from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy.engine import Dialect
 
     from ..errors import ReadOnlyError
@@ -105,6 +107,8 @@ class Examining(Guarded):
     """What examines each text, the first time it is seen: it refuses, or notes in a rehearsal."""
 
     _sa_readonly_passed: dict[str, None]  # the texts that were examined and only read
+    # The driver's own class behind each class of cursors that examines.
+    _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
 
     def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
         """Return the text to send in place of this one, nearly always the same, or raise."""

@@ -23,7 +23,7 @@ from .dialects import LOCKED, can_authorize, family, holds_file, shown
 from .grace import Judging, JudgingReadOnly
 from .guard import Gated, GatedReadOnly, Guarded, ReadOnly
 from .kinds import ByKind, ByKindContext, ByKindOfLevel
-from .rehearsing import Rehearsing
+from .rehearsing import Rehearsing, RehearsingJudging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -194,7 +194,7 @@ def _dress(dialect: Any, *, read_only: bool) -> None:
         if one is not None and (gated or read_only):
             kind = _kind(gated=gated, read_only=read_only, judges=limited or committing)
             if notebooks and not read_only:
-                kind = Rehearsing
+                kind = RehearsingJudging if committing else Rehearsing
             one.__class__ = _guarded(_pooled(dialect, kind), base)
         elif one is not None:
             one.__class__ = base

@@ -18,7 +18,7 @@ from ..rehearsal.held import NAME, hold
 from ..rehearsal.notes import READ, Key
 from . import guard, privates
 from .grace import Judging
-from .guard import Examining, ReadOnly
+from .guard import Examining, Gated, ReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 
     from ..rehearsal.held import Held
 
-__all__ = ["FLUSH", "REFUSED", "SERVED", "Rehearsing", "checked_out", "refuse", "rehearses"]
+__all__ = [
+    "FLUSH",
+    "REFUSED",
+    "SERVED",
+    "Rehearsing",
+    "RehearsingJudging",
+    "checked_out",
+    "refuse",
+    "rehearses",
+]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -39,118 +48,152 @@ FLUSH = "flush"
 REFUSED = "refused"
 """The key, in what a transaction keeps, of whether something in it would have been refused."""
 
+_A_READ = "A transaction that begins with a read"
 
-class Rehearsing(Judging, Examining):
+
+class Rehearsing(Gated, Examining):
     """The dialect of a read-write engine while this process rehearses.
 
     It is taken from the dialect again as :class:`.Judging` is, in the middle of a method.
     """
 
+    _sa_readonly_judges = False  # whether each statement is judged, as under AUTOCOMMIT
+
     def do_begin(self, dbapi_connection: Any) -> None:
-        Judging.do_begin(self, dbapi_connection)
+        Gated.do_begin(self, dbapi_connection)
         _begin(dbapi_connection)
 
     def do_begin_twophase(self, connection: Connection, xid: Any) -> None:
-        Judging.do_begin_twophase(self, connection, xid)
+        Gated.do_begin_twophase(self, connection, xid)
         _begin(connection.connection)
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        with _sent(self, cursor, statement, parameters, context):
-            Judging.do_execute(self, cursor, statement, parameters, context)
+        held = _examined(self, cursor, statement, parameters, context)
+        try:
+            if self._sa_readonly_judges:
+                Judging.do_execute(self, cursor, statement, parameters, context)  # type: ignore[arg-type]  # it is one then
+            elif (base := self._sa_readonly_straight.get(cursor.__class__)) is not None:
+                base.execute(cursor, statement, parameters)  # its own would examine once more
+            else:
+                super(Gated, self).do_execute(cursor, statement, parameters, context)
+        finally:
+            held.running = None
 
     def do_executemany(
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
-        with _sent(self, cursor, statement, parameters, context):
-            Judging.do_executemany(self, cursor, statement, parameters, context)
+        held = _examined(self, cursor, statement, parameters, context)
+        try:
+            if self._sa_readonly_judges:
+                Judging.do_executemany(self, cursor, statement, parameters, context)  # type: ignore[arg-type]  # the same
+            else:
+                super(Gated, self).do_executemany(cursor, statement, parameters, context)
+        finally:
+            held.running = None
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
-        with _sent(self, cursor, statement, (), context):
-            Judging.do_execute_no_params(self, cursor, statement, context)
+        held = _examined(self, cursor, statement, (), context)
+        try:
+            if self._sa_readonly_judges:
+                Judging.do_execute_no_params(self, cursor, statement, context)  # type: ignore[arg-type]  # the same
+            else:
+                super(Gated, self).do_execute_no_params(cursor, statement, context)
+        finally:
+            held.running = None
 
     def do_rollback_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
     ) -> None:
-        _note_recovery(self, "ROLLBACK PREPARED", connection, recover=recover)
-        Judging.do_rollback_twophase(self, connection, xid, is_prepared, recover)
+        if recover:
+            _note(self, "ROLLBACK PREPARED", "transaction", connection)
+        super(Gated, self).do_rollback_twophase(connection, xid, is_prepared, recover)
 
     def do_commit_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
     ) -> None:
-        _note_recovery(self, "COMMIT PREPARED", connection, recover=recover)
-        Judging.do_commit_twophase(self, connection, xid, is_prepared, recover)
+        if recover:
+            _note(self, "COMMIT PREPARED", "transaction", connection)
+        super(Gated, self).do_commit_twophase(connection, xid, is_prepared, recover)
 
     def _sa_readonly_refuse(self, what: str, statement: str, context: Any) -> None:
         _note(self, what, "statement", context and context.root_connection)
 
     def _sa_readonly_rehearse(self, cursor: Any, statement: str, parameters: Any) -> None:
-        if id(cursor) in _sending or statement in self._sa_readonly_passed:
+        if statement in self._sa_readonly_passed:
             return
         with contextlib.suppress(Exception):  # whatever it is, it is sent
             on: Any = getattr(cursor, privates.CONNECTION_OF_ADAPTED_CURSOR, None)
             on = on or cursor.connection
-            held = (one for book in self._sa_readonly_notebooks for one in list(book.held))
-            proxied = next((one.proxied for one in held if one.is_of(on)), None)
-            context = SimpleNamespace(root_connection=SimpleNamespace(connection=proxied))
-            Examining._sa_readonly_examine(self, statement, parameters, context)
+            several = (one for book in self._sa_readonly_notebooks for one in [*book.held.values()])
+            held = next((one for one in several if one.is_of(on)), None)
+            if held is None or held.running is not cursor:  # else SQLAlchemy sends it
+                proxied = None if held is None else held.proxied
+                context = SimpleNamespace(root_connection=SimpleNamespace(connection=proxied))
+                Examining._sa_readonly_examine(self, statement, parameters, context)
 
 
-# The cursors through which SQLAlchemy sends what was examined already, by identity.
-_sending: set[int] = set()
+class RehearsingJudging(Rehearsing, Judging):
+    """The same, of connections under AUTOCOMMIT."""
+
+    _sa_readonly_judges = True
 
 
-class _sent:  # noqa: N801  # a context manager that costs less than a generator's
-    """A statement of SQLAlchemy's is examined, and runs inside the block."""
+class _Nothing:
+    """What is known of a connection that belongs to no pool."""
 
-    __slots__ = ("cursor", "held")
+    running: Any = None
+    settled = True
 
-    def __init__(
-        self, dialect: Any, cursor: Any, statement: str, parameters: Any, context: Any
-    ) -> None:
-        self.cursor = id(cursor)
-        try:
-            self.held = _examine(dialect, statement, parameters, context)
-        except Exception:  # whatever it is, the statement is sent
-            self.held = None
-            logger.exception("What a rehearsal would note of a statement is not known.")
 
-    def __enter__(self) -> None:
-        _sending.add(self.cursor)
-
-    def __exit__(self, *_: object) -> None:
-        _sending.discard(self.cursor)
-        if self.held is not None:
-            self.held.running = False
+_NOTHING = _Nothing()
 
 
 def _begin(proxied: Any) -> None:
-    held = vars(proxied).get(NAME)
+    held = proxied.__dict__.get(NAME)
     if held is not None:
         held.begin()
 
 
-def _examine(dialect: Any, statement: str, parameters: Any, context: Any) -> Held | None:
-    """Examine a statement, and take note that it runs."""
+def _examined(
+    dialect: Any, cursor: Any, statement: str, parameters: Any, context: Any
+) -> Held | _Nothing:
+    """Examine a statement, and take note that it runs; return what is known of its connection."""
     try:
-        proxied: Any = privates.on_connection_of(context)
-        held: Held = proxied.__dict__.get(NAME) or hold(proxied)
-    except AttributeError:  # SQLAlchemy asks a new server for its version
-        return None
-    held.running = True
+        held: Held = privates.on_connection_of(context).__dict__[NAME]
+        held.running = cursor
+        if held.settled and statement in dialect._sa_readonly_passed:
+            return held  # nearly always
+    except (KeyError, AttributeError):  # it was given out before, or belongs to no pool
+        try:
+            held = hold(privates.on_connection_of(context))
+        except (AttributeError, TypeError):  # SQLAlchemy asks a new server for its version
+            return _NOTHING
+    held.running = cursor
+    try:
+        _examine(dialect, held, statement, parameters, context)
+    except Exception:  # whatever it is, the statement is sent
+        logger.exception("What a rehearsal would note of a statement is not known.")
+    return held
+
+
+def _examine(dialect: Any, held: Held, statement: str, parameters: Any, context: Any) -> None:
     if statement not in dialect._sa_readonly_passed:
         held.found = False
         Examining._sa_readonly_examine(dialect, statement, parameters, context)
         if held.found:
-            return held
-    if not (held.read or held.refused or held.barred):
-        held.read = True
-        connection = context.root_connection
-        if REFUSED not in getattr(connection, "_sa_readonly_pin", ()):
-            call = callsite.here()
-            key = Key(call.site, route_here(), _role_of(connection), READ)
-            for notebook in dialect._sa_readonly_notebooks:
-                notebook.note(key, "A transaction that begins with a read")
-    return held
+            return
+    if held.settled:
+        return
+    held.settled = True
+    connection = context.root_connection
+    if REFUSED in getattr(connection, "_sa_readonly_pin", ()):
+        return
+    call = held.call
+    if held.begun or SERVED not in call.roads:  # else it is this call that has checked it out
+        call = callsite.here()
+    held.begun = True
+    for notebook in dialect._sa_readonly_notebooks:
+        notebook.note(Key(call.site, held.route, _role_of(connection), READ), _A_READ)
 
 
 def _note(dialect: Any, what: str, kind: str, connection: Any) -> None:
@@ -168,7 +211,7 @@ def _note(dialect: Any, what: str, kind: str, connection: Any) -> None:
     behind = REFUSED in kept or (held is not None and (held.refused or held.barred))
     kept[REFUSED] = True
     if held is not None:
-        held.refused = True
+        held.refused = held.settled = True
     _write(dialect, call, what, kind, _role_of(connection), behind=behind)
 
 
@@ -182,11 +225,6 @@ def _write(
 
 def _role_of(connection: Any) -> str:
     return getattr(connection, "_sa_readonly_role", "primary")
-
-
-def _note_recovery(dialect: Any, what: str, connection: Connection, *, recover: bool) -> None:
-    if recover:
-        _note(dialect, what, "transaction", connection)
 
 
 # -- what is asked of it ---------------------------------------------------------------------
@@ -230,7 +268,7 @@ def checked_out(engine: Engine, proxied: Any) -> None:
     dialect: Any = engine.dialect
     held = hold(proxied)
     for notebook in dialect._sa_readonly_notebooks:
-        notebook.held.add(held)
+        notebook.held[id(proxied)] = held
     if isinstance(dialect, ReadOnly):
         held.role = "replica"
     served = SERVED in held.call.roads or FLUSH in held.call.roads
@@ -238,7 +276,7 @@ def checked_out(engine: Engine, proxied: Any) -> None:
         if held.role == "replica":
             _write(dialect, held.call, "A connection", READ, held.role, behind=False)
         return
-    held.barred = True
+    held.barred = held.settled = True
     what = "A read-write connection"
     _write(dialect, held.call, what, "connection", held.role, behind=False)
 

@@ -243,8 +243,8 @@ class _Cursor:
         return done
 
 
-def noting(driver: Any, dialect: Any) -> type[Any]:
-    """Return the class in which a driver is to make connections that note what cursors are given.
+def noting(driver: Any, dialect: Any) -> tuple[type[Any], type[Any]]:
+    """Return the classes of connections, and of their cursors, that note what these are given.
 
     :param dialect: the one that is told of each text.
     """
@@ -257,7 +257,7 @@ def noting(driver: Any, dialect: Any) -> type[Any]:
         return driver.Connection.cursor(self, factory)
 
     body = {name: _by_cursor(name) for name in sent}
-    return type("Connection", (driver.Connection,), {**module, "cursor": cursor, **body})
+    return type("Connection", (driver.Connection,), {**module, "cursor": cursor, **body}), made
 
 
 def _noted(theirs: Any, dialect: Any) -> Callable[..., Any]:

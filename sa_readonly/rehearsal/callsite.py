@@ -71,21 +71,55 @@ def here(frame: FrameType | None = None) -> Call:
 
     :param frame: the innermost frame that is looked at; by default that of the caller.
     """
-    roads: list[str] = []
+    roads: tuple[str, ...] = ()
     library: FrameType | None = None
-    for one in frames(frame or sys._getframe(1)):
-        kind = kind_of(one)
-        if kind == APPLICATION:
-            return Call(_site(one), tuple(roads))
-        if kind == _LIBRARY:
-            library = library or one
-        found = _roads.get(one.f_code)
-        if found is not None and found[1](one):
-            roads.append(found[0])
-        if (one.f_code.co_filename, one.f_code.co_name) in _LOOPS:
-            break  # what has started the loop has not asked for this
-    site = _born.get() if library is None else _site(library)
-    return Call(site, tuple(roads))
+    greenlet: Any = None
+    one = frame or sys._getframe(1)
+    while True:
+        known = _known.get(one.f_code) or _learn(one)
+        if known is not _PLAIN:  # nearly all are
+            if known is _OWN:
+                return Call(_site(one), roads)
+            if known is _ENDS:
+                break  # what has started the loop has not asked for this
+            if known is _FOREIGN:
+                library = library or one
+            elif known[1](one):
+                roads = (*roads, known[0])
+        back = one.f_back
+        if back is None:
+            back, greenlet = _beyond(greenlet)
+            if back is None:
+                break
+        one = back
+    return Call(_born.get() if library is None else _site(library), roads)
+
+
+_Known = tuple[str, "Callable[[FrameType], bool]"]
+_PLAIN: _Known = ("plain", _always)
+_OWN: _Known = ("the application's own", _always)
+_FOREIGN: _Known = ("a library's", _always)
+_ENDS: _Known = ("an event loop's", _always)
+_known: dict[CodeType, _Known] = {}
+_MOST = 10_000  # codes that are known; a program may make ever new ones
+
+
+def _learn(frame: FrameType) -> _Known:
+    """Return what a frame's code means for :func:`here`."""
+    code, kind = frame.f_code, kind_of(frame)
+    found = _PLAIN
+    if code in _roads:
+        found = _roads[code]
+    elif kind == APPLICATION:
+        found = _OWN
+    elif kind == _LIBRARY:
+        found = _FOREIGN
+    elif (code.co_filename, code.co_name) in _LOOPS:
+        found = _ENDS
+    if len(_known) >= _MOST:
+        _known.clear()
+    _known[code] = found
+    return found
 
 
 _born: ContextVar[Site] = ContextVar("sa_readonly_born", default=_UNKNOWN)
@@ -106,16 +140,20 @@ def frames(frame: FrameType) -> Iterator[FrameType]:
     greenlet: Any = None
     for _ in range(_DEEPEST):
         if one is None:
-            module: Any = sys.modules.get("greenlet")
-            if module is None:
-                return
-            # What awaits is another greenlet, in which the coroutines are.
-            greenlet = (module.getcurrent() if greenlet is None else greenlet).parent
-            one = None if greenlet is None else greenlet.gr_frame
-            if one is None:
-                return
+            return
         yield one
         one = one.f_back
+        if one is None:
+            one, greenlet = _beyond(greenlet)
+
+
+def _beyond(greenlet: Any) -> tuple[FrameType | None, Any]:
+    """Return where what awaits stands: another greenlet, in which the coroutines are."""
+    module: Any = sys.modules.get("greenlet")
+    if module is None:
+        return None, None
+    parent = (module.getcurrent() if greenlet is None else greenlet).parent
+    return None if parent is None else parent.gr_frame, parent
 
 
 def kind_of(frame: FrameType) -> int:

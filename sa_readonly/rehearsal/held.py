@@ -26,14 +26,15 @@ class Held:
         "__weakref__",
         "_proxied",
         "barred",
+        "begun",
         "call",
         "found",
         "noted",
-        "read",
         "refused",
         "role",
         "route",
         "running",
+        "settled",
         "since",
     )
 
@@ -43,13 +44,15 @@ class Held:
         self.since = time.monotonic()
         self.route = route_here()
         self.role = "primary"
-        self.running = self.noted = self.found = False
+        self.running: object = None  # the cursor of the statement that runs
+        self.noted = self.found = self.begun = False
         self.barred = False  # whether it would not have been given out
-        self.begin()
+        self.refused = False  # whether something of its transaction would have been refused
+        self.settled = False  # whether what only reads is noted, or not to be noted
 
     def begin(self) -> None:
         """Take note that a transaction begins."""
-        self.read = self.refused = False
+        self.refused, self.settled, self.running = False, self.barred, None
 
     @property
     def proxied(self) -> Any:

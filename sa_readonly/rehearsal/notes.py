@@ -103,7 +103,7 @@ class Notebook:
         """How often something was noted at a place for which there was no room."""
         self.changes = 0
         """Rises with each note."""
-        self.held: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.held: dict[int, Any] = {}  # by the identity of what its pool has given out
         self._picked: dict[int, tuple[CodeType, _Pick]] = {}
 
     # -- being turned --------------------------------------------------------------------
@@ -125,8 +125,7 @@ class Notebook:
                 self._forget()
                 self.since, self.on = time.time(), True
             else:
-                self.on = False
-                self.held = weakref.WeakSet()
+                self.on, self.held = False, {}
             self.changes += 1
             for thing, turned in list(self._following.items()):
                 turned(thing)
@@ -157,10 +156,11 @@ class Notebook:
     def note_held(self) -> None:
         """Note what has been held for long; called now and then."""
         now = time.monotonic()
-        for held in list(self.held):
+        for key, held in list(self.held.items()):
             age = now - held.since
             if held.is_over:
-                self.held.discard(held)
+                if self.held.get(key) is held:  # else the identity is another one's by now
+                    self.held.pop(key, None)
             elif age >= _HELD:
                 with self._noting():
                     entry = self._entry(held.key(DRAIN), "A connection that is held")
@@ -170,7 +170,7 @@ class Notebook:
                         held.noted = True
                         entry.first += 1
                     if age >= entry.longest:
-                        entry.longest, entry.idle = age, not held.running
+                        entry.longest, entry.idle = age, held.running is None
 
     def _entry(self, key: Key, what: str) -> Entry | None:
         self.changes += 1
