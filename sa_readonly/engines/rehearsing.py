@@ -68,7 +68,13 @@ class Rehearsing(Gated, Examining):
         _begin(connection.connection)
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        held = _examined(self, cursor, statement, parameters, context)
+        try:
+            held = privates.on_connection_of(context).__dict__[NAME]
+            if not held.settled or statement not in self._sa_readonly_passed:
+                held = _examined(self, cursor, statement, parameters, context)
+        except (KeyError, AttributeError):
+            held = _examined(self, cursor, statement, parameters, context)
+        held.running = cursor
         try:
             if self._sa_readonly_judges:
                 Judging.do_execute(self, cursor, statement, parameters, context)  # type: ignore[arg-type]  # it is one then
@@ -159,15 +165,10 @@ def _examined(
 ) -> Held | _Nothing:
     """Examine a statement, and take note that it runs; return what is known of its connection."""
     try:
-        held: Held = privates.on_connection_of(context).__dict__[NAME]
-        held.running = cursor
-        if held.settled and statement in dialect._sa_readonly_passed:
-            return held  # nearly always
-    except (KeyError, AttributeError):  # it was given out before, or belongs to no pool
-        try:
-            held = hold(privates.on_connection_of(context))
-        except (AttributeError, TypeError):  # SQLAlchemy asks a new server for its version
-            return _NOTHING
+        proxied = privates.on_connection_of(context)
+        held: Held = proxied.__dict__.get(NAME) or hold(proxied)  # it was given out before
+    except (AttributeError, TypeError):  # SQLAlchemy asks a new server for its version
+        return _NOTHING
     held.running = cursor
     try:
         _examine(dialect, held, statement, parameters, context)

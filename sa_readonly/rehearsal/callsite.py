@@ -64,6 +64,7 @@ def mark(function: Any, road: str, when: Callable[[FrameType], bool] = _always) 
     :param when: is asked of the function's frame.
     """
     _roads[function.__code__] = (road, when)
+    _ROADS.add(function.__name__)
 
 
 def here(frame: FrameType | None = None) -> Call:
@@ -76,16 +77,21 @@ def here(frame: FrameType | None = None) -> Call:
     greenlet: Any = None
     one = frame or sys._getframe(1)
     while True:
-        known = _known.get(one.f_code) or _learn(one)
-        if known is not _PLAIN:  # nearly all are
-            if known is _OWN:
-                return Call(_site(one), roads)
-            if known is _ENDS:
+        # By names: a code object is hashed anew each time, with all that is in it.
+        code = one.f_code
+        kind = _kinds.get(code.co_filename)
+        if kind is None:
+            kind = kind_of(one)
+        if kind == APPLICATION:
+            return Call(_site(one), roads)
+        if kind == _LIBRARY:
+            library = library or one
+        elif code.co_name in _ROADS:
+            found = _roads.get(code)
+            if found is not None and found[1](one):
+                roads = (*roads, found[0])
+            elif (code.co_filename, code.co_name) in _LOOPS:
                 break  # what has started the loop has not asked for this
-            if known is _FOREIGN:
-                library = library or one
-            elif known[1](one):
-                roads = (*roads, known[0])
         back = one.f_back
         if back is None:
             back, greenlet = _beyond(greenlet)
@@ -93,33 +99,6 @@ def here(frame: FrameType | None = None) -> Call:
                 break
         one = back
     return Call(_born.get() if library is None else _site(library), roads)
-
-
-_Known = tuple[str, "Callable[[FrameType], bool]"]
-_PLAIN: _Known = ("plain", _always)
-_OWN: _Known = ("the application's own", _always)
-_FOREIGN: _Known = ("a library's", _always)
-_ENDS: _Known = ("an event loop's", _always)
-_known: dict[CodeType, _Known] = {}
-_MOST = 10_000  # codes that are known; a program may make ever new ones
-
-
-def _learn(frame: FrameType) -> _Known:
-    """Return what a frame's code means for :func:`here`."""
-    code, kind = frame.f_code, kind_of(frame)
-    found = _PLAIN
-    if code in _roads:
-        found = _roads[code]
-    elif kind == APPLICATION:
-        found = _OWN
-    elif kind == _LIBRARY:
-        found = _FOREIGN
-    elif (code.co_filename, code.co_name) in _LOOPS:
-        found = _ENDS
-    if len(_known) >= _MOST:
-        _known.clear()
-    _known[code] = found
-    return found
 
 
 _born: ContextVar[Site] = ContextVar("sa_readonly_born", default=_UNKNOWN)
@@ -185,6 +164,7 @@ _LOOPS = {
         (asyncio.BaseEventLoop, "run_until_complete"),
     )
 } | {(sys.modules[asyncio.run.__module__].__file__, "run")}
+_ROADS = {name for _, name in _LOOPS}  # the names of what tells a road, and of loops
 
 
 def _judge(name: str) -> int:
