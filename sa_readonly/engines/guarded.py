@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from ..mode import Switch
     from ..rehearsal.notes import Notebook
 
-__all__ = ["Examining", "Guarded"]
+__all__ = ["PASSED", "Examining", "Guarded"]
 
-_PASSED = 1000  # texts that are remembered as examined
+PASSED = 1000
+"""Texts that are remembered as examined."""
+
 _LONG = 10_000  # characters; a longer text is not remembered
 _BEGIN_WRITING = re.compile(
     r"\s*BEGIN\s+(IMMEDIATE|EXCLUSIVE)(\s+TRANSACTION)?[\s;]*", re.IGNORECASE
@@ -124,12 +126,18 @@ class Examining(Guarded):
             # A "begin" listener sends it, which a twin shares with its engine. It would take the
             # lock of the one writer that SQLite admits.
             return "BEGIN"
-        # What the parameters are decides about these, so they are examined each time.
-        varies = SET_CONFIG in statement.lower() or hides_a_parameter(
-            statement, self._sa_readonly_family
-        )
-        if len(statement) <= _LONG and not varies:
-            if len(self._sa_readonly_passed) >= _PASSED:
+        if self._sa_readonly_may_remember(statement):
+            if len(self._sa_readonly_passed) >= PASSED:
                 self._sa_readonly_passed.clear()
             self._sa_readonly_passed[statement] = None
         return statement
+
+    def _sa_readonly_may_remember(self, statement: str) -> bool:
+        """False if what the parameters are decides about a text, so that it is examined each time.
+
+        What is long is not remembered either.
+        """
+        return len(statement) <= _LONG and not (
+            SET_CONFIG in statement.lower()
+            or hides_a_parameter(statement, self._sa_readonly_family)
+        )
