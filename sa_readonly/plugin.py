@@ -20,6 +20,7 @@ from .engines.single import Single
 from .errors import ConfigurationError, seconds
 from .mode import Mode
 from .oneswitch import of_file, of_key
+from .rehearsal.notes import wanted
 from .switch import FixedSwitch
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Plugin(CreateEnginePlugin):
         if "_sa_readonly_single" in vars(engine):
             return  # named in the URL and in plugins=, it is made twice for one engine
         given = self._given()
+        wanted(False)  # SA_READONLY_REHEARSE, at the first connection, would be late
         if holds_database(engine):
             raise ConfigurationError(
                 "plugin=sa_readonly: the engine holds its database in its own pool (SQLite in "

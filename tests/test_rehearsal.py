@@ -345,6 +345,9 @@ def test_a_variable_that_is_neither_1_nor_0_is_refused(
     lite: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SA_READONLY_REHEARSE", "true")
+    url = lite.urls["rw"].update_query_dict({"plugin": "sa_readonly"})
+    with pytest.raises(ConfigurationError, match="SA_READONLY_REHEARSE"):
+        create_engine(url, sa_readonly_file=str(lite.path))
     with pytest.raises(ConfigurationError) as raised:
         EngineSelector(lite.path, read_write=lite.engine("rw"))
     assert str(raised.value) == (
