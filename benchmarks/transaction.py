@@ -20,6 +20,7 @@ from sa_readonly import EngineSelector, FixedSwitch, Mode, RoutingSession
 
 STATEMENT = select(1)
 ROUTED, READ_ONLY = "RoutingSession", "RoutingSession while read-only"
+REHEARSING = "RoutingSession in a rehearsal"
 
 
 class Base(DeclarativeBase):
@@ -48,8 +49,10 @@ class Database:
         self.stack.callback(engine.dispose)
         return engine
 
-    def selector(self, switch: Any) -> EngineSelector:
-        selector = EngineSelector(switch, read_write=self.engine(), read_only=self.engine())
+    def selector(self, switch: Any, *, rehearse: bool = False) -> EngineSelector:
+        selector = EngineSelector(
+            switch, read_write=self.engine(), read_only=self.engine(), rehearse=rehearse
+        )
         return self.stack.enter_context(selector)
 
 
@@ -113,6 +116,9 @@ def factories(database: Database, path: str) -> dict[str, Callable[[], Any]]:
         ),
         **peers(database),
         ROUTED: sessionmaker(database.selector(path), class_=RoutingSession),
+        REHEARSING: sessionmaker(
+            database.selector(f"{path}.rehearsed", rehearse=True), class_=RoutingSession
+        ),
         READ_ONLY: sessionmaker(
             database.selector(FixedSwitch(Mode.READ_ONLY)), class_=RoutingSession
         ),
@@ -163,7 +169,7 @@ def _sync(name: str, database: Database, path: str, rounds: int, number: int) ->
         )
         for statements in (1, 10)
     }
-    writers = {one: made[one] for one in ("Session", ROUTED)}
+    writers = {one: made[one] for one in ("Session", ROUTED, REHEARSING)}
     tables[f"A transaction of a flush, {name}"] = compare(
         {one: flushing(factory) for one, factory in writers.items()},
         number=number,

@@ -31,6 +31,7 @@ from .web.answers import (
     not_saved,
 )
 from .web.listening import Listening
+from .web.routes import route_in
 from .web.site import HOLD_METHODS, Site
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ class ReadOnlyMiddleware:
             return
         if ticket is not None:
             site.selector.held.pass_on(ticket)
-        note = RequestNote(ticket)
+        note = RequestNote(ticket, lambda: route_in(scope))
         head = _Head(self, scope, send, note)
         try:
             with note:
@@ -269,10 +270,8 @@ class _Head:
     def __init__(
         self, middleware: ReadOnlyMiddleware, scope: Scope, send: Send, note: RequestNote
     ) -> None:
-        self._middleware = middleware
-        self._scope = scope
-        self._send = send
-        self._note = note
+        self._middleware, self._note = middleware, note
+        self._scope, self._send = scope, send
         self._outside = sys.exc_info()[1]
         self._kept: Message | None = None
         self.begun = self.ended = self.answered = False

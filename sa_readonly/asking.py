@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from . import refusals
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch, clock
+from .rehearsal.notes import notebook_of
 from .telemetry import of_state
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Asking:
             raise refusals.refusal(
                 "What needs to write", state, kind="beforehand", switch=self.switch
             )
+        notebook_of(self.switch).note_here("What needs to write", "beforehand")
 
     def on_flip(
         self, callback: Callable[[State, State], object]

@@ -24,6 +24,7 @@ from .command.doctor import doctor
 from .command.history import history
 from .command.init import init
 from .command.on_off import off, on
+from .command.rehearsal import rehearsal
 from .command.run import run
 from .command.status import status
 from .command.terminal import Group
@@ -45,7 +46,7 @@ def main() -> None:
     """Turn an SQLAlchemy application read-only, and back, by a file or a key in etcd."""
 
 
-for _command in (announce, demo, doctor, history, init, off, on, run, status, wait):
+for _command in (announce, demo, doctor, history, init, off, on, rehearsal, run, status, wait):
     main.add_command(_command)
 
 

@@ -57,6 +57,7 @@ class ReadOnlyError(DontWrapMixin, InvalidRequestError):
         self._kind: str | None = None  # as which it was counted
         self._moment = math.inf  # of time.monotonic(), at which this process refused it
         self._lasting = False  # whether it is the application's fault, which no time mends
+        self._role = "primary"  # "replica" if that is what is at fault
 
     # An exception is rebuilt from its ``args`` alone, which would lose the rest on
     # its way through a process pool or a task queue.

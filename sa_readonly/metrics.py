@@ -18,8 +18,10 @@ from prometheus_client.registry import Collector
 
 from .errors import ConfigurationError
 from .mode import Mode
-from .oneswitch import asked
+from .oneswitch import asked, sheets
 from .refusals import KINDS
+from .rehearsal.notes import DRAIN, READ
+from .rehearsal.sheet import Sheet
 from .text import printable
 from .workers.protocol import Liveness
 from .workers.status import Snapshot, WorkerStatus, take
@@ -82,6 +84,7 @@ class ReadOnlyCollector(Collector):
             selector.check()  # so that this process registers and reports, too
             seen = take(selector.switch, selector.registry, selector.report)
             families.add(name, seen, registers=selector.registry is not None)
+            families.add_rehearsal(name, seen, sheets(selector))
         return families.all
 
 
@@ -155,6 +158,15 @@ class _Families:
         self.flips = CounterMetricFamily(
             "sa_readonly_flips", "Flips that a process has seen.", labels=(*switch, "pid")
         )
+        self.rehearsing = _gauge(
+            "workers_rehearsing", "Processes that note what a flip would refuse.", switch
+        )
+        self.rehearsed = CounterMetricFamily(
+            "sa_readonly_rehearsed",
+            "What a process has noted in its rehearsal, by what would be refused; read is what "
+            "would be served, drain what is held for a second or longer.",
+            labels=(*switch, "kind", "pid"),
+        )
         self.refused = CounterMetricFamily(
             "sa_readonly_refused_writes",
             "Writes that a process has refused, by what was refused.",
@@ -196,6 +208,24 @@ class _Families:
         _add_oldest(self.held_since, switch, (one.held_since for one in reports))
         self._add_connections(name, reports)
         self._add_counts(name, told)
+
+    def add_rehearsal(self, name: str, seen: Snapshot, noted: Sequence[Sheet]) -> None:
+        """Add what the processes of this host have noted in a rehearsal."""
+        here = seen.here.entry if seen.here is not None else None
+        pids = {"": os.getpid()} | {
+            one.entry.name: one.entry.pid or 0
+            for one in seen.workers
+            if one.liveness is Liveness.ALIVE and (here is None or one.entry.host == here.host)
+        }
+        ours = [one for one in noted if one.name in pids and one.since is not None]
+        self.rehearsing.add_metric((name,), sum(one.on for one in ours))
+        for sheet in ours:
+            counts = Counter(dict.fromkeys((*KINDS, READ, DRAIN), 0))
+            for row in sheet.rows:
+                counts[row.key.kind] += row.entry.first + row.entry.behind
+            for kind, number in counts.items():
+                labels = (name, printable(kind), str(pids[sheet.name]))
+                self.rehearsed.add_metric(labels, number)
 
     def _add_connections(self, name: str, reports: Sequence[Report]) -> None:
         counts: Counter[tuple[str, str]] = Counter()

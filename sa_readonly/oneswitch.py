@@ -26,6 +26,8 @@ from .engines.single import of_engine
 from .errors import ConfigurationError
 from .etcd.switch import EtcdSwitch, store_of
 from .hold.queue import Queue
+from .rehearsal.notes import notebook_of
+from .rehearsal.sheet import Sheet, sheet_of
 from .selector import EngineSelector
 from .switch import FileSwitch
 from .text import absolute
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
     Connections = dict[object, Open]  # of one engine, by identity
 
-__all__ = ["LINGER", "Asked", "OneSwitch", "asked", "of_file", "of_key"]
+__all__ = ["LINGER", "Asked", "OneSwitch", "asked", "of_file", "of_key", "sheets"]
 
 LINGER = 5.0  # seconds for which the thread and the entry stay after the last engine
 
@@ -292,6 +294,12 @@ def _agreed(found: OneSwitch, workers: object) -> OneSwitch:
 
 Asked = EngineSelector | OneSwitch
 """What may be asked of the mode."""
+
+
+def sheets(selector: Asked) -> list[Sheet]:
+    """Return what the processes have noted in a rehearsal; without a registry, this one alone."""
+    registry = selector.registry
+    return [sheet_of(notebook_of(selector.switch))] if registry is None else registry.sheets()
 
 
 def asked(value: object, by: object = None) -> Asked | None:

@@ -22,6 +22,7 @@ from .errors import ConfigurationError, seconds
 from .etcd.switch import TRUST
 from .mode import Mode
 from .oneswitch import of_file, of_key
+from .rehearsal.notes import wanted
 from .switch import FixedSwitch
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Plugin(CreateEnginePlugin):
         if "_sa_readonly_single" in vars(engine):
             return  # named in the URL and in plugins=, it is made twice for one engine
         given = self._given()
+        wanted(False)  # SA_READONLY_REHEARSE, at the first connection, would be late
         if isinstance(engine.pool, StaticPool) or is_in_memory(self._url):
             raise ConfigurationError(
                 "plugin=sa_readonly: the engine holds its database in its own pool (SQLite in "

@@ -2,8 +2,6 @@
 
 It knows switches and their states, and no engine: what answers over HTTP, tells Prometheus or tests
 an application counts and words a refusal here as the engines do.
-
-Each refusal comes by :func:`record`, which counts it and notes it for its request and for tests.
 """
 
 from __future__ import annotations
@@ -32,6 +30,7 @@ __all__ = [
     "chain",
     "chain_here",
     "count",
+    "hearing",
     "held_request",
     "last_read_only",
     "passing",
@@ -39,6 +38,7 @@ __all__ = [
     "refusal",
     "refusals",
     "remember",
+    "route_here",
     "take_back",
     "take_notes",
     "uncounted",
@@ -87,6 +87,7 @@ def refusal(
     else:
         error = _of_the_fault(what, state, statement, fault, over)
         error._lasting = fault in _LASTING and not _turned_in_the_request(state, over)
+        error._role = "replica" if fault == "role" else "primary"
     record(error, what, kind=kind, switch=switch)
     return error
 
@@ -184,6 +185,8 @@ def last_read_only(switch: Switch) -> State | None:
 # -- counting --------------------------------------------------------------------------------
 
 _counts: weakref.WeakKeyDictionary[Switch, dict[str, int]] = weakref.WeakKeyDictionary()
+hearing: weakref.WeakKeyDictionary[object, Callable[..., None]] = weakref.WeakKeyDictionary()
+"""By switch, what is told of each refusal."""
 # Reentrant: a signal handler may be refused while the thread that it interrupts is counting.
 _counting = PerProcess(threading.RLock)
 
@@ -201,6 +204,8 @@ def record(error: ReadOnlyError, what: str, *, kind: str, switch: Switch | None)
     for note in _request_notes():
         note._add(error)
     on_span(refusal_kind=kind, **({} if switch is None else {"mode": str(switch.known.mode)}))
+    if switch in hearing:
+        hearing[switch](error, what)
 
 
 def count(switch: Switch | None, kind: str, number: int = 1) -> None:
@@ -263,10 +268,11 @@ class RequestNote:
     each has a note of its own, and a refusal is written into all of them.
     """
 
-    __slots__ = ("_began", "_opened", "_outer", "_refused", "_token", "closed", "held")
+    __slots__ = ("_began", "_opened", "_outer", "_refused", "_route", "_token", "closed", "held")
 
-    def __init__(self, held: object = None) -> None:
+    def __init__(self, held: object = None, route: Callable[[], str | None] = str) -> None:
         self.closed = False
+        self._route = route
         self.held = held
         """The ticket of the request, if it is of a kind that is held."""
         outer = _request.get()
@@ -326,6 +332,12 @@ def held_request() -> object:
     while note is not None and (note.held is None or note.closed):
         note = note._outer
     return None if note is None else note.held
+
+
+def route_here() -> str | None:
+    """Return the route of the request that runs here, as far as a middleware can tell it."""
+    told = () if _request.get() is None else (note._route() for note in _request_notes())
+    return next((route for route in told if route), None)
 
 
 def _turned_in_the_request(state: State, over: State | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
 import weakref
 from dataclasses import replace
@@ -38,6 +39,7 @@ from .hold.engine import held_engine
 from .hold.queue import Queue
 from .hold.ticket import check_hold, check_max_held
 from .mode import Mode, State, Switch
+from .rehearsal.notes import notebook_of, wanted
 from .telemetry import fields
 from .workers.counts import counted
 from .workers.process import myself
@@ -93,6 +95,8 @@ class EngineSelector(Asking, Bind):
         read-only, as after a failover. ``"raise"`` raises :class:`.ReadOnlyError`, and closes the
         connection. ``"flip"`` also has this selector be read-only in this process, until a probe
         finds that the server would write. ``"error"`` leaves the driver's error as it is.
+    :param rehearse: whether this process notes, while read-write, what a flip would refuse; see
+        ``docs/rehearsal.md``. So does the environment variable ``SA_READONLY_REHEARSE=1``.
     :raises ConfigurationError: if a setting makes no sense; the message names it.
     """
 
@@ -108,12 +112,17 @@ class EngineSelector(Asking, Bind):
         pooler: Literal["transaction", "session"] | None = None,
         max_held: int | None = None,
         server_read_only: Literal["raise", "error", "flip"] = "raise",
+        rehearse: bool = False,
     ) -> None:
         given = given_engines(read_write, read_only)
         engines = check_engines(given)
         check_options(grace, watch, server_read_only)
         check_pooler(pooler, engines)
+        rehearse = wanted(rehearse)
         self.switch = switch_of(switch)
+        self._notebook = notebook_of(self.switch)
+        if rehearse:
+            self._notebook.wish("process", on=True)
         self.held = Queue(self, check_max_held(max_held))
         registry = registry_of(workers, self.switch)
         required = is_required(workers, self.switch)
@@ -218,6 +227,8 @@ class EngineSelector(Asking, Bind):
             or needs ``max_held``.
         """
         check_role(role)
+        if self._notebook.on:
+            self._notebook.pick(sys._getframe(1))
         hold = check_hold("selector.engine(hold)", hold)
         if hold is not None and role == "primary":
             if not self.is_async:

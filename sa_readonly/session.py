@@ -11,13 +11,16 @@ from sqlalchemy.orm import Session, SessionTransaction
 from .checks import check_role
 from .engines import guard, privates
 from .engines.handover import ROLES
+from .engines.rehearsing import FLUSH, REFUSED, SERVED, refuse, rehearses
 from .errors import ConfigurationError, ReadOnlyError
-from .holding import PIN, HoldingSession, has_changed, reads_elsewhere
+from .holding import PIN, has_changed, reads_elsewhere
 from .mode import Mode, clock
+from .refusing import RefusingSession
+from .rehearsal.callsite import bear, mark
 from .selector import EngineSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.orm import Mapper
     from sqlalchemy.orm.unitofwork import UOWTransaction
@@ -32,7 +35,7 @@ _Pin = dict[Any, Any]
 _NOTHING: _Pin = {}
 
 
-class RoutingSession(HoldingSession):
+class RoutingSession(RefusingSession):
     """A Session that takes selectors as its binds.
 
     The mode is taken when the root transaction gets its first connection and kept until that
@@ -77,6 +80,8 @@ class RoutingSession(HoldingSession):
         super().__init__(bind=bind, binds=binds, **kwargs)
         if bind.__class__ is EngineSelector and self._cuts_short and not binds:
             self._only = bind
+            if bind.is_async and bind._notebook.on:
+                bear()
         if hold is not None:
             self._begin_holding(hold, (bind, *(binds or {}).values()))
 
@@ -229,6 +234,8 @@ class RoutingSession(HoldingSession):
         if gates and self._role != "primary" and not guard.read_only(engine):
             raise guard.refused(engine, what, "transaction", self._role)
         if modes:
+            if gates and not begun and pin is _NOTHING and rehearses(engine):
+                refuse(engine, what, "transaction", self._role, kept=self._kept(modes))
             self._choice = (engine, modes, None)
         if getattr(clause, "is_dml", False):
             self._refuse(bind, type(clause).__name__.upper(), "statement")
@@ -262,75 +269,15 @@ class RoutingSession(HoldingSession):
             engine, _ = self._choose(selector, _NOTHING, _READ_ONLY)
         return connect(engine, execution_options)
 
-    # -- refusing ------------------------------------------------------------------------
 
-    def bulk_save_objects(self, objects: Iterable[object], *args: Any, **kwargs: Any) -> None:
-        """See :meth:`.Session.bulk_save_objects`.
-
-        :raises ReadOnlyError: if there is something to save in a read-only transaction.
-        """
-        objects = list(objects)
-        for cls in {type(one) for one in objects}:
-            self._refuse_bulk(cls, f"bulk_save_objects() of {cls.__name__}")
-        super().bulk_save_objects(objects, *args, **kwargs)
-
-    def bulk_insert_mappings(
-        self, mapper: Any, mappings: Iterable[dict[str, Any]], *args: Any, **kwargs: Any
-    ) -> None:
-        """See :meth:`.Session.bulk_insert_mappings`.
-
-        :raises ReadOnlyError: if there is something to insert in a read-only transaction.
-        """
-        mappings = list(mappings)
-        if mappings:
-            self._refuse_bulk(mapper, "bulk_insert_mappings()")
-        super().bulk_insert_mappings(mapper, mappings, *args, **kwargs)
-
-    def bulk_update_mappings(self, mapper: Any, mappings: Iterable[dict[str, Any]]) -> None:
-        """See :meth:`.Session.bulk_update_mappings`.
-
-        :raises ReadOnlyError: if there is something to update in a read-only transaction.
-        """
-        mappings = list(mappings)
-        if mappings:
-            self._refuse_bulk(mapper, "bulk_update_mappings()")
-        super().bulk_update_mappings(mapper, mappings)
-
-    def _refuse_bulk(self, entity: Any, what: str) -> None:
-        """Refuse to save in bulk, before it begins: get_bind() is asked as it will be then."""
-        mapper = getattr(inspect(entity, raiseerr=False), "mapper", None)
-        # SQLAlchemy has errors of its own for what is not mapped, and for a ShardedSession.
-        if mapper is not None and self.connection_callable is None:
-            with privates.as_flushing(self):
-                bind = self.get_bind(mapper.base_mapper)
-            holds = self._hold is not None or (self._only and self._only.held.serves_requests)
-            if holds and self._may_be_held():
-                self._connect_for_flush(bind, what)
-                bind = self.get_bind(mapper.base_mapper)
-            self._refuse(bind, what)
-
-    def _refuse(self, bind: Engine | Connection, what: str, kind: str = "flush") -> None:
-        """Refuse a write if nothing may be written through a bind of this session."""
-        if self._refuses(bind):
-            pin = getattr(self.get_transaction(), PIN, None)
-            if pin is None:  # nothing is connected: it counts what was chosen
-                pin = self._choice[1] if self._choice else _NOTHING
-            began = any(pin.get(switch) is _READ_ONLY for switch in guard.told(bind.engine))
-            began |= (bind.engine, _READ_ONLY) in pin.values()
-            raise guard.refused(bind.engine, what, kind, self._role, began=began)
-
-    def _refuses(self, bind: Engine | Connection) -> bool:
-        if isinstance(bind, EngineSelector):
-            raise ConfigurationError(
-                f"get_bind() of {type(self).__name__} gives an EngineSelector to SQLAlchemy: it "
-                "stands before RoutingSession. Derive from RoutingSession first: "
-                "class MySession(RoutingSession, TheirSession)."
-            )
-        if guard.read_only(bind.engine):
-            return True
-        # The role "replica" is served by the read-write engine itself where that holds the database
-        # in its own pool (SQLite in memory), of which no read-only engine can be made.
-        return self._role != "primary" and bool(guard.gates(bind.engine))
+# What a rehearsal goes by: which connections a session was given, and what a flush sends.
+mark(RoutingSession._connection_for_bind, SERVED)
+for _method in ("flush", "bulk_save_objects", "bulk_insert_mappings", "bulk_update_mappings"):
+    mark(
+        getattr(Session, _method),
+        FLUSH,
+        lambda frame: isinstance(frame.f_locals.get("self"), RoutingSession),
+    )
 
 
 # -- listeners -------------------------------------------------------------------------------
@@ -352,6 +299,8 @@ def _pin_mode(
     kept = transaction.__dict__
     if PIN not in kept:
         kept[PIN] = chosen
+        if REFUSED in kept:  # a flush, before it had connected
+            chosen[REFUSED] = True
         connection._sa_readonly_pin = chosen  # type: ignore[attr-defined]  # for an error
         return
     connection._sa_readonly_pin = kept[PIN]  # type: ignore[attr-defined]  # the same
@@ -398,3 +347,4 @@ def _refuse_flush(
                     _refuse_flush(session, flush_context, instances)  # by what is pinned now
                     return
                 session._refuse(bind, told)
+                return  # of a rehearsal

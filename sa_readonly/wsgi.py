@@ -9,6 +9,7 @@ import inspect
 import logging
 import socket
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, ReadOnlyError
@@ -26,6 +27,7 @@ from .web.answers import (
     is_kept,
     not_saved,
 )
+from .web.routes import route_of
 from .web.site import HOLD_METHODS, Site
 
 if TYPE_CHECKING:
@@ -176,7 +178,7 @@ class _Exchange:
         self._ticket = ticket
         self._environ = environ
         self._start_response = start_response
-        self._note = RequestNote(ticket)
+        self._note = RequestNote(ticket, partial(route_of, environ))
         self._kept: tuple[str, list[tuple[str, str]]] | None = None
         self._error: BaseException | None = None  # of which the kept head tells
         self._outside = sys.exc_info()[1]

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import RoutingSession
+from sa_readonly.rehearsal.notes import notebook_of
 from tests.app import App, Book, set_clock
 
 STATEMENT = select(1)
@@ -70,6 +71,18 @@ def test_a_flush_costs_a_handful_of_calls_more_than_a_plain_one(lite: App) -> No
     plain = sessionmaker(lite.engine("rw"))
     more = calls(writing(lite.sessions)) - calls(writing(plain))
     assert 0 < more <= 27
+
+
+def test_a_rehearsal_costs_one_look_at_the_stack_a_transaction_and_nothing_once_it_is_over(
+    lite: App,
+) -> None:
+    lite.start(ttl=3600)
+    notebook, work = notebook_of(lite.selector.switch), reading(lite.sessions, 10)
+    before = calls(work)
+    notebook.wish("process", on=True)
+    assert 0 < calls(work) - before <= 110
+    notebook.wish("process", on=False)
+    assert calls(work) == before
 
 
 @pytest.mark.parametrize(("read", "most"), [(True, 40), (False, 60)])

@@ -38,7 +38,19 @@ def test_help_names_the_commands(option: str) -> None:
     assert "Usage: sa-readonly" in done.stdout
     names = re.findall(r"^  ([a-z]+) +[A-Z]", done.stdout, re.MULTILINE)
     assert names == [
-        *("announce", "demo", "doctor", "history", "init", "off", "on", "run", "status", "wait")
+        *(
+            "announce",
+            "demo",
+            "doctor",
+            "history",
+            "init",
+            "off",
+            "on",
+            "rehearsal",
+            "run",
+            "status",
+            "wait",
+        )
     ]
 
 

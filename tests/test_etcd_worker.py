@@ -300,7 +300,7 @@ def test_the_rights_that_the_docs_give_are_enough(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = DOCS.partition("```bash\n")[2].partition("```")[0].splitlines()
-    assert len(commands) == 12
+    assert len(commands) == 14
     server, store = fleet.etcd, fleet.store
     server.users(myapp=("secret", ()), operator=("too", ()))
     try:

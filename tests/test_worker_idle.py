@@ -75,8 +75,9 @@ def test_an_idle_second_costs_one_stat_a_ttl_and_four_more_at_most(
     assert ten.wait(30)
     seconds = time.monotonic() - began
     assert seconds >= 10 * TTL
-    # One stat of the file at each look; of the entry and of what is announced, one in each second,
-    # and of its report, one in each two. On a busy machine ten looks take longer than a second.
+    # One stat of the file at each look; of the entry, of what is announced and of a rehearsal's
+    # file, one in each second, and of its report, one in each two. On a busy machine ten looks take
+    # longer than a second.
     assert sum(asked.values()) <= 14 * seconds, asked
     lite.selector.close()
 

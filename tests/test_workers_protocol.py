@@ -87,7 +87,7 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
 
 def test_it_has_every_member_of_the_protocol(shop: Shop) -> None:
     assert missing(shop.registry) == []
-    assert missing(object()) == ["name", "register", "sweep", "read", "scope"]
+    assert missing(object()) == ["name", "register", "sweep", "read", "sheets", "scope"]
 
 
 def test_two_that_are_the_same_place_are_equal_and_have_one_scope(shop: Shop) -> None:

@@ -15,7 +15,7 @@ import click
 
 from ..announced import content_of, with_announced
 from ..errors import ConfigurationError
-from ..etcd import operator
+from ..etcd import operator, rehearsal
 from ..etcd.addresses import parse
 from ..etcd.errors import Denied, EtcdError
 from ..etcd.fence import Fence
@@ -25,6 +25,7 @@ from ..etcd.registry import EtcdRegistry, Reading, held_by_files, read
 from ..etcd.sweep import sweep_acknowledged, sweep_old
 from ..etcd.switch import PASSWORD, USER, store_of
 from ..mode import Announced, Mode, State
+from ..rehearsal.sheet import Sheet
 from ..workers import process
 from ..workers.protocol import Seen
 from ..workers.status import Snapshot, snapshot
@@ -125,6 +126,18 @@ class EtcdPlace(Place):
             if announced is not None:
                 self._refuse_without_a_fleet(read(self.store))
             operator.announce(self.store, None if announced is None else content_of(announced))
+
+    def rehearse(self, *, on: bool) -> bool:
+        with asking():
+            return rehearsal.ask(self.store, on=on)
+
+    def is_rehearsed(self) -> bool:
+        with asking():
+            return rehearsal.is_asked(self.store)
+
+    def sheets(self) -> Sequence[Sheet]:
+        with asking():
+            return rehearsal.sheets(self.store)
 
     def waiting(self, mode: Mode, **how: Any) -> EtcdWait:
         """Return a wait, once it is known that there is a fleet, or that etcd is away."""

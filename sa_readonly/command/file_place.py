@@ -14,9 +14,11 @@ from ..announced import FileAhead, content_of, with_announced
 from ..checks import registry_of
 from ..errors import ConfigurationError
 from ..mode import FORCE, Announced, Mode, State
+from ..rehearsal.sheet import Sheet
 from ..switch import FileSwitch
-from ..text import remove, write
+from ..text import remove, render, write
 from ..workers.protocol import Registry, Seen
+from ..workers.rehearsing import SUFFIX
 from ..workers.status import Snapshot, take
 from .history_file import FileHistory
 from .options import Where
@@ -109,6 +111,24 @@ class FilePlace(Place):
         except OSError as error:
             why = error.strerror or error
             raise Failed(f"{path} can't be {what} ({why}).") from None
+
+    def rehearse(self, *, on: bool) -> bool:
+        path, before = self.name + SUFFIX, self.is_rehearsed()
+        try:
+            if on and not before:
+                write(path, render("Processes note what a flip would refuse.", None))
+            elif not on:
+                remove(path)
+        except OSError as error:
+            what = "written" if on else "removed"
+            raise Failed(f"{path} can't be {what}: {error.strerror or error}.") from None
+        return before is not on
+
+    def is_rehearsed(self) -> bool:
+        return os.path.lexists(self.name + SUFFIX)
+
+    def sheets(self) -> Sequence[Sheet]:
+        return self.registry.sheets()
 
     def waiting(self, mode: Mode, **how: Any) -> WorkersWait:
         return WorkersWait(self.switch.identify, self.registry, mode=mode, **how)

@@ -21,9 +21,9 @@ from .terminal import Failed, local, note, say
 @the_switch_alone
 @json_too
 def history(*, where: Where, as_json: bool) -> None:
-    """Tell each `on`, `off` and `wait`: when, by whom, why, and how it ended.
+    """Tell each `on`, `off` and `wait`, and by whom.
 
-    What was made or removed otherwise is told as such. The oldest comes first.
+    Also when, why, and how it ended. What was made or removed otherwise is told as such. The oldest comes first.
     """
     with operate(where, as_json) as place:
         try:

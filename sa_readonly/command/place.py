@@ -22,6 +22,7 @@ from .terminal import local, say, shown
 
 if TYPE_CHECKING:
     from ..mode import Announced
+    from ..rehearsal.sheet import Sheet
     from .waiting import VerdictWait
 
 _MARGIN = 12  # lines of a terminal that are not the table's
@@ -95,6 +96,18 @@ class Place(ABC):
     @abstractmethod
     def announce(self, announced: Announced | None) -> None:
         """Announce it, or take back what was announced. No mode changes by it."""
+
+    @abstractmethod
+    def rehearse(self, *, on: bool) -> bool:
+        """Ask processes to rehearse, or no more; return whether that has changed anything."""
+
+    @abstractmethod
+    def is_rehearsed(self) -> bool:
+        """Return whether they are asked to."""
+
+    @abstractmethod
+    def sheets(self) -> Sequence[Sheet]:
+        """Return what each of them has noted."""
 
     @abstractmethod
     def waiting(self, mode: Mode, **how: object) -> VerdictWait:

@@ -23,7 +23,7 @@ from .statements import hides_a_parameter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["ADAPTED", "SHUT", "guard_cursors"]
+__all__ = ["ADAPTED", "SHUT", "guard_cursors", "note_cursors", "noting_start"]
 
 # By driver, the attributes of its connection that hold the classes of its cursors.
 _CLASSES = {
@@ -60,23 +60,50 @@ def guard_cursors(dialect: Any, dbapi_connection: Any) -> None:
     if dialect._sa_readonly_family == "sqlite":
         sqlite.settle(dialect, dbapi_connection)
         return
+    _change_cursors(dialect, dbapi_connection, notes=False)
+
+
+def note_cursors(dialect: Any, dbapi_connection: Any) -> None:
+    """Have what is sent through cursors of a new connection examined and noted, in a rehearsal."""
+    if dialect._sa_readonly_family != "sqlite":
+        writer = getattr(dialect, "_sa_readonly_writer", dialect)
+        _change_cursors(writer, dbapi_connection, notes=True)
+
+
+def noting_start(dialect: Any, cparams: dict[str, Any]) -> dict[str, Any]:
+    """Return a driver's arguments for such a connection: SQLite's is made in a class that notes."""
+    if dialect.driver != "pysqlite":
+        return cparams
+    known = dialect.__dict__
+    if "_sa_readonly_noting" not in known:
+        writer = getattr(dialect, "_sa_readonly_writer", dialect)
+        made, cursor = sqlite.noting(dialect.loaded_dbapi, writer)
+        known["_sa_readonly_noting"] = made
+        _note_straight(writer, cursor, dialect.loaded_dbapi.Cursor)
+    return {"factory": known["_sa_readonly_noting"], **cparams}
+
+
+def _change_cursors(dialect: Any, dbapi_connection: Any, *, notes: bool) -> None:
     driver_connection = dialect.get_driver_connection(dbapi_connection)
     if dialect.driver in ADAPTED:
-        dbapi_connection.__class__ = _making(type(dbapi_connection), dialect)
+        dbapi_connection.__class__ = _making(type(dbapi_connection), dialect, notes=notes)
     if dialect.driver in _MADE_BY_METHOD:
-        made = _making(type(driver_connection), dialect)
+        made = _making(type(driver_connection), dialect, notes=notes)
         shared.put_on(driver_connection, "__class__", made)
     for name in _CLASSES.get(dialect.driver, ()):
         base = getattr(driver_connection, name) or dialect.dbapi.extensions.cursor  # psycopg2's
-        shared.put_on(driver_connection, name, _examining(base, dialect))
+        shared.put_on(driver_connection, name, _examining(base, dialect, notes=notes))
 
 
 # -- classes ---------------------------------------------------------------------------------
 
 
-def _examining(base: type[Any], dialect: Any) -> type[Any]:
-    """Return the subclass of a driver's cursors that examines; each dialect has its own."""
-    known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
+def _examining(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
+    """Return the subclass of a driver's cursors that examines; each dialect has its own.
+
+    :param notes: whether it notes what it finds, in a rehearsal, and refuses nothing.
+    """
+    known = _classes(dialect, notes=notes)
     if base not in known:
         adapted, attribute = dialect.driver in ADAPTED, ATTRIBUTES.get(dialect.driver)
         holder = privates.CONNECTION_OF_ADAPTED_CURSOR if adapted else "connection"
@@ -84,6 +111,7 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
             "__slots__": (),
             "__module__": base.__module__,  # by which libraries tell a driver
             "_sa_readonly": dialect,
+            "_sa_readonly_notes": notes,
             "_sa_readonly_connection": attrgetter(holder),
             "_sa_readonly_lock": attribute
             and attrgetter(f"{holder}.{attribute}", f"{holder}.autocommit"),
@@ -93,15 +121,26 @@ def _examining(base: type[Any], dialect: Any) -> type[Any]:
         if adapted and base.__dictoffset__:
             bases = (_Roomy, *bases)  # type: ignore[assignment]  # a third base
         made = known[base] = type(base.__name__, bases, body)
-        # do_execute() may call the driver's own class where the dialect does no more than that. The
-        # dialect may have been released meanwhile, and have its own class again.
-        theirs = getattr(type(dialect), "_sa_readonly_base", type(dialect))
-        if theirs.do_execute is _DO_EXECUTE and dialect.driver not in _BY_SESSION:
-            dialect.__dict__.setdefault("_sa_readonly_straight", {})[made] = base
-    return known[base]  # type: ignore[no-any-return]  # made by type()
+        if dialect.driver not in _BY_SESSION:
+            _note_straight(dialect, made, base)
+    return known[base]
 
 
-def _making(base: type[Any], dialect: Any) -> type[Any]:
+def _note_straight(dialect: Any, made: type[Any], base: type[Any]) -> None:
+    """Have do_execute() call the driver's own class where the dialect does no more than that."""
+    # The dialect may have been released meanwhile, and have its own class again.
+    theirs = getattr(type(dialect), "_sa_readonly_base", type(dialect))
+    if theirs.do_execute is _DO_EXECUTE:
+        dialect.__dict__.setdefault("_sa_readonly_straight", {})[made] = base
+
+
+def _classes(dialect: Any, *, notes: bool) -> dict[type[Any], type[Any]]:
+    """Return the classes that were made for a dialect, which shares all with its twin's."""
+    kinds = dialect.__dict__.setdefault("_sa_readonly_classes", ({}, {}))
+    return kinds[notes]  # type: ignore[no-any-return]  # untyped
+
+
+def _making(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
     """Return the subclass of connections, or of SQLAlchemy's adapters, whose cursors examine."""
     # A connection that MySQL's driver lends from its pool has the cursor() of the one behind it.
     theirs = getattr(base, "cursor", None) or (
@@ -111,11 +150,11 @@ def _making(base: type[Any], dialect: Any) -> type[Any]:
     def cursor(self: Any, *args: Any, **kwargs: Any) -> Any:
         made = theirs(self, *args, **kwargs)
         if dialect.driver == "mysqlconnector":  # its cursors can't change their class
-            return theirs(self, cursor_class=_examining(type(made), dialect))
-        made.__class__ = _examining(type(made), dialect)
+            return theirs(self, cursor_class=_examining(type(made), dialect, notes=notes))
+        made.__class__ = _examining(type(made), dialect, notes=notes)
         return made
 
-    known = dialect.__dict__.setdefault("_sa_readonly_classes", {})
+    known = _classes(dialect, notes=notes)
     if base not in known:
         body = {
             "__slots__": (),
@@ -124,7 +163,7 @@ def _making(base: type[Any], dialect: Any) -> type[Any]:
             "_sa_readonly_adapted": base,
         }
         known[base] = type(base.__name__, (base,), body)
-    return known[base]  # type: ignore[no-any-return]  # made by type()
+    return known[base]
 
 
 class _Cursor:
@@ -132,6 +171,7 @@ class _Cursor:
 
     __slots__ = ()
     _sa_readonly: Any  # the dialect
+    _sa_readonly_notes: bool
     _sa_readonly_connection: Callable[[Any], Any]
     _sa_readonly_lock: Callable[[Any], Any] | None  # returns SHUT while the connection is locked
 
@@ -157,6 +197,7 @@ class _Cursor:
 
     def copy_from(self, *args: Any, **kwargs: Any) -> Any:
         self._sa_readonly_examine("COPY FROM STDIN", ())
+        return super().copy_from(*args, **kwargs)  # type: ignore[misc]
 
     def callproc(self, name: Any, *args: Any, **kwargs: Any) -> Any:
         postgresql = self._sa_readonly._sa_readonly_family == "postgresql"
@@ -166,6 +207,11 @@ class _Cursor:
 
     def _sa_readonly_examine(self, query: Any, parameters: Any, *, many: bool = False) -> None:
         dialect = self._sa_readonly
+        if self._sa_readonly_notes:  # whatever goes wrong, it is sent
+            with contextlib.suppress(Exception):
+                text = query if query.__class__ is str else _text_of(query, self)
+                dialect._sa_readonly_rehearse(self, text, parameters)
+            return
         text = query if query.__class__ is str else _text_of(query, self)
         opened = self._sa_readonly_opened(text)
         if opened is not None:

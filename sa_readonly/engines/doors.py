@@ -16,7 +16,7 @@ from .. import forks
 from ..errors import ReadOnlyError
 from ..mode import Mode, clock
 from ..telemetry import fields
-from . import guard, privates, protection, shared
+from . import guard, privates, protection, rehearsing, shared
 from .answers import to_ask
 from .checkins import pooled
 from .pools import (
@@ -61,10 +61,13 @@ class AskingPool(NotingPool, CountedPool):
         proxied = super().connect()
         door: Door = self._sa_readonly.door
         try:
-            for switch in door.engine.dialect._sa_readonly_gates:  # type: ignore[attr-defined]  # this package adds it
+            dialect: Any = door.engine.dialect  # to which this package adds what is asked for
+            for switch in dialect._sa_readonly_gates:
                 if clock() >= switch.fresh_until or switch.known.mode is _READ_ONLY_MODE:
                     door._prepare()  # a pool that is the database may have connected before
                     guard.ask(door.engine, *_A_CONNECTION)
+            if dialect._sa_readonly_notebooks:
+                rehearsing.checked_out(door.engine, proxied)
         except BaseException as error:
             proxied.close()
             if isinstance(error, ReadOnlyError):
@@ -379,9 +382,6 @@ class Door:
             keep_for_parent(*self._old.pools, self.engine.pool)
         self._old.leave()
         self.ledger.leave()
-
-
-# -- numbers ---------------------------------------------------------------------------------
 
 
 def count(engine: Engine) -> tuple[int, int, list[float]]:

@@ -3,42 +3,41 @@
 The guard sits in the dialect, below sessions, connections and event listeners: all that executes
 through an engine passes it, also through clones made by ``execution_options()``, and where nothing
 is refused it costs no more than an attribute. An engine's dialect becomes one of these in place,
-see :mod:`.protection`. What a class keeps on a dialect is named ``_sa_readonly_...``.
+see :mod:`.protection`.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy.engine.default import DefaultDialect
-
 from .. import refusals
-from ..mode import Mode, State, clock
+from ..mode import Mode, clock
 from ..refusals import refusal
-from . import locks, loops, poolers, privates, shared
+from . import locks, poolers, shared
 from .answers import answered, bounded, told_by
-from .cursors import SHUT
-from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter
+from .cursors import SHUT, note_cursors, noting_start
+from .guarded import Examining, Guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
-    from sqlalchemy.engine import Connection, Dialect, Engine
+    from sqlalchemy.engine import Connection, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
     from ..errors import ReadOnlyError
-    from ..mode import Switch
+    from ..mode import State, Switch
 
 __all__ = [
     "Connecting",
+    "Examining",
     "Gated",
     "GatedReadOnly",
     "Guarded",
     "Limit",
     "ReadOnly",
     "ask",
+    "examines",
     "gates",
     "read_only",
     "refresh",
@@ -52,72 +51,6 @@ __all__ = [
 
 _A_TRANSACTION = "A read-write transaction"
 _READ_ONLY_MODE = Mode.READ_ONLY  # an attribute of a class of enum is slow, in Python 3.11
-_PASSED = 1000  # texts that are remembered as examined
-_LONG = 10_000  # characters; a longer text is not remembered
-_BEGIN_WRITING = re.compile(
-    r"\s*BEGIN\s+(IMMEDIATE|EXCLUSIVE)(\s+TRANSACTION)?[\s;]*", re.IGNORECASE
-)
-
-
-class Guarded(DefaultDialect):
-    """What all guarded dialects have."""
-
-    _sa_readonly_base: type[Dialect]  # the class that the dialect had before
-    _sa_readonly_gates: tuple[Switch, ...] = ()  # no transaction begins while one is read-only
-    _sa_readonly_told: tuple[Switch, ...] = ()  # read-only in both modes of these
-    _sa_readonly_family: str  # see dialects.family()
-    _sa_readonly_serves = False  # whether it serves the role "replica" while read-write
-    _sa_readonly_pooler: str | None = None  # one of poolers.POOLERS
-    _sa_readonly_offered = False  # whether the first lock goes into the start-up packet
-    _sa_readonly_cure: str | None = None  # see refusals.refusal(); an engine by URL has its own
-
-    def _sa_readonly_says(self) -> tuple[Switch | None, State]:
-        """Return the switch and state that an error tells: read-only ones, if there are any."""
-        switches = self._sa_readonly_told or self._sa_readonly_gates
-        states = [(switch, switch.known) for switch in switches]
-        if not states:  # a twin has outlived its selector
-            return None, State(Mode.READ_ONLY, "the EngineSelector of this engine is closed")
-        return next((one for one in states if one[1].read_only), states[0])
-
-    def _sa_readonly_refusal(
-        self,
-        what: str,
-        statement: str | None = None,
-        *,
-        kind: str,
-        role: str | None = None,
-        began: bool = False,
-    ) -> ReadOnlyError:
-        switch, state = self._sa_readonly_says()
-        over = None if switch is None else refusals.last_read_only(switch)
-        fault = "ended"
-        if isinstance(self, ReadOnly):
-            fault = "engine" if self._sa_readonly_cure is None else "taken"
-        if role == "replica":
-            fault = "role"
-        elif began:
-            fault = "began"
-        cure = self._sa_readonly_cure
-        return refusal(
-            what, state, statement, kind=kind, switch=switch, fault=fault, over=over, cure=cure
-        )
-
-    def _sa_readonly_refresh(self, switch: Switch) -> State:
-        return loops.refresh(switch) if self.is_async else switch.refresh()
-
-    def _sa_readonly_confirm(self, switch: Switch) -> State:
-        return loops.wait_for(switch.check) if self.is_async else switch.check()
-
-    def _sa_readonly_would(self, statement: str, parameters: Any) -> str | None:
-        """Return what a text would do, as words of a refusal, or None if it only reads."""
-        backslash, ansi_quotes = privates.quoting(self)
-        return examine(
-            statement,
-            self._sa_readonly_family,
-            parameters,
-            backslash=backslash,
-            ansi_quotes=ansi_quotes,
-        )
 
 
 # -- read-write engines ----------------------------------------------------------------------
@@ -143,7 +76,12 @@ class Connecting(Guarded):
             with poolers.told(self):
                 connection = super().connect(*cargs, **locks.start_up(self, cparams))
         else:
+            rehearses = bool(self._sa_readonly_notebooks)
+            if rehearses:
+                cparams = noting_start(self, cparams)
             connection = super().connect(*cargs, **bounded(self.driver, cparams))
+            if rehearses:
+                note_cursors(self, connection)
         return shared.made(self, connection)  # type: ignore[no-any-return]  # made() returns its argument
 
 
@@ -216,13 +154,11 @@ class Gated(Connecting):
 # -- read-only engines -----------------------------------------------------------------------
 
 
-class ReadOnly(Guarded):
+class ReadOnly(Examining):
     """The dialect of a read-only engine: each text is examined, the first time it is seen."""
 
-    _sa_readonly_passed: dict[str, None]  # the texts that were examined and only read
+    _sa_readonly_never_writes = True
     _sa_readonly_skipped: tuple[str, ...] = ()  # told once each, see sqlite.skipped()
-    # The driver's own class behind each class of cursors that examines.
-    _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
 
     def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
         with poolers.told(self):
@@ -280,32 +216,12 @@ class ReadOnly(Guarded):
         self._sa_readonly_refuse_recovery("COMMIT PREPARED", recover)
         self.do_commit(connection.connection)
 
+    def _sa_readonly_refuse(self, what: str, statement: str, context: Any) -> None:
+        raise self._sa_readonly_refusal(what, statement, kind="statement", **told_by(context))
+
     def _sa_readonly_refuse_recovery(self, what: str, recover: bool) -> None:
         if recover:  # the transaction was prepared on another connection, and wrote
             raise self._sa_readonly_refusal(what, kind="transaction")
-
-    def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
-        """Return the text to send in place of this one, nearly always the same, or raise."""
-        what = self._sa_readonly_would(statement, parameters)
-        if what is None and self._sa_readonly_pooler == "transaction":
-            # psycopg2 and asyncpg do not notice such a text, so what follows would be sent without
-            # a BEGIN, and so without READ ONLY.
-            what = ends_transaction(statement, backslash=privates.quoting(self)[0])
-        if what is not None:
-            raise self._sa_readonly_refusal(what, statement, kind="statement", **told_by(context))
-        if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
-            # A "begin" listener sends it, which a twin shares with its engine. It would take the
-            # lock of the one writer that SQLite admits.
-            return "BEGIN"
-        # What the parameters are decides about these, so they are examined each time.
-        varies = SET_CONFIG in statement.lower() or hides_a_parameter(
-            statement, self._sa_readonly_family
-        )
-        if len(statement) <= _LONG and not varies:
-            if len(self._sa_readonly_passed) >= _PASSED:
-                self._sa_readonly_passed.clear()
-            self._sa_readonly_passed[statement] = None
-        return statement
 
 
 class GatedReadOnly(Gated, ReadOnly):
@@ -318,6 +234,11 @@ class GatedReadOnly(Gated, ReadOnly):
 def read_only(engine: Engine) -> bool:
     """True if nothing can be written through this engine, in either mode."""
     return isinstance(engine.dialect, ReadOnly)
+
+
+def examines(engine: Engine) -> bool:
+    """True if a write through this engine is refused, or noted in a rehearsal."""
+    return isinstance(engine.dialect, Examining)
 
 
 def serves(engine: Engine) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine.default import DefaultDialect
 
 from ..forks import PerProcess
+from ..rehearsal.notes import notebook_of
 from ..telemetry import fields
 from . import poolers, privates
 from .answers import GatedContext, ReadOnlyContext
@@ -23,6 +24,7 @@ from .dialects import LOCKED, can_authorize, family, holds_file, shown
 from .grace import Judging, JudgingReadOnly
 from .guard import Gated, GatedReadOnly, Guarded, ReadOnly
 from .kinds import ByKind, ByKindContext, ByKindOfLevel
+from .rehearsing import Rehearsing, RehearsingJudging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,6 +73,7 @@ def behind(engine: Engine, pooler: str | None) -> None:
 def gate(engine: Engine, switch: Switch) -> None:
     """Let no transaction begin on a read-write engine, nor on its clones, while read-only."""
     dialect: Any = engine.dialect
+    notebook_of(switch).follow(dialect, _dress_anew)
     with _changing():
         dialect._sa_readonly_gates = (*getattr(dialect, "_sa_readonly_gates", ()), switch)
         _become(dialect)
@@ -111,8 +114,7 @@ def limit(engine: Engine, by: object, limit: Limit | None) -> None:
     dialect: Any = engine.dialect
     with _changing():
         dialect._sa_readonly_limits = _with(getattr(dialect, "_sa_readonly_limits", {}), by, limit)
-        # A twin is read-only, which the attributes that it shares with its engine do not tell.
-        _dress(dialect, read_only=isinstance(dialect, ReadOnly))
+        _dress_anew(dialect)
 
 
 def bar(engine: Engine, by: object, refuse: Callable[[], ReadOnlyError] | None) -> None:
@@ -179,14 +181,28 @@ def _become(dialect: Any) -> None:
     _dress(dialect, read_only=bool(getattr(dialect, "_sa_readonly_told", ())))
 
 
+def _dress_anew(dialect: Any) -> None:
+    """Give a dialect the class that fits, as read-only as it is: a limit came, or a rehearsal."""
+    with _changing():
+        # A twin is read-only, which the attributes that it shares with its engine do not tell.
+        _dress(dialect, read_only=isinstance(dialect, ReadOnly))
+
+
 def _dress(dialect: Any, *, read_only: bool) -> None:
-    gated = bool(getattr(dialect, "_sa_readonly_gates", ()))
+    gates = getattr(dialect, "_sa_readonly_gates", ())
+    gated = bool(gates)
     limited = bool(getattr(dialect, "_sa_readonly_limits", ()))
+    notebooks = tuple(one for one in map(notebook_of, gates) if one.on and not limited)
+    dialect._sa_readonly_notebooks = notebooks
+    if notebooks:
+        dialect.__dict__.setdefault("_sa_readonly_passed", {})
     commits = privates.commits(dialect)
     base: Any = getattr(type(dialect), "_sa_readonly_base", type(dialect))
     for one, committing in ((dialect, commits), (_kin(dialect).get(dialect), not commits)):
         if one is not None and (gated or read_only):
             kind = _kind(gated=gated, read_only=read_only, judges=limited or committing)
+            if notebooks and not read_only:
+                kind = RehearsingJudging if committing else Rehearsing
             one.__class__ = _guarded(_pooled(dialect, kind), base)
         elif one is not None:
             one.__class__ = base

@@ -17,11 +17,13 @@ from sqlalchemy.pool import Pool
 from .. import forks
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode
+from ..rehearsal.callsite import mark
 from . import guard, privates, protection
 from .doors import AskingPool, ClosedPool
 from .handover import GuardedEngines
 from .pools import CountedPool, mix_in, open_pool
 from .readers import TwinEngine
+from .rehearsing import SERVED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,6 +205,9 @@ class Single:
                     raise
                 self._begun = sides
             return self._begun
+
+
+mark(Single.give, SERVED, lambda frame: frame.f_locals["self"].serves)
 
 
 class _Sides(GuardedEngines):

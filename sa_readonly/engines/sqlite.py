@@ -31,6 +31,7 @@ __all__ = [
     "is_refusal",
     "keeps",
     "lock",
+    "noting",
     "settle",
     "skipped",
     "unlock",
@@ -240,6 +241,37 @@ class _Cursor:
         if watched.asked is not None:
             done = super().execute(watched.asked)  # type: ignore[misc]
         return done
+
+
+def noting(driver: Any, dialect: Any) -> tuple[type[Any], type[Any]]:
+    """Return the classes of connections, and of their cursors, that note what these are given.
+
+    :param dialect: the one that is told of each text.
+    """
+    module = {"__module__": driver.Cursor.__module__}
+    sent = ("execute", "executemany", "executescript")
+    body = {name: _noted(getattr(driver.Cursor, name), dialect) for name in sent}
+    made = type("Cursor", (driver.Cursor,), {**module, **body})
+
+    def cursor(self: Any, factory: Any = made) -> Any:
+        return driver.Connection.cursor(self, factory)
+
+    body = {name: _by_cursor(name) for name in sent}
+    return type("Connection", (driver.Connection,), {**module, "cursor": cursor, **body}), made
+
+
+def _noted(theirs: Any, dialect: Any) -> Callable[..., Any]:
+    def method(self: Any, sql: Any, *args: Any) -> Any:
+        if hasattr(dialect, "_sa_readonly_rehearse"):  # else its selector is closed
+            dialect._sa_readonly_rehearse(self, sql, args)
+        return theirs(self, sql, *args)
+
+    return method
+
+
+def _by_cursor(name: str) -> Callable[..., Any]:
+    # From Python 3.12 on the driver's calls no cursor() of a subclass.
+    return lambda self, *args: getattr(self.cursor(), name)(*args)
 
 
 def connecting(dialect: Any) -> type[Any]:

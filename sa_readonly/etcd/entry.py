@@ -16,7 +16,7 @@ from ..mode import Mode, clock
 from ..workers import process
 from ..workers.protocol import Entry, RegistryError
 from ..workers.reports import encoded
-from .errors import EtcdError, Full, Unreachable
+from .errors import EtcdError, Unreachable, not_registered, not_reported
 from .hint import Hint
 from .records import ACK, LONGEST_FENCE, Place, marker_of, numbered, registration, revision_of
 from .values import absent, created, get_op, put_op
@@ -46,7 +46,7 @@ class EtcdEntry(Entry):
     :param owner: what the names of entries begin with.
     """
 
-    remote = True
+    remote, sheet_every, sheet_most, sheet_limit = True, 60.0, 50, 16 * 1024
 
     def __init__(self, store: Store, owner: str) -> None:
         self.place: Place | None = None
@@ -139,7 +139,7 @@ class EtcdEntry(Entry):
         """
         store, old = self._store, self.place
         if not store.answers:
-            raise RegistryError(_not_registered(store.workers, _SILENT))
+            raise RegistryError(not_registered(store.workers, _SILENT))
         self._number += 1
         name = numbered(self._process, self._number)
         key = store.workers + name
@@ -156,7 +156,7 @@ class EtcdEntry(Entry):
         except EtcdError as error:
             if not (isinstance(error, Unreachable) and error.may_be_done):
                 self._forget_old(name)
-            raise RegistryError(_not_registered(store.workers, error)) from error
+            raise RegistryError(not_registered(store.workers, error)) from error
         self._forget_old(name)
         if not answer.succeeded:
             if report is not None:
@@ -270,6 +270,9 @@ class EtcdEntry(Entry):
 
     # -- reporting -------------------------------------------------------------------------
 
+    def note(self, sheet: bytes) -> None:
+        self._hint.note(self._process, sheet)
+
     def closed(self) -> None:
         self._may_acknowledge = True
 
@@ -298,7 +301,7 @@ class EtcdEntry(Entry):
         """Put a report; False if it acknowledges a key that has gone."""
         place = self._require()
         if not self._store.answers:
-            raise RegistryError(_not_reported(place.key, _SILENT))
+            raise RegistryError(not_reported(place.key, _SILENT))
         value = self._told_at(place.name, place.fence, report, acknowledged)
         put = put_op(place.key + ACK * acknowledged, value)
         compared = [created(place.key) == place.created]
@@ -321,7 +324,7 @@ class EtcdEntry(Entry):
                 self._stale = True
             else:
                 self._left, self.acknowledged = before
-            raise RegistryError(_not_reported(place.key, error)) from error
+            raise RegistryError(not_reported(place.key, error)) from error
         finally:
             self.puts += acknowledged
         kv = answer.answers[0].kv
@@ -382,19 +385,3 @@ def owner_of(user: str | None) -> str:
     """Return what the names of this process begin with, so that etcd's rights can go by it."""
     names = [process.host()] if user is None else [re.sub(r"[^\w.-]", "_", user), process.host()]
     return "-".join(names)
-
-
-def _not_registered(where: str, error: EtcdError) -> str:
-    cure = _cure(error, "It registers as soon as etcd answers.")
-    return f"This process can't register below {where} in etcd ({error}). {cure}"
-
-
-def _not_reported(where: str, error: EtcdError) -> str:
-    cure = _cure(error, "It is tried again.")
-    return f"The report at {where} can't be put into etcd ({error}). {cure}"
-
-
-def _cure(error: EtcdError, otherwise: str) -> str:
-    if isinstance(error, Full):
-        return "Its database is full: compact it, defragment it and disarm the alarm."
-    return otherwise

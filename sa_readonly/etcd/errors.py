@@ -20,6 +20,8 @@ __all__ = [
     "Leaderless",
     "NotFound",
     "Unreachable",
+    "not_registered",
+    "not_reported",
 ]
 
 # gRPC's codes.
@@ -140,3 +142,21 @@ def _parsed(body: bytes) -> Any:
 
 def _shown(text: str) -> str:
     return printable(text[:_TEXT].strip().rstrip("."))
+
+
+def not_registered(where: str, error: EtcdError) -> str:
+    """Return what is told of a process that can't register, with the cure."""
+    cure = _cure(error, "It registers as soon as etcd answers.")
+    return f"This process can't register below {where} in etcd ({error}). {cure}"
+
+
+def not_reported(where: str, error: EtcdError) -> str:
+    """Return what is told of one that can't report, with the cure."""
+    cure = _cure(error, "It is tried again.")
+    return f"The report at {where} can't be put into etcd ({error}). {cure}"
+
+
+def _cure(error: EtcdError, otherwise: str) -> str:
+    if isinstance(error, Full):
+        return "Its database is full: compact it, defragment it and disarm the alarm."
+    return otherwise

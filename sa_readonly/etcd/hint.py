@@ -10,8 +10,9 @@ import time
 from typing import TYPE_CHECKING
 
 from .. import forks
+from ..workers.protocol import RegistryError
 from .errors import EtcdError
-from .records import ALIVE
+from .records import ALIVE, SHEET
 
 if TYPE_CHECKING:
     from .records import Store
@@ -37,6 +38,7 @@ class Hint:
     def _forget(self) -> None:
         self._lease: Lease | None = None  # a child leaves its parent's alone
         self._renewed = 0.0
+        self._sheet: bytes | None = None
 
     def renew(self, process: str) -> None:
         """Keep the hint there, if it is due; what can't be done is tried again the next time.
@@ -54,10 +56,29 @@ class Hint:
             lease = client.grant(LEASE, timeout=_REQUEST)
             key = self._store.workers + process + ALIVE
             client.put(key, b"", lease=lease.id, timeout=_REQUEST)
+            if self._sheet is not None:  # it went with the lease of before
+                self._put_sheet(process, self._sheet, lease)
         except EtcdError:
             self._lease = None
         else:
             self._lease, self._renewed = lease, now
+
+    def note(self, process: str, sheet: bytes) -> None:
+        """Put what the process has noted in a rehearsal beside the hint, as long as that is there.
+
+        :raises RegistryError: if it is not put.
+        """
+        self._sheet, lease = sheet, self._lease
+        if lease is None:
+            return
+        try:
+            self._put_sheet(process, sheet, lease)
+        except EtcdError as error:
+            raise RegistryError(f"etcd does not take {process}{SHEET}: {error}") from error
+
+    def _put_sheet(self, process: str, sheet: bytes, lease: Lease) -> None:
+        key = self._store.workers + process + SHEET
+        self._store.client.put(key, sheet, lease=lease.id, timeout=_REQUEST)
 
     def end(self) -> None:
         """Take the hint away, as far as etcd can be asked."""

@@ -5,6 +5,7 @@ Below ``KEY.workers/`` each process has a name of its own, and under it::
     PROCESS/NUMBER        its registration, with its last report
     PROCESS/NUMBER/ack    its acknowledgement, with the report that acknowledges
     PROCESS/alive         a hint for people, under a lease
+    PROCESS/sites         what it has noted in a rehearsal, under the same lease
 
 Of one process the highest number counts.
 """
@@ -35,6 +36,7 @@ __all__ = [
     "ACK",
     "ALIVE",
     "LONGEST_FENCE",
+    "SHEET",
     "Announcement",
     "Marker",
     "Place",
@@ -51,8 +53,8 @@ __all__ = [
 ]
 
 LONGEST_FENCE = 60.0  # seconds
-ACK, ALIVE = "/ack", "/alive"
-"""What follows the name of a registration, and that of a process."""
+ACK, ALIVE, SHEET = "/ack", "/alive", "/sites"
+"""What follows the name of a registration, and that of a process: its hint, and its sheet."""
 
 _FORMAT = 1
 _ID = re.compile(rb"(?:\A|\n)id: ([0-9a-f]{32})\n?\Z")
@@ -77,6 +79,7 @@ class Store:
         self.client, self.key = client, key
         self.identity = (key, *sorted(urls))
         self.marker = f"{key}.fleet"
+        self.rehearsal = f"{key}.rehearsal"
         self.workers = f"{key}.workers/"
         self.announced = f"{key}{SUFFIX}"
         self.history = f"{key}.history/"

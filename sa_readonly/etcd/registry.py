@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..rehearsal.sheet import Sheet
 from ..text import printable
 from ..workers.protocol import Liveness, Registry, RegistryError, Seen
 from .entry import EtcdEntry
 from .errors import Compacted, EtcdError, FutureRevision
 from .records import ALIVE, LONGEST_FENCE, announced, marker_of, seen_of, split
+from .rehearsal import sheets
 
 if TYPE_CHECKING:
     from ..workers.protocol import Identify
@@ -172,6 +174,12 @@ class EtcdRegistry(Registry):
         except EtcdError as error:
             problem = f"etcd can't be asked: {error}"
             return [Seen(printable(self.name), Liveness.UNKNOWN, problem=problem)]
+
+    def sheets(self) -> list[Sheet]:
+        try:
+            return sheets(self.store)
+        except EtcdError as error:
+            return [Sheet(name=printable(self.name), problem=f"etcd can't be asked: {error}")]
 
     def scope(self) -> str:
         """Return a digest of the key and of the members that are asked; see :meth:`.scope`."""

@@ -21,6 +21,7 @@ from .looks import look as look_at
 from .memory import Judgement, Memory
 from .records import LONGEST_FENCE, Store
 from .registry import EtcdRegistry
+from .rehearsal import Asking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,6 +107,8 @@ class EtcdSwitch(LookingSwitch):
         self._file = None if file is None else _HostFile(file, ttl=ttl)
         host = None if self._file is None else FileAhead(self._file.path)
         self._ahead = EtcdAhead(self.store, host)
+        self.rehearses = Asking(self.store)
+        """Tells the watcher whether processes are asked to rehearse."""
         self._answered: Look | None = None  # the last look that etcd has answered
         self._trouble: str | None = None  # the last that was logged
         self._reached: datetime | None = None  # when etcd answered last, by the wall clock

@@ -13,12 +13,16 @@ from urllib.parse import parse_qs
 from ..errors import ConfigurationError, ReadOnlyError
 from ..hold.ticket import check_hold
 from ..mode import Mode, State
-from ..oneswitch import asked
+from ..oneswitch import asked, sheets
 from ..refusals import record
+from ..rehearsal.callsite import Site as Place
+from ..rehearsal.notes import Key, notebook_of
+from ..rehearsal.sheet import put_together
 from ..workers.protocol import read_between
 from ..workers.status import Snapshot, same_file, snapshot
 from .accept import HTML, JSON, TEXT, choose
 from .answers import Answer, Request, answer, not_saved
+from .rehearsal import rendered
 from .status import as_html
 
 if TYPE_CHECKING:
@@ -77,10 +81,12 @@ class Site:
             )
         _check(status_path, status, details)
         self.selector = found
+        self._notebook = notebook_of(found.switch)
         self.status = status
         self.details = details
         self._page = None if status_path is None else status_path.rstrip("/") or "/"
         self._check_path = None if self._page is None else self._page.rstrip("/") + "/check"
+        self._rehearsal = None if self._page is None else self._page.rstrip("/") + "/rehearsal"
         self._refuse = frozenset(_methods("refuse", refuse))
         self._hold = check_hold("ReadOnlyMiddleware(hold)", hold)
         self.holds = self._hold is not None
@@ -92,8 +98,8 @@ class Site:
     # -- the status page -----------------------------------------------------------------
 
     def owns(self, path: str) -> bool:
-        """True if the status page is at this path, or its check."""
-        return self._page is not None and path in (self._page, self._check_path)
+        """True if the status page is at this path, its check, or the page of a rehearsal."""
+        return self._page is not None and path in (self._page, self._check_path, self._rehearsal)
 
     def page(self, request: Request, *, details: bool) -> Answer:
         """Return the status page or the check. It looks at the switch and reads the registry."""
@@ -103,8 +109,12 @@ class Site:
             return answer(405, TEXT, text, read_only=self.selector.read_only, more=more)
         if request.path == self._check_path:
             return self._checked(request)
-        seen = self._snapshot()
         kind = choose(request.accept, (TEXT, JSON, HTML))
+        if request.path == self._rehearsal:
+            found, read_only = put_together(sheets(self.selector)), self.selector.read_only
+            text = rendered(found, kind, details=details)
+            return answer(200, kind, text, read_only=read_only)
+        seen = self._snapshot()
         if kind == HTML:
             body = as_html(seen, details=details)
         elif kind == JSON:
@@ -158,7 +168,11 @@ class Site:
 
     def may_refuse(self, request: Request) -> bool:
         """True if this request is refused, while read-only, before the application runs."""
-        return request.method in self._refuse and not self._allows(request)
+        refuses = request.method in self._refuse and not self._allows(request)
+        if refuses and self._notebook.on and not self.selector.read_only:
+            site = Place("ReadOnlyMiddleware(refuse)", 0, request.method)
+            self._notebook.note(Key(site, None, "primary", "beforehand"), "The request")
+        return refuses
 
     def _allows(self, request: Request) -> bool:
         return any(pattern.fullmatch(request.path) for pattern in self._allow)

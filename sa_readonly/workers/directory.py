@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ..errors import ConfigurationError
+from ..rehearsal.sheet import Sheet
 from ..text import printable
 from . import process
 from .entry import DirectoryEntry
@@ -51,6 +52,16 @@ class DirectoryRegistry(Registry):
         except (OSError, RegistryError) as error:
             problem = str(error) if isinstance(error, RegistryError) else why(error)
             return [Seen(printable(self.path), Liveness.UNKNOWN, problem=problem)]
+
+    def sheets(self) -> list[Sheet]:
+        try:
+            with self._folder.opened() as directory:
+                return list(self._folder.sheets(directory))
+        except FileNotFoundError:
+            return []
+        except (OSError, RegistryError) as error:
+            problem = str(error) if isinstance(error, RegistryError) else why(error)
+            return [Sheet(name=printable(self.path), problem=problem)]
 
     def scope(self) -> str:
         """Return a digest of which directory it is; see :meth:`.Registry.scope`.

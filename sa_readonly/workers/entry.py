@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import forks
 from . import memory, process
-from .folder import LOCK, NEW, REPORT, try_to_lock, why
+from .folder import LOCK, NEW, REPORT, SHEET, try_to_lock, why
 from .protocol import Entry, RegistryError
 from .reports import encoded, overwrite
 
@@ -95,8 +95,14 @@ class DirectoryEntry(Entry):
             acknowledged = may_acknowledge and report.may_acknowledge
             content = encoded(self.name, acknowledged, report, self._about)
             self._acknowledged = self._acknowledged or acknowledged
-            self._write(content)
+            self._write(content, REPORT)
             self._acknowledged = acknowledged
+
+    def note(self, sheet: bytes) -> None:
+        with self._locked():
+            if not self._over:
+                self._require()
+                self._write(sheet, SHEET)
 
     def withdraw(self) -> None:
         with self._locked():
@@ -130,7 +136,7 @@ class DirectoryEntry(Entry):
         with contextlib.suppress(RegistryError), self._locked():
             pass
         if self._is_whole():
-            for suffix in (LOCK, REPORT):
+            for suffix in (LOCK, REPORT, SHEET):
                 with contextlib.suppress(OSError):
                     os.unlink(self._path(suffix))
         if self._memory is not None:  # also where the directory has gone
@@ -264,8 +270,8 @@ class DirectoryEntry(Entry):
         self._acknowledged = False
         _registered.discard(self)
 
-    def _write(self, content: bytes) -> None:
-        new, path = self._path(NEW), self._path(REPORT)
+    def _write(self, content: bytes, suffix: str) -> None:
+        new, path = self._path(NEW), self._path(suffix)
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(new)  # of a report that was interrupted

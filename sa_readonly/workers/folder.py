@@ -16,6 +16,7 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..rehearsal import sheet as sheets
 from ..text import printable
 from . import memory, process
 from .protocol import SILENT, Liveness, RegistryError, Seen
@@ -24,6 +25,7 @@ from .reports import LIMIT, decoded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..rehearsal.sheet import Sheet
     from .protocol import Identify
 
 try:
@@ -31,10 +33,11 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # without it the directory is refused
 
-__all__ = ["LOCK", "NEW", "REPORT", "Folder", "try_to_lock", "why"]
+__all__ = ["LOCK", "NEW", "REPORT", "SHEET", "Folder", "try_to_lock", "why"]
 
-LOCK, REPORT, NEW = ".lock", ".json", ".new"
-"""What follows the name of an entry: its lock, its report, and a report that is being written."""
+LOCK, REPORT, SHEET, NEW = ".lock", ".json", ".sites", ".new"
+"""What follows the name of an entry: its lock, its report, what it has noted in a rehearsal, and
+one of the two that is being written."""
 
 _NAME = re.compile(
     r"(?P<host>[A-Za-z0-9._-]{1,64})-(?P<pid>[1-9][0-9]{0,9})-(?P<place>[0-9a-f]{12})-[0-9a-f]{16}",
@@ -103,6 +106,14 @@ class Folder:
                 stem = name.removesuffix(LOCK)
                 with contextlib.suppress(FileNotFoundError):  # it has just been closed or swept
                     yield stem, _seen(directory, found, stem, here)
+
+    def sheets(self, directory: int) -> Iterator[Sheet]:
+        """Yield what each process has noted in a rehearsal."""
+        for name in sorted(os.listdir(directory)):
+            stem = name.removesuffix(SHEET)
+            if stem != name and _NAME.fullmatch(stem):
+                with contextlib.suppress(FileNotFoundError):
+                    yield _sheet(directory, stem)
 
     def sweep(self, identify: Identify) -> None:
         """Remove dead entries; see :meth:`.Registry.sweep`."""
@@ -239,6 +250,25 @@ def _with_report(directory: int, one: Seen, lock: os.stat_result) -> Seen:
     return one
 
 
+def _sheet(directory: int, stem: str) -> Sheet:
+    """Read what a process has noted. :raises FileNotFoundError: if it has none, or has gone."""
+    try:
+        lock = os.stat(stem + LOCK, dir_fd=directory, follow_symlinks=False)
+        descriptor = _open(directory, stem + SHEET)
+        try:
+            found = os.fstat(descriptor)
+            content = os.read(descriptor, sheets.LIMIT + 1)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        return sheets.Sheet(name=stem, problem=f"its notes are not readable, {why(error)}")
+    if found.st_uid != lock.st_uid or not stat.S_ISREG(found.st_mode):
+        return sheets.Sheet(name=stem, problem="its notes are foreign: of another user")
+    return sheets.decoded(content, stem)
+
+
 def _open(directory: int, name: str) -> int:
     """Open a file to be read, so that it can't block and leads nowhere else."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -260,7 +290,7 @@ def _remove(directory: int, stem: str) -> None:
     descriptor = _open(directory, stem + LOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        for suffix in (LOCK, REPORT, NEW):  # without a lock file it is no entry any more
+        for suffix in (LOCK, REPORT, SHEET, NEW):  # without a lock file it is no entry any more
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(stem + suffix, dir_fd=directory)
         memory.remove(stem)
@@ -270,9 +300,9 @@ def _remove(directory: int, stem: str) -> None:
 
 def _sweep_orphans(directory: int) -> None:
     # Reports first, locks second: a lock is made before its reports, and its name never again.
-    orphans = [name for name in os.listdir(directory) if name.endswith((REPORT, NEW))]
+    orphans = [name for name in os.listdir(directory) if name.endswith((REPORT, SHEET, NEW))]
     for name in orphans:
-        stem = name.removesuffix(REPORT).removesuffix(NEW)
+        stem = name.removesuffix(REPORT).removesuffix(SHEET).removesuffix(NEW)
         if not _NAME.fullmatch(stem):
             continue
         try:

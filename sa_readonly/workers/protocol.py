@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from ..mode import Mode
+from ..rehearsal.notes import MOST
 
 if TYPE_CHECKING:
     from ..engines.uses import Memory
+    from ..rehearsal.sheet import Sheet
 
 __all__ = [
     "Connections",
@@ -206,6 +208,15 @@ class Entry(Protocol):
     """True if :meth:`close` asks another machine: where a selector is collected, which may come in
     any thread and under any lock, a thread of its own calls it then."""
 
+    sheet_every: float = 10.0
+    """Seconds that lie between two calls of :meth:`note` at least."""
+
+    sheet_most: int = MOST
+    """How many places of a rehearsal it is given."""
+
+    sheet_limit: int = 256 * 1024
+    """How many bytes of it."""
+
     @abstractmethod
     def ensure(self) -> bool:
         """Register this process if it is not: after a fork, or when the entry was removed.
@@ -273,6 +284,16 @@ class Entry(Protocol):
             gate stays closed.
         """
 
+    def note(self, sheet: bytes) -> None:
+        """Tell readers what this process has noted in a rehearsal; see :meth:`Registry.sheets`.
+
+        By default they are not told.
+
+        :param sheet: at most ``sheet_limit`` bytes, which replace the last ones.
+        :raises RegistryError: if it can't be told.
+        """
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Remove the entry. It is called only while no read-write connection is in use.
@@ -313,6 +334,13 @@ class Registry(Protocol):
     @abstractmethod
     def read(self) -> list[Seen]:
         """Return every entry. It raises nothing: what can't be read is an entry with a problem."""
+
+    def sheets(self) -> list[Sheet]:
+        """Return what each process that is registered has noted in a rehearsal.
+
+        It raises nothing: what can't be read is a sheet with a problem. By default there are none.
+        """
+        return []
 
     def scope(self) -> str | None:
         """Return a text that is the same wherever these entries are read, and nowhere else.

@@ -13,6 +13,7 @@ from .. import forks
 from ..mode import Mode
 from ..telemetry import fields
 from .protocol import RegistryError, Report
+from .rehearsing import Rehearsing
 
 if TYPE_CHECKING:
     import weakref
@@ -96,6 +97,7 @@ class Reporting:
         # and no turn is lost.
         self._turning = forks.PerProcess(threading.RLock)
         self._entry: Entry | None = None
+        self._mute = False  # whether it was logged that a rehearsal's notes can't be told
         self.begin(None)
 
     def begin(self, registry: Registry | None) -> None:
@@ -109,6 +111,7 @@ class Reporting:
         """Have nothing registered and nothing told: in a child, what there is is the parent's."""
         self.registered = False
         self._sweep_at = time.monotonic() + _SWEPT  # registering sweeps, too
+        self.rehearsing = Rehearsing()
         self._told: tuple[Mark, Report] | None = None
         self._told_at = self._ensured_at = -math.inf
 
@@ -253,6 +256,20 @@ class Reporting:
             self.problem = None
             extra = fields("reports_again")
             logger.info("This process is registered, and reports again.", extra=extra)
+
+    def note(self, switch: Switch) -> None:
+        """Tell what was noted in a rehearsal, if there is something new."""
+        entry = self._entry
+        if entry is not None and self.registered:
+            try:
+                self.rehearsing.tell(switch, entry)
+                self._mute = False
+            except RegistryError as error:
+                if not self._mute:
+                    self._mute = True
+                    extra = fields("rehearsal_untold", error=str(error))
+                    message = "What a rehearsal has noted can't be told: %s"
+                    logger.warning(message, error, extra=extra)
 
     def _fall_ill(self, error: RegistryError) -> None:
         self._told = None  # readers may find no report: it is tried again at the next look

@@ -247,10 +247,8 @@ class Worker:
         :param here: what is known of it without a selector.
         """
         report = self._report(switch)
-        acknowledged = self.reporting.since is not None and report.may_acknowledge
-        return replace(
-            here, acknowledged=acknowledged, report=report, problem=self.reporting.problem
-        )
+        done = self.reporting.since is not None and report.may_acknowledge
+        return replace(here, acknowledged=done, report=report, problem=self.reporting.problem)
 
     def refused(self) -> None:
         """Report anew: a connection was in the making when the flip was reported."""
@@ -270,18 +268,20 @@ class Worker:
         for door in self.counts.doors:
             door.sweep()
         switch, reporting = self._switch(), self.reporting
-        if switch is None or reporting.registry is None or not self._is_at_work():
+        if switch is None or not self._is_at_work():
             return
-        due = (
-            reporting.is_due(self._mark(switch), lambda: self.counts.engines[0])
-            or not reporting.stands()  # then its report may be missing, too
-        )
+        reporting.rehearsing.look(switch)
+        if reporting.registry is None:
+            return
+        due = reporting.is_due(self._mark(switch), lambda: self.counts.engines[0])
+        due = due or not reporting.stands()  # then its report may be missing, too
         if due and self._ensure():
             switch.check()
         if not switch.known.read_only:
             reporting.sweep()
         if due:
             reporting.report(partial(self._report, switch))
+        reporting.note(switch)
 
     def _is_at_work(self) -> bool:
         return self._begun and bool(self.counts.members)

@@ -1,0 +1,143 @@
+"""What all guarded dialects have, and the examination of a text.
+
+What a class keeps on a dialect is named ``_sa_readonly_...``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.engine.default import DefaultDialect
+
+from .. import refusals
+from ..mode import Mode, State
+from ..refusals import refusal
+from . import loops, privates
+from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.engine import Dialect
+
+    from ..errors import ReadOnlyError
+    from ..mode import Switch
+    from ..rehearsal.notes import Notebook
+
+__all__ = ["PASSED", "Examining", "Guarded"]
+
+PASSED = 1000
+"""Texts that are remembered as examined."""
+
+_LONG = 10_000  # characters; a longer text is not remembered
+_BEGIN_WRITING = re.compile(
+    r"\s*BEGIN\s+(IMMEDIATE|EXCLUSIVE)(\s+TRANSACTION)?[\s;]*", re.IGNORECASE
+)
+
+
+class Guarded(DefaultDialect):
+    """What all guarded dialects have."""
+
+    _sa_readonly_base: type[Dialect]  # the class that the dialect had before
+    _sa_readonly_gates: tuple[Switch, ...] = ()  # no transaction begins while one is read-only
+    _sa_readonly_told: tuple[Switch, ...] = ()  # read-only in both modes of these
+    _sa_readonly_family: str  # see dialects.family()
+    _sa_readonly_never_writes = False  # whether it is read-only in both modes
+    _sa_readonly_serves = False  # whether it serves the role "replica" while read-write
+    _sa_readonly_pooler: str | None = None  # one of poolers.POOLERS
+    _sa_readonly_offered = False  # whether the first lock goes into the start-up packet
+    _sa_readonly_notebooks: tuple[Notebook, ...] = ()  # see rehearsing.py
+    _sa_readonly_cure: str | None = None  # see refusals.refusal(); an engine by URL has its own
+
+    def _sa_readonly_says(self) -> tuple[Switch | None, State]:
+        """Return the switch and state that an error tells: read-only ones, if there are any."""
+        switches = self._sa_readonly_told or self._sa_readonly_gates
+        states = [(switch, switch.known) for switch in switches]
+        if not states:  # a twin has outlived its selector
+            return None, State(Mode.READ_ONLY, "the EngineSelector of this engine is closed")
+        return next((one for one in states if one[1].read_only), states[0])
+
+    def _sa_readonly_refusal(
+        self,
+        what: str,
+        statement: str | None = None,
+        *,
+        kind: str,
+        role: str | None = None,
+        began: bool = False,
+    ) -> ReadOnlyError:
+        switch, state = self._sa_readonly_says()
+        over = None if switch is None else refusals.last_read_only(switch)
+        fault = "ended"
+        if self._sa_readonly_never_writes:
+            fault = "engine" if self._sa_readonly_cure is None else "taken"
+        if role == "replica":
+            fault = "role"
+        elif began:
+            fault = "began"
+        cure = self._sa_readonly_cure
+        return refusal(
+            what, state, statement, kind=kind, switch=switch, fault=fault, over=over, cure=cure
+        )
+
+    def _sa_readonly_refresh(self, switch: Switch) -> State:
+        return loops.refresh(switch) if self.is_async else switch.refresh()
+
+    def _sa_readonly_confirm(self, switch: Switch) -> State:
+        return loops.wait_for(switch.check) if self.is_async else switch.check()
+
+    def _sa_readonly_refuse(self, what: str, statement: str, context: Any) -> None:
+        """Refuse what was found, or note it: not here, where a rehearsal has just ended."""
+
+    def _sa_readonly_rehearse(self, cursor: Any, statement: str, parameters: Any) -> None:
+        """Note what a raw cursor is given: not here, where a rehearsal has ended."""
+
+    def _sa_readonly_would(self, statement: str, parameters: Any) -> str | None:
+        """Return what a text would do, as words of a refusal, or None if it only reads."""
+        backslash, ansi_quotes = privates.quoting(self)
+        return examine(
+            statement,
+            self._sa_readonly_family,
+            parameters,
+            backslash=backslash,
+            ansi_quotes=ansi_quotes,
+        )
+
+
+class Examining(Guarded):
+    """What examines each text, the first time it is seen: it refuses, or notes in a rehearsal."""
+
+    _sa_readonly_passed: dict[str, None]  # the texts that were examined and only read
+    # The driver's own class behind each class of cursors that examines.
+    _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
+
+    def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
+        """Return the text to send in place of this one, nearly always the same, or raise."""
+        what = self._sa_readonly_would(statement, parameters)
+        if what is None and self._sa_readonly_pooler == "transaction":
+            # psycopg2 and asyncpg do not notice such a text, so what follows would be sent without
+            # a BEGIN, and so without READ ONLY.
+            what = ends_transaction(statement, backslash=privates.quoting(self)[0])
+        if what is not None:
+            self._sa_readonly_refuse(what, statement, context)
+            return statement  # of a rehearsal
+        if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
+            # A "begin" listener sends it, which a twin shares with its engine. It would take the
+            # lock of the one writer that SQLite admits.
+            return "BEGIN"
+        if self._sa_readonly_may_remember(statement):
+            if len(self._sa_readonly_passed) >= PASSED:
+                self._sa_readonly_passed.clear()
+            self._sa_readonly_passed[statement] = None
+        return statement
+
+    def _sa_readonly_may_remember(self, statement: str) -> bool:
+        """False if what the parameters are decides about a text, so that it is examined each time.
+
+        What is long is not remembered either.
+        """
+        return len(statement) <= _LONG and not (
+            SET_CONFIG in statement.lower()
+            or hides_a_parameter(statement, self._sa_readonly_family)
+        )

@@ -1,0 +1,178 @@
+"""Where in the application's own code something was asked for, told by the stack.
+
+Frames of SQLAlchemy, of this package, of the standard library and of what is installed beside it
+are skipped. Some of them tell by which road a connection is got, see :func:`mark`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import sysconfig
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType, FrameType
+
+__all__ = ["APPLICATION", "Call", "Site", "bear", "frames", "here", "kind_of", "mark"]
+
+_DEEPEST = 500  # frames that are looked at; a recursion may have made thousands
+APPLICATION, _LIBRARY, _SKIPPED = range(3)
+
+
+class Site(NamedTuple):
+    """A place in the code.
+
+    :param file: the path of the file; of a library, if there is nothing else on the stack.
+    :param line: its line, from 1 on; 0 if it is not known.
+    :param function: the name of the function.
+    """
+
+    file: str
+    line: int
+    function: str
+
+
+class Call(NamedTuple):
+    """Where something was asked for, and by which road.
+
+    :param site: the innermost place that is the application's own.
+    :param roads: what :func:`mark` told of the frames before it, the innermost first.
+    """
+
+    site: Site
+    roads: tuple[str, ...]
+
+
+_UNKNOWN = Site("?", 0, "?")
+_roads: dict[CodeType, tuple[str, Callable[[FrameType], bool]]] = {}
+_kinds: dict[str, int] = {}  # by the name of a file
+
+
+def _always(_: FrameType) -> bool:
+    return True
+
+
+def mark(function: Any, road: str, when: Callable[[FrameType], bool] = _always) -> None:
+    """Have :func:`here` tell a road where a function is on the stack.
+
+    :param when: is asked of the function's frame.
+    """
+    _roads[function.__code__] = (road, when)
+    _ROADS.add(function.__name__)
+
+
+def here(frame: FrameType | None = None) -> Call:
+    """Return where in the application's code the present call was made.
+
+    :param frame: the innermost frame that is looked at; by default that of the caller.
+    """
+    roads: tuple[str, ...] = ()
+    library: FrameType | None = None
+    greenlet: Any = None
+    one = frame or sys._getframe(1)
+    while True:
+        # By names: a code object is hashed anew each time, with all that is in it.
+        code = one.f_code
+        kind = _kinds.get(code.co_filename)
+        if kind is None:
+            kind = kind_of(one)
+        if kind == APPLICATION:
+            return Call(_site(one), roads)
+        if kind == _LIBRARY:
+            library = library or one
+        elif code.co_name in _ROADS:
+            found = _roads.get(code)
+            if found is not None and found[1](one):
+                roads = (*roads, found[0])
+            elif (code.co_filename, code.co_name) in _LOOPS:
+                break  # what has started the loop has not asked for this
+        back = one.f_back
+        if back is None:
+            back, greenlet = _beyond(greenlet)
+            if back is None:
+                break
+        one = back
+    return Call(_born.get() if library is None else _site(library), roads)
+
+
+_born: ContextVar[Site] = ContextVar("sa_readonly_born", default=_UNKNOWN)
+
+
+def bear() -> None:
+    """Take note of the present call for tasks that come of it.
+
+    SQLAlchemy ends ``async with Session.begin()`` in a task of its own, on whose stack nothing of
+    the application is. It is noted where the session is made: on the same line.
+    """
+    _born.set(here(sys._getframe(1)).site)
+
+
+def frames(frame: FrameType) -> Iterator[FrameType]:
+    """Yield a frame and those that have called it, through the greenlets of SQLAlchemy's."""
+    one: FrameType | None = frame
+    greenlet: Any = None
+    for _ in range(_DEEPEST):
+        if one is None:
+            return
+        yield one
+        one = one.f_back
+        if one is None:
+            one, greenlet = _beyond(greenlet)
+
+
+def _beyond(greenlet: Any) -> tuple[FrameType | None, Any]:
+    """Return where what awaits stands: another greenlet, in which the coroutines are."""
+    module: Any = sys.modules.get("greenlet")
+    if module is None:
+        return None, None
+    parent = (module.getcurrent() if greenlet is None else greenlet).parent
+    return None if parent is None else parent.gr_frame, parent
+
+
+def kind_of(frame: FrameType) -> int:
+    """Return :data:`APPLICATION` for a frame of the application's own code."""
+    name = frame.f_code.co_filename
+    kind = _kinds.get(name)
+    if kind is None:
+        kind = _kinds[name] = _judge(name)
+    return kind
+
+
+def _site(frame: FrameType) -> Site:
+    return Site(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name)
+
+
+_OURS = tuple(
+    os.path.join(os.path.dirname(os.path.abspath(path)), "")
+    for path in (os.path.dirname(__file__), sqlalchemy.__file__)
+)
+_STANDARD = tuple(
+    os.path.join(os.path.abspath(sysconfig.get_path(name)), "")
+    for name in ("stdlib", "platstdlib", "scripts")  # such as bin/gunicorn
+)
+_LOOPS = {
+    (sys.modules[cls.__module__].__file__, name)
+    for cls, name in (
+        (asyncio.Handle, "_run"),
+        (asyncio.BaseEventLoop, "run_forever"),
+        (asyncio.BaseEventLoop, "run_until_complete"),
+    )
+} | {(sys.modules[asyncio.run.__module__].__file__, "run")}
+_ROADS = {name for _, name in _LOOPS}  # the names of what tells a road, and of loops
+
+
+def _judge(name: str) -> int:
+    if name.startswith("<"):  # what was made by exec(), or is frozen
+        return _SKIPPED
+    path = os.path.abspath(name)
+    if path.startswith(_OURS):
+        return _SKIPPED
+    if {"site-packages", "dist-packages"} & set(path.split(os.sep)):
+        return _LIBRARY
+    return _SKIPPED if path.startswith(_STANDARD) else APPLICATION
