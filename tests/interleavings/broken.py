@@ -36,6 +36,11 @@ class Breakage(NamedTuple):
     """What stands in the problem that is found."""
     replace: dict[tuple[Any, str], Any]
 
+    @property
+    def settles(self) -> bool:
+        """Whether it is about what waits for ever, which is asked after all programs."""
+        return self.problem == _FOR_EVER
+
     @contextlib.contextmanager
     def broken(self) -> Iterator[None]:
         before = {(where, name): getattr(where, name) for where, name in self.replace}

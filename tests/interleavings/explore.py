@@ -144,12 +144,14 @@ def _explore_one(
                         todo[cost].append((node, other))
                 run.go_on(choice)
                 node = node, choice
+            end = "end", run.night.digest()  # what comes after it depends on nothing else
+            if end not in seen:
+                seen[end] = 0
+                run.night.finish_all()
+                if settle:
+                    run.night.settle()
             found.drained += sum(run.night.verdicts)
             found.writes += run.night.writes
-            # What comes after it depends on nothing else.
-            if settle and (end := ("end", run.night.digest())) not in seen:
-                seen[end] = 0
-                run.night.settle()
         except Broken as error:
             found.problem, found.path = str(error), run.path
         finally:
@@ -174,6 +176,7 @@ def walk(scenario: Scenario, seed: int, *, settle: bool = True) -> Found:
                 if choice is None:
                     choice = chance.choice(ready if ready and chance.random() > 0.05 else ready + late)
                 run.go_on(choice)
+            run.night.finish_all()
             found.drained = sum(run.night.verdicts)
             if settle:
                 run.night.settle()

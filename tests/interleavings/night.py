@@ -259,6 +259,7 @@ class Night:
         self.writes = self.refusals = 0
         self.verdicts: list[bool] = []
         self.pids = 100
+        self.then: list[tuple[Process, Any]] = []  # what is done after all, one after another
         machine.check = self.check
 
     # -- processes -----------------------------------------------------------------------
@@ -302,6 +303,26 @@ class Night:
                 raise Broken(f"{thread.name} waits for ever")
             self.machine.go_on(thread)
         self.machine.alone = False
+
+    # -- when a program begins -----------------------------------------------------------
+    #
+    # Orders in which nothing can be seen are not many more then. It begins all the same where
+    # nothing else can go on, or where that counts as one more preemption.
+
+    def when_on(self, program: Any) -> Any:
+        """The program, which begins when the file is there."""
+        return self._when(lambda: FILE in self.machine.kernel.files, program)
+
+    def after(self, thread: Thread, program: Any) -> Any:
+        """The program, which begins when that thread has come to its end."""
+        return self._when(lambda: thread.over, program)
+
+    def _when(self, is_ready: Any, program: Any) -> Any:
+        def begin(process: Process) -> None:
+            self.machine.step("until", _nothing, is_ready=is_ready, give_up=_nothing)
+            program(process)
+
+        return begin
 
     # -- programs of workers -------------------------------------------------------------
 
@@ -391,6 +412,20 @@ class Night:
 
         self.machine.step("off", remove)
 
+    def off_and_on(self, process: Process) -> None:
+        self.off(process)
+        self.on(process)
+
+    @staticmethod
+    def both(first: Any, then: Any) -> Any:
+        """A program that runs one and then the other."""
+
+        def program(process: Process) -> None:
+            first(process)
+            then(process)
+
+        return program
+
     def sweep(self, process: Process) -> None:
         process.root.registry.sweep(process.root.switch.identify)
 
@@ -464,13 +499,18 @@ class Night:
         told = tuple(sorted(self.open.items())), tuple(sorted(self.orphans))
         return hash((told, self.promised, self.on_at, self.machine.digest()))
 
-    def settle(self) -> None:
-        """After all programs: nothing waits for ever, and all come back."""
-        machine = self.machine
-        operator = self.operator()
-        for thread in machine.threads():
+    def finish_all(self) -> None:
+        """After all programs: none waits for ever. Do what is to be done then."""
+        for thread in self.machine.threads():
             if not thread.waits_for_tick:
                 raise Broken(f"{thread.name} waits for ever")
+        for process, program in self.then:
+            self.do(process, program)
+
+    def settle(self) -> None:
+        """After all that, nothing is waited for for ever, and all come back."""
+        machine = self.machine
+        operator = self.operator()
         is_on = FILE in machine.kernel.files
         self._settle_in(operator, Mode.READ_ONLY if is_on else Mode.READ_WRITE)
         self.do(operator, self.off)
@@ -500,7 +540,7 @@ class Night:
     def _settle_in(self, operator: Process, mode: Mode) -> None:
         machine = self.machine
         for _ in range(2):
-            machine.now += 1000
+            machine.now += 2 * FOREVER
             for process in self._workers():
                 # What holds a connection gives it back, and what has a thread ticks.
                 self.do(process, self.tick)
@@ -513,3 +553,6 @@ class Night:
         if mode is Mode.READ_ONLY and not verdicts[0].waiting and verdicts[0].seen:
             self.do(operator, self.wait)
 
+
+def _nothing() -> None:
+    pass
