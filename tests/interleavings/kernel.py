@@ -204,7 +204,9 @@ class Kernel:
         return written
 
     def pwrite(self, process: Process, number: int, content: bytes, offset: int) -> int:
-        self._opened(process, number).inode.content[offset : offset + len(content)] = content
+        before = self._opened(process, number).inode.content
+        before.extend(bytes(max(0, offset - len(before))))
+        before[offset : offset + len(content)] = content
         return len(content)
 
     def fstat(self, process: Process, number: int) -> Stat:
@@ -231,6 +233,8 @@ class Kernel:
 
     def replace(self, process: Process, old: Any, new: Any) -> None:  # noqa: ARG002  # as the others
         inode = self._inode(old)
+        if old == new:
+            return
         if new in self.files:
             self.files[new].names -= 1
         self.files[new] = inode
