@@ -20,7 +20,11 @@ from tests.interleavings import explore, kernel, machine
 from tests.interleavings.broken import BREAKAGES, Breakage
 from tests.interleavings.scenarios import SCENARIOS
 
-SEEDS = (1, 7, 42)  # of orders by chance that are taken each time; one that found a fault stays here
+SEEDS = (
+    1,
+    7,
+    42,
+)  # of orders by chance that are taken each time; one that found a fault stays here
 
 
 @pytest.fixture
@@ -74,7 +78,9 @@ class Real:
         number = self.numbers.get((process, args[0])) if isinstance(args[0], int) else None
         if isinstance(args[0], str):
             args = tuple(
-                f"{self.directory}{one.removeprefix(kernel.WORKERS)}" if isinstance(one, str) else one
+                f"{self.directory}{one.removeprefix(kernel.WORKERS)}"
+                if isinstance(one, str)
+                else one
                 for one in args
             )
         if name == "flock":
@@ -147,7 +153,7 @@ def _outcome(call: Any, process: int, calls: tuple[Any, ...]) -> object:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_kernel_in_memory_answers_as_the_one_below(seed: int, tmp_path: Path) -> None:
-    chance = random.Random(seed)  # noqa: S311  # no secret
+    chance = random.Random(seed)
     directory = tmp_path / "workers"
     directory.mkdir()
     real, in_memory = Real(directory), InMemory()

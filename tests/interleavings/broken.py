@@ -74,7 +74,7 @@ def _look_and_register(self: Worker) -> None:
     self.due()
 
 
-# -- close the gate, then count, then report --------------------------------------------------
+# -- close the gate, then count, then report -------------------------------------------------
 
 
 _look, _connections = FileSwitch._look, Counts.connections
@@ -102,7 +102,7 @@ def _report_and_look(self: FileSwitch) -> Any:
     return _look(self)
 
 
-# -- withdraw, then open -----------------------------------------------------------------------
+# -- withdraw, then open ---------------------------------------------------------------------
 
 
 _turn, _flipped = Reporting.turn, Worker._flipped
@@ -124,7 +124,7 @@ def _withdraw_when_told(self: Worker, old: Any, new: Any) -> None:
     _flipped(self, old, new)
 
 
-# -- the file's identity, before and after the entries -------------------------------------------
+# -- the file's identity, before and after the entries ---------------------------------------
 
 
 def _identity_before(
@@ -140,7 +140,7 @@ def _identity_after(
     return look(), seen, True
 
 
-# -- a forked child closes its lock first ----------------------------------------------------------
+# -- a forked child closes its lock first ----------------------------------------------------
 
 
 _init, _ensure = DirectoryEntry.__init__, DirectoryEntry.ensure
@@ -170,7 +170,7 @@ def _unlock(self: DirectoryEntry) -> None:
     _drop(self)
 
 
-# -- an answer's age counts from before the stat -----------------------------------------------------
+# -- an answer's age counts from before the stat ---------------------------------------------
 
 
 def _look_and_read_the_clock(self: FileSwitch) -> Any:
@@ -181,7 +181,7 @@ def _look_and_read_the_clock(self: FileSwitch) -> Any:
     return self.known
 
 
-# -- more ---------------------------------------------------------------------------------------------
+# -- more ------------------------------------------------------------------------------------
 
 
 _sweep = folder.Folder.sweep
@@ -234,7 +234,10 @@ BREAKAGES: dict[str, Breakage] = {
         scenarios.forking, 1, "", {(DirectoryEntry, "_drop"): _unlock}
     ),
     "an answer's age counts from after the stat": Breakage(
-        scenarios.aged, 2, "after the file had come", {(FileSwitch, "_look"): _look_and_read_the_clock}
+        scenarios.aged,
+        2,
+        "after the file had come",
+        {(FileSwitch, "_look"): _look_and_read_the_clock},
     ),
     "a late look overrules a later one": Breakage(
         scenarios.looks, 2, _CONNECTIONS, {(FileSwitch, "_look"): _look_and_read_the_clock}

@@ -86,14 +86,13 @@ def explore(
 
     :param until: the :func:`time.monotonic` time at which it ends all the same.
     """
-    found, seen = Found(), dict[Any, int]()
-    todo: list[list[Any]] = [[] for _ in range(preemptions + 1)]  # by how many were made
-    todo[0].append(None)
-    for made, paths in enumerate(todo):
+    exploration = _Exploration(scenario, preemptions, settle=settle)
+    found = exploration.found
+    for made, paths in enumerate(exploration.todo):
         while paths:
             if time.monotonic() > until:
                 return found
-            _explore_one(scenario, paths.pop(), made, todo, seen, found, settle=settle)
+            exploration.take(paths.pop(), made)
             if found.problem is not None:
                 found.preemptions = made
                 return found
@@ -101,67 +100,86 @@ def explore(
     return found
 
 
-def _explore_one(
-    scenario: Scenario,
-    node: Any,
-    made: int,
-    todo: list[list[Any]],
-    seen: dict[Any, int],
-    found: Found,
-    *,
-    settle: bool,
-) -> None:
-    prefix: list[Choice] = []
-    above = node
-    while above is not None:
-        above, choice = above
-        prefix.append(choice)
-    left = len(todo) - 1 - made
-    found.runs += 1
-    with machines.run() as machine:
-        run = _Run(machine, scenario)
-        try:
-            while True:
-                ready, late = run.choices()
-                if prefix:
-                    run.go_on(prefix.pop())
-                    continue
-                if not ready and not late:
-                    break
-                last = run.last
-                goes_on = last in ready
-                if len(ready) + len(late) > 1:
-                    key = run.night.digest(), last[:2] if last and goes_on else None
-                    if seen.get(key, -1) >= left:
-                        return
-                    found.states += key not in seen
-                    seen[key] = left
-                choice = last if goes_on and last else (ready or late)[0]
-                for other in (*ready, *late):
-                    # To give up waiting takes time, in which the others stand still.
-                    cost = made + (goes_on or (other[2] and bool(ready)))
-                    if other != choice and cost < len(todo):
-                        todo[cost].append((node, other))
-                run.go_on(choice)
-                node = node, choice
-            end = "end", run.night.digest()  # what comes after it depends on nothing else
-            if end not in seen:
-                seen[end] = 0
-                run.night.finish_all()
-                if settle:
-                    run.night.settle()
-            found.drained += sum(run.night.verdicts)
-            found.writes += run.night.writes
-        except Broken as error:
-            found.problem, found.path = str(error), run.path
-        finally:
-            found.steps += machine.steps
-            found.depth = max(found.depth, len(run.path))
+class _Exploration:
+    """What was seen, and what is to be taken yet: paths by how many preemptions they have.
+
+    A path is a pair of the path before it and its last choice; None is the empty one.
+    """
+
+    def __init__(self, scenario: Scenario, preemptions: int, *, settle: bool) -> None:
+        self.scenario, self.settle = scenario, settle
+        self.found = Found()
+        self.seen: dict[Any, int] = {}
+        self.todo: list[list[Any]] = [[] for _ in range(preemptions + 1)]
+        self.todo[0].append(None)
+
+    def take(self, path: Any, made: int) -> None:
+        """Go a path, and from its end on to where no thread can go on, or all was seen."""
+        found = self.found
+        found.runs += 1
+        with machines.run() as machine:
+            run = _Run(machine, self.scenario)
+            try:
+                for choice in _choices_of(path):
+                    run.choices()
+                    run.go_on(choice)
+                if self._go_on(run, path, made):
+                    self._finish(run)
+            except Broken as error:
+                found.problem, found.path = str(error), run.path
+            finally:
+                found.steps += machine.steps
+                found.depth = max(found.depth, len(run.path))
+
+    def _go_on(self, run: _Run, path: Any, made: int) -> bool:
+        """Go on with the same thread where that can; False if all that follows was seen."""
+        while True:
+            ready, late = run.choices()
+            if not ready and not late:
+                return True
+            last = run.last if run.last in ready else None
+            if len(ready) + len(late) > 1 and self._was_seen(run, last, made):
+                return False
+            choice = last or (ready or late)[0]
+            for other in (*ready, *late):
+                # To give up waiting takes time, in which the others stand still.
+                cost = made + (last is not None or (other[2] and bool(ready)))
+                if other != choice and cost < len(self.todo):
+                    self.todo[cost].append((path, other))
+            run.go_on(choice)
+            path = path, choice
+
+    def _was_seen(self, run: _Run, last: Choice | None, made: int) -> bool:
+        left = len(self.todo) - 1 - made
+        key = run.night.digest(), last
+        if self.seen.get(key, -1) >= left:
+            return True
+        self.found.states += key not in self.seen
+        self.seen[key] = left
+        return False
+
+    def _finish(self, run: _Run) -> None:
+        end = "end", run.night.digest()  # what comes after it depends on nothing else
+        if end not in self.seen:
+            self.seen[end] = 0
+            run.night.finish_all()
+            if self.settle:
+                run.night.settle()
+        self.found.drained += sum(run.night.verdicts)
+        self.found.writes += run.night.writes
+
+
+def _choices_of(path: Any) -> list[Choice]:
+    choices: list[Choice] = []
+    while path is not None:
+        path, choice = path
+        choices.append(choice)
+    return choices[::-1]
 
 
 def walk(scenario: Scenario, seed: int, *, settle: bool = True) -> Found:
     """Take one order by chance: each seed is another one, and always the same."""
-    chance = random.Random(seed)  # noqa: S311  # no secret
+    chance = random.Random(seed)
     changes = chance.choice((0.02, 0.1, 0.3))
     found = Found(runs=1)
     with machines.run() as machine:
@@ -174,7 +192,9 @@ def walk(scenario: Scenario, seed: int, *, settle: bool = True) -> Found:
                 stays = run.last in ready and chance.random() > changes
                 choice = run.last if stays else None
                 if choice is None:
-                    choice = chance.choice(ready if ready and chance.random() > 0.05 else ready + late)
+                    choice = chance.choice(
+                        ready if ready and chance.random() > 0.05 else ready + late
+                    )
                 run.go_on(choice)
             run.night.finish_all()
             found.drained = sum(run.night.verdicts)

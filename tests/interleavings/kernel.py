@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 ROOT = "/srv"
 FILE = f"{ROOT}/read-only.txt"
 WORKERS = f"{FILE}.workers"
-MEMORY = "/dev/shm"  # noqa: S108  # a name in this memory
+MEMORY = "/dev/shm"  # a name in this memory
 
 LOCK_SH, LOCK_EX, LOCK_NB, LOCK_UN = 1, 2, 4, 8
 
@@ -222,7 +222,7 @@ class Kernel:
         path: Any,
         *,
         dir_fd: int | None = None,
-        follow_symlinks: bool = True,  # noqa: ARG002  # there are none
+        follow_symlinks: bool = True,  # there are none
     ) -> Stat:
         return self._inode(self._at(process, path, dir_fd)).stat()
 
@@ -231,7 +231,7 @@ class Kernel:
         self._inode(name).names -= 1
         del self.files[name]
 
-    def replace(self, process: Process, old: Any, new: Any) -> None:  # noqa: ARG002  # as the others
+    def replace(self, process: Process, old: Any, new: Any) -> None:  # as the others
         inode = self._inode(old)
         if old == new:
             return

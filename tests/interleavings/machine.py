@@ -18,10 +18,19 @@ import greenlet
 
 from sa_readonly import forks, subscribers, switch
 from sa_readonly.engines import uses
-from sa_readonly.workers import entry, folder, memory, process, reporting, reports, verdict
 from sa_readonly.text import Text
 from sa_readonly.workers import directory as directory_room
-from sa_readonly.workers import watcher, worker
+from sa_readonly.workers import (
+    entry,
+    folder,
+    memory,
+    process,
+    reporting,
+    reports,
+    verdict,
+    watcher,
+    worker,
+)
 
 from . import kernel
 from .kernel import Kernel
@@ -265,15 +274,17 @@ class Machine:
 
     def digest(self) -> int:
         told = tuple(
-            (process.pid, process.seen, process.ticks) for process in self.processes if process.alive
+            (process.pid, process.seen, process.ticks)
+            for process in self.processes
+            if process.alive
         )
         return hash((told, self.kernel.digest(), self.now))
 
     def end(self) -> None:
         """Let go all that has not come to its end."""
-        for process in self.processes:
-            process.system.alive = False
-        for thread in [one for process in self.processes for one in process.threads]:
+        for one in self.processes:
+            one.system.alive = False
+        for thread in [thread for one in self.processes for thread in one.threads]:
             for _ in range(100):
                 if thread.greenlet.dead or not thread.greenlet:
                     break

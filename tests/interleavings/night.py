@@ -1,7 +1,7 @@
 """A night of an upgrade: worker processes, the operator's commands, and what must hold.
 
-The rooms of ``workers/``, the switch and what belongs to a fork are the package's own. A door, which
-is SQLAlchemy's pools, is a small one here that does the same steps in the same order as
+The rooms of ``workers/``, the switch and what belongs to a fork are the package's own. A door,
+which has SQLAlchemy's pools, is a small one here that does the same steps in the same order as
 ``engines/doors``, which `test_steps.py` stops at each of its lines.
 """
 

@@ -11,7 +11,7 @@ Scenario = Callable[[Night], None]
 
 
 def first(night: Night) -> None:
-    """A worker's first transaction, by which it registers, while the file comes and is waited on."""
+    """A worker registers by its first transaction, while the file comes and is waited on."""
     other, operator = night.worker(), night.operator()
     night.do(other, night.look)
     worker = night.worker(ttl=FOREVER)
@@ -99,7 +99,7 @@ def killed(night: Night) -> None:
 
 
 def dying(night: Night) -> None:
-    """A worker is killed in the middle of a transaction while a sweep goes on and the file comes."""
+    """A worker is killed in a transaction while a sweep goes on and the file comes."""
     one, two, operator = night.worker(), night.worker(), night.operator()
     for process in one, two:
         night.do(process, night.look)
@@ -121,9 +121,8 @@ def forked(night: Night) -> None:
     add = night.machine.add
     add(parent, "fork", night.fork(idle))
     add(parent, "parent", night.when_on(night.tick))
-    add(operator, "on", night.on)
-    add(operator, "kill", night.when_on(night.crash(parent)))
-    add(operator, "wait", night.when_on(night.wait))
+    add(operator, "on and kill", night.both(night.on, night.crash(parent)))
+    night.then = [(operator, night.wait)]
 
 
 def forking(night: Night) -> None:
@@ -174,11 +173,12 @@ def watched(night: Night) -> None:
     add(operator, "wait again", night.when_on(night.wait))
 
 
+# Those with the fewest orders first.
 SCENARIOS: dict[str, Scenario] = {
     one.__name__: one
     for one in (
-        *(first, notice, reporting, back, looks, aged),
-        *(killed, dying, forked, forking, swept, ending),
+        *(notice, killed, dying, swept, forked, ending),
+        *(aged, reporting, back, first, forking, looks),
     )
 }
 BY_CHANCE: dict[str, Scenario] = {**SCENARIOS, "watched": watched}
