@@ -23,7 +23,8 @@ from .terminal import Failed, local, note, say
 def history(*, where: Where, as_json: bool) -> None:
     """Tell each `on`, `off` and `wait`, and by whom.
 
-    Also when, why, and how it ended. What was made or removed otherwise is told as such. The oldest comes first.
+    Also when, why, and how it ended. What was made or removed otherwise is told as such. The
+    oldest comes first.
     """
     with operate(where, as_json) as place:
         try:

@@ -10,6 +10,7 @@ its process ended.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import stat
@@ -119,8 +120,11 @@ def _path(name: str) -> str:
 
 
 def _lock_path(path: str) -> bytes:
+    """Return what stands in the memory of this user; any user may put a file beside it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         return os.pread(descriptor, 4096, SIZE)
     finally:
         os.close(descriptor)

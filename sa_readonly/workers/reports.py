@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -61,9 +62,16 @@ def encoded(
 
 
 def overwrite(path: str) -> None:
-    """Withdraw the acknowledgement in place, which takes no room on the disk."""
+    """Withdraw the acknowledgement in place, which takes no room on the disk.
+
+    :raises OSError: if that can't be done; also where the file has another name, too, or is not
+        this user's: what may write into the directory may have put some other file there.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
+        found = os.fstat(descriptor)
+        if found.st_nlink > 1 or found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         if os.pwrite(descriptor, b"0", len(_HEAD)) != 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
