@@ -171,12 +171,11 @@ class History:
 
     @cached_property
     def open(self) -> list[Window]:
-        """From when each process has seen that the switch was turned back, to the next turn."""
-        first = [Window(float("-inf"), self._next(READ_ONLY, float("-inf")), ())]
-        return first + [
-            Window(one.at + self.bound, self._next(READ_ONLY, one.at), (*self.settings, one))
-            for one in self.kinds["turned"]
-            if one.told["to"] == READ_WRITE
+        """From each wait that said read-write to the next turn to read-only."""
+        return [
+            Window(one.at, self._next(READ_ONLY, one.at), (one,))
+            for one in self.kinds["wait"]
+            if one.told["to"] == READ_WRITE and one.told["holds"]
         ]
 
     def _until_turned_back(self, one: Event, since: float) -> Window:
@@ -283,7 +282,7 @@ def every_failure_is_explained(history: History) -> Found:
 
 
 def every_refusal_is_explained(history: History) -> Found:
-    """A read is never refused; nor is a write that begins and ends while read-write."""
+    """A read is never refused; nor is a write while all processes are known to be read-write."""
     for name, one in history.transactions.items():
         begin, end = one.begin, one.end
         if begin is None or end is None or end.kind != "refused":

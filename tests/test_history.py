@@ -96,8 +96,7 @@ BAD: dict[str, list[list[Event]]] = {
         for more in ([], [fault("timeout", 8, 10)], [fault("connection", 5, 8)])
     ],
     "no refusal that no flip or fault explains": [
-        [*TURNS, *ended("refused", 9.0, 9.1)],
-        [*TURNS, *ended("refused", 20.3, 20.4)],
+        [*TURNS, *ended("refused", 22.3, 22.4)],
         [*TURNS, *ended("refused", 13.0, 13.1, writes=False)],
     ],
     "no transaction without an end": [
@@ -118,7 +117,8 @@ EXPLAINED = [
     [*TURNS, *write("x", 10.3, 10.4, 10.5, row=10.45), fault("stale", 10, 10.2)],
     [*TURNS, *ended("failed", 9.0, 9.1, **LOST), fault("connection", 9.05, 9.06)],
     [*TURNS, *ended("failed", 9.0, 9.1, **LOST), fault("connection", 5, 20, process="")],
-    [*TURNS, *ended("refused", 20.3, 20.4), fault("refused", 20, 20.35)],
+    [*TURNS, *ended("refused", 20.3, 20.4)],
+    [*TURNS, *ended("refused", 22.3, 22.4), fault("refused", 22, 22.35)],
     [*TURNS, event(9.0, "a", "begin", name="x", writes=True), fault("killed", 9.5, 9.5)],
 ]
 

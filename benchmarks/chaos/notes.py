@@ -1,0 +1,53 @@
+"""The history that a process writes of itself, a line for each event, which outlives a kill."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.history import READ_ONLY, READ_WRITE, Event
+
+
+class Notes:
+    """A file of its own for each process, forked ones too.
+
+    :param folder: where the histories are.
+    :param slot: which member of the fleet it is; with the number of the process, its name.
+    """
+
+    def __init__(self, folder: Path, slot: str, *, of_a_process: bool = True) -> None:
+        self._folder, self.slot = folder, slot
+        self.begin(of_a_process)
+
+    def begin(self, of_a_process: bool = True) -> None:
+        """Have a name and a file of this very process; a forked child begins anew."""
+        self.process = f"{self.slot}-{os.getpid()}" if of_a_process else self.slot
+        how = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._file = os.open(self._folder / f"{self.process}.jsonl", how, 0o644)
+
+    def note(self, kind: str, *, at: float | None = None, process: str = "", **told: Any) -> None:
+        one = Event(time.monotonic() if at is None else at, process or self.process, kind, told)
+        os.write(self._file, one.as_line().encode())  # whole, and without a lock
+
+    def fault(self, name: str, *explains: str, at: float, until: float, process: str = "") -> None:
+        """Note a fault; without a process it is one of all."""
+        told = {"name": name, "until": until, "explains": explains}
+        line = Event(at, process, "fault", told).as_line()
+        os.write(self._file, line.encode())
+
+
+class Flips(logging.Handler):
+    """Notes each flip that the process logs."""
+
+    def __init__(self, notes: Notes) -> None:
+        super().__init__()
+        self._notes = notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        for one, other in ((READ_WRITE, READ_ONLY), (READ_ONLY, READ_WRITE)):
+            if message.startswith(f"sa_readonly: {one} -> {other}"):
+                self._notes.note("flip", to=other)

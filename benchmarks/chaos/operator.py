@@ -1,0 +1,96 @@
+"""The operator: turns the fleet read-only and back, and waits, as `sa-readonly` does."""
+
+from __future__ import annotations
+
+import time
+
+from benchmarks.chaos.ground import TTL, Ground
+from benchmarks.history import READ_ONLY, READ_WRITE
+from sa_readonly import FileSwitch, Mode
+from sa_readonly.workers.directory import DirectoryRegistry
+from sa_readonly.workers.protocol import Liveness
+from sa_readonly.workers.verdict import Verdict, judge
+from tests.postgres import psycopg2
+
+PATIENCE = 40.0  # seconds of a wait; no fault lasts so long
+PAUSE = 0.02
+
+
+class Operator:
+    def __init__(self, ground: Ground) -> None:
+        self.ground, self.notes = ground, ground.notes
+        self.switch = FileSwitch(ground.disks.file, ttl=3600)
+        self.registry = DirectoryRegistry(ground.disks.workers)
+        self.took: dict[str, list[float]] = {READ_ONLY: [], READ_WRITE: []}
+        self.seen: set[int] = set()
+
+    def on(self, reason: str = "upgrade") -> None:
+        self.registry.sweep(self.switch.identify)
+        self.notes.note("turn", to=READ_ONLY)
+        self.switch.enable(reason)
+        self.notes.note("turned", to=READ_ONLY)
+
+    def off(self) -> None:
+        self.notes.note("turn", to=READ_WRITE)
+        self.switch.disable()
+        self.notes.note("turned", to=READ_WRITE)
+
+    # -- waiting
+
+    def wait(self, to: str) -> bool:
+        """Wait until all are where they should be, and note it."""
+        since = time.monotonic()
+        while True:
+            self.ground.tend()
+            verdict, holds = self._drained() if to == READ_ONLY else self._returned()
+            now = time.monotonic()
+            if holds:
+                living = [one for one in verdict.seen if one.liveness is Liveness.ALIVE]
+                pids = [one.pid for one in living]
+                self.notes.note("wait", at=now, to=to, holds=True, since=since, pids=pids)
+                self.took[to].append(now - since)
+                return True
+            if now > since + PATIENCE:
+                why = [f"{one.name} ({one.liveness}): {why}" for one, why in verdict.waiting]
+                told = {"since": since, "pids": [], "why": [verdict.problem, *why]}
+                self.notes.note("wait", at=now, to=to, holds=False, **told)
+                return False
+            time.sleep(PAUSE)
+
+    def _drained(self) -> tuple[Verdict, bool]:
+        verdict = judge(self.switch.identify, self.registry)
+        dead = [one for one, _ in verdict.waiting if one.liveness is Liveness.DEAD]
+        if not dead or len(dead) < len(verdict.waiting):
+            return verdict, verdict.holds
+        # They died in a transaction. The server tells if anything of them is left.
+        verdict = judge(self.switch.identify, self.registry, ignore_dead=True)
+        try:
+            return verdict, verdict.holds and not self.ground.servers.sessions()
+        except psycopg2.OperationalError:
+            return verdict, False
+
+    def _returned(self) -> tuple[Verdict, bool]:
+        verdict = judge(self.switch.identify, self.registry, Mode.READ_WRITE)
+        living = {one.pid for one in verdict.seen if one.liveness is Liveness.ALIVE}
+        everyone = set(self.ground.processes())
+        slots = {name.rpartition("-")[0] for name in self.ground.processes().values()}
+        there = slots >= set(self.ground.members)
+        return verdict, verdict.holds and there and everyone <= living
+
+    # -- looking at the server
+
+    def watch(self, seconds: float) -> None:
+        """Note who is connected to write, for a while."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                found = self.ground.servers.sessions()
+            except psycopg2.OperationalError:  # it was stopped
+                found = []
+            for pid, began in found:
+                if pid not in self.seen:
+                    self.seen.add(pid)
+                    place = f"the server's process {pid}"
+                    at = began - self.ground.clock
+                    self.notes.note("session", place=place, began=at)
+            time.sleep(TTL)
