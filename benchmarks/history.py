@@ -9,7 +9,8 @@ of `time.monotonic()`, one clock for all processes of a machine. Each line has
     `bound`: seconds after a turn was done within which each process has seen it (the ttl of a file,
     the fence of a key).
 `start`
-    `pid`: this process is there; it writes that first.
+    `pid`: this process is there; it writes that first. `parent`: the process that forked it, whose
+    mode it began with.
 `begin`, `commit`
     `name`: a transaction is about to begin, or to be committed; `writes` tells which kind.
 `done`, `refused`, `failed`
@@ -326,12 +327,18 @@ def _not_logged(history: History, wait: Event, by_process: dict[str, list[Event]
         if start is None:
             yield f"{pid} never started", (wait,)
             continue
-        flips = by_process[start.process]
-        after = bisect.bisect(flips, wait.at, key=lambda one: one.at)
-        last = flips[after - 1] if after else None
+        last = _last(by_process[start.process], wait.at)
+        if last is None:
+            last = _last(by_process[start.told.get("parent", "")], start.at + history.bound)
         if (last.told["to"] if last else READ_WRITE) != to:
             events = (start, wait) if last is None else (start, last, wait)
             yield f"{start.process} had not logged {to}", events
+
+
+def _last(flips: list[Event], at: float) -> Event | None:
+    """Return the last record until a moment."""
+    after = bisect.bisect(flips, at, key=lambda one: one.at)
+    return flips[after - 1] if after else None
 
 
 def every_wait_ends_well(history: History) -> Found:

@@ -69,6 +69,9 @@ GOOD = [
     event(11.9, "operator", "session", place="rw", began=9.5),
 ]
 
+FORKED = event(10.7, "c", "start", pid=3, parent="a")  # after `a` had logged it
+WAITED = event(12.5, "operator", "wait", to="read-only", holds=True, pids=[3], since=12.4)
+
 LOST = {"error": "gone", "why": "connection"}
 BAD: dict[str, list[list[Event]]] = {
     "no commit after drained and before off": [
@@ -108,12 +111,16 @@ BAD: dict[str, list[list[Event]]] = {
         without("flip", 21.0),
         [*TURNS, event(10.4, "a", "flip", to="read-only")],
         without("start", 1),
+        [*TURNS, FORKED._replace(at=10.1), WAITED],
+        [*TURNS, FORKED, event(10.8, "c", "flip", to="read-write"), WAITED],
     ],
     "no wait in vain that no fault explains": [
         [*TURNS, event(40, "operator", "wait", to="read-only", holds=False, since=30, why="late")]
     ],
 }
 EXPLAINED = [
+    [*TURNS, FORKED, WAITED],
+    [*TURNS, FORKED._replace(at=10.1), event(10.2, "c", "flip", to="read-only"), WAITED],
     [*TURNS, *write("x", 10.3, 10.4, 10.5, row=10.45), fault("stale", 10, 10.2)],
     [*TURNS, *ended("failed", 9.0, 9.1, **LOST), fault("connection", 9.05, 9.06)],
     [*TURNS, *ended("failed", 9.0, 9.1, **LOST), fault("connection", 5, 20, process="")],

@@ -7,7 +7,10 @@ are left out that take a file system of its own.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import random
+import signal
 import sys
 import threading
 import time
@@ -15,7 +18,7 @@ from collections import Counter
 
 from benchmarks.chaos.faults import FAULTS, PHASES, Chosen, Scene, plan, usable
 from benchmarks.chaos.ground import Ground, wall_clock
-from benchmarks.chaos.operator import Operator
+from benchmarks.chaos.operator import Operator, WaitedInVainError
 from benchmarks.chaos.table import table
 from benchmarks.history import READ_ONLY, READ_WRITE, History, check, read
 
@@ -32,6 +35,18 @@ class Run:
         self.flips = 0
         self._threads: list[threading.Thread] = []
 
+    def all(self, rounds: list[list[Chosen]], until: float) -> None:
+        try:
+            self.operator.begin()
+            for chosen in rounds:
+                if time.monotonic() > until:
+                    break
+                if sys.stderr.isatty():
+                    print(f"\r{self.flips} flips ", end="", file=sys.stderr)
+                self.round(chosen)
+        finally:
+            self._join()
+
     def round(self, faults: list[Chosen]) -> None:
         operator = self.operator
         self._phase("writing", faults)
@@ -40,11 +55,11 @@ class Run:
             operator.wait(READ_WRITE)
         self._phase("turning", faults)
         operator.on()
-        if operator.wait(READ_ONLY):
-            self._phase("drained", faults)
-            operator.watch(WINDOW)
-            if self._alone("drained", faults):
-                operator.wait(READ_ONLY)
+        operator.wait(READ_ONLY)
+        self._phase("drained", faults)
+        operator.watch(WINDOW)
+        if self._alone("drained", faults):
+            operator.wait(READ_ONLY)
         self._phase("returning", faults)
         operator.off()
         operator.wait(READ_WRITE)
@@ -91,6 +106,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the histories")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave nothing behind
+    logging.getLogger("sa_readonly").setLevel(logging.CRITICAL)  # the operator's own switch
     began = time.monotonic()
     ground = Ground(seed)
     keep = True
@@ -101,13 +118,8 @@ def main() -> int:
                 print(f"not used, as it needs {FAULTS[name].needs}: {name}")
         ground.start()
         run = Run(ground)
-        run.operator.wait(READ_WRITE)
-        for number, chosen in enumerate(plan(seed, given.flips // 2, faults)):
-            if time.monotonic() - began > given.seconds:
-                break
-            if sys.stderr.isatty():
-                print(f"\r{2 * number} flips ", end="", file=sys.stderr)
-            run.round(chosen)
+        with contextlib.suppress(WaitedInVainError):
+            run.all(plan(seed, given.flips // 2, faults), began + given.seconds)
         ground.stop()
         for name, at in ground.servers.rows():
             ground.notes.note("row", at=at - ground.clock, name=name, process="-")

@@ -266,6 +266,9 @@ FAULTS: dict[str, Fault] = {
 }
 
 
+OFTEN = ("kill -9", "SIGSTOP", "fork", "a statement hangs")  # are dealt twice as often
+
+
 def usable(ground: Ground) -> dict[str, Fault]:
     """Those that can be done here."""
     there = {"", *(("mounts",) if ground.disks.real else ()), *(() if os.geteuid() else ("root",))}
@@ -279,9 +282,9 @@ def plan(seed: int, rounds: int, faults: dict[str, Fault]) -> list[list[Chosen]]
     chosen = []
     for _ in range(rounds):
         dealt = []
-        for _ in range(chance.choice((1, 1, 2))):
+        for _ in range(chance.choice((1, 2, 2, 3))):
             if not deck:
-                deck = sorted(faults)
+                deck = [*sorted(faults), *OFTEN]
                 chance.shuffle(deck)
             name = deck.pop()
             fault = faults[name]
@@ -292,7 +295,7 @@ def plan(seed: int, rounds: int, faults: dict[str, Fault]) -> list[list[Chosen]]
                     chance.choice(fault.phases),
                     chance.choice(slots),
                     delay=chance.uniform(0, 0.3),
-                    seconds=chance.uniform(0.1, 1.2),
+                    seconds=chance.uniform(0.1, 1.0),
                     number=chance.random(),
                 )
             )

@@ -81,12 +81,10 @@ class Disks:
     def full(self, place: Path) -> Any:
         """Have no room left on the disk of a directory."""
         filler = place / "filler"
-        with open(filler, "wb") as file:
-            with contextlib.suppress(OSError):
+        try:
+            with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
                 while True:
                     file.write(b"x" * 4096)
-                    file.flush()
-        try:
             yield
         finally:
             filler.unlink(missing_ok=True)

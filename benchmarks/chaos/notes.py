@@ -20,11 +20,17 @@ class Notes:
 
     def __init__(self, folder: Path, slot: str, *, of_a_process: bool = True) -> None:
         self._folder, self.slot = folder, slot
-        self.begin(of_a_process)
+        self._begin(f"{slot}-{os.getpid()}" if of_a_process else slot)
 
-    def begin(self, of_a_process: bool = True) -> None:
-        """Have a name and a file of this very process; a forked child begins anew."""
-        self.process = f"{self.slot}-{os.getpid()}" if of_a_process else self.slot
+    def begin_anew(self) -> None:
+        """Have a file of its own in a forked child."""
+        parent = self.process
+        os.close(self._file)
+        self._begin(f"{self.slot}-{os.getpid()}")
+        self.note("start", pid=os.getpid(), parent=parent)
+
+    def _begin(self, process: str) -> None:
+        self.process = process
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._file = os.open(self._folder / f"{self.process}.jsonl", how, 0o644)
 

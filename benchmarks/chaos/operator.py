@@ -16,6 +16,10 @@ PATIENCE = 40.0  # seconds of a wait; no fault lasts so long
 PAUSE = 0.02
 
 
+class WaitedInVainError(Exception):
+    """A wait has ended without what it waited for, which is the end of the run."""
+
+
 class Operator:
     def __init__(self, ground: Ground) -> None:
         self.ground, self.notes = ground, ground.notes
@@ -23,6 +27,11 @@ class Operator:
         self.registry = DirectoryRegistry(ground.disks.workers)
         self.took: dict[str, list[float]] = {READ_ONLY: [], READ_WRITE: []}
         self.seen: set[int] = set()
+
+    def begin(self) -> None:
+        """Wait until all have started, which says nothing of how long a flip takes."""
+        self.wait(READ_WRITE)
+        self.took[READ_WRITE].clear()
 
     def on(self, reason: str = "upgrade") -> None:
         self.registry.sweep(self.switch.identify)
@@ -37,7 +46,7 @@ class Operator:
 
     # -- waiting
 
-    def wait(self, to: str) -> bool:
+    def wait(self, to: str) -> None:
         """Wait until all are where they should be, and note it."""
         since = time.monotonic()
         while True:
@@ -49,12 +58,12 @@ class Operator:
                 pids = [one.pid for one in living]
                 self.notes.note("wait", at=now, to=to, holds=True, since=since, pids=pids)
                 self.took[to].append(now - since)
-                return True
+                return
             if now > since + PATIENCE:
                 why = [f"{one.name} ({one.liveness}): {why}" for one, why in verdict.waiting]
                 told = {"since": since, "pids": [], "why": [verdict.problem, *why]}
                 self.notes.note("wait", at=now, to=to, holds=False, **told)
-                return False
+                raise WaitedInVainError
             time.sleep(PAUSE)
 
     def _drained(self) -> tuple[Verdict, bool]:

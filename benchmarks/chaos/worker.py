@@ -132,7 +132,7 @@ class Process:
         )
 
     def start(self) -> None:
-        self.notes.note("start", pid=os.getpid(), slot=self.notes.slot)
+        self.notes.note("start", pid=os.getpid())
         threading.Thread(target=self.obey, daemon=True).start()
 
     # -- orders
@@ -245,8 +245,7 @@ class Threads(Process):
     def _fork(self, seconds: float, exits: bool) -> None:
         if os.fork():
             return
-        self.notes.begin()
-        self.notes.note("start", pid=os.getpid(), slot=self.notes.slot)
+        self.notes.begin_anew()
         self.numbers = itertools.count()
         try:
             self.work(time.monotonic() + seconds)
@@ -266,7 +265,7 @@ class Prefork(Sync):
     def run(self) -> None:
         self.sessions = sessionmaker(self.selector, class_=RoutingSession)
         self.selector.check()  # as an application does that looks at the mode while it is loaded
-        self.notes.note("start", pid=os.getpid(), slot=self.notes.slot, works=False)
+        self.notes.note("start", pid=os.getpid(), works=False)
         threading.Thread(target=self.obey, daemon=True).start()
         children: set[int] = set()
         while not self.stopping.wait(0.05):
@@ -283,8 +282,7 @@ class Prefork(Sync):
 
     def child(self) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self.stopping.set())
-        self.notes.begin()
-        self.notes.note("start", pid=os.getpid(), slot=self.notes.slot)
+        self.notes.begin_anew()
         self.random = random.Random(f"{self.random.random()} {os.getpid()}")
         master = os.getppid()
         while not self.stopping.wait(self.thinking()) and os.getppid() == master:
