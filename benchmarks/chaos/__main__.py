@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 
-from benchmarks.chaos.faults import FAULTS, PHASES, Chosen, Scene, plan, usable
+from benchmarks.chaos.faults import FAULTS, Chosen, Scene, plan, usable
 from benchmarks.chaos.ground import Ground, wall_clock
 from benchmarks.chaos.operator import Operator, WaitedInVainError
 from benchmarks.chaos.table import table
@@ -104,6 +104,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so many")
     parser.add_argument("--keep", action="store_true", help="keep the histories")
+    parser.add_argument("--only", action="append", help="use this fault only; may be repeated")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave nothing behind
@@ -112,9 +113,9 @@ def main() -> int:
     ground = Ground(seed)
     keep = True
     try:
-        faults = usable(ground)
+        faults = usable(ground, given.only)
         for name in FAULTS:
-            if name not in faults:
+            if name not in faults and not given.only:
                 print(f"not used, as it needs {FAULTS[name].needs}: {name}")
         ground.start()
         run = Run(ground)
@@ -122,7 +123,7 @@ def main() -> int:
             run.all(plan(seed, given.flips // 2, faults), began + given.seconds)
         ground.stop()
         for name, at in ground.servers.rows():
-            ground.notes.note("row", at=at - ground.clock, name=name, process="-")
+            ground.notes.note("row", at=at - ground.clock, name=name)
         if abs(wall_clock() - ground.clock) > 0.001:
             ground.strange.append("the clock of this machine was set: no row can be placed")
         history = History.of(read(sorted(ground.history.glob("*.jsonl"))))

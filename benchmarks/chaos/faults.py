@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import psycopg2
+
 from benchmarks.chaos.ground import FLEET, TTL, Ground
 from benchmarks.chaos.operator import Operator
 from tests.failover import Name
-from tests.postgres import psycopg2
 
 PHASES = ("writing", "turning", "drained", "returning")
 
@@ -64,9 +65,13 @@ class Scene:
         self.ground.members[chosen.slot].order(do, **how)
 
 
+Does = Callable[[Scene, Chosen], contextlib.AbstractContextManager[None]]
+
+
 @dataclass(frozen=True)
 class Fault:
-    """
+    """What is done until the context ends.
+
     :param explains: which failures it explains, of all processes.
     :param phases: in which it may begin.
     :param slots: which kinds of processes it is for.
@@ -74,7 +79,7 @@ class Fault:
     :param needs: what it can't do without.
     """
 
-    does: Callable[[Scene, Chosen], contextlib.AbstractContextManager[None]]
+    does: Does
     explains: tuple[str, ...] = ()
     phases: tuple[str, ...] = PHASES
     slots: tuple[str, ...] = ("sync", "threads", "asyncio", "prefork")
@@ -85,8 +90,7 @@ class Fault:
         at = time.monotonic()
         with self.does(scene, chosen):
             time.sleep(chosen.seconds)
-        until = time.monotonic()
-        scene.ground.notes.fault(chosen.fault, *self.explains, at=at, until=until)
+        scene.ground.notes.fault(chosen.fault, *self.explains, at=at)
 
 
 # -- processes ---------------------------------------------------------------------------------
@@ -102,8 +106,7 @@ def kill(scene: Scene, chosen: Chosen) -> Iterator[None]:
                 member.killed = True
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-            told = {"at": at, "until": time.monotonic(), "process": scene.name_of(pid)}
-            ground.notes.fault(chosen.fault, "killed", **told)
+            ground.notes.fault(chosen.fault, "killed", at=at, process=scene.name_of(pid))
     yield
 
 
@@ -119,11 +122,11 @@ def stop(scene: Scene, chosen: Chosen) -> Iterator[None]:
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-            told = {"at": at, "until": time.monotonic() + TTL, "process": scene.name_of(pid)}
-            scene.ground.notes.fault(chosen.fault, "pool", **told)
+            name, until = scene.name_of(pid), time.monotonic() + TTL
+            scene.ground.notes.fault(chosen.fault, "pool", at=at, until=until, process=name)
 
 
-def ordered(do: str) -> Callable[[Scene, Chosen], contextlib.AbstractContextManager[None]]:
+def ordered(do: str) -> Does:
     @contextlib.contextmanager
     def does(scene: Scene, chosen: Chosen) -> Iterator[None]:
         how = {"exits": chosen.number < 0.5} if do == "fork" else {}
@@ -149,9 +152,9 @@ def hang_and_end(scene: Scene, chosen: Chosen) -> Iterator[None]:
 # -- servers -----------------------------------------------------------------------------------
 
 
-def cut(which: Callable[[Ground], Name]) -> Callable[[Scene, Chosen], object]:
+def cut(which: Callable[[Ground], Name]) -> Does:
     @contextlib.contextmanager
-    def does(scene: Scene, chosen: Chosen) -> Iterator[None]:
+    def does(scene: Scene, _: Chosen) -> Iterator[None]:
         which(scene.ground).cut()
         yield
         which(scene.ground).cut()
@@ -159,7 +162,7 @@ def cut(which: Callable[[Ground], Name]) -> Callable[[Scene, Chosen], object]:
     return does
 
 
-def stop_server(which: str) -> Callable[[Scene, Chosen], contextlib.AbstractContextManager[None]]:
+def stop_server(which: str) -> Does:
     @contextlib.contextmanager
     def does(scene: Scene, chosen: Chosen) -> Iterator[None]:
         server = getattr(scene.ground.servers, which)
@@ -172,7 +175,12 @@ def stop_server(which: str) -> Callable[[Scene, Chosen], contextlib.AbstractCont
 
 @contextlib.contextmanager
 def promote(scene: Scene, _: Chosen) -> Iterator[None]:
-    scene.ground.servers.promote()
+    """In an upgrade no read fails, but those whose connection stayed at the server it came from."""
+    ground = scene.ground
+    ground.servers.promote()
+    at = time.monotonic()
+    ground.servers.ro.cut()
+    ground.notes.fault("readers moved to the new standby", *LOST, at=at)
     yield
 
 
@@ -269,10 +277,14 @@ FAULTS: dict[str, Fault] = {
 OFTEN = ("kill -9", "SIGSTOP", "fork", "a statement hangs")  # are dealt twice as often
 
 
-def usable(ground: Ground) -> dict[str, Fault]:
-    """Those that can be done here."""
+def usable(ground: Ground, only: list[str] | None) -> dict[str, Fault]:
+    """Those that can be done here, or of them those that are asked for."""
     there = {"", *(("mounts",) if ground.disks.real else ()), *(() if os.geteuid() else ("root",))}
-    return {name: fault for name, fault in FAULTS.items() if fault.needs in there}
+    return {
+        name: fault
+        for name, fault in FAULTS.items()
+        if fault.needs in there and (not only or name in only)
+    }
 
 
 def plan(seed: int, rounds: int, faults: dict[str, Fault]) -> list[list[Chosen]]:
@@ -284,7 +296,7 @@ def plan(seed: int, rounds: int, faults: dict[str, Fault]) -> list[list[Chosen]]
         dealt = []
         for _ in range(chance.choice((1, 2, 2, 3))):
             if not deck:
-                deck = [*sorted(faults), *OFTEN]
+                deck = [*sorted(faults), *(name for name in OFTEN if name in faults)]
                 chance.shuffle(deck)
             name = deck.pop()
             fault = faults[name]

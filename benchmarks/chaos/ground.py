@@ -179,12 +179,17 @@ class Member:
             self.process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stderr=errors, cwd=ROOT, text=True
             )
+        self._orders: Any = self.process.stdin
         self.killed = False
 
     def order(self, do: str, **how: Any) -> None:
         with contextlib.suppress(OSError):  # it was killed
-            self.process.stdin.write(json.dumps({"do": do, **how}) + "\n")
-            self.process.stdin.flush()
+            self._orders.write(json.dumps({"do": do, **how}) + "\n")
+            self._orders.flush()
+
+    def have_it_end(self) -> None:
+        with contextlib.suppress(OSError):
+            self._orders.close()
 
 
 ROOT = Path(__file__).parents[2]
@@ -265,8 +270,7 @@ class Ground:
     def stop(self) -> None:
         """Have all processes end by themselves."""
         for member in self.members.values():
-            with contextlib.suppress(OSError):
-                member.process.stdin.close()
+            member.have_it_end()
         for member in self.members.values():
             try:
                 code = member.process.wait(60)

@@ -34,15 +34,17 @@ class Notes:
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._file = os.open(self._folder / f"{self.process}.jsonl", how, 0o644)
 
-    def note(self, kind: str, *, at: float | None = None, process: str = "", **told: Any) -> None:
-        one = Event(time.monotonic() if at is None else at, process or self.process, kind, told)
+    def note(self, kind: str, *, at: float | None = None, **told: Any) -> None:
+        one = Event(time.monotonic() if at is None else at, self.process, kind, told)
         os.write(self._file, one.as_line().encode())  # whole, and without a lock
 
-    def fault(self, name: str, *explains: str, at: float, until: float, process: str = "") -> None:
-        """Note a fault; without a process it is one of all."""
+    def fault(
+        self, name: str, *explains: str, at: float, until: float | None = None, process: str = ""
+    ) -> None:
+        """Note a fault, which lasted until now; without a process it is one of all."""
+        until = time.monotonic() if until is None else until
         told = {"name": name, "until": until, "explains": explains}
-        line = Event(at, process, "fault", told).as_line()
-        os.write(self._file, line.encode())
+        os.write(self._file, Event(at, process, "fault", told).as_line().encode())
 
 
 class Flips(logging.Handler):

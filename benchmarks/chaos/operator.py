@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 
+import psycopg2
+
 from benchmarks.chaos.ground import TTL, Ground
 from benchmarks.history import READ_ONLY, READ_WRITE
 from sa_readonly import FileSwitch, Mode
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Liveness
 from sa_readonly.workers.verdict import Verdict, judge
-from tests.postgres import psycopg2
 
 PATIENCE = 40.0  # seconds of a wait; no fault lasts so long
 PAUSE = 0.02
@@ -61,8 +62,8 @@ class Operator:
                 return
             if now > since + PATIENCE:
                 why = [f"{one.name} ({one.liveness}): {why}" for one, why in verdict.waiting]
-                told = {"since": since, "pids": [], "why": [verdict.problem, *why]}
-                self.notes.note("wait", at=now, to=to, holds=False, **told)
+                why = [*filter(None, [verdict.problem]), *why]
+                self.notes.note("wait", at=now, to=to, holds=False, since=since, pids=[], why=why)
                 raise WaitedInVainError
             time.sleep(PAUSE)
 

@@ -1,7 +1,7 @@
-"""One process of the fleet under load, of one of four kinds; it takes orders, and notes all it does.
+"""One process of the fleet under load, of one of four kinds, which notes all it does.
 
-`python -m benchmarks.chaos.worker SETTINGS`. Each line of its standard input is an order; at the end
-of those it ends.
+`python -m benchmarks.chaos.worker SETTINGS`. Each line of its standard input is an order; at the
+end of those it ends.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, insert, text
-from sqlalchemy.exc import DBAPIError, TimeoutError
+from sqlalchemy import create_engine, exc, insert, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.chaos.clocks import set_back
 from benchmarks.chaos.notes import Flips, Notes
-from sa_readonly import EngineSelector, Engines, FileSwitch, ReadOnlyError, RoutingSession
+from sa_readonly import Engines, EngineSelector, FileSwitch, ReadOnlyError, RoutingSession
 from tests.fleet_process import Reached, Row, add, look
 
 APPLICATION = {"rw": "chaos-read-write", "ro": "chaos-read-only"}
@@ -65,7 +64,8 @@ def write_in_a_savepoint(session: Session, name: str, reached: Reached) -> None:
 
 def write_by_core(session: Session, name: str, reached: Reached) -> None:
     statement = insert(Row).values(id=name).returning(Row.place, Row.backend)
-    reached.add(tuple(session.execute(statement).one()))
+    place, backend = session.execute(statement).one()
+    reached.add((place, backend))
     look(session, reached)
 
 
@@ -84,18 +84,18 @@ KINDS = (*READS, *WRITES, (write_by_core, "primary"))
 
 def why(error: BaseException) -> str:
     """Return what became of a transaction, in one word that a fault may explain."""
-    if isinstance(error, TimeoutError):
+    if isinstance(error, exc.TimeoutError):
         return "pool"
     found: BaseException | None = error
     state = None
     while found is not None and state is None:
-        origin = found.orig if isinstance(found, DBAPIError) else found
+        origin = found.orig if isinstance(found, exc.DBAPIError) else found
         state = getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
         found = found.__cause__
     if state == "57014":
         return "cancelled"
     if state is None or state[:2] == "08" or state in ("57P01", "57P02", "57P03"):
-        lost = isinstance(error, (DBAPIError, OSError)) or "onnect" in type(error).__name__
+        lost = isinstance(error, (exc.DBAPIError, OSError)) or "onnect" in type(error).__name__
         return "connection" if lost else "other"
     return f"SQLSTATE {state}"
 
@@ -173,7 +173,7 @@ class Process:
     @contextlib.contextmanager
     def noted(self, name: str, writes: bool, reached: Reached) -> Any:
         self.notes.note("begin", name=name, writes=writes)
-        kind, told = "done", {}
+        kind, told = "done", dict[str, Any]()
         try:
             yield
         except ReadOnlyError:
@@ -304,7 +304,7 @@ class Asyncio(Process):
 
     async def _run(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.sessions: Any = async_sessionmaker(self.selector, sync_session_class=RoutingSession)  # type: ignore[arg-type]  # a selector stands for a bind
+        self.sessions: Any = async_sessionmaker(self.selector, sync_session_class=RoutingSession)
         self.start()
         await asyncio.gather(*(self.work() for _ in range(LOOPS)))
         await self.selector.__aexit__(None, None, None)
