@@ -73,6 +73,7 @@ def hang(seconds: float) -> Body:
     def hangs(session: Session, name: str, reached: Reached) -> None:
         add(session, name, reached)
         session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
+        look(session, reached)
 
     return hangs
 
