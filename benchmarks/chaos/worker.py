@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, exc, insert, text
+from sqlalchemy import Engine, ExceptionContext, create_engine, event, exc, insert, make_url, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -83,8 +83,11 @@ WRITES = tuple((one, "primary") for one in (write, read_then_write, write_in_a_s
 KINDS = (*READS, *WRITES, (write_by_core, "primary"))
 
 
-def why(error: BaseException) -> str:
-    """Return what became of a transaction, in one word that a fault may explain."""
+def why(error: BaseException, ports: dict[str, str]) -> str:
+    """Return what became of a transaction, in a few words that a fault may explain.
+
+    :param ports: of each engine, the port in its URL.
+    """
     if isinstance(error, exc.TimeoutError):
         return "pool"
     found: BaseException | None = error
@@ -96,9 +99,21 @@ def why(error: BaseException) -> str:
     if state == "57014":
         return "cancelled"
     if state is None or state[:2] == "08" or state in ("57P01", "57P02", "57P03"):
-        lost = isinstance(error, (exc.DBAPIError, OSError)) or "onnect" in type(error).__name__
-        return "connection" if lost else "other"
+        if not isinstance(error, (exc.DBAPIError, OSError)) and "onnect" not in str(type(error)):
+            return "other"
+        # What asyncpg raises as it connects comes by no listener, and names the port.
+        named = next((name for name, port in ports.items() if port in str(error)), "?")
+        return f"connection {getattr(error, 'chaos', named)}"
     return f"SQLSTATE {state}"
+
+
+def tell(engine: Engine, name: str) -> None:
+    """Have each error of an engine say of which it is."""
+
+    @event.listens_for(engine, "handle_error")
+    def note(context: ExceptionContext) -> None:
+        if context.sqlalchemy_exception is not None:
+            context.sqlalchemy_exception.chaos = name  # type: ignore[attr-defined]  # why() reads it
 
 
 # -- the process -------------------------------------------------------------------------------
@@ -118,7 +133,10 @@ class Process:
         logger.setLevel(logging.INFO)
         logger.addHandler(Flips(self.notes))
         logger.addHandler(logging.FileHandler(settings["log"]))
+        self.ports = {name: str(make_url(settings[name]).port) for name in APPLICATION}
         made = {name: self.engine(settings[name], name) for name in APPLICATION}
+        for name, engine in made.items():
+            tell(getattr(engine, "sync_engine", engine), name)
         self.engines = list(made.values())
         self.selector = EngineSelector(
             FileSwitch(settings["file"], ttl=settings["ttl"]),
@@ -180,7 +198,10 @@ class Process:
         except ReadOnlyError:
             kind = "refused"
         except Exception as error:  # noqa: BLE001  # whatever it is, it is judged at the end
-            kind, told = "failed", {"why": why(error), "error": f"{type(error)}: {error}"[:500]}
+            kind, told = (
+                "failed",
+                {"why": why(error, self.ports), "error": f"{type(error)}: {error}"[:500]},
+            )
         self.notes.note(kind, name=name, reached=sorted(reached), **told)
 
     def _exhaust(self, seconds: float) -> None:
@@ -305,7 +326,8 @@ class Asyncio(Process):
 
     async def _run(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.sessions: Any = async_sessionmaker(self.selector, sync_session_class=RoutingSession)
+        bind: Any = self.selector
+        self.sessions: Any = async_sessionmaker(bind, sync_session_class=RoutingSession)
         self.start()
         await asyncio.gather(*(self.work() for _ in range(LOOPS)))
         await self.selector.__aexit__(None, None, None)
