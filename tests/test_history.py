@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.chaos.faults import FAULTS, OFTEN, plan
 from benchmarks.history import RULES, Event, History, check, counted, event, read
 
 BOUND = 0.1
@@ -163,3 +164,17 @@ def test_histories_are_read_of_several_files_without_the_line_that_a_kill_has_to
     files[1].write_text("".join(lines[1::2]))
     assert sorted(read(files), key=str) == sorted(GOOD, key=str)
     assert set(counted(check(History.of(read(files)))).values()) == {0}
+
+
+def test_the_same_seed_chooses_the_same_faults_and_fifty_flips_have_each_of_them() -> None:
+    chosen = plan(7, 25, FAULTS)
+    assert chosen == plan(7, 25, FAULTS)
+    assert chosen != plan(8, 25, FAULTS)
+    assert {one.fault for faults in chosen for one in faults} == set(FAULTS) >= set(OFTEN)
+
+
+def test_what_a_fault_is_for_and_when_it_may_begin_holds_for_each_that_is_chosen() -> None:
+    for one in (one for faults in plan(7, 100, FAULTS) for one in faults):
+        fault = FAULTS[one.fault]
+        assert one.phase in fault.phases
+        assert one.slot.partition("-")[0] in fault.slots

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import time
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 import psycopg2
 
-from benchmarks.chaos.ground import FLEET, TTL, Ground, unprivileged
+from benchmarks.chaos.ground import FLEET, TTL, Ground, Living, unprivileged
 from benchmarks.chaos.operator import Operator
 from benchmarks.chaos.worker import APPLICATION
 from tests.failover import Name
@@ -50,17 +49,10 @@ class Scene:
     ground: Ground
     operator: Operator
 
-    def some(self, chosen: Chosen, *, masters: bool = False) -> int | None:
-        """The number of a process of the slot that was chosen."""
-        pids = sorted(self.ground.processes(chosen.slot, masters=masters))
-        return pids[int(chosen.number * len(pids))] if pids else None
-
-    def name_of(self, pid: int) -> str:
-        return f"{self._slot(pid)}-{pid}"
-
-    def _slot(self, pid: int) -> str:
-        (path,) = self.ground.history.glob(f"*-{pid}.jsonl")
-        return path.stem.rpartition("-")[0]
+    def some(self, chosen: Chosen, *, masters: bool = False) -> Living | None:
+        """A process of the slot that was chosen."""
+        found = self.ground.processes(chosen.slot, masters=masters)
+        return found[int(chosen.number * len(found))] if found else None
 
     def order(self, chosen: Chosen, do: str, **how: object) -> None:
         self.ground.members[chosen.slot].order(do, **how)
@@ -100,31 +92,27 @@ class Fault:
 @contextlib.contextmanager
 def kill(scene: Scene, chosen: Chosen) -> Iterator[None]:
     ground, at = scene.ground, time.monotonic()
-    pid = scene.some(chosen, masters=True)
-    if pid is not None:
+    one = scene.some(chosen, masters=True)
+    if one is not None:
         for member in ground.members.values():
-            if member.process.pid == pid:
+            if member.process.pid == one.pid:
                 member.killed = True
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-            ground.notes.fault(chosen.fault, "killed", at=at, process=scene.name_of(pid))
+        if one.send(signal.SIGKILL):
+            ground.notes.fault(chosen.fault, "killed", at=at, process=one.name)
     yield
 
 
 @contextlib.contextmanager
 def stop(scene: Scene, chosen: Chosen) -> Iterator[None]:
-    pid, at = scene.some(chosen), time.monotonic()
+    one, at = scene.some(chosen), time.monotonic()
+    stopped = one is not None and one.send(signal.SIGSTOP)
     try:
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
         yield
     finally:
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-            name, until = scene.name_of(pid), time.monotonic() + TTL
-            scene.ground.notes.fault(chosen.fault, "pool", at=at, until=until, process=name)
+        if one is not None and stopped:
+            one.send(signal.SIGCONT)
+            told = {"at": at, "until": time.monotonic() + TTL}
+            scene.ground.notes.fault(chosen.fault, "pool", **told, process=one.name)
 
 
 def ordered(do: str) -> Does:
@@ -246,7 +234,7 @@ def flap(scene: Scene, chosen: Chosen) -> Iterator[None]:
     yield
 
 
-# What asyncpg raises where a connection is reset as it is made does not tell to which server it was.
+# What asyncpg raises where a connection is reset as it is made does not tell by which server.
 LOST = {name: (f"connection {name}", "connection ?") for name in APPLICATION}
 REGISTER = ("refused",)
 THREADED = ("sync", "threads", "asyncio")

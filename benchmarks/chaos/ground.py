@@ -15,13 +15,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import create_engine, insert
 from sqlalchemy.pool import NullPool
 
 from benchmarks.chaos.notes import Notes
 from benchmarks.chaos.worker import APPLICATION
+from sa_readonly.workers.process import born, has_ended
 from tests.failover import Name, demote
 from tests.fleet_process import SEEDS, Base, Seed
 from tests.postgres import Server, Standby, wait_until
@@ -205,6 +206,34 @@ FLEET = (
 )
 
 
+class Living(NamedTuple):
+    """A process of the fleet, and when it was born, as another one may get its number."""
+
+    name: str
+    pid: int
+    born: int
+
+    @property
+    def slot(self) -> str:
+        return self.name.rpartition("-")[0].rpartition("-")[0]
+
+    def send(self, number: signal.Signals) -> bool:
+        """Send a signal to this very process; say if it was there."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if born(self.pid) != self.born:
+                return False
+            signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+
 class Ground:
     """All of it, with the history of the operator."""
 
@@ -239,21 +268,19 @@ class Ground:
                 slot, [*unprivileged(), *program], self.folder / f"{slot}.err"
             )
 
-    # -- who lives
+    # -- which live
 
-    def processes(self, slot: str = "", *, masters: bool = False) -> dict[int, str]:
-        """Return those that have started and live, by number."""
-        found = {}
+    def processes(self, slot: str = "", *, masters: bool = False) -> list[Living]:
+        """Return those that have started and live."""
+        found = []
         for path in sorted(self.history.glob(f"{slot or '*'}-*.jsonl")):
-            pid = int(path.stem.rpartition("-")[2])
-            with contextlib.suppress(OSError, IndexError):
-                with open(path, encoding="utf-8") as file:
-                    first = json.loads(file.readline() or "{}")
-                stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-                if stat.rpartition(")")[2].split()[0] == "Z" or "pid" not in first:
-                    continue
-                if masters or first.get("works", True):
-                    found[pid] = path.stem
+            one = Living(path.stem, *map(int, path.stem.split("-")[-2:]))
+            if has_ended(one.pid, one.born):
+                continue
+            with contextlib.suppress(ValueError), open(path, encoding="utf-8") as file:
+                first = json.loads(file.readline())
+                if first["kind"] == "start" and (masters or first.get("works", True)):
+                    found.append(one)
         return found
 
     def tend(self) -> None:
@@ -281,13 +308,14 @@ class Ground:
                 continue
             if code:
                 self.strange.append(f"{member.slot} ended with {code}")
+        wait_until(lambda: not self.processes(masters=True), "the end of what was forked")
 
     def close(self, *, keep: bool) -> None:
         for member in self.members.values():
             member.process.kill()
             member.process.wait()
-        for pid in self.processes(masters=True):
-            os.kill(pid, signal.SIGKILL)
+        for one in self.processes(masters=True):
+            one.send(signal.SIGKILL)
         self.servers.close()
         self.disks.close()
         if not keep:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.history import READ_ONLY, READ_WRITE, Event
+from sa_readonly.workers.process import born
 
 
 class Notes:
@@ -20,13 +21,13 @@ class Notes:
 
     def __init__(self, folder: Path, slot: str, *, of_a_process: bool = True) -> None:
         self._folder, self.slot = folder, slot
-        self._begin(f"{slot}-{os.getpid()}" if of_a_process else slot)
+        self._begin(_name(slot) if of_a_process else slot)
 
     def begin_anew(self) -> None:
         """Have a file of its own in a forked child."""
         parent = self.process
         os.close(self._file)
-        self._begin(f"{self.slot}-{os.getpid()}")
+        self._begin(_name(self.slot))
         self.note("start", pid=os.getpid(), parent=parent)
 
     def _begin(self, process: str) -> None:
@@ -45,6 +46,11 @@ class Notes:
         until = time.monotonic() if until is None else until
         told = {"name": name, "until": until, "explains": explains}
         os.write(self._file, Event(at, process, "fault", told).as_line().encode())
+
+
+def _name(slot: str) -> str:
+    """Return a name of this process that no later one gets with its number."""
+    return f"{slot}-{os.getpid()}-{born(os.getpid())}"
 
 
 class Flips(logging.Handler):

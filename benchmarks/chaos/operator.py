@@ -82,10 +82,9 @@ class Operator:
     def _returned(self) -> tuple[Verdict, bool]:
         verdict = judge(self.switch.identify, self.registry, Mode.READ_WRITE)
         living = {one.pid for one in verdict.seen if one.liveness is Liveness.ALIVE}
-        everyone = set(self.ground.processes())
-        slots = {name.rpartition("-")[0] for name in self.ground.processes().values()}
-        there = slots >= set(self.ground.members)
-        return verdict, verdict.holds and there and everyone <= living
+        everyone = self.ground.processes()
+        there = {one.slot for one in everyone} >= set(self.ground.members)
+        return verdict, verdict.holds and there and {one.pid for one in everyone} <= living
 
     # -- looking at the server
 
