@@ -32,7 +32,7 @@ MORE = (
     " -c track_commit_timestamp=on -c wal_retrieve_retry_interval=200ms"
     " -c log_min_messages=fatal -c autovacuum=off"
 )
-FULL = 256  # KiB of the disk that is small
+FULL, LOGS = 256, 16 * 1024  # KiB of the registry's disk, and of that of the logs
 TTL = 0.1
 
 
@@ -55,7 +55,7 @@ class Disks:
             self._mount_tmpfs(self._real, 8 * FULL)
             (self._real / self.workers.name).mkdir(mode=0o700)
             self._mount_tmpfs(self._real / self.workers.name, FULL)
-            self._mount_tmpfs(self.log, FULL)
+            self._mount_tmpfs(self.log, LOGS)
             self.mount()
         except (OSError, subprocess.CalledProcessError):
             self.close()

@@ -27,7 +27,7 @@ class Operator:
         self.switch = FileSwitch(ground.disks.file, ttl=3600)
         self.registry = DirectoryRegistry(ground.disks.workers)
         self.took: dict[str, list[float]] = {READ_ONLY: [], READ_WRITE: []}
-        self.seen: set[int] = set()
+        self.seen: set[tuple[int, float]] = set()
 
     def begin(self) -> None:
         """Wait until all have started, which says nothing of how long a flip takes."""
@@ -97,8 +97,8 @@ class Operator:
             except psycopg2.OperationalError:  # it was stopped
                 found = []
             for pid, began in found:
-                if pid not in self.seen:
-                    self.seen.add(pid)
+                if (pid, began) not in self.seen:
+                    self.seen.add((pid, began))
                     place = f"the server's process {pid}"
                     at = began - self.ground.clock
                     self.notes.note("session", place=place, began=at)
