@@ -10,7 +10,9 @@ import pytest
 
 from benchmarks.chaos.faults import FAULTS, OFTEN, plan
 from benchmarks.history import RULES, Event, History, check, counted, event, read
+from tests.app import once
 
+pytestmark = once
 BOUND = 0.1
 # Two processes, and one flip from 10 to 20: turned, drained at 12, turned back, back at 22.
 TURNS = (

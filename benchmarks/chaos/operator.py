@@ -13,7 +13,8 @@ from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Liveness
 from sa_readonly.workers.verdict import Verdict, judge
 
-PATIENCE = 40.0  # seconds of a wait; no fault lasts so long
+PATIENCE = 90.0  # seconds of a wait; no fault lasts so long
+STARTING = 300.0  # seconds until all processes have started, on a machine that is busy
 PAUSE = 0.02
 
 
@@ -31,7 +32,7 @@ class Operator:
 
     def begin(self) -> None:
         """Wait until all have started, which says nothing of how long a flip takes."""
-        self.wait(READ_WRITE)
+        self.wait(READ_WRITE, STARTING)
         self.took[READ_WRITE].clear()
 
     def on(self, reason: str = "upgrade") -> None:
@@ -47,7 +48,7 @@ class Operator:
 
     # -- waiting
 
-    def wait(self, to: str) -> None:
+    def wait(self, to: str, patience: float = PATIENCE) -> None:
         """Wait until all are where they should be, and note it."""
         since = time.monotonic()
         while True:
@@ -60,7 +61,7 @@ class Operator:
                 self.notes.note("wait", at=now, to=to, holds=True, since=since, pids=pids)
                 self.took[to].append(now - since)
                 return
-            if now > since + PATIENCE:
+            if now > since + patience:
                 why = [f"{one.name} ({one.liveness}): {why}" for one, why in verdict.waiting]
                 why = [*filter(None, [verdict.problem]), *why]
                 self.notes.note("wait", at=now, to=to, holds=False, since=since, pids=[], why=why)
