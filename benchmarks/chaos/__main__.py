@@ -44,6 +44,8 @@ class Run:
                 if sys.stderr.isatty():
                     print(f"\r{self.flips} flips ", end="", file=sys.stderr)
                 self.round(chosen)
+                if self.ground.strange:
+                    break
         finally:
             self._join()
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -91,14 +93,27 @@ class Disks:
             filler.unlink(missing_ok=True)
 
 
+def free_port() -> int:
+    """Return a port that is not given to other programs while a server is down.
+
+    The system takes those of their connections from higher ones.
+    """
+    for port in random.SystemRandom().sample(range(12_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError("no port is free")
+
+
 class Servers:
     """A primary and its standby, which change places, each behind a name of its own."""
 
     def __init__(self) -> None:
         args = Server.DEFAULT_SETTINGS["postgres_args"] + MORE
-        self.primary: Server = Server.launch(postgres_args=args)
+        self.primary: Server = Server.launch(postgres_args=args, port=free_port())
         self.primary.create_database(DATABASE)
-        self.standby: Server = Standby.launch(primary=self.primary, postgres_args=args)
+        self.standby: Server = Standby.launch(
+            primary=self.primary, postgres_args=args, port=free_port()
+        )
         self.rw, self.ro = Name(self.primary.port), Name(self.standby.port)
         engine = create_engine(self.primary.url(DATABASE), poolclass=NullPool)
         Base.metadata.create_all(engine)
