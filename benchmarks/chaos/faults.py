@@ -81,9 +81,11 @@ class Fault:
 
     def run(self, scene: Scene, chosen: Chosen) -> None:
         at = time.monotonic()
-        with self.does(scene, chosen):
-            time.sleep(chosen.seconds)
-        scene.ground.notes.fault(chosen.fault, *self.explains, at=at)
+        try:
+            with self.does(scene, chosen):
+                time.sleep(chosen.seconds)
+        finally:
+            scene.ground.notes.fault(chosen.fault, *self.explains, at=at)
 
 
 # -- processes ---------------------------------------------------------------------------------

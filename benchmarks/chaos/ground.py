@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -132,9 +133,16 @@ class Servers:
 
     def promote(self) -> None:
         """Have the two change places, as in an upgrade: nothing writes meanwhile."""
+        streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+        wait_until(lambda: self.primary.query(streams)[0][0], "the standby's connection")
         self.catch_up()
         old, new = self.primary, self.standby
         old.terminate()
+        # The last that it wrote must be there, or it could not follow its successor for long.
+        told = old.tool("pg_controldata", "-D", old.get_data_directory())
+        (last,) = re.findall(r"^Latest checkpoint location: +(\S+)", told, re.MULTILINE)
+        replayed = "SELECT pg_last_wal_replay_lsn() > %s::pg_lsn"
+        wait_until(lambda: new.query(replayed, last)[0][0], "the replay of the last checkpoint")
         data = new.get_data_directory()
         new.tool("pg_ctl", "promote", "-w", "-t", "30", "-D", data)
         self.rw.move(new.port)
