@@ -74,6 +74,10 @@ class Name:
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """End all connections that there are."""
         for one in list(self._sockets):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

@@ -26,8 +26,9 @@ _HEAD = ("Times", "Behind", "Kind", "Last", "Where", "What")
 def rehearsal(*, start: bool, stop: bool, where: Where, as_json: bool) -> None:
     """Tell what a flip would refuse, and where.
 
-    By place in the application's code, the worst first. Nothing is refused in a rehearsal, and no mode changes. Times are those that the night would
-    meet; what stands behind another write of its transaction would be refused once that is gone.
+    By place in the application's code, the worst first. Nothing is refused in a rehearsal, and no
+    mode changes. Times are those that the night would meet; what stands behind another write of its
+    transaction would be refused once that is gone.
     """
     if start and stop:
         raise click.UsageError("--start and --stop are given together. Give one of them.")

@@ -1,0 +1,1 @@
+"""Flips by the hundred under faults, whose history is checked: `python -m benchmarks.chaos`."""
