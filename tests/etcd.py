@@ -292,7 +292,11 @@ class Etcd:
 
     def ask(self, path: str, body: Any, token: str = "") -> dict[str, Any]:
         """A request to the first node by nothing of ours, which must succeed."""
-        status, answer = self.node.request("POST", path, body, token)
+        return self.ask_at(self.node, path, body, token)
+
+    def ask_at(self, node: Node, path: str, body: Any, token: str = "") -> dict[str, Any]:
+        """The same, to another node."""
+        status, answer = node.request("POST", path, body, token)
         if status != 200:
             raise RuntimeError(f"{path} answered {status}: {answer!r}")
         told: dict[str, Any] = json.loads(answer)
