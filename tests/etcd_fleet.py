@@ -25,9 +25,7 @@ class Worker:
     :param url: of the members that it knows; by default all.
     """
 
-    def __init__(
-        self, fleet: Fleet, proxied: bool, url: str | None = None, **options: Any
-    ) -> None:
+    def __init__(self, fleet: Fleet, proxied: bool, url: str | None = None, **options: Any) -> None:
         app = fleet.app
         self.proxy = Proxy(fleet.etcd.node.port) if proxied else None
         url = url or (fleet.etcd.urls if self.proxy is None else self.proxy.url)

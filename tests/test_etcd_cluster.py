@@ -172,9 +172,7 @@ def test_a_leader_that_was_stopped_past_everything_wakes_and_lets_nothing_write(
     wait_until(lambda: only.look() and fleet.drained(), "its word")
 
 
-def test_a_defragmented_leader_holds_up_no_look_at_the_others(
-    fleet: Fleet, cluster: Etcd
-) -> None:
+def test_a_defragmented_leader_holds_up_no_look_at_the_others(fleet: Fleet, cluster: Etcd) -> None:
     workers = [fleet.worker(ttl=TTL) for _ in range(3)]
     for number in range(40):
         fleet.client.put(f"/waste/{number % 2}", os.urandom(300_000))
@@ -308,9 +306,7 @@ def test_a_rolling_restart_refuses_no_write(fleet: Fleet, cluster: Etcd) -> None
     night(fleet, *workers)
 
 
-def test_a_member_without_space_stops_what_writes_and_no_look(
-    fleet: Fleet, cluster: Etcd
-) -> None:
+def test_a_member_without_space_stops_what_writes_and_no_look(fleet: Fleet, cluster: Etcd) -> None:
     full = cluster.others(cluster.leader())[0]
     workers = [fleet.worker(ttl=TTL) for _ in range(2)]
     assert all(worker.writes() for worker in workers)  # what starts later can't register
