@@ -25,7 +25,7 @@ from sa_readonly.workers.protocol import Report
 from tests.app import WHICH, Clock, need
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.postgres import wait_until
-from tests.switches import BOUND, log
+from tests.switches import BOUND, in_child, log
 from tests.test_calls import calls, reading, writing
 
 __all__ = ["bare", "fleet", "log"]  # fixtures
@@ -294,6 +294,53 @@ def test_changes_are_told_and_a_burst_of_them_is_one(fleet: Fleet) -> None:
         assert times < 5
         fleet.worker().write()
         assert changes.wait(BOUND)
+
+
+def followers() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "sa_readonly changes"]
+
+
+def test_where_a_thread_watches_a_flip_is_noticed_long_before_a_look_is_due(bare: Fleet) -> None:
+    bare.init(60)
+    worker = bare.worker(ttl=15.0, watch=True)
+    worker.write()
+    wait_until(followers, "the watch")
+    for turn, mode in ((bare.on, RO), (bare.off, RW)):
+        worker.switch.store.client.get("/")
+        turn()
+        wait_until(lambda mode=mode: str(worker.switch.known.mode) == mode, "the flip", 5)
+        if mode == RO:
+            wait_until(bare.drained, "its acknowledgement", 5)
+    worker.close()
+    wait_until(lambda: not followers(), "the end of its thread", 5)
+    alone = bare.worker(ttl=15.0)
+    alone.write()
+    assert not followers()  # with watch=False none is to notice anything
+
+
+def test_a_watch_that_is_silent_or_ends_is_none_that_looks_wait_for(fleet: Fleet) -> None:
+    worker = fleet.worker(proxied=True, watch=True, ttl=0.2)
+    worker.write()
+    wait_until(followers, "the watch")
+    worker.proxy.cut()
+    fleet.on()
+    wait_until(lambda: str(worker.switch.known.mode) == RO, "the flip", 5)
+
+
+def test_a_forked_child_has_a_watch_of_its_own_and_the_parent_keeps_one(fleet: Fleet) -> None:
+    worker = fleet.worker(watch=True)
+    worker.write()
+    wait_until(followers, "the watch")
+
+    def child() -> int:
+        inherited = bool(followers())
+        worker.look()
+        wait_until(followers, "its own", 5)
+        worker.selector.close()
+        return int(inherited)
+
+    assert in_child(child) == 0
+    assert followers()
 
 
 def test_the_rights_that_the_docs_give_are_enough(

@@ -14,6 +14,7 @@ from ..errors import ConfigurationError, seconds
 from ..looking import Look, LookingSwitch
 from ..mode import Mode, State, clock, now
 from ..switch import FileSwitch
+from .changes import Follower
 from .entry import owner_of
 from .looks import look as look_at
 from .memory import Judgement, Memory
@@ -98,6 +99,8 @@ class EtcdSwitch(LookingSwitch):
         owner = owner_of(user or os.environ.get(USER) or None)
         self.registry = EtcdRegistry(self.store, owner, looked=True)
         """Where ``workers=True`` has this process register."""
+        self._follower = Follower(self.store, self.store.key, self.check)
+        self.registry.watching = self._follower.keep
         self._memory = Memory(self.store)
         self._file = None if file is None else _HostFile(file, ttl=ttl)
         self._answered: Look | None = None  # the last look that etcd has answered
