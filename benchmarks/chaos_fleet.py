@@ -82,7 +82,7 @@ class Fleet:
     @cached_property
     def store(self) -> Store:
         """The key, as its operator has it."""
-        return store_of(self.etcd.urls, KEY, user="operator", password="operator")  # noqa: S106  # of a throwaway
+        return store_of(self.etcd.urls, KEY, user="operator", password="operator")  # of a throwaway
 
     def token(self) -> str:
         """One of root's, who disarms alarms and defragments."""
@@ -131,14 +131,14 @@ class Fleet:
 
     def sessions(self) -> None:
         """Note the connections to the read-write database that are open."""
-        with closing(psycopg2.connect(**self.server.dsn())) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT pid, extract(epoch FROM backend_start) FROM pg_stat_activity"
-                    " WHERE datname = %s AND application_name = %s",
-                    (self.pair.read_write.database, APPLICATION),
-                )
-                found = cursor.fetchall()
+        dsn = self.server.dsn()
+        with closing(psycopg2.connect(**dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pid, extract(epoch FROM backend_start) FROM pg_stat_activity"
+                " WHERE datname = %s AND application_name = %s",
+                (self.pair.read_write.database, APPLICATION),
+            )
+            found = cursor.fetchall()
         for pid, began in found:
             place = f"session {pid}"
             self.note(time.monotonic(), "session", place=place, began=_monotonic(began))

@@ -338,12 +338,10 @@ class Etcd:
 
     def part(self, node: Node) -> None:
         """Keep one member from the others, in both directions, until :meth:`heal`."""
+        mine = self._ids[node.name]
         for one in self.nodes:
             if one.peers is not None:
-                mine = one is node
-                one.peers.refuse(
-                    {id for name, id in self._ids.items() if (name == node.name) is not mine}
-                )
+                one.peers.refuse({*self._ids.values()} - {mine} if one is node else {mine})
 
     def move_leader(self, leader: Node, heir: Node) -> None:
         """Have another member lead, as is done before the leader is defragmented."""

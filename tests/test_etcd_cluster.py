@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
 import time
@@ -90,12 +91,15 @@ class Load:
             thread.join(30)
 
 
+def fill(fleet: Fleet) -> None:
+    for number in range(200):
+        fleet.client.put(f"/waste/{number}", os.urandom(50_000))
+
+
 def at(node: Node, key: str) -> Answer:
     """What a member has of a key by itself, without asking the others."""
     status, body = node.request("POST", "/v3/kv/range", {**get_op(key).body, "serializable": True})
     assert status == 200, body
-    import json
-
     return answer_of(json.loads(body))
 
 
@@ -313,8 +317,7 @@ def test_a_member_without_space_stops_what_writes_and_no_look(fleet: Fleet, clus
     full.flags = ["--quota-backend-bytes", "400000"]
     full.restart()
     with pytest.raises(Full):
-        for number in range(200):
-            fleet.client.put(f"/waste/{number}", os.urandom(50_000))
+        fill(fleet)
     assert {alarm.member_id for alarm in fleet.client.alarms()} == {full.member_id}
     assert all(worker.writes() for worker in workers)
     with pytest.raises(OperatorError, match="In an emergency deleting the marker"):

@@ -34,6 +34,7 @@ __all__ = [
     "ACK",
     "ALIVE",
     "LONGEST_FENCE",
+    "MARGIN",
     "Announcement",
     "Marker",
     "Place",
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 LONGEST_FENCE = 60.0  # seconds
+MARGIN = 1.1  # of a fence that is waited for, as clocks are slewed
 ACK, ALIVE = "/ack", "/alive"
 """What follows the name of a registration, and that of a process."""
 
