@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from sa_readonly import EngineSelector, Mode, ReadOnlyError
+from sa_readonly import EngineSelector, Mode, ReadOnlyError, State
 from sa_readonly.etcd import EtcdSwitch
 from sa_readonly.etcd.changes import Changes
 from sa_readonly.etcd.operator import turn_off, turn_on
 from sa_readonly.etcd.registry import read
 from sa_readonly.etcd.switch import store_of
+from sa_readonly.etcd.values import Event
 from sa_readonly.workers import process
 from sa_readonly.workers.protocol import Report
-from tests.app import WHICH, Clock, need
+from tests.app import WHICH, Clock, in_thread, need
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.postgres import wait_until
 from tests.switches import BOUND, in_child, log
@@ -316,6 +317,60 @@ def test_where_a_thread_watches_a_flip_is_noticed_long_before_a_look_is_due(bare
     alone = bare.worker(ttl=15.0)
     alone.write()
     assert not followers()  # with watch=False none is to notice anything
+
+
+def test_a_watchs_word_shuts_the_gates_and_what_a_look_shows_is_acknowledged(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = fleet.worker(ttl=3.0, watch=True)
+    worker.write()
+    wait_until(followers, "the watch")
+    switch, goes_on = worker.switch, threading.Event()
+    real, checked = switch._ask, switch.checked
+    monkeypatch.setattr(switch, "_ask", lambda look: goes_on.wait(BOUND) and real(look))
+    fleet.on()
+    wait_until(lambda: switch.known.read_only, "the flip", 2)
+    assert (switch.known.reason, switch.known.generation) == ("upgrade", None)
+    assert switch.checked == checked  # no answer is younger for it
+    assert not worker.writes()
+    assert not fleet.drained()
+    goes_on.set()
+    wait_until(fleet.drained, "its acknowledgement", 5)
+
+
+def test_what_a_watch_tells_late_shuts_nothing_and_an_earlier_look_opens_nothing(
+    fleet: Fleet, log: Any
+) -> None:
+    worker = fleet.worker()
+    worker.write()
+    fleet.on()
+    worker.look()
+    late = Event(False, fleet.client.get(fleet.store.key).kv)
+    fleet.off()
+    assert worker.look() == RW
+    before = len(log())
+    worker.switch._changed((late,))
+    assert (str(worker.switch.known.mode), log()[before:]) == (RW, [])
+    real = worker.switch._ask
+
+    def overtaken(look: Any) -> Any:
+        answer = real(look)
+        if not worker.switch.known.read_only:
+            fleet.on()
+            worker.switch._ask = real
+            in_thread(lambda: worker.switch._learn(shut, worker.switch.checked))
+            worker.switch._told = fleet.read().key.mod_revision
+        return answer
+
+    def shut(known: Any) -> Any:
+        return State(Mode.READ_ONLY, "a watch's word")
+
+    worker.switch._ask = overtaken
+    worker.switch.check()
+    assert worker.switch.known.reason == "a watch's word"
+    worker.switch._told = 0
+    assert worker.look() == RO
+    assert fleet.drained()
 
 
 def test_a_watch_that_is_silent_or_ends_is_none_that_looks_wait_for(fleet: Fleet) -> None:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .records import Store
+    from .values import Event
     from .watch import Watch
+
+    Tell = Callable[[tuple[Event, ...]], object]
 
 __all__ = ["Changes", "Follower"]
 
@@ -30,19 +33,17 @@ _JOIN = 1.0  # seconds for which a fork waits for the thread
 class Follower:
     """One daemon thread of one process, which follows a watch while it is kept.
 
-    A change is told also when the watch has just begun, as one may have come before. A forked child
-    has no thread until it is kept there, too.
+    It tells nothing, an empty tuple, when the watch has just begun, as a change may have come
+    before. A forked child has no thread until it is kept there, too.
 
     :param store: the client that is asked.
     :param key: what is watched.
-    :param tell: a bound method that is called in the thread after each change. It is held weakly:
-        once its object is collected, the thread ends.
+    :param tell: a bound method that is called in the thread with what has changed. It is held
+        weakly: once its object is collected, the thread ends.
     :param prefix: whether all keys that begin with it are watched.
     """
 
-    def __init__(
-        self, store: Store, key: str, tell: Callable[[], object], *, prefix: bool = False
-    ) -> None:
+    def __init__(self, store: Store, key: str, tell: Tell, *, prefix: bool = False) -> None:
         self._client, self._key, self._prefix = store.client, key, prefix
         self._tell = weakref.WeakMethod(tell)
         self._lock = forks.PerProcess(threading.Lock)
@@ -105,15 +106,15 @@ class Follower:
             try:
                 with self._client.watch(self._key, prefix=self._prefix, timeout=_REQUEST) as watch:
                     self._watch = watch
-                    changed = True
+                    events: tuple[Event, ...] | None = ()
                     while not over.is_set():
                         tell = self._tell()
                         if tell is None:
                             return
-                        if changed:
-                            tell()
+                        if events is not None:
+                            tell(events)
                         del tell  # or its object could not be collected while this waits
-                        changed = bool(watch.read(_STEP))
+                        events = watch.read(_STEP) or None
                         pause = _AGAIN
             except EtcdError:  # it is away, or the member has lost its leader, or it is not allowed
                 self._watch = None
@@ -156,5 +157,5 @@ class Changes:
         self._follower.keep(False)
         self._follower.join(_REQUEST)
 
-    def _tell(self) -> None:
+    def _tell(self, _events: tuple[Event, ...]) -> None:
         self._changed.set()
