@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -48,6 +49,7 @@ from sa_readonly.etcd.fence import Fence, judge
 from sa_readonly.etcd.operator import OperatorError, init, turn_off, turn_on
 from sa_readonly.etcd.records import Store
 from sa_readonly.etcd.switch import store_of
+from sa_readonly.workers.protocol import Liveness
 from tests.etcd import Etcd, Node, Proxy, programs
 from tests.postgres import Pair, Server, fresh_pair
 
@@ -58,7 +60,11 @@ TTL, FENCE = 0.25, 4.0  # seconds
 THINKING = 0.1
 TOKEN = 2  # seconds for which a token of etcd is good, where that can be chosen
 PATIENCE = 90.0  # seconds: each wait holds by then, as each fault ends
-RECOVERY = 4.0  # seconds after a fault within which it still explains something
+# Seconds after a fault within which it still explains a refused write: the spread of logins, three
+# at a member that is silent, and a look.
+RECOVERY = 6.0
+RECENT = 2**20  # bytes of what a worker has noted, in which its last flip is
+LATE = 10.0  # seconds after which a record of a flip that was reported is missing
 
 
 @dataclass
@@ -142,6 +148,16 @@ class Fleet:
         for pid, began in found:
             place = f"session {pid}"
             self.note(time.monotonic(), "session", place=place, began=_monotonic(began))
+
+    def logged(self) -> list[str]:
+        """The mode that each worker's last record of a flip tells."""
+        found = []
+        for path in sorted(self.folder.glob("*.jsonl")):
+            with open(path, "rb") as file:
+                file.seek(max(0, path.stat().st_size - RECENT))
+                modes = re.findall(rb'"kind": "flip", "to": "([\w-]+)"', file.read())
+            found.append(modes[-1].decode() if modes else READ_WRITE)
+        return found
 
     def rows(self) -> None:
         """Note what is there at the end, and when the server committed it."""
@@ -255,32 +271,20 @@ def worker_stopped(fleet: Fleet, choose: random.Random) -> None:
 
 
 Fault = Callable[[Fleet, random.Random], None]
-REFUSED = ("refused",)
-# What each may be the cause of: a fault that leaves two members in reach refuses nothing.
-OF_ETCD: dict[Fault, tuple[str, ...]] = {
-    leader_killed: (),
-    leader_stopped: (),
-    leader_defragmented: (),
-    members_stopped: REFUSED,
-    member_parted: (),
-    rolling_restart: (),
-    member_full: REFUSED,
-}
-OF_OTHERS: dict[Fault, tuple[str, ...]] = {
-    host_cut_off: REFUSED,
-    member_out_of_reach: (),
-    worker_stopped: REFUSED,
-}
+OF_ETCD: tuple[Fault, ...] = (
+    *(leader_killed, leader_stopped, leader_defragmented, members_stopped, member_parted),
+    *(rolling_restart, member_full),
+)
+OF_OTHERS: tuple[Fault, ...] = (host_cut_off, member_out_of_reach, worker_stopped)
 
 
 class Trouble(threading.Thread):
     """One fault, after a while, beside what the operator does."""
 
-    def __init__(self, fleet: Fleet, seed: str, faults: dict[Fault, tuple[str, ...]]) -> None:
+    def __init__(self, fleet: Fleet, seed: str, faults: tuple[Fault, ...]) -> None:
         super().__init__()
         self._fleet, self._choose = fleet, random.Random(seed)
-        self.fault = self._choose.choice(list(faults))
-        self._explains = faults[self.fault]
+        self.fault = self._choose.choice(faults)
         self._error: BaseException | None = None
 
     def run(self) -> None:
@@ -291,9 +295,7 @@ class Trouble(threading.Thread):
         except BaseException as error:  # noqa: BLE001  # raised where it is joined
             self._error = error
         until = time.monotonic() + RECOVERY
-        self._fleet.note(
-            began, "fault", name=name, until=until, explains=self._explains, process=""
-        )
+        self._fleet.note(began, "fault", name=name, until=until, explains=["refused"], process="")
 
     def join(self, timeout: float | None = None) -> None:
         super().join(timeout)
@@ -332,7 +334,9 @@ class Operator:
         why = ""
         while time.monotonic() < began + PATIENCE:
             verdict, *_ = judge(self._fleet.store, self._fence, Mode(to))
-            if verdict.holds and len(verdict.seen) >= expected:
+            alive = [one for one in verdict.seen if one.liveness is Liveness.ALIVE]
+            counted = verdict.seen if to == READ_ONLY else alive  # what is lost is waited for once
+            if verdict.holds and len(counted) >= expected:
                 break
             waiting = [f"{one.host} pid {one.pid}: {why}" for one, why in verdict.waiting]
             why = "; ".join(waiting) or str(verdict.problem or f"{len(verdict.seen)} are there")
@@ -345,8 +349,11 @@ class Operator:
         now, pids = time.monotonic(), [one.pid for one in verdict.seen]
         self.waits[to].append(now - began)
         self._fleet.note(now, "wait", to=to, holds=True, pids=[], since=began)
-        # A log is written under no lock, so its record may come a moment after the report.
-        time.sleep(0.5)
+        # A record is logged under no lock, so it may come a moment after what is reported; and by
+        # then a fault may have turned a worker by itself.
+        end = now + LATE
+        while time.monotonic() < end and set(self._fleet.logged()) != {to}:
+            time.sleep(0.1)
         self._fleet.note(time.monotonic(), "wait", to=to, holds=True, pids=pids, since=began)
 
 
@@ -408,6 +415,8 @@ def run(flips: int, seed: int, keep: str | None = None) -> list[Violation]:
         operator.wait(READ_WRITE)
         for number in range(flips):
             done.update(flip(fleet, operator, number, choose))
+            if number % 20 == 19:
+                print(f"{number + 1} flips, {time.monotonic() - began:.0f} s", file=sys.stderr)
         fleet.stop()
         fleet.rows()
         events = fleet.history()
@@ -428,6 +437,11 @@ def run(flips: int, seed: int, keep: str | None = None) -> list[Violation]:
         print(f"  {to}: {statistics.median(waits):.2f} s in the middle, {max(waits):.1f} s at most")
     for name, count in counted(violations).items():
         print(f"  {count:4} {name}")
+    reads = [
+        one for one in history.transactions.values() if one.begin and not one.begin.told["writes"]
+    ]
+    refused = sum(one.end is not None and one.end.kind == "refused" for one in reads)
+    print(f"  {refused:4} of {len(reads)} reads refused")
     return violations
 
 

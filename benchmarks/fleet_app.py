@@ -97,7 +97,6 @@ class Worker:
         self.selector.close()
         for engine in self.engines:
             engine.dispose()
-        self._notes.close()
 
     def _work(self, seed: str) -> None:
         choose = random.Random(seed)  # what is done is the same in each run of the seed
