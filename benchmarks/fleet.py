@@ -109,13 +109,13 @@ class Crowd:
     """Workers of several processes.
 
     :param number: of workers.
+    :param ttl: that of each.
     """
 
-    def __init__(self, etcd: Etcd, number: int, *, watch: bool) -> None:
-        self.number = number
+    def __init__(self, etcd: Etcd, number: int, ttl: float, *, watch: bool) -> None:
         processes = min(PROCESSES, 1 + number // 20)
         share, more = divmod(number, processes)
-        arguments = [etcd.urls, KEY, str(_TTL_OF_MANY), "watch" if watch else "look"]
+        arguments = [etcd.urls, KEY, str(ttl), "watch" if watch else "look"]
         self._processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.fleet_crowd", *arguments, str(share + one)],
@@ -149,13 +149,13 @@ class Crowd:
 
 
 @contextmanager
-def _crowd(etcd: Etcd, number: int, *, watch: bool) -> Iterator[Crowd]:
+def _crowd(etcd: Etcd, number: int, ttl: float, *, watch: bool) -> Iterator[Crowd]:
     etcd.clear()
     init(store_of(etcd.urls, KEY), 10)
-    crowd = Crowd(etcd, number, watch=watch)
+    crowd = Crowd(etcd, number, ttl, watch=watch)
     try:
         crowd.begin()
-        time.sleep(2 * _TTL_OF_MANY)  # all have begun
+        time.sleep(2 * ttl)  # all have begun
         yield crowd
     finally:
         crowd.end()
@@ -174,15 +174,15 @@ def _idle_crowd(etcd: Etcd, seconds: float) -> dict[str, float]:
     return {"of a core": (_spent(etcd) - before) / (time.monotonic() - began)}
 
 
-def _many(etcd: Etcd, number: int, flips: int) -> Tables:
+def _many(etcd: Etcd, number: int, flips: int, ttl: float = _TTL_OF_MANY) -> Tables:
     """Flip many workers, and wait for them as the operator does."""
     store = store_of(etcd.urls, KEY)
     rows: dict[str, dict[str, list[float]]] = {}
     idle: Rows = {}
-    with _crowd(etcd, number, watch=False):
-        idle["looks alone"] = _idle_crowd(etcd, 2 * _TTL_OF_MANY)
-    with _crowd(etcd, number, watch=True) as crowd:
-        idle["looks and watches"] = _idle_crowd(etcd, 2 * _TTL_OF_MANY)
+    with _crowd(etcd, number, ttl, watch=False):
+        idle["looks alone"] = _idle_crowd(etcd, 2 * ttl)
+    with _crowd(etcd, number, ttl, watch=True) as crowd:
+        idle["looks and watches"] = _idle_crowd(etcd, 2 * ttl)
         for to, turn in (("read-only", turn_on), ("read-write", turn_off)) * flips:
             began = time.monotonic()
             turn(store)
@@ -217,7 +217,7 @@ def run(rounds: int) -> Tables:
             "Idle on etcd, requests": _idle(folder, etcd, rounds),
             "Calls while read-write": _counted(folder, etcd, read_only=False),
             "Calls while read-only": _counted(folder, etcd, read_only=True),
-            **_many(etcd, min(500, 17 * rounds), max(1, rounds // 6)),
+            **_many(etcd, *((500, 5) if rounds >= 30 else (40, 1, 0.5))),
         }
 
 
