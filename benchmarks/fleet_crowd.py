@@ -7,6 +7,7 @@ asks when each has noticed and reported the last flip, and the end of it ends al
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -18,7 +19,7 @@ from sqlalchemy import create_engine
 
 from sa_readonly import EngineSelector, State
 from sa_readonly.etcd import EtcdSwitch
-from sa_readonly.workers.protocol import Report
+from sa_readonly.workers.protocol import RegistryError, Report
 
 _TICK = 0.55  # of ttl, as the watcher of a process has it
 
@@ -42,17 +43,20 @@ class One:
         self.noticed = time.monotonic()
 
     def flipped(self, _old: State, new: State) -> None:
-        self.entry.ensure()
-        self.report(new)
-        self.reported = time.monotonic()
+        with contextlib.suppress(RegistryError):  # it is tried again
+            self.entry.ensure()
+            self.report(new)
+            self.reported = time.monotonic()
 
     def report(self, state: State) -> None:
         report = Report(state.mode, state.generation, watching=self._watch)
         self.entry.report(lambda: report)
 
     def tick(self) -> None:
-        self.switch.refresh()
+        known = self.switch.refresh()
         self.entry.stands()  # renews its hint
+        if self.reported < self.noticed:
+            self.flipped(known, known)
 
 
 class Whole:
