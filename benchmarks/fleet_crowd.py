@@ -42,10 +42,13 @@ class One:
             self.entry.withdraw()
         self.noticed = time.monotonic()
 
-    def flipped(self, _old: State, new: State) -> None:
+    def flipped(self, _old: State, _new: State) -> None:
+        known = self.switch.known  # by a look, where a watch's word has turned it
+        if known.read_only and known.generation is None:
+            return
         with contextlib.suppress(RegistryError):  # it is tried again
             self.entry.ensure()
-            self.report(new)
+            self.report(known)
             self.reported = time.monotonic()
 
     def report(self, state: State) -> None:
@@ -59,13 +62,17 @@ class One:
             self.flipped(known, known)
 
 
+def _nothing(_old: State, _new: State) -> None:
+    pass
+
+
 class Whole:
     """A process's one worker, as an application has it."""
 
     def __init__(self, urls: str, key: str, ttl: float, watch: bool) -> None:
         self.switch = EtcdSwitch(urls, key=key, ttl=ttl)
         self.noticed = self.reported = 0.0
-        self.switch.subscribe(self.gate, self.flipped)
+        self.switch.subscribe(self.gate, _nothing)
         self.selector = EngineSelector(
             self.switch,
             read_write=create_engine("sqlite:///:memory:"),
@@ -73,12 +80,19 @@ class Whole:
             watch=watch,
         )
         self.selector.check()
+        entry: Any = self.switch.registry.entry
+        real = entry.report
+
+        def report(snapshot: Any) -> None:
+            real(snapshot)
+            known = self.switch.known
+            if self.reported < self.noticed and not (known.read_only and known.generation is None):
+                self.reported = time.monotonic()
+
+        entry.report = report
 
     def gate(self, _state: State) -> None:
         self.noticed = time.monotonic()
-
-    def flipped(self, _old: State, _new: State) -> None:
-        self.reported = time.monotonic()
 
     def tick(self) -> None:
         self.selector.state  # which looks, without a thread that does
