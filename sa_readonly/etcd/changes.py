@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Changes", "Follower"]
 
-_COALESCED = 0.1  # seconds within which several changes are one
+_COALESCED = 0.05  # seconds within which several changes are one
 _AGAIN, _LONGEST = 1.0, 30.0  # seconds until a watch that ended is begun again: the first, the last
 _REQUEST = 5.0  # seconds for a request
 _STEP = 10.0  # seconds after which a thread looks whether it is still wanted
