@@ -252,7 +252,7 @@ def test_the_pods_reach_etcd_and_nothing_else_does() -> None:
         (item,) = volume["secret"]["items"]  # the key of the server stays with it
         assert item == {"key": "ca.crt", "path": "etcd-ca.pem"}
         assert container["volumeMounts"][0]["mountPath"] == "/etc/shop"
-    (call,) = re.findall(r"```python\nswitch = EtcdSwitch\((.*)\)\n```", ON_ETCD)
+    (call,) = re.findall(r"```python\nswitch = EtcdSwitch\((.*?)\n\)\n```", ON_ETCD, re.DOTALL)
     assert 'os.environ["SHOP_ETCD"]' in call
     assert f'key="{env["SA_READONLY_KEY"]}"' in call
     assert f'ca="{env["SA_READONLY_ETCD_CA"]}"' in call
