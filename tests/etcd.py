@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -85,6 +86,9 @@ class Node:
         self._cluster = cluster
         self.name = f"n{number}"
         self.port, self.peer_port = port, peer_port
+        self.flags: list[str] = []
+        """More of this node's own, from its next start on."""
+        self.peers: PeerProxy | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="sa-readonly-etcd-", dir=memory_or_disk()))
         self.log = self.folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -100,7 +104,16 @@ class Node:
 
     @property
     def peer_url(self) -> str:
-        return f"http://127.0.0.1:{self.peer_port}"
+        """Where the others find it."""
+        return f"http://127.0.0.1:{self.peer_port}" if self.peers is None else self.peers.url
+
+    @property
+    def member_id(self) -> int:
+        """By which the others know it."""
+        status, body = self.request("POST", "/v3/maintenance/status", {})
+        if status != 200:
+            raise RuntimeError(f"{self.name} answered {status}: {body!r}")
+        return int(json.loads(body)["header"]["member_id"])
 
     def launch(self) -> None:
         """Start it, with the data that are there."""
@@ -109,12 +122,13 @@ class Node:
             *(str(cluster.bin / "etcd"), "--name", self.name),
             *("--data-dir", str(self.folder / "data"), "--log-level", "error"),
             *("--listen-client-urls", self.url, "--advertise-client-urls", self.url),
-            *("--listen-peer-urls", self.peer_url),
+            *("--listen-peer-urls", f"http://127.0.0.1:{self.peer_port}"),
             *("--initial-advertise-peer-urls", self.peer_url),
             *("--initial-cluster", cluster.members),
             # a login costs a hundredth of what it costs by default
             *("--bcrypt-cost", "4"),
             *cluster.flags,
+            *self.flags,
         ]
         kept = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
         with self.log.open("ab") as log:
@@ -194,6 +208,8 @@ class Node:
 
     def close(self) -> None:
         self.kill()
+        if self.peers is not None:
+            self.peers.close()
         if self._reaper.stdin is not None and not self._reaper.stdin.closed:
             self._reaper.stdin.close()
             self._reaper.wait(30)
@@ -205,6 +221,8 @@ class Etcd:
     :param nodes: how many.
     :param tls: serves https by these certificates.
     :param client_certificates: asks each client for one of the same authority.
+    :param parted: has the members reach each other by proxies, so that :meth:`part` can keep one
+        from the others.
     :param flags: more of the server's own.
     """
 
@@ -212,6 +230,7 @@ class Etcd:
         self,
         nodes: int = 1,
         *,
+        parted: bool = False,
         tls: Certificates | None = None,
         client_certificates: bool = False,
         flags: Sequence[str] = (),
@@ -239,9 +258,14 @@ class Etcd:
         ]
         started = False
         try:
+            if parted:
+                for node in self.nodes:
+                    node.peers = PeerProxy(node.peer_port)
             for node in self.nodes:
                 node.launch()
             self.wait()
+            if parted:
+                self._ids = {node.name: node.member_id for node in self.nodes}
             started = True
         finally:
             if not started:
@@ -268,7 +292,11 @@ class Etcd:
 
     def ask(self, path: str, body: Any, token: str = "") -> dict[str, Any]:
         """A request to the first node by nothing of ours, which must succeed."""
-        status, answer = self.node.request("POST", path, body, token)
+        return self.ask_at(self.node, path, body, token)
+
+    def ask_at(self, node: Node, path: str, body: Any, token: str = "") -> dict[str, Any]:
+        """The same, to another node."""
+        status, answer = node.request("POST", path, body, token)
         if status != 200:
             raise RuntimeError(f"{path} answered {status}: {answer!r}")
         told: dict[str, Any] = json.loads(answer)
@@ -276,7 +304,8 @@ class Etcd:
 
     def ctl(self, *arguments: str, tool: str = "etcdctl", user: str = "") -> str:
         """Run one of etcd's own tools; `user` is NAME:PASSWORD."""
-        told = ["--endpoints", self.node.url] if tool == "etcdctl" else []
+        ours = tool == "etcdctl" and "--endpoints" not in arguments
+        told = ["--endpoints", self.node.url] if ours else []
         if self.tls and told:
             told += ["--cacert", self.tls.ca, "--cert", self.tls.cert, "--key", self.tls.key]
         if user:
@@ -294,14 +323,39 @@ class Etcd:
             raise RuntimeError(f"{tool} {arguments} failed: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def leader(self) -> Node:
-        """The node that leads, as they say themselves."""
-        for node in self.nodes:
+    def leader(self, *among: Node) -> Node:
+        """The node that leads, as they say themselves: all, or these, which answer."""
+        for node in among or self.nodes:
             status, body = node.request("POST", "/v3/maintenance/status", {})
             told = json.loads(body)
-            if status == 200 and told["leader"] == told["header"]["member_id"]:
+            if status == 200 and told.get("leader") == told["header"]["member_id"]:
                 return node
         raise RuntimeError("no node leads")
+
+    def others(self, *nodes: Node) -> list[Node]:
+        """All nodes but these."""
+        return [node for node in self.nodes if node not in nodes]
+
+    def part(self, node: Node) -> None:
+        """Keep one member from the others, in both directions, until :meth:`heal`."""
+        mine = self._ids[node.name]
+        for one in self.nodes:
+            if one.peers is not None:
+                one.peers.refuse({*self._ids.values()} - {mine} if one is node else {mine})
+
+    def move_leader(self, leader: Node, heir: Node) -> None:
+        """Have another member lead, as is done before the leader is defragmented."""
+        self.ctl("--endpoints", leader.url, "move-leader", f"{heir.member_id:x}")
+
+    def heal(self) -> None:
+        """Take back all that was done to its members; they are ready at return."""
+        for node in self.nodes:
+            if node.peers is not None:
+                node.peers.refuse(set())
+            node.go_on()
+            if node.process is None or node.process.poll() is not None:
+                node.launch()
+        self.wait()
 
     def users(self, **users: tuple[str, Sequence[tuple[str, str, bool]]]) -> None:
         """Have etcd ask for a user: `worker=("password", [("READ", "/key", False)])`.
@@ -462,12 +516,18 @@ class Proxy:
                 self._threads.append(thread)
                 thread.start()
 
+    def passes(self, data: bytes, source: socket.socket, sink: socket.socket) -> bool:
+        """Whether a connection on which its client has sent this goes on."""
+        return True
+
     def _pump(
         self, source: socket.socket, sink: socket.socket, back: bool, pair: set[socket.socket]
     ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self.flows.wait()
+                if not (back or self.passes(data, source, sink)):
+                    break
                 if back:
                     self.answers.wait()
                 while back and self.pause and data:
@@ -482,6 +542,39 @@ class Proxy:
             for one in (source, sink):
                 self._sockets.discard(one)
                 one.close()
+
+
+class PeerProxy(Proxy):
+    """A proxy before the port for peers of a member of etcd, which can refuse some of them.
+
+    A member dials the others, and is dialled, for both directions: so a partition is one of pairs,
+    and what dials says its id in the first request of each connection.
+    """
+
+    _FROM = re.compile(rb"X-Server-From: ([0-9a-f]+)", re.IGNORECASE)
+
+    def __init__(self, port: int) -> None:
+        self._refused: set[int] = set()
+        self._dialled: dict[socket.socket, tuple[int, socket.socket]] = {}
+        super().__init__(port)
+
+    def refuse(self, members: set[int]) -> None:
+        """End the connections of these members, and take none of them any more."""
+        self._refused = members
+        for source, (member, sink) in list(self._dialled.items()):
+            if member in members:
+                for one in (source, sink):
+                    with contextlib.suppress(OSError):
+                        one.shutdown(socket.SHUT_RDWR)
+                self._dialled.pop(source, None)
+
+    def passes(self, data: bytes, source: socket.socket, sink: socket.socket) -> bool:
+        if source not in self._dialled:
+            found = self._FROM.search(data)
+            if found is None:  # it asks for a version
+                return True
+            self._dialled[source] = (int(found[1], 16), sink)
+        return self._dialled[source][0] not in self._refused
 
 
 @contextlib.contextmanager

@@ -20,12 +20,15 @@ from tests.etcd import Etcd, Proxy
 
 
 class Worker:
-    """A selector on two SQLite databases, which looks by a proxy that can be cut."""
+    """A selector on two SQLite databases, which looks by a proxy that can be cut.
 
-    def __init__(self, fleet: Fleet, proxied: bool, **options: Any) -> None:
+    :param url: of the members that it knows; by default all.
+    """
+
+    def __init__(self, fleet: Fleet, proxied: bool, url: str | None = None, **options: Any) -> None:
         app = fleet.app
         self.proxy = Proxy(fleet.etcd.node.port) if proxied else None
-        url = fleet.etcd.urls if self.proxy is None else self.proxy.url
+        url = url or (fleet.etcd.urls if self.proxy is None else self.proxy.url)
         self.engine, self.other = app.make_engine(app.urls["rw"]), app.make_engine(app.urls["ro"])
         app.made += [self.engine, self.other]
         switched = {k: options.pop(k) for k in ("file", "ttl") if k in options}

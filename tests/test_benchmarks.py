@@ -47,6 +47,8 @@ def test_all_benchmarks_run_with_one_command() -> None:
         "Idle on etcd",
         "Calls while read-write",
         "Calls while read-only",
+        "40 workers on etcd",  # idle
+        "40 workers on etcd",  # flips
     ]
     rows = [row for table in tables.values() for row in table.values()]
     assert all(row["us"] > 0 and row["ratio"] > 0 for row in rows if "us" in row)

@@ -143,14 +143,17 @@ def test_on_and_off_wait_and_tell_all_as_json(
 
 
 def test_on_tells_that_another_operator_was_there_and_that_it_made_the_marker(
-    bare: Fleet,
+    bare: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = done(bare, "on", "--reason", "one")
     assert f"{bare.store.marker} was missing" in result.stderr
     assert "wait` goes by 60 s" in result.stderr
     assert "Nobody is registered" in result.stderr
     assert f"{bare.store.key} is there already" in done(bare, "on").stderr
-    assert done(bare, "init", "--fence", "5").exit_code == 0  # while the key is there
+    paused: list[float] = []
+    monkeypatch.setattr("sa_readonly.command.init.sleep", paused.append)
+    assert "This waits 66 s, until" in done(bare, "init", "--fence", "5").stderr
+    assert paused == [pytest.approx(66)]
     result = done(bare, "on", "--until", "+1h")
     assert (bare.read().key.text.reason, bare.read().marker.fence) == ("one", 5.0)
     assert "changed  yes" in result.stdout

@@ -371,7 +371,9 @@ def test_the_fence_is_the_longest_that_is_told_and_sixty_seconds_after_a_marker_
     fleet.client.delete(fleet.store.marker)
     assert turn_on(fleet.store).marker_made
     assert 65 < fleet.fence.left(fleet.read()) <= 66
-    init(fleet.store, 5)
+    paused: list[float] = []
+    init(fleet.store, 5, pause=paused.append)
+    assert paused == [pytest.approx(66)]
     assert 10 < fleet.fence.left(fleet.read()) <= 11  # the entry tells 10 yet
 
 

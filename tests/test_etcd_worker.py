@@ -14,18 +14,19 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from sa_readonly import EngineSelector, Mode, ReadOnlyError
+from sa_readonly import EngineSelector, Mode, ReadOnlyError, State
 from sa_readonly.etcd import EtcdSwitch
 from sa_readonly.etcd.changes import Changes
 from sa_readonly.etcd.operator import turn_off, turn_on
 from sa_readonly.etcd.registry import read
 from sa_readonly.etcd.switch import store_of
+from sa_readonly.etcd.values import Event
 from sa_readonly.workers import process
 from sa_readonly.workers.protocol import Report
-from tests.app import WHICH, Clock, need
+from tests.app import WHICH, Clock, in_thread, need
 from tests.etcd_fleet import Fleet, bare, fleet
 from tests.postgres import wait_until
-from tests.switches import BOUND, log
+from tests.switches import BOUND, in_child, log
 from tests.test_calls import calls, reading, writing
 
 __all__ = ["bare", "fleet", "log"]  # fixtures
@@ -294,6 +295,107 @@ def test_changes_are_told_and_a_burst_of_them_is_one(fleet: Fleet) -> None:
         assert times < 5
         fleet.worker().write()
         assert changes.wait(BOUND)
+
+
+def followers() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "sa_readonly changes"]
+
+
+def test_where_a_thread_watches_a_flip_is_noticed_long_before_a_look_is_due(bare: Fleet) -> None:
+    bare.init(60)
+    worker = bare.worker(ttl=15.0, watch=True)
+    worker.write()
+    wait_until(followers, "the watch")
+    for turn, mode in ((bare.on, RO), (bare.off, RW)):
+        worker.switch.store.client.get("/")
+        turn()
+        wait_until(lambda mode=mode: str(worker.switch.known.mode) == mode, "the flip", 5)
+        if mode == RO:
+            wait_until(bare.drained, "its acknowledgement", 5)
+    worker.close()
+    wait_until(lambda: not followers(), "the end of its thread", 5)
+    alone = bare.worker(ttl=15.0)
+    alone.write()
+    assert not followers()  # with watch=False none is to notice anything
+
+
+def test_a_watchs_word_shuts_the_gates_and_what_a_look_shows_is_acknowledged(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = fleet.worker(ttl=3.0, watch=True)
+    worker.write()
+    wait_until(followers, "the watch")
+    switch, goes_on = worker.switch, threading.Event()
+    real, checked = switch._ask, switch.checked
+    monkeypatch.setattr(switch, "_ask", lambda look: goes_on.wait(BOUND) and real(look))
+    fleet.on()
+    wait_until(lambda: switch.known.read_only, "the flip", 2)
+    assert (switch.known.reason, switch.known.generation) == ("upgrade", None)
+    assert switch.checked == checked  # no answer is younger for it
+    assert not worker.writes()
+    assert not fleet.drained()
+    goes_on.set()
+    wait_until(fleet.drained, "its acknowledgement", 5)
+
+
+def test_what_a_watch_tells_late_shuts_nothing_and_an_earlier_look_opens_nothing(
+    fleet: Fleet, log: Any
+) -> None:
+    worker = fleet.worker()
+    worker.write()
+    fleet.on()
+    worker.look()
+    late = Event(False, fleet.client.get(fleet.store.key).kv)
+    fleet.off()
+    assert worker.look() == RW
+    before = len(log())
+    worker.switch._changed((late,))
+    assert (str(worker.switch.known.mode), log()[before:]) == (RW, [])
+    real = worker.switch._ask
+
+    def overtaken(look: Any) -> Any:
+        answer = real(look)
+        if not worker.switch.known.read_only:
+            fleet.on()
+            worker.switch._ask = real
+            in_thread(lambda: worker.switch._learn(shut, worker.switch.checked))
+            worker.switch._told = fleet.read().key.mod_revision
+        return answer
+
+    def shut(known: Any) -> Any:
+        return State(Mode.READ_ONLY, "a watch's word")
+
+    worker.switch._ask = overtaken
+    worker.switch.check()
+    assert worker.switch.known.reason == "a watch's word"
+    worker.switch._told = 0
+    assert worker.look() == RO
+    assert fleet.drained()
+
+
+def test_a_watch_that_is_silent_or_ends_is_none_that_looks_wait_for(fleet: Fleet) -> None:
+    worker = fleet.worker(proxied=True, watch=True, ttl=0.2)
+    worker.write()
+    wait_until(followers, "the watch")
+    worker.proxy.cut()
+    fleet.on()
+    wait_until(lambda: str(worker.switch.known.mode) == RO, "the flip", 5)
+
+
+def test_a_forked_child_has_a_watch_of_its_own_and_the_parent_keeps_one(fleet: Fleet) -> None:
+    worker = fleet.worker(watch=True)
+    worker.write()
+    wait_until(followers, "the watch")
+
+    def child() -> int:
+        inherited = bool(followers())
+        worker.look()
+        wait_until(followers, "its own", 5)
+        worker.selector.close()
+        return int(inherited)
+
+    assert in_child(child) == 0
+    assert followers()
 
 
 def test_the_rights_that_the_docs_give_are_enough(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -15,9 +16,14 @@ import pytest
 
 from sa_readonly import Mode
 from sa_readonly.cli import main
+from tests.etcd import programs
+from tests.postgres import ServerUnavailableError
 
 DOCS = Path(__file__).parent.parent / "docs"
 KUBERNETES, ANSIBLE = ((DOCS / f"{name}.md").read_text() for name in ("kubernetes", "ansible"))
+BEFORE, _, ON_ETCD = KUBERNETES.partition("\n## A fleet on etcd\n")
+ON_ETCD, _, AFTER = ON_ETCD.partition("\n## ")
+KUBERNETES = BEFORE + AFTER  # by a file
 
 
 def documents(text: str) -> list[Any]:
@@ -45,15 +51,27 @@ def parse(name: str, arguments: list[str]) -> dict[str, Any]:
     return command.make_context(name, arguments).params
 
 
-@pytest.mark.parametrize("text", [KUBERNETES, ANSIBLE], ids=["kubernetes", "ansible"])
+@pytest.mark.parametrize(
+    "text", [KUBERNETES, ON_ETCD, ANSIBLE], ids=["kubernetes", "etcd", "ansible"]
+)
 def test_the_commands_that_are_shown_are_some(text: str) -> None:
     shown = re.findall(r"^\$ (.*)$", text, re.MULTILINE)
     assert len(shown) >= 2
     for line in shown:
-        word, *arguments = shlex.split(line)
+        word, *arguments = shlex.split(line, comments=True)
+        if arguments[:2] == ["exec", "deploy/shop-ops"]:
+            word, *arguments = arguments[3:]
         assert word in ("kubectl", "ansible-playbook", "sa-readonly")
         if word == "sa-readonly":
             parse(arguments[0], arguments[1:])
+
+
+def test_each_row_of_the_table_of_faults_is_a_test() -> None:
+    section = (DOCS / "fleet.md").read_text().partition("\n## Three members under faults\n")[2]
+    table = section.partition("\n| ---")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| ", table, re.MULTILINE)
+    tests = Path(__file__).with_name("test_etcd_cluster.py").read_text()
+    assert len(rows) == len(re.findall(r"^def test_", tests, re.MULTILINE)) == 9
 
 
 # -- Kubernetes ------------------------------------------------------------------------------
@@ -158,6 +176,98 @@ def project(volume: Path, directory: str, text: str) -> None:
 def swap(volume: Path, directory: str) -> None:
     (volume / "..data_tmp").symlink_to(directory)
     (volume / "..data_tmp").rename(volume / "..data")
+
+
+# -- Kubernetes and etcd ---------------------------------------------------------------------
+
+
+def members() -> dict[str, Any]:
+    """The manifests of etcd, by their kinds."""
+    return {one["kind"]: one for one in documents(ON_ETCD) if "etcd" in one["metadata"]["name"]}
+
+
+def flags(container: Any) -> dict[str, str]:
+    return dict(flag.removeprefix("--").partition("=")[::2] for flag in container["command"][1:])
+
+
+def test_the_members_find_each_other_and_keep_what_they_know() -> None:
+    found = members()
+    assert set(found) == {"StatefulSet", "Service", "PodDisruptionBudget", "NetworkPolicy"}
+    assert {one["metadata"]["name"] for one in found.values()} == {"shop-etcd"}
+    spec, service = found["StatefulSet"]["spec"], found["Service"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    given = flags(container)
+    names = [f"shop-etcd-{number}" for number in range(spec["replicas"])]
+    there = dict(pair.partition("=")[::2] for pair in given["initial-cluster"].split(","))
+    assert there == {name: f"https://{name}.{spec['serviceName']}:2380" for name in names}
+    assert given["initial-advertise-peer-urls"] == "https://$(NAME).shop-etcd:2380"
+    assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+    ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+    assert {one["name"]: one["port"] for one in service["ports"]}.items() <= ports.items()
+    for name, port in (("client", "2379"), ("peer", "2380"), ("metrics", "2381")):
+        (listened,) = [url for flag, url in given.items() if flag == f"listen-{name}-urls"]
+        assert listened.endswith(f":{port}")
+        assert listened.startswith("http:" if name == "metrics" else "https:")
+        assert ports[name] == int(port)
+    assert given["auto-compaction-retention"]
+    assert "peer-client-cert-auth" in given
+    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    assert mounts["/tls"] == spec["template"]["spec"]["volumes"][0]["name"]
+    assert mounts["/data"] == spec["volumeClaimTemplates"][0]["metadata"]["name"]
+    assert found["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+
+
+def test_etcd_knows_each_flag_of_the_manifest() -> None:
+    try:
+        place = programs()
+    except ServerUnavailableError as error:
+        pytest.skip(str(error))
+    told = subprocess.run([place / "etcd", "--help"], capture_output=True, text=True, check=True)
+    known = set(re.findall(r"^\s+--([\w-]+)", told.stdout + told.stderr, re.MULTILINE))
+    (container,) = members()["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    assert set(flags(container)) <= known
+
+
+def test_the_pods_reach_etcd_and_nothing_else_does() -> None:
+    found = members()
+    statefulset, policy = found["StatefulSet"]["spec"], found["NetworkPolicy"]["spec"]
+    etcd_labels = statefulset["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"] == etcd_labels
+    clients, peers = policy["ingress"]
+    assert [port["port"] for port in clients["ports"]] == [2379]
+    assert peers["from"] == [{"podSelector": {"matchLabels": etcd_labels}}]
+    (wanted,) = clients["from"]
+    label = wanted["podSelector"]["matchLabels"].items()
+    urls = ",".join(f"https://shop-etcd-{number}.shop-etcd:2379" for number in range(3))
+    deployments = [one for one in documents(ON_ETCD) if one["kind"] == "Deployment"]
+    assert [one["metadata"]["name"] for one in deployments] == ["shop", "shop-ops"]
+    for one in deployments:
+        template = one["spec"]["template"]
+        assert label <= template["metadata"]["labels"].items()
+        assert template["spec"]["automountServiceAccountToken"] is False
+        (container,) = template["spec"]["containers"]
+        env = {pair["name"]: pair["value"] for pair in container["env"]}
+        assert urls in (env.get("SHOP_ETCD"), env.get("SA_READONLY_ETCD"))
+        (volume,) = template["spec"]["volumes"]
+        (item,) = volume["secret"]["items"]  # the key of the server stays with it
+        assert item == {"key": "ca.crt", "path": "etcd-ca.pem"}
+        assert container["volumeMounts"][0]["mountPath"] == "/etc/shop"
+    (call,) = re.findall(r"```python\nswitch = EtcdSwitch\((.*?)\n\)\n```", ON_ETCD, re.DOTALL)
+    assert 'os.environ["SHOP_ETCD"]' in call
+    assert f'key="{env["SA_READONLY_KEY"]}"' in call
+    assert f'ca="{env["SA_READONLY_ETCD_CA"]}"' in call
+
+
+def test_the_night_in_kubernetes_waits_for_what_the_deployment_has() -> None:
+    (shop,) = [one for one in documents(ON_ETCD) if one["metadata"]["name"] == "shop"]
+    (container,) = shop["spec"]["template"]["spec"]["containers"]
+    pods = shop["spec"]["replicas"]
+    workers = pods * int(container["command"][container["command"].index("--workers") + 1])
+    (line,) = re.findall(r"-- sa-readonly wait (.*)", ON_ETCD)
+    asked = parse("wait", shlex.split(line))
+    assert (asked["expect"], asked["expect_hosts"]) == (workers, pods)
+    (back,) = re.findall(r"-- sa-readonly off (.*)", ON_ETCD)
+    assert parse("off", shlex.split(back))["expect"] == workers
 
 
 # -- Ansible ---------------------------------------------------------------------------------

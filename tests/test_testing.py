@@ -27,16 +27,21 @@ from sa_readonly import (
     FileSwitch,
     FixedSwitch,
     Mode,
+    PolledSwitch,
     ReadOnlyError,
     RoutingSession,
     State,
     Switch,
 )
 from sa_readonly.engines.doors import Door
+from sa_readonly.etcd import EtcdSwitch
+from sa_readonly.etcd.operator import init, turn_on
+from sa_readonly.etcd.switch import store_of
 from sa_readonly.testing import read_only, read_write, writes_nothing
 from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.app import WHICH, App, Base, Book, in_thread, need
 from tests.async_app import AsyncApp
+from tests.etcd import Etcd
 from tests.test_calls import calls, reading, writing
 from tests.test_readme import Thing
 from tests.test_web_docs import call
@@ -66,6 +71,14 @@ def can_write(app: App) -> bool:
     return True
 
 
+def in_etcd(etcd: Etcd, mode: Mode) -> EtcdSwitch:
+    store = store_of(etcd.urls, "/testing/mode")
+    init(store, 10)
+    if mode is Mode.READ_ONLY:
+        turn_on(store)
+    return EtcdSwitch(etcd.urls, key=store.key)
+
+
 def own_threads() -> set[str]:
     return {one.name for one in threading.enumerate() if one.name.startswith("sa_readonly")}
 
@@ -79,24 +92,28 @@ def own_threads() -> set[str]:
     [
         ("no file", Mode.READ_WRITE),
         ("a file", Mode.READ_ONLY),
-        ("fixed", Mode.READ_WRITE),
-        ("fixed", Mode.READ_ONLY),
+        *[(name, mode) for name in ("fixed", "polled", "etcd") for mode in Mode],
         ("forced", Mode.READ_WRITE),
         ("forced", Mode.READ_ONLY),
     ],
 )
 def test_each_switch_is_held_in_either_mode_and_is_then_what_it_was(
-    lite: App, monkeypatch: pytest.MonkeyPatch, block: Any, switch: str, before: Mode
+    lite: App, request: pytest.FixtureRequest, block: Any, switch: str, before: Mode
 ) -> None:
     if switch == "a file":
         lite.on("a real one")
     elif switch == "forced":
-        monkeypatch.setenv("SA_READONLY_FORCE", str(before))
+        request.getfixturevalue("monkeypatch").setenv("SA_READONLY_FORCE", str(before))
     lite.start()
-    if switch == "fixed":
+    other = {
+        "fixed": lambda: FixedSwitch(before),
+        "polled": lambda: PolledSwitch(lambda: None if before is Mode.READ_WRITE else "it"),
+        "etcd": lambda: in_etcd(request.getfixturevalue("etcd"), before),
+    }.get(switch)
+    if other is not None:
         lite.selector.close()
         lite.selector = EngineSelector(
-            FixedSwitch(before), read_write=lite.engines["rw"], read_only=lite.engines["ro"]
+            other(), read_write=lite.engines["rw"], read_only=lite.engines["ro"]
         )
         lite.sessions = sessionmaker(lite.selector, class_=RoutingSession)
     state = lite.selector.state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from time import sleep
 
 import click
 
@@ -11,7 +12,7 @@ from ..etcd.records import LONGEST_FENCE
 from .etcd_place import asking, opened
 from .operate import keyed
 from .options import Command, Where, json_too, seconds, the_etcd
-from .terminal import CannotRun, say
+from .terminal import CannotRun, note, say
 
 
 @click.command(cls=Command)
@@ -41,8 +42,16 @@ def init(*, fence: float, where: Where, as_json: bool) -> None:
             f"--fence {fence:g} makes no sense. Give more than three times the workers' ttl, and "
             f"{LONGEST_FENCE:g} seconds at most."
         )
+
+    def pause(seconds: float) -> None:
+        note(
+            f"{store.marker} was made by `on`, so entries of workers may be missing. This waits "
+            f"{seconds:g} s, until none of those can write by an older answer."
+        )
+        sleep(seconds)
+
     with asking():
-        marker = operator.init(store, fence)
+        marker = operator.init(store, fence, pause=pause)
     if as_json:
         say(json.dumps({"key": store.key, "marker": store.marker, "fence": marker.fence}))
     else:

@@ -360,11 +360,15 @@ class Stream:
             self._ended = size == 0
         return b"".join(pieces)
 
+    def end(self) -> None:
+        """Have a thread that waits in :meth:`read` come back, which then has to close it."""
+        self.closed = True
+        _shut(self._socket)
+
     def close(self) -> None:
         """Close it, from any thread: one that waits in :meth:`read` comes back."""
         follow()
-        self.closed = True
-        _shut(self._socket)
+        self.end()
         # A descriptor that is closed while it is read may be that of another file by then.
         with self._reading():
             self._endpoint.end(self._connection)

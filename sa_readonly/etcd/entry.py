@@ -44,11 +44,12 @@ class EtcdEntry(Entry):
 
     :param store: the key.
     :param owner: what the names of entries begin with.
+    :param watching: told whether a thread of this process watches for flips.
     """
 
     remote, sheet_every, sheet_most, sheet_limit = True, 60.0, 50, 16 * 1024
 
-    def __init__(self, store: Store, owner: str) -> None:
+    def __init__(self, store: Store, owner: str, watching: Callable[[bool], None]) -> None:
         self.place: Place | None = None
         """The registration; None before there is one, and once it is known to be gone."""
         self.acknowledged: str | None = None
@@ -56,7 +57,7 @@ class EtcdEntry(Entry):
         self.withdrawing = False
         """Whether the acknowledgement is being taken back, or was, as the key is gone; until the
         next key is seen, none is put."""
-        self._store, self._owner = store, owner
+        self._store, self._owner, self._watching = store, owner, watching
         self._hint = Hint(store)
         self._lock = forks.PerProcess(threading.RLock)
         self._over = self._may_acknowledge = False
@@ -283,6 +284,7 @@ class EtcdEntry(Entry):
             self._require()
             may_acknowledge = self._may_acknowledge and not self.withdrawing  # before it counts
             report = snapshot()
+            self._watching(report.watching)
             acknowledged = may_acknowledge and report.may_acknowledge
             # While read-write nothing is decided by what is counted, and etcd keeps all that is put
             # until it is compacted: what a forced process began is told once a minute.
@@ -356,6 +358,7 @@ class EtcdEntry(Entry):
         self._end()
 
     def _end(self) -> None:
+        self._watching(False)
         place, self.place = self.place, None
         if place is not None:
             self._old.append(place.name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..mode import Mode
 from ..workers.verdict import FILE_THERE, Verdict, drained, returned
 from .errors import EtcdError
-from .records import LONGEST_FENCE
+from .records import LONGEST_FENCE, MARGIN
 from .registry import read
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Fence", "judge"]
 
-_MARGIN = 1.1  # for clocks that are slewed
 _ENTRIES_LOST = (
     "the marker was lost, and so may be entries of workers that still go by an older answer: it is "
     "known once the longest fence is over"
@@ -54,7 +53,7 @@ class Fence:
         self._longest = max(self._longest, reading.fence)
         marker = reading.marker
         told = LONGEST_FENCE if marker is None else marker.longest_fence
-        end = self._since + _MARGIN * max(told, self._longest)
+        end = self._since + MARGIN * max(told, self._longest)
         return max(0.0, end - time.monotonic())
 
 

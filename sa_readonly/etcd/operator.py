@@ -6,15 +6,17 @@ undo each other unseen.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..announced import announced_in
 from ..errors import seconds
 from .errors import EtcdError, Full, Unreachable
-from .records import LONGEST_FENCE, Marker, announced, announcement, marker_of
+from .records import LONGEST_FENCE, MARGIN, Marker, announced, announcement, marker_of
 from .values import KeyValue, delete_op, modified, put_op
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from ..mode import Announced
@@ -59,10 +61,14 @@ def _look(store: Store) -> _Both:
 # -- init ------------------------------------------------------------------------------------
 
 
-def init(store: Store, fence: object) -> Marker:
+def init(store: Store, fence: object, *, pause: Callable[[float], object] = time.sleep) -> Marker:
     """Begin a fleet, or give it another fence while its key is there.
 
+    A marker that ``on`` made tells that entries may have been lost, whose workers are waited for by
+    the longest fence. Before one is put in its place that time is let pass.
+
     :param fence: for how many seconds a worker may use an answer.
+    :param pause: waits for so many seconds.
     :return: the marker that was made.
     :raises ConfigurationError: if ``fence`` makes no sense.
     :raises OperatorError: if there is a marker, or a key, or any worker's entry; unless there are a
@@ -75,9 +81,16 @@ def init(store: Store, fence: object) -> Marker:
             f"A fence of {length:g} s makes no sense. Give one of more than three times the "
             f"workers' ttl, and of {LONGEST_FENCE:g} s at most."
         )
+    waited: KeyValue | None = None
     for _ in range(_TRIES):
         both = _look(store)
         _refuse_to_begin(store, both)
+        there = marker_of(both.marker)
+        whole = there is not None and there.by == "init" and there.cluster == both.cluster
+        if both.marker not in (None, waited) and not whole:
+            waited = both.marker
+            pause(MARGIN * LONGEST_FENCE)
+            continue
         marker = Marker.new(both.cluster, length, "init")
         put = put_op(store.marker, marker.encoded())
         if _change(store, both, [put], "initialised"):

@@ -36,6 +36,7 @@ __all__ = [
     "ACK",
     "ALIVE",
     "LONGEST_FENCE",
+    "MARGIN",
     "SHEET",
     "Announcement",
     "Marker",
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 LONGEST_FENCE = 60.0  # seconds
+MARGIN = 1.1  # of a fence that is waited for, as clocks are slewed
 ACK, ALIVE, SHEET = "/ack", "/alive", "/sites"
 """What follows the name of a registration, and that of a process: its hint, and its sheet."""
 

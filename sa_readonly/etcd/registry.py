@@ -15,6 +15,8 @@ from .records import ALIVE, LONGEST_FENCE, announced, marker_of, seen_of, split
 from .rehearsal import sheets
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..workers.protocol import Identify
     from .records import Announcement, Marker, Store
     from .values import KeyValue
@@ -130,6 +132,10 @@ def held_by_files(reading: Reading) -> list[Seen]:
     return held
 
 
+def _nothing(_watching: bool) -> None:
+    pass
+
+
 class EtcdRegistry(Registry):
     """The entries below ``KEY.workers/``; see :mod:`.records`.
 
@@ -145,13 +151,15 @@ class EtcdRegistry(Registry):
         self.entry: EtcdEntry | None = None
         """The entry of this process by which a switch looks; None until it has registered."""
         self.store = store
+        self.watching: Callable[[bool], None] = _nothing
+        """Told whether a thread of this process watches for flips."""
         self._owner, self._looked = owner, looked
         self._unborn: EtcdEntry | None = None
 
     def register(self, identify: Identify) -> EtcdEntry:
         # One that was not answered may be registered all the same, at any later time: then it must
         # be an older one of the same process, which does not count.
-        entry = self._unborn = self._unborn or EtcdEntry(self.store, self._owner)
+        entry = self._unborn = self._unborn or EtcdEntry(self.store, self._owner, self._tell)
         entry.ensure()
         self.entry = entry
         if self._looked:
@@ -164,6 +172,9 @@ class EtcdRegistry(Registry):
                 )
         self._unborn = None
         return entry
+
+    def _tell(self, watching: bool) -> None:
+        self.watching(watching)
 
     def sweep(self, identify: Identify) -> None:
         """Do nothing: entries are swept by commands alone, see :mod:`.operator`."""

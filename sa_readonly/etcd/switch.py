@@ -15,11 +15,12 @@ from ..errors import ConfigurationError, seconds
 from ..looking import Look, LookingSwitch
 from ..mode import Mode, State, clock, now
 from ..switch import FileSwitch
+from .changes import Follower
 from .entry import owner_of
 from .history import EtcdAhead
 from .looks import look as look_at
 from .memory import Judgement, Memory
-from .records import LONGEST_FENCE, Store
+from .records import LONGEST_FENCE, Store, announced
 from .registry import EtcdRegistry
 from .rehearsal import Asking
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .entry import EtcdEntry
+    from .values import Event
 
 __all__ = ["PASSWORD", "TRUST", "USER", "EtcdSwitch", "store_of"]
 
@@ -103,6 +105,8 @@ class EtcdSwitch(LookingSwitch):
         owner = owner_of(user or os.environ.get(USER) or None)
         self.registry = EtcdRegistry(self.store, owner, looked=True)
         """Where ``workers=True`` has this process register."""
+        self._follower = Follower(self.store, self.store.key, self._changed)
+        self.registry.watching = self._follower.keep
         self._memory = Memory(self.store)
         self._file = None if file is None else _HostFile(file, ttl=ttl)
         host = None if self._file is None else FileAhead(self._file.path)
@@ -112,6 +116,8 @@ class EtcdSwitch(LookingSwitch):
         self._answered: Look | None = None  # the last look that etcd has answered
         self._trouble: str | None = None  # the last that was logged
         self._reached: datetime | None = None  # when etcd answered last, by the wall clock
+        self._revision = 0  # of etcd, by the last look that it has answered
+        self._told = 0  # that of a put of the key, while a look by a watch's word is under way
         self._begin()
         marker = self._memory.marker
         if marker is not None and self._is_short(marker.fence):
@@ -134,6 +140,7 @@ class EtcdSwitch(LookingSwitch):
                 break
         else:
             raise OSError("this process registers again and again")
+        self._revision = sight.revision
         judgement = self._memory.judge(
             sight,
             place,
@@ -189,6 +196,22 @@ class EtcdSwitch(LookingSwitch):
         entry = self.registry.entry
         return None if entry is None or entry.is_over else entry
 
+    def _changed(self, events: tuple[Event, ...]) -> None:
+        """Look, as a watch has told of a change; where the key was put, shut the gates first.
+
+        Read-only is safe on anyone's word. Nothing is acknowledged by it, as it has no generation,
+        and the age of what is known stays. One that is older than the last look tells nothing.
+        """
+        last = events[-1] if events else None
+        try:
+            if last is not None and not last.deleted and last.kv.mod_revision > self._revision:
+                self._told = last.kv.mod_revision
+                shut = State(Mode.READ_ONLY, *announced(last.kv).text, since=now())
+                self._learn(lambda known: known if known.read_only else shut, self.checked)
+            self.check()
+        finally:
+            self._told = 0
+
     # -- what is known -------------------------------------------------------------------
 
     def _state_after(self, look: Look, known: State) -> State | None:
@@ -202,6 +225,8 @@ class EtcdSwitch(LookingSwitch):
         entry = self._entry()
         if judgement.early or judgement.place is not (None if entry is None else entry.place):
             return None  # it has registered since: the next look is one by that
+        if self._told > self._revision:
+            return None  # a watch has told of a key that was put since
         if clock() >= look.began + self.fence:
             return None  # such an old answer must not let anything write
         return State(Mode.READ_WRITE, since=now()) if known.read_only else known
@@ -241,7 +266,7 @@ class EtcdSwitch(LookingSwitch):
         return judgement.unknown
 
     def _why(self, state: State) -> str:
-        if state.read_only and state.generation is None:
+        if state.read_only and state.generation is None and not self._told:
             return str(state.reason)
         return super()._why(state)
 

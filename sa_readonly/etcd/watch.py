@@ -71,6 +71,10 @@ class Watch:
         while not self._stream.closed:
             yield self.read(self.step)
 
+    def end(self) -> None:
+        """Have what reads it come to its end, from any thread and without waiting for it."""
+        self._stream.end()
+
     def close(self) -> None:
         """End it, from any thread."""
         self._stream.close()
