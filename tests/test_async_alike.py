@@ -25,6 +25,8 @@ from tests.by_url import end_lingering
 
 pytestmark = longer
 
+_POOL = "an async engine is made with its pool"
+
 # What makes no sense here, and why.
 LEFT_OUT = {
     "test_a_transaction_that_waited_for_a_connection_looks_again": "threads; see test_async",
@@ -38,7 +40,9 @@ LEFT_OUT = {
     "test_a_pool_that_was_forgotten_counts_no_more_once_it_is_collected": (
         "what an async driver loses, it says aloud"
     ),
-    "test_a_pool_without_its_engine_gives_out_by_the_mode": "an async engine is made with its pool",
+    "test_a_pool_without_its_engine_gives_out_by_the_mode_and_keeps_one_kind": _POOL,
+    "test_a_pool_without_its_engine_is_disposed_of_and_goes_on": _POOL,
+    "test_what_connects_past_a_new_pool_goes_by_the_mode": _POOL,
     "test_after_the_flip_no_connection_is_left_at_the_server": "it makes its own app",
 }
 

@@ -192,6 +192,7 @@ class Member:
 
     sets: tuple[Any, ...] = ()
     server = None
+    outliving = 0
 
     def __init__(self, door: Door) -> None:
         self.doors = (door,)
