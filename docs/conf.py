@@ -48,7 +48,6 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-autodoc_type_aliases = {"AnyEngine": "Engine | AsyncEngine"}
 
 
 def _empty_inventory() -> str:

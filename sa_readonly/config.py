@@ -46,6 +46,15 @@ def selector_from_config(
     each flip to read-only, after ``dispose()`` and in a forked child. What can't be used then is
     logged as an error, and the last URL is used on. Dialect and driver stay the same.
 
+    ::
+
+        selector = selector_from_config({
+            "sa_readonly.file": "/var/lib/myapp/read-only.txt",
+            "sa_readonly.read_write.primary.url": RW_URL,
+            "sa_readonly.read_write.primary.pool_size": "10",
+            "sa_readonly.read_only.primary.url": RO_URL,
+        })
+
     :param mapping: keys and values, which may be strings; keys without the prefix are left alone.
     :param prefix: what the keys begin with.
     :param kwargs: passed on to :class:`EngineSelector`.

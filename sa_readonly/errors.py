@@ -30,10 +30,19 @@ class ReadOnlyError(DontWrapMixin, InvalidRequestError):
     Its ``sqlstate`` and ``pgcode`` are ``"25006"``, read_only_sql_transaction, as of the drivers of
     PostgreSQL: code that looks for that after a failover goes on to do so, and then drops its pool.
 
+    Its other arguments are attributes::
+
+        try:
+            session.commit()
+        except ReadOnlyError as error:
+            session.rollback()  # it reads on
+            told = f"Not saved: {error.reason or 'maintenance'}, until {error.until or 'later'}"
+
     :param message: what was refused, why, and what to do.
     :param reason: what the operator wrote into the file, or None.
     :param until: when the operator expects to be done (aware), or None.
-    :param since: when the application became read-only (aware), or None.
+    :param since: when the application became read-only (aware), or None where that was not why,
+        as in a session of the role ``"replica"`` while read-write.
     :param statement: the SQL text that was refused, or None where there was none yet.
     """
 

@@ -37,7 +37,9 @@ class Mode(enum.Enum):
     """Whether the application may write."""
 
     READ_WRITE = "read-write"
+    """It may."""
     READ_ONLY = "read-only"
+    """It must not."""
 
     __hash__ = object.__hash__  # Enum's is a Python call, on the hot path
 

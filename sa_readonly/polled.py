@@ -20,6 +20,10 @@ __all__ = ["PolledSwitch"]
 class PolledSwitch(LookingSwitch):
     """Read-only while ``look()`` returns a text.
 
+    ::
+
+        switch = PolledSwitch(lambda: flags.reason("read-only"), ttl=1.0, fence=10.0)
+
     ``look()`` is called by one thread of this switch, never on an event loop, and never twice at
     the same time. An answer is fresh for ``ttl`` and usable for ``fence``, both counted from before
     ``look()`` was called. From ``ttl / 2`` on a look goes on beside the transactions. Past ``ttl``

@@ -65,7 +65,14 @@ class EngineSelector(Asking, Bind):
     """Picks the engine of a transaction by the mode and the role.
 
     It stands wherever a session takes a bind; the session must be a :class:`.RoutingSession`. It is
-    a context manager, sync and async, that closes it.
+    a context manager, sync and async, that closes it. ::
+
+        selector = EngineSelector(
+            "/var/lib/myapp/read-only.txt",
+            read_write=Engines(primary=create_engine(RW_URL), replica=create_engine(COPY_URL)),
+            read_only=create_engine(RO_URL),
+        )
+        Session = sessionmaker(selector, class_=RoutingSession)
 
     :param switch: the path of the file that means read-only, or any :class:`.Switch`.
     :param read_write: the :class:`.Engines` to use while read-write, or a bare engine.

@@ -61,6 +61,11 @@ class _Block:
 class read_only(_Block):  # noqa: N801  # it reads as a function, as contextlib.suppress does
     """Be read-only inside the block, and afterwards as before.
 
+    ::
+
+        with read_only(selector, reason="Upgrade"):
+            assert client.post("/things").status_code == 503
+
     All selectors with the same switch are read-only, in all threads. Blocks may be nested or
     overlap, also with those of :class:`read_write`: the newest one counts. In a coroutine it is a
     plain ``with``, too.
@@ -102,6 +107,11 @@ class read_write(_Block):  # noqa: N801  # it reads as a function, too
 
 class writes_nothing(read_only):  # noqa: N801  # it reads as a function, too
     """Assert that nothing inside the block writes.
+
+    ::
+
+        with writes_nothing(selector):
+            client.get("/things")
 
     The block is :class:`read_only`, so that each write is refused. Every refusal for the same
     switch counts, in any thread, also one that the application has caught and answered.

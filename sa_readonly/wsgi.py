@@ -75,7 +75,9 @@ class ReadOnlyMiddleware:
     which closes the connection. A 500 that the application made of a refusal is replaced, too.
     While read-only each response carries ``X-Read-Only: true``, and begins with the first piece of
     its body that is not empty, so that a stream that is refused at once is answered properly. While
-    it is announced, ``X-Read-Only-From`` and ``X-Read-Only-Until`` tell the times.
+    it is announced, ``X-Read-Only-From`` and ``X-Read-Only-Until`` tell the times. Under Flask::
+
+        app.wsgi_app = ReadOnlyMiddleware(app.wsgi_app, selector)
 
     :param app: the application.
     :param selector: the :class:`.EngineSelector`, or an engine with ``plugin=sa_readonly``.

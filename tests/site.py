@@ -188,6 +188,9 @@ def test_sentry_is_sent_no_event_of_what_an_operator_wished(routed: SimpleNamesp
     sentry.capture_exception(refused(routed))
     sentry.flush()
     assert len(sent) == 1
+    logging.getLogger("sa_readonly").error("An answer was wrong.", exc_info=refused(routed))
+    sentry.flush()
+    assert len(sent) == 2
 
 
 def test_structlog_writes_our_records_as_its_own(routed: SimpleNamespace) -> None:

@@ -181,7 +181,8 @@ def test_a_switch_that_lacks_members_is_told_which() -> None:
     assert str(caught.value) == (
         "EngineSelector(switch): Half() is no whole Switch, as it has no ttl, fence, checked, "
         "forced, overridden, confirms, name, glance, identify, look_ahead, override. Derive its "
-        "class from sa_readonly.Switch, which has a default for all but known, check() and subscribe()."
+        "class from sa_readonly.Switch, which has a default for all but known, check() and "
+        "subscribe()."
     )
 
 

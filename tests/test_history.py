@@ -51,6 +51,14 @@ def dids(file: Path) -> list[str]:
     return [line["did"] + " found" * line.get("found", False) for line in lines(file)]
 
 
+def an_hour_earlier(file: Path) -> None:
+    """Have the last line say that it was written an hour before."""
+    history = Path(f"{file}.history")
+    *before, last = map(json.loads, history.read_bytes().splitlines())
+    last["at"] = (datetime.fromisoformat(last["at"]) - timedelta(hours=1)).isoformat()
+    history.write_text("".join(json.dumps(line) + "\n" for line in [*before, last]))
+
+
 # -- what is told ----------------------------------------------------------------------------
 
 
@@ -84,6 +92,27 @@ def test_what_changed_nothing_and_what_was_refused(file: Path) -> None:
     assert [(line["did"], line["changed"]) for line in lines(file)] == [
         *(("off", False), ("on", True), ("on", False))
     ]
+
+
+def test_it_was_read_only_from_the_first_on_and_not_from_the_one_that_edited_the_text(
+    file: Path,
+) -> None:
+    command("on", "--file", file)
+    an_hour_earlier(file)
+    command("on", "--file", file, "--reason", "it takes longer")
+    command("off", "--file", file)
+    assert 3600 <= kept(file)[-1]["seconds"] < 3660
+    command("on", "--file", file)
+    command("off", "--file", file)
+    assert kept(file)[-1]["seconds"] < 60
+
+
+def test_a_file_that_was_found_counts_from_its_own_time(file: Path) -> None:
+    command("on", "--file", file)
+    an_hour_earlier(file)
+    file.write_text("by hand")
+    command("off", "--file", file)
+    assert kept(file)[-1]["seconds"] < 60
 
 
 def test_a_file_made_removed_or_edited_otherwise_is_added_by_the_next_command(file: Path) -> None:

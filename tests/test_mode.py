@@ -15,7 +15,16 @@ from sa_readonly.switch import FileSwitch, FixedSwitch
 
 HOUR = timedelta(hours=1)
 MEMBERS = {"known", "fresh_until", "ttl", "fence", "forced", "checked", "name", "overridden"}
-MEMBERS |= {"confirms", "refresh", "glance", "check", "identify", "subscribe", "override"}
+MEMBERS |= {
+    "confirms",
+    "refresh",
+    "glance",
+    "check",
+    "identify",
+    "subscribe",
+    "override",
+    "look_ahead",
+}
 
 
 def test_a_mode_reads_as_users_write_it():
@@ -23,9 +32,9 @@ def test_a_mode_reads_as_users_write_it():
     assert Mode("read-only") is Mode.READ_ONLY
 
 
-def test_a_state_has_the_five_fields_of_the_contract():
+def test_a_state_has_the_fields_of_the_contract_and_what_is_announced():
     names = [field.name for field in dataclasses.fields(State)]
-    assert names == ["mode", "reason", "until", "since", "generation"]
+    assert names == ["mode", "reason", "until", "since", "generation", "announced"]
     assert State(Mode.READ_WRITE) == State(Mode.READ_WRITE, None, None, None, None)
 
 

@@ -59,7 +59,7 @@ class Record:
             with suppress(OSError, EtcdError):  # what is added to it fails, too, and says so
                 lines, _ = lines_of(place.history)
                 self._found = found_out(lines, state)
-                self._since = self._since or _since(lines, state)
+                self._since = _since([*lines, *self._found], state)
 
     def turned(self, did: str, *, changed: bool) -> None:
         """Add the line of an `on` or an `off`, after the switch was moved."""
@@ -181,11 +181,23 @@ def _what(line: Line) -> tuple[str, str]:
 
 
 def _since(lines: Sequence[Line], state: State) -> datetime | None:
-    """Return since when it is read-only by the history, where the switch does not tell."""
+    """Return since when it is read-only: an `on` that edits the text begins no other period.
+
+    What was found may have come and gone before, so that it counts from its own time.
+    """
+    since = state.since
     for line in reversed(lines):
-        if line["did"] == "on" and line.get("generation") == state.generation is not None:
-            return parse_time(line["at"])
-    return None
+        if line["did"] == "off" and line.get("changed", True):
+            break
+        if line["did"] != "on":
+            continue
+        at = line.get("since") if line.get("found") else line["at"]
+        time = parse_time(at) if isinstance(at, str) else None
+        if time is not None and (since is None or time < since):
+            since = time
+        if line.get("found"):
+            break
+    return since
 
 
 def _text(state: State | None) -> Line:

@@ -46,6 +46,9 @@ def pause_while_read_only(app: Celery, selector: EngineSelector) -> None:
     What waits in the broker is never refused, so it need not come back. Call it where the module
     that a worker imports makes the application; it opens no connection. The main process of a
     worker is registered from then on, and its processes leave the registry when they end.
+
+    :param app: the application.
+    :param selector: the one of its sessions.
     """
 
     def pause(sender: Any, **_: Any) -> None:

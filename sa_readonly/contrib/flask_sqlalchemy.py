@@ -38,7 +38,7 @@ class _SelectedByBindKey(flask_sqlalchemy.session.Session):
 
 
 class RoutedSession(RoutingSession, _SelectedByBindKey):  # type: ignore[misc]  # their get_bind()
-    """The class of ``db.session``; your own session class derives from it."""
+    """The class of ``db.session``: a :class:`.RoutingSession`. Your own derives from it."""
 
 
 class SQLAlchemy(flask_sqlalchemy.SQLAlchemy):
