@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from sa_readonly import ConfigurationError, EngineSelector
+from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode
 from sa_readonly.engines import loops
-from sa_readonly.hold.count import held
+from sa_readonly.hold.count import add, held, total
 from sa_readonly.hold.queue import Queue
 from sa_readonly.hold.ticket import Gone, Ticket
 from sa_readonly.mode import now
@@ -566,6 +568,39 @@ def test_a_loop_that_is_closed_holds_up_nothing(night: Night) -> None:
     assert night.end() == ["a"]
     del task
     gc.collect()
+
+
+def test_selectors_may_come_while_what_is_held_is_counted() -> None:
+    switch, queues = FixedSwitch(Mode.READ_WRITE), [Uncounted() for _ in range(1000)]
+
+    def come() -> None:
+        for queue in queues:
+            add(switch, queue)
+            add(FixedSwitch(Mode.READ_WRITE), queue)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread = threading.Thread(target=come)
+        thread.start()
+        while thread.is_alive():
+            assert held(switch)["held"] == total() == 0
+        thread.join()
+    finally:
+        sys.setswitchinterval(before)
+
+
+class Uncounted:
+    """A queue in which none waits."""
+
+    held = (0, 0.0)
+
+
+def test_a_trio_that_another_thread_is_importing_runs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))
+    assert loops.trio() is None
 
 
 # -- settings --------------------------------------------------------------------------------
