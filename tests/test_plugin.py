@@ -307,6 +307,16 @@ def test_a_pool_without_its_engine_is_disposed_of_and_goes_on(app: App) -> None:
         pool.dispose()
 
 
+def test_a_flip_while_such_a_pool_is_disposed_of_leaves_nothing_that_refuses(lite: App) -> None:
+    pool = pool_of_url(lite)
+    pool.connect().close()
+    event.listen(pool, "close", lambda *_: flip_pool(lite, pool), once=True)
+    pool.dispose()
+    for name in ("ro", "rw"):
+        assert which(pool.connect) == name
+        flip_pool(lite, pool)
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_what_connects_past_a_new_pool_goes_by_the_mode(app: App, alone: bool) -> None:
     pool: Any = pool_of_url(app) if alone else by_url(app, "ro").pool

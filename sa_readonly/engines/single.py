@@ -285,9 +285,9 @@ class _LonePool(_ByMode):
         return self.sa_readonly_single.now
 
     def dispose(self) -> None:
-        pool = self._now
-        pool.dispose()
-        self.sa_readonly_single.pool = pool.recreate()  # as an engine does, which this has not
+        self._now.dispose()
+        # As an engine does, which this has not: of the pool of now, as that may have been retired.
+        self.sa_readonly_single.pool = self._now.recreate()
 
     def status(self) -> str:
         return self._now.status()  # type: ignore[no-any-return]  # untyped
