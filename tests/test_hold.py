@@ -14,12 +14,14 @@ from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
 from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode
 from sa_readonly.engines import loops
-from sa_readonly.hold.count import add, held, total
+from sa_readonly.hold import count
+from sa_readonly.hold.count import add, held
 from sa_readonly.hold.queue import Queue
 from sa_readonly.hold.ticket import Gone, Ticket
 from sa_readonly.mode import now
@@ -570,24 +572,26 @@ def test_a_loop_that_is_closed_holds_up_nothing(night: Night) -> None:
     gc.collect()
 
 
-def test_selectors_may_come_while_what_is_held_is_counted() -> None:
-    switch, queues = FixedSwitch(Mode.READ_WRITE), [Uncounted() for _ in range(1000)]
+def test_a_selector_may_come_while_what_is_held_is_counted() -> None:
+    switch, queues = FixedSwitch(Mode.READ_WRITE), [Uncounted(), Uncounted()]
+    add(switch, queues[0])
+    thread = threading.Thread(target=add, args=(switch, queues[1]))
 
-    def come() -> None:
-        for queue in queues:
-            add(switch, queue)
-            add(FixedSwitch(Mode.READ_WRITE), queue)
+    def in_the_middle(frame: Any, event: str, _: object) -> Any:
+        if frame.f_code is WeakSet.__iter__.__code__ and event == "return":
+            sys.settrace(None)
+            thread.start()
+            thread.join(0.05)  # it is the counting that it waits for, then
+        return in_the_middle
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    before = sys.gettrace()
+    sys.settrace(in_the_middle)
     try:
-        thread = threading.Thread(target=come)
-        thread.start()
-        while thread.is_alive():
-            assert held(switch)["held"] == total() == 0
-        thread.join()
+        assert held(switch)["held"] == 0
     finally:
-        sys.setswitchinterval(before)
+        sys.settrace(before)
+        thread.join(SECONDS)
+    assert len(count._queues[switch]) == 2
 
 
 class Uncounted:
