@@ -19,7 +19,9 @@ from sqlalchemy import create_engine, text
 
 from sa_readonly import FileSwitch
 from sa_readonly.command import history_file, record
+from sa_readonly.command.file_place import FilePlace
 from sa_readonly.command.history_file import LIMIT, FileHistory
+from sa_readonly.command.terminal import Failed
 from sa_readonly.oneswitch import asked
 from sa_readonly.workers import process
 from tests.app import App, Book, once
@@ -102,6 +104,18 @@ def test_a_file_made_removed_or_edited_otherwise_is_added_by_the_next_command(fi
     assert dids(file) == [
         *("on found", "off", "on", "off found", "wait", "on found", "on", "on found")
     ]
+
+
+def test_an_on_whose_switch_can_not_be_looked_at_afterwards_is_a_line(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: FilePlace) -> None:
+        raise Failed("it is away")
+
+    monkeypatch.setattr(FilePlace, "state", fails)
+    command("on", "--file", file)
+    (line,) = kept(file)
+    assert (line["did"], line["changed"], line["generation"]) == ("on", True, None)
 
 
 def test_what_two_commands_found_out_at_once_is_told_once(file: Path) -> None:
