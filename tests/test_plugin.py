@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -334,6 +335,18 @@ def test_what_connects_past_a_new_pool_goes_by_the_mode(app: App, alone: bool) -
     app.flip()
     pool.sa_readonly_single.shared.switch.check()
     assert which(pool.connect) == "rw"
+
+
+def test_an_engine_whose_switch_can_not_be_made_connects_not_past_its_pool_either(
+    lite: App, tmp_path: Path
+) -> None:
+    (tmp_path / "soon").mkdir()
+    engine: Any = by_url(lite, sa_readonly_file=str(tmp_path / "soon" / "read-only.txt"))
+    (tmp_path / "soon").rmdir()
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        engine.connect()
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        engine.pool._creator()
 
 
 def test_dispose_leaves_an_engine_that_works_in_either_mode(app: App) -> None:

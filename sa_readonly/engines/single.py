@@ -193,12 +193,14 @@ class Single:
     def _begin(self) -> _Sides:
         with _beginning():
             if self._begun is None:
+                switch, sides = self.shared.switch, None
                 privates.set_creator(self._first, self._connect)
-                sides = _Sides(self, self._engine, self.shared.switch, self.grace, self._create)
                 try:
+                    sides = _Sides(self, self._engine, switch, self.grace, self._create)
                     self.shared.join(sides)
                 except BaseException:
-                    sides.release()  # or it would be gated twice when this is tried again
+                    if sides is not None:  # or it would be gated twice when this is tried again
+                        sides.release()
                     privates.set_creator(self._first, self._connect_by_mode)
                     raise
                 self._begun = sides
