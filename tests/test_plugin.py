@@ -337,6 +337,20 @@ def test_what_connects_past_a_new_pool_goes_by_the_mode(app: App, alone: bool) -
     assert which(pool.connect) == "rw"
 
 
+def test_a_pool_that_is_made_anew_before_a_flip_and_set_after_it_opens_nothing(lite: App) -> None:
+    engine: Any = by_url(lite, "ro")
+    engine.connect().close()
+    pool = engine.pool.recreate()
+    lite.flip()
+    look(engine)
+    engine.pool = pool
+    assert engine._sa_readonly_single._begun.doors[0].is_shut
+    lite.flip()
+    look(engine)
+    assert engine.pool is not pool
+    assert which(engine.raw_connection) == "rw"
+
+
 def test_an_engine_whose_switch_can_not_be_made_connects_not_past_its_pool_either(
     lite: App, tmp_path: Path
 ) -> None:

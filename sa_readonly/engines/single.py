@@ -152,7 +152,7 @@ class Single:
             self._first = pool
         elif isinstance(pool, _ReadingPool):
             begun.reader.pool = pool
-        else:
+        elif not isinstance(begun.writer.pool, ClosedPool):  # else it was shut meanwhile
             begun.writer.pool = pool
 
     def disposed(self, pool: Pool) -> None:
