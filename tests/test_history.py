@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -24,7 +25,8 @@ from sa_readonly.command.history_file import LIMIT, FileHistory
 from sa_readonly.command.terminal import Failed
 from sa_readonly.oneswitch import asked
 from sa_readonly.workers import process
-from tests.app import App, Book, once
+from sa_readonly.workers.counts import Begun
+from tests.app import SECONDS, App, Book, once
 from tests.test_command_on_off import command, file, refused, told
 from tests.worker_app import lite, read
 
@@ -206,6 +208,19 @@ def test_transactions_of_engines_by_url_and_under_autocommit_are_counted(
     assert report is not None
     assert report.begun == 2
     engine.dispose()
+
+
+def test_a_transaction_of_a_signal_handler_is_counted_in_the_middle_of_another() -> None:
+    begun = Begun()
+
+    def interrupted() -> None:
+        with begun._lock:
+            begun.one()
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    assert (thread.is_alive(), begun.number) == (False, 1)
 
 
 def test_nothing_is_counted_where_nothing_is_forced(lite: App) -> None:
