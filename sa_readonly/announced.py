@@ -103,11 +103,11 @@ class FileAhead:
             return None
         seen = (found.st_dev, found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size)
         if seen != self._seen:
-            self._seen = seen
             try:
                 self._found = announced_in(head(self.path))
-            except OSError:  # `doctor` tells
-                self._found = None
+                self._seen = seen
+            except OSError:  # `doctor` tells; it is tried again, as descriptors may be short
+                self._seen = self._found = None
         return self._found
 
 

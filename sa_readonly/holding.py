@@ -161,7 +161,8 @@ def _would_write(selector: EngineSelector, asked: Any) -> Work | None:
 def reads_elsewhere(pin: dict[Any, Any], engine: Engine) -> bool:
     """True if a selector, closed by its server, gave the read-only one for this engine."""
     reads = (one for one in pin if isinstance(one, EngineSelector) and pin[one][1] is _READ_ONLY)
-    return any(one.routes["primary"][Mode.READ_WRITE] is engine for one in reads)
+    # A clone, as by execution_options(), is that engine as well: it has its pool.
+    return any(one.routes["primary"][Mode.READ_WRITE].pool is engine.pool for one in reads)
 
 
 def has_changed(one: object) -> bool:

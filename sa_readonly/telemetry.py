@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,12 +38,16 @@ def of_state(event: str, switch: str, state: State) -> dict[str, object]:
 def on_span(**attributes: str | float) -> None:
     """Put attributes on the span that runs here, if the application traces by OpenTelemetry.
 
-    An application that traces has imported that: it is never imported here.
+    An application that traces has imported that: it is never imported here. A flip and a refusal
+    are not stopped by a span that fails, or while another thread is just importing it.
 
     :param attributes: in their names an underscore stands for a dot.
     """
     trace = sys.modules.get("opentelemetry.trace")
-    span = None if trace is None else trace.get_current_span()
-    if span is not None and span.is_recording():
-        for name, value in attributes.items():
-            span.set_attribute(f"sa_readonly.{name.replace('_', '.')}", value)
+    if trace is None:
+        return
+    with suppress(Exception):
+        span = trace.get_current_span()
+        if span.is_recording():
+            for name, value in attributes.items():
+                span.set_attribute(f"sa_readonly.{name.replace('_', '.')}", value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import textwrap
@@ -95,6 +96,19 @@ def test_what_is_over_is_told_no_more(switch: FileSwitch) -> None:
     # It has begun, and is not over: it is told, also where the operator is late.
     late = Announced(past, SOON)
     assert announce(switch, content_of(late)) == late
+
+
+def test_what_could_not_be_read_once_is_read_the_next_time(
+    switch: FileSwitch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: str) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sa_readonly.announced.head", fails)
+        assert announce(switch, content_of(NIGHT)) is None
+    switch.look_ahead()
+    assert switch.known.announced == NIGHT
 
 
 def test_an_edit_is_seen_by_one_stat(switch: FileSwitch, monkeypatch: pytest.MonkeyPatch) -> None:

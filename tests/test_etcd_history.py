@@ -14,6 +14,7 @@ import pytest
 from sa_readonly.announced import content_of
 from sa_readonly.etcd import history as etcd_history
 from sa_readonly.etcd.history import EtcdHistory
+from sa_readonly.etcd.switch import store_of
 from sa_readonly.mode import Announced
 from tests.app import once
 from tests.doctor import ROOT
@@ -99,6 +100,17 @@ def test_an_operator_with_the_rights_of_before_flips_and_is_told_what_is_lost(fl
         assert (result.exit_code, result.stdout) == (2, "")
     finally:
         fleet.etcd.no_users()
+
+
+@once
+def test_a_line_that_is_put_is_not_told_as_lost_where_the_old_ones_stay(fleet: Fleet) -> None:
+    fleet.etcd.users(ops=("x", [("WRITE", fleet.store.history, True)]))
+    try:
+        store = store_of(fleet.etcd.urls, fleet.store.key, user="ops", password="x")
+        EtcdHistory(store).append(b"a line\n")
+    finally:
+        fleet.etcd.no_users()
+    assert EtcdHistory(fleet.store).read() == [b"a line"]
 
 
 def test_it_is_announced_to_each_worker_and_on_takes_it(

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -19,10 +20,13 @@ from sqlalchemy import create_engine, text
 
 from sa_readonly import FileSwitch
 from sa_readonly.command import history_file, record
+from sa_readonly.command.file_place import FilePlace
 from sa_readonly.command.history_file import LIMIT, FileHistory
+from sa_readonly.command.terminal import Failed
 from sa_readonly.oneswitch import asked
 from sa_readonly.workers import process
-from tests.app import App, Book, once
+from sa_readonly.workers.counts import Begun
+from tests.app import SECONDS, App, Book, once
 from tests.test_command_on_off import command, file, refused, told
 from tests.worker_app import lite, read
 
@@ -133,6 +137,18 @@ def test_a_file_made_removed_or_edited_otherwise_is_added_by_the_next_command(fi
     ]
 
 
+def test_an_on_whose_switch_can_not_be_looked_at_afterwards_is_a_line(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: FilePlace) -> None:
+        raise Failed("it is away")
+
+    monkeypatch.setattr(FilePlace, "state", fails)
+    command("on", "--file", file)
+    (line,) = kept(file)
+    assert (line["did"], line["changed"], line["generation"]) == ("on", True, None)
+
+
 def test_what_two_commands_found_out_at_once_is_told_once(file: Path) -> None:
     command("on", "--file", file)
     history = FileHistory(str(file))
@@ -221,6 +237,19 @@ def test_transactions_of_engines_by_url_and_under_autocommit_are_counted(
     assert report is not None
     assert report.begun == 2
     engine.dispose()
+
+
+def test_a_transaction_of_a_signal_handler_is_counted_in_the_middle_of_another() -> None:
+    begun = Begun()
+
+    def interrupted() -> None:
+        with begun._lock:
+            begun.one()
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    assert (thread.is_alive(), begun.number) == (False, 1)
 
 
 def test_nothing_is_counted_where_nothing_is_forced(lite: App) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
-from sa_readonly import ConfigurationError, EngineSelector
+from sa_readonly import ConfigurationError, EngineSelector, FixedSwitch, Mode
 from sa_readonly.engines import loops
-from sa_readonly.hold.count import held
+from sa_readonly.hold import count
+from sa_readonly.hold.count import add, held
 from sa_readonly.hold.queue import Queue
 from sa_readonly.hold.ticket import Gone, Ticket
 from sa_readonly.mode import now
@@ -566,6 +570,41 @@ def test_a_loop_that_is_closed_holds_up_nothing(night: Night) -> None:
     assert night.end() == ["a"]
     del task
     gc.collect()
+
+
+def test_a_selector_may_come_while_what_is_held_is_counted() -> None:
+    switch, queues = FixedSwitch(Mode.READ_WRITE), [Uncounted(), Uncounted()]
+    add(switch, queues[0])
+    thread = threading.Thread(target=add, args=(switch, queues[1]))
+
+    def in_the_middle(frame: Any, event: str, _: object) -> Any:
+        if frame.f_code is WeakSet.__iter__.__code__ and event == "return":
+            sys.settrace(None)
+            thread.start()
+            thread.join(0.05)  # it is the counting that it waits for, then
+        return in_the_middle
+
+    before = sys.gettrace()
+    sys.settrace(in_the_middle)
+    try:
+        assert held(switch)["held"] == 0
+    finally:
+        sys.settrace(before)
+        thread.join(SECONDS)
+    assert len(count._queues[switch]) == 2
+
+
+class Uncounted:
+    """A queue in which none waits."""
+
+    held = (0, 0.0)
+
+
+def test_a_trio_that_another_thread_is_importing_runs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))
+    assert loops.trio() is None
 
 
 # -- settings --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -307,6 +308,16 @@ def test_a_pool_without_its_engine_is_disposed_of_and_goes_on(app: App) -> None:
         pool.dispose()
 
 
+def test_a_flip_while_such_a_pool_is_disposed_of_leaves_nothing_that_refuses(lite: App) -> None:
+    pool = pool_of_url(lite)
+    pool.connect().close()
+    event.listen(pool, "close", lambda *_: flip_pool(lite, pool), once=True)
+    pool.dispose()
+    for name in ("ro", "rw"):
+        assert which(pool.connect) == name
+        flip_pool(lite, pool)
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_what_connects_past_a_new_pool_goes_by_the_mode(app: App, alone: bool) -> None:
     pool: Any = pool_of_url(app) if alone else by_url(app, "ro").pool
@@ -324,6 +335,32 @@ def test_what_connects_past_a_new_pool_goes_by_the_mode(app: App, alone: bool) -
     app.flip()
     pool.sa_readonly_single.shared.switch.check()
     assert which(pool.connect) == "rw"
+
+
+def test_a_pool_that_is_made_anew_before_a_flip_and_set_after_it_opens_nothing(lite: App) -> None:
+    engine: Any = by_url(lite, "ro")
+    engine.connect().close()
+    pool = engine.pool.recreate()
+    lite.flip()
+    look(engine)
+    engine.pool = pool
+    assert engine._sa_readonly_single._begun.doors[0].is_shut
+    lite.flip()
+    look(engine)
+    assert engine.pool is not pool
+    assert which(engine.raw_connection) == "rw"
+
+
+def test_an_engine_whose_switch_can_not_be_made_connects_not_past_its_pool_either(
+    lite: App, tmp_path: Path
+) -> None:
+    (tmp_path / "soon").mkdir()
+    engine: Any = by_url(lite, sa_readonly_file=str(tmp_path / "soon" / "read-only.txt"))
+    (tmp_path / "soon").rmdir()
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        engine.connect()
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        engine.pool._creator()
 
 
 def test_dispose_leaves_an_engine_that_works_in_either_mode(app: App) -> None:

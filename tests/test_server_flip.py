@@ -445,7 +445,8 @@ def test_another_selector_with_that_switch_goes_on(
             ask_now(app)
             until_back(app)
             # What it began it keeps, also where the engine is given.
-            for bind in (app.selector, app.selector.engine()):
+            engine = app.selector.engine()
+            for bind in (app.selector, engine, engine.execution_options(a=1)):
                 with pytest.raises(ReadOnlyError, match="the transaction began while"):
                     session.execute(delete(Book), bind_arguments={"bind": bind})
             session.commit()

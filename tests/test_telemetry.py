@@ -11,12 +11,13 @@ import threading
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from sqlalchemy import insert
 
-from sa_readonly import ReadOnlyError
+from sa_readonly import Mode, ReadOnlyError
 from sa_readonly.mode import now
 from tests.app import SECONDS, WHICH, App, Book, need
 from tests.postgres import wait_until
@@ -151,6 +152,21 @@ def test_a_span_is_told_of_a_flip_and_of_a_refusal(lite: App, spans: Spans) -> N
     with spans.span("request"), lite.sessions() as session:
         assert session.scalar(WHICH) == "ro"
     assert spans.take() == {}
+
+
+def test_a_trace_that_fails_stops_neither_a_flip_nor_a_refusal(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start()
+    told: list[Any] = []
+    lite.selector.on_flip(lambda _, new: told.append(new.mode))
+    # As it is while another thread is importing it.
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", ModuleType("opentelemetry.trace"))
+    lite.on()
+    assert lite.selector.check().read_only
+    assert told == [Mode.READ_ONLY]
+    with pytest.raises(ReadOnlyError):
+        lite.selector.require_read_write()
 
 
 @pytest.mark.parametrize("hold", [SECONDS, 0.01])

@@ -65,7 +65,10 @@ class Record:
         """Add the line of an `on` or an `off`, after the switch was moved."""
         line: Line = {"did": did, "changed": changed}
         if did == "on":
-            line |= _text(self._place.state())
+            state = None
+            with suppress(click.ClickException):  # it was moved all the same
+                state = self._place.state()
+            line |= _text(state if state is not None and state.generation is not None else None)
             line["forced"] = self._workers.get("forced", [])
         else:
             seconds = None

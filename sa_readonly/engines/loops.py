@@ -64,7 +64,7 @@ def trio() -> Any:
         return None
     try:
         module.lowlevel.current_trio_token()
-    except RuntimeError:
+    except (RuntimeError, AttributeError):  # or another thread is just importing it
         return None
     return module
 

@@ -154,7 +154,7 @@ class Single:
             self._first = pool
         elif isinstance(pool, _ReadingPool):
             begun.reader.pool = pool
-        else:
+        elif not isinstance(begun.writer.pool, ClosedPool):  # else it was shut meanwhile
             begun.writer.pool = pool
 
     def disposed(self, pool: Pool) -> None:
@@ -195,12 +195,14 @@ class Single:
     def _begin(self) -> _Sides:
         with _beginning():
             if self._begun is None:
+                switch, sides = self.shared.switch, None
                 privates.set_creator(self._first, self._connect)
-                sides = _Sides(self, self._engine, self.shared.switch, self.grace, self._create)
                 try:
+                    sides = _Sides(self, self._engine, switch, self.grace, self._create)
                     self.shared.join(sides)
                 except BaseException:
-                    sides.release()  # or it would be gated twice when this is tried again
+                    if sides is not None:  # or it would be gated twice when this is tried again
+                        sides.release()
                     privates.set_creator(self._first, self._connect_by_mode)
                     raise
                 self._begun = sides
@@ -290,9 +292,9 @@ class _LonePool(_ByMode):
         return self.sa_readonly_single.now
 
     def dispose(self) -> None:
-        pool = self._now
-        pool.dispose()
-        self.sa_readonly_single.pool = pool.recreate()  # as an engine does, which this has not
+        self._now.dispose()
+        # As an engine does, which this has not: of the pool of now, as that may have been retired.
+        self.sa_readonly_single.pool = self._now.recreate()
 
     def status(self) -> str:
         return self._now.status()  # type: ignore[no-any-return]  # untyped

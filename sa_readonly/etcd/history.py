@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..announced import announced_in
@@ -45,10 +46,11 @@ class EtcdHistory:
         for line in lines.splitlines():
             name = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
             self._client.put(self.name + name, line, timeout=_REQUEST)
-        there = self._client.range(self.name, keys_only=True, timeout=_REQUEST).kvs
-        oldest = sorted(there, key=lambda kv: kv.create_revision)[: max(0, len(there) - KEPT)]
-        for kv in oldest[:_SWEPT]:
-            self._client.delete(kv.key, timeout=_REQUEST)
+        with suppress(EtcdError):  # no line is lost by that, and the next command deletes more
+            there = self._client.range(self.name, keys_only=True, timeout=_REQUEST).kvs
+            oldest = sorted(there, key=lambda kv: kv.create_revision)[: max(0, len(there) - KEPT)]
+            for kv in oldest[:_SWEPT]:
+                self._client.delete(kv.key, timeout=_REQUEST)
 
     def read(self) -> list[bytes]:
         """Return the lines, the oldest first.

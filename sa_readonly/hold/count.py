@@ -26,17 +26,20 @@ class Counted(Protocol):
         """How many wait, and for how many seconds the longest has."""
 
 
+# Under the lock: a weak dictionary that one thread walks through may not grow in another.
 _queues: weakref.WeakKeyDictionary[Switch, weakref.WeakSet[Counted]] = weakref.WeakKeyDictionary()
 
 
 def add(switch: Switch, queue: Counted) -> None:
     """Count a queue from now on, as long as it lives."""
-    _queues.setdefault(switch, weakref.WeakSet()).add(queue)
+    with forks.locked(lock()):
+        _queues.setdefault(switch, weakref.WeakSet()).add(queue)
 
 
 def total() -> int:
     """Return how many are held in this process, whatever their switch."""
-    return sum(queue.held[0] for queues in list(_queues.values()) for queue in list(queues))
+    with forks.locked(lock()):
+        return sum(queue.held[0] for queues in _queues.values() for queue in queues)
 
 
 class Held(TypedDict):
@@ -48,6 +51,7 @@ class Held(TypedDict):
 
 def held(switch: Switch) -> Held:
     """Return how many are held for a switch in this process, and since when the longest is."""
-    told = [queue.held for queue in list(_queues.get(switch, ()))]
+    with forks.locked(lock()):
+        told = [queue.held for queue in _queues.get(switch, ())]
     number, longest = sum(one for one, _ in told), max((one for _, one in told), default=0.0)
     return {"held": number, "held_since": time.time() - longest if number else None}

@@ -156,7 +156,7 @@ class Begun:
 
     def __init__(self) -> None:
         self.number = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may begin a transaction, too
         self._first: float | None = None
         self._last: float | None = None
 
