@@ -59,7 +59,7 @@ class Record:
             with suppress(OSError, EtcdError):  # what is added to it fails, too, and says so
                 lines, _ = lines_of(place.history)
                 self._found = found_out(lines, state)
-                self._since = self._since or _since(lines, state)
+                self._since = _since(lines, state)
 
     def turned(self, did: str, *, changed: bool) -> None:
         """Add the line of an `on` or an `off`, after the switch was moved."""
@@ -181,11 +181,21 @@ def _what(line: Line) -> tuple[str, str]:
 
 
 def _since(lines: Sequence[Line], state: State) -> datetime | None:
-    """Return since when it is read-only by the history, where the switch does not tell."""
+    """Return since when it is read-only, where each `on` meanwhile gave it but another text."""
+    since = state.since
+    last = True
     for line in reversed(lines):
-        if line["did"] == "on" and line.get("generation") == state.generation is not None:
-            return parse_time(line["at"])
-    return None
+        if line["did"] == "wait":
+            continue
+        if line["did"] != "on" or (last and line.get("generation") != state.generation):
+            break
+        told = line.get("since") if line.get("found") else line["at"]
+        time = parse_time(told) if isinstance(told, str) else None
+        since = min((one for one in (since, time) if one is not None), default=None)
+        if line.get("found"):  # before it, it may have been read-write
+            break
+        last = False
+    return since
 
 
 def _text(state: State | None) -> Line:
