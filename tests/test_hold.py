@@ -568,6 +568,23 @@ def test_a_loop_that_is_closed_holds_up_nothing(night: Night) -> None:
     gc.collect()
 
 
+def test_a_task_that_its_loop_left_behind_is_counted_until_its_hold_would_have_ended(
+    night: Night,
+) -> None:
+    loop = asyncio.new_event_loop()
+    ticket = night.queue.ticket(0.05)
+    task = loop.create_task(night.queue.wait_as_task(ticket))
+    loop.run_until_complete(asyncio.sleep(0))
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is destroyed on purpose
+    loop.close()
+    assert night.number == 1
+    wait_until(lambda: night.number == 0, "it is over")
+    assert held(night.selector.switch) == {"held": 0, "held_since": None}
+    night.end()
+    del task
+    gc.collect()
+
+
 # -- settings --------------------------------------------------------------------------------
 
 
