@@ -41,8 +41,9 @@ def on_span(**attributes: str | float) -> None:
 
     :param attributes: in their names an underscore stands for a dot.
     """
-    trace = sys.modules.get("opentelemetry.trace")
-    span = None if trace is None else trace.get_current_span()
+    # It has no such name yet while another thread imports it.
+    current = getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)
+    span = None if current is None else current()
     if span is not None and span.is_recording():
         for name, value in attributes.items():
             span.set_attribute(f"sa_readonly.{name.replace('_', '.')}", value)
