@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -554,6 +556,15 @@ def test_the_thread_of_a_loop_is_refused_at_once(night: Night) -> None:
     why = asyncio.run(work())
     assert why is not None
     assert "event loop" in why
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def test_a_thread_waits_while_another_one_imports_a_library_of_loops(
+    night: Night, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    night.wait("a")
+    assert night.end() == ["a"]
 
 
 def test_a_loop_that_is_closed_holds_up_nothing(night: Night) -> None:
