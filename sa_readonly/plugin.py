@@ -222,6 +222,12 @@ def _shared_of(given: Mapping[str, Any]) -> OneSwitch:
     workers = _workers_of(given)
     urls, key = given.get("sa_readonly_etcd"), given.get("sa_readonly_key")
     if urls is None and key is None:
+        for name in TRUST:
+            if given.get(_PREFIX + name):
+                raise ConfigurationError(
+                    f"{_PREFIX}{name} is of etcd, and without it a file alone would count. Give "
+                    "sa_readonly_etcd and sa_readonly_key, or leave it out."
+                )
         return of_file(_file_of(given), workers)
     if not urls or not key:
         raise ConfigurationError(

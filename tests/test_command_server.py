@@ -559,3 +559,7 @@ def test_with_a_replica_it_waits_until_everything_is_applied(
     assert [one.what for one in ask(rw, there).obstacles] == [
         "The server of --standby is a replica of another server"
     ]
+    primary.query("RESET MASTER")
+    assert [one.what for one in ask(rw, there).obstacles] == [
+        "The binary log of the server of --read-write is empty"
+    ]

@@ -55,6 +55,14 @@ def test_each_line_is_a_key_and_none_is_in_the_transaction_of_a_flip(fleet: Flee
     assert (on["reason"], off["reason"]) == ("Upgrade", "Upgrade")
 
 
+def test_by_another_hosts_clock_that_is_ahead_no_time_is_told(fleet: Fleet) -> None:
+    done(fleet, "on")
+    (kept,) = fleet.client.range(fleet.store.history).kvs
+    fleet.client.put(kept.key, kept.value.replace(b'"at": "20', b'"at": "29'))
+    done(fleet, "off")
+    assert lines(fleet)[-1]["seconds"] is None
+
+
 def test_a_key_put_and_deleted_by_hand_is_found_out(fleet: Fleet) -> None:
     fleet.client.put(fleet.store.key, b"by hand")
     assert dids(fleet) == ["on found"]

@@ -88,6 +88,20 @@ def test_each_on_off_and_wait_is_a_line(file: Path) -> None:
     assert off == {"did": "off", "changed": True, **text, "not_drained": [], "forced": []}
 
 
+def test_an_off_tells_how_long_it_was_read_only_through_each_new_text(file: Path) -> None:
+    command("on", "--file", file)
+    history = Path(f"{file}.history")
+    history.write_bytes(history.read_bytes().replace(b'"at": "20', b'"at": "19'))
+    command("on", "--file", file, "--until", "+1h")
+    command("wait", "--file", file, "--timeout", "0")
+    command("off", "--file", file)
+    command("on", "--file", file)
+    command("off", "--file", file)
+    first, second = [line["seconds"] for line in kept(file) if line["did"] == "off"]
+    assert first > 1e9
+    assert 0 <= second < 60
+
+
 def test_what_changed_nothing_and_what_was_refused(file: Path) -> None:
     command("off", "--file", file)
     assert command("on", "--file", file, "--reason", "x" * 5000).exit_code == 2

@@ -560,6 +560,15 @@ def test_the_thread_of_a_loop_is_refused_at_once(night: Night) -> None:
     assert "event loop" in why
 
 
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def test_a_thread_waits_while_another_one_imports_a_library_of_loops(
+    night: Night, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    night.wait("a")
+    assert night.end() == ["a"]
+
+
 def test_a_loop_that_is_closed_holds_up_nothing(night: Night) -> None:
     loop = asyncio.new_event_loop()
     task = loop.create_task(night.queue.wait_as_task(night.queue.ticket(SECONDS)))
@@ -605,6 +614,23 @@ def test_a_trio_that_another_thread_is_importing_runs_nothing(
 ) -> None:
     monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))
     assert loops.trio() is None
+
+
+def test_a_task_that_its_loop_left_behind_is_counted_until_its_hold_would_have_ended(
+    night: Night,
+) -> None:
+    loop = asyncio.new_event_loop()
+    ticket = night.queue.ticket(0.05)
+    task = loop.create_task(night.queue.wait_as_task(ticket))
+    loop.run_until_complete(asyncio.sleep(0))
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is destroyed on purpose
+    loop.close()
+    assert night.number == 1
+    wait_until(lambda: night.number == 0, "it is over")
+    assert held(night.selector.switch) == {"held": 0, "held_since": None}
+    night.end()
+    del task
+    gc.collect()
 
 
 # -- settings --------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ REFUSED = [
     ({"sa_readonly_url": "sqlite+aiosqlite:///other.db"}, "of the same dialect and driver"),
     ({"sa_readonly_url": "sqlite:///other.db?plugin=sa_readonly"}, "names a plugin"),
     ({"sa_readonly_url": "sqlite://"}, "in memory"),
+    ({"sa_readonly_ca": "/ca.pem"}, "sa_readonly_ca is of etcd, and without it a file alone"),
 ]
 
 

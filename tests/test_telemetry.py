@@ -206,6 +206,18 @@ def test_every_attribute_stands_on_the_page() -> None:
     assert given == shown
 
 
+def test_while_another_thread_imports_opentelemetry_a_flip_and_a_refusal_go_on(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start()
+    lite.selector.check()
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", ModuleType("opentelemetry.trace"))
+    lite.on()
+    assert lite.selector.check().read_only
+    with pytest.raises(ReadOnlyError):
+        lite.selector.require_read_write()
+
+
 def test_opentelemetry_is_not_imported_by_a_refusal() -> None:
     script = (
         "import sys\n"

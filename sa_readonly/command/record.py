@@ -72,7 +72,7 @@ class Record:
             line["forced"] = self._workers.get("forced", [])
         else:
             seconds = None
-            if changed and self._since is not None:
+            if changed and self._since is not None and self._since <= now():  # by one clock
                 seconds = round((now() - self._since).total_seconds(), 3)
             line |= {**_text(self.before), "seconds": seconds, **self._workers}
         self._write(line)

@@ -106,6 +106,8 @@ def gtids_of(connection: Connection) -> Gtids | Obstacle:
         ((logs, written),) = fetch(connection, "SELECT @@log_bin, @@gtid_binlog_pos")
         if not logs:
             return question("The server of --read-write writes no binary log", cure)
+        if not written:  # as after RESET MASTER, or in a copy, whatever its tables have
+            return question("The binary log of the server of --read-write is empty", cure)
         return Gtids(is_mariadb=True, written=written)
     mode, written = "SELECT @@GLOBAL.gtid_mode", "SELECT @@GLOBAL.gtid_executed"
     ((told,),) = attempt(connection, mode) or (("unknown",),)

@@ -53,7 +53,7 @@ def running() -> asyncio.AbstractEventLoop | None:
         return None
     try:
         return asyncio.get_running_loop()  # type: ignore[no-any-return]  # sys.modules has no types
-    except RuntimeError:
+    except (RuntimeError, AttributeError):  # or another thread is importing it
         return None
 
 

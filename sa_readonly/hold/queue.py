@@ -118,10 +118,13 @@ class Queue:
 
     @property
     def held(self) -> tuple[int, float]:
-        """How many wait, and for how many seconds the longest has."""
-        waiting = list(self._waiting)
-        since = min((one.since for one in waiting), default=0.0)
-        return len(waiting), time.monotonic() - since if waiting else 0.0
+        """How many wait, and for how many seconds the longest has.
+
+        A task that its loop has left behind waits no longer than it would have.
+        """
+        at = time.monotonic()
+        since = [one.since for one in list(self._waiting) if (one.deadline or at) >= at]
+        return len(since), at - min(since, default=at)
 
     # -- waiting -------------------------------------------------------------------------
 
@@ -230,7 +233,7 @@ class Queue:
             # While read-write any number may queue, for a moment; now they are held, or too many.
             if selector is not None and (known := selector.known).read_only:
                 self._announce(known)
-                others = total() - len(self._waiting)
+                others = total() - self.held[0]
                 for one in self._waiting[max(0, self._most - others) :]:
                     one.in_vain = self._full
                     one.sleeper.wake()
