@@ -110,7 +110,7 @@ class EtcdSwitch(LookingSwitch):
         self._memory = Memory(self.store)
         self._file = None if file is None else _HostFile(file, ttl=ttl)
         host = None if self._file is None else FileAhead(self._file.path)
-        self._ahead = EtcdAhead(self.store, host)
+        self._ahead, self._ahead_rarer = EtcdAhead(self.store, host), max(1.0, ttl)
         self.rehearses = Asking(self.store)
         """Tells the watcher whether processes are asked to rehearse."""
         self._answered: Look | None = None  # the last look that etcd has answered
