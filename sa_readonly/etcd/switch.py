@@ -205,11 +205,15 @@ class EtcdSwitch(LookingSwitch):
         """
         last = events[-1] if events else None
         if last is not None and not last.deleted and last.kv.mod_revision > self._revision:
-            self._told = last.kv.mod_revision, clock()
+            self._told = revision, _ = last.kv.mod_revision, clock()
             shut = State(Mode.READ_ONLY, *announced(last.kv).text, since=now())
+
+            def decide(known: State) -> State | None:
+                return None if known.read_only or self._revision >= revision else shut
+
             self._hears = True
             try:
-                self._learn(lambda known: known if known.read_only else shut, self.checked)
+                self._learn(decide, self.checked)
             finally:
                 self._hears = False
         self.check()
