@@ -117,6 +117,7 @@ class Ahead(Switch):
     known: State
     _ahead: Callable[[], Announced | None] | None = None  # looks; it raises nothing
     _ahead_at = -math.inf  # when the next look is due, by time.monotonic()
+    _ahead_rarer = 1.0  # times _PAUSE between two looks, where each is a request
     _state: Callable[[], AbstractContextManager[object]]  # held while ``known`` is replaced
 
     def look_ahead(self) -> None:
@@ -124,7 +125,7 @@ class Ahead(Switch):
         moment = time.monotonic()
         if self._ahead is None or self.forced is not None or moment < self._ahead_at:
             return
-        self._ahead_at = moment + _PAUSE
+        self._ahead_at = moment + _PAUSE * self._ahead_rarer
         announced = self._ahead()
         with self._state():
             if self.forced is None:

@@ -123,7 +123,7 @@ class BaseSwitch(Ahead):
                 return
             if not self._turn(new, lambda state: self._answer(state, asked), why):
                 self._answer(old, asked)  # the gates are tried again at the next look
-            elif new.read_only and old.read_only and new.generation != old.generation:
+            elif new.read_only and old.read_only and _is_news(new, old):
                 self._say(logging.INFO, "edited", "sa_readonly: still read-only: %s", why)
 
     def _answer(self, state: State, asked: float) -> None:
@@ -348,6 +348,12 @@ class BaseSwitch(Ahead):
     def _tell_pending(self) -> None:
         while self._pending:
             self._pending.popleft()()
+
+
+def _is_news(new: State, old: State) -> bool:
+    """True if a state is read-only by another text than the one before, or was put anew."""
+    same = (new.reason, new.until) == (old.reason, old.until)
+    return new.generation != old.generation and not (same and old.generation is None)
 
 
 def looks_at_a_glance(switch: Switch) -> bool:

@@ -190,6 +190,14 @@ def test_what_was_announced_is_told_on_while_etcd_is_away(
     assert worker.switch.known.announced == NIGHT
 
 
+def test_it_is_asked_for_once_in_a_ttl(fleet: Fleet) -> None:
+    worker = fleet.worker(ttl=3.0)
+    began = time.monotonic()
+    worker.switch.look_ahead()
+    assert worker.switch._ahead_at > began + 2.5  # with many workers each request counts
+    worker.look()
+
+
 def test_a_file_beside_etcd_announces_to_its_host(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from sa_readonly import EngineSelector, Mode, ReadOnlyError, State
+from sa_readonly import EngineSelector, Mode, ReadOnlyError
 from sa_readonly.etcd import EtcdSwitch
 from sa_readonly.etcd.changes import Changes
 from sa_readonly.etcd.operator import turn_off, turn_on
@@ -297,6 +297,13 @@ def test_changes_are_told_and_a_burst_of_them_is_one(fleet: Fleet) -> None:
         assert changes.wait(BOUND)
 
 
+def test_no_watch_is_begun_while_etcd_does_not_answer_looks(fleet: Fleet) -> None:
+    store = store_of(fleet.etcd.urls, fleet.store.key)
+    store.answers = False  # the last look was in vain: a fork would wait for what asks, too
+    with Changes(store) as changes:
+        assert not changes.wait(0.2)
+
+
 def followers() -> list[threading.Thread]:
     return [one for one in threading.enumerate() if one.name == "sa_readonly changes"]
 
@@ -320,7 +327,7 @@ def test_where_a_thread_watches_a_flip_is_noticed_long_before_a_look_is_due(bare
 
 
 def test_a_watchs_word_shuts_the_gates_and_what_a_look_shows_is_acknowledged(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, log: Any
 ) -> None:
     worker = fleet.worker(ttl=3.0, watch=True)
     worker.write()
@@ -336,12 +343,13 @@ def test_a_watchs_word_shuts_the_gates_and_what_a_look_shows_is_acknowledged(
     assert not fleet.drained()
     goes_on.set()
     wait_until(fleet.drained, "its acknowledgement", 5)
+    assert len([line for _, line in log() if "read-only" in line]) == 1  # told once
 
 
 def test_what_a_watch_tells_late_shuts_nothing_and_an_earlier_look_opens_nothing(
     fleet: Fleet, log: Any
 ) -> None:
-    worker = fleet.worker()
+    worker = fleet.worker(ttl=0.2)
     worker.write()
     fleet.on()
     worker.look()
@@ -351,26 +359,27 @@ def test_what_a_watch_tells_late_shuts_nothing_and_an_earlier_look_opens_nothing
     before = len(log())
     worker.switch._changed((late,))
     assert (str(worker.switch.known.mode), log()[before:]) == (RW, [])
-    real = worker.switch._ask
+    real, modes, ended = worker.switch._ask, [], threading.Event()
 
     def overtaken(look: Any) -> Any:
         answer = real(look)
-        if not worker.switch.known.read_only:
-            fleet.on()
-            worker.switch._ask = real
-            in_thread(lambda: worker.switch._learn(shut, worker.switch.checked))
-            worker.switch._told = fleet.read().key.mod_revision
+        worker.switch._ask = real
+        fleet.on()
+        put = Event(False, fleet.client.get(fleet.store.key).kv)
+        in_thread(lambda: worker.switch._changed((put,)))  # what it waits for takes longer than ttl
+        ended.set()
         return answer
 
-    def shut(known: Any) -> Any:
-        return State(Mode.READ_ONLY, "a watch's word")
-
+    forget = worker.switch.subscribe(lambda state: modes.append(str(state.mode)), lambda *_: None)
     worker.switch._ask = overtaken
     worker.switch.check()
-    assert worker.switch.known.reason == "a watch's word"
-    worker.switch._told = 0
+    assert ended.wait(BOUND)
+    worker.switch.check()
     assert worker.look() == RO
+    assert modes[:2] == [RW, RO]
+    assert RW not in modes[2:]
     assert fleet.drained()
+    forget()
 
 
 def test_a_watch_that_is_silent_or_ends_is_none_that_looks_wait_for(fleet: Fleet) -> None:

@@ -44,7 +44,7 @@ class Follower:
     """
 
     def __init__(self, store: Store, key: str, tell: Tell, *, prefix: bool = False) -> None:
-        self._client, self._key, self._prefix = store.client, key, prefix
+        self._store, self._key, self._prefix = store, key, prefix
         self._tell = weakref.WeakMethod(tell)
         self._lock = forks.PerProcess(threading.Lock)
         self._forget()
@@ -103,9 +103,14 @@ class Follower:
     def _follow(self, over: threading.Event) -> None:
         pause = _AGAIN
         while not over.is_set():
+            if not self._store.answers:  # a fork would wait while this asks in vain
+                over.wait(_AGAIN * random.uniform(0.5, 1.5))  # noqa: S311  # spreads them, no secret
+                continue
+            client = self._store.client
             try:
-                with self._client.watch(self._key, prefix=self._prefix, timeout=_REQUEST) as watch:
-                    self._watch = watch
+                with client.watch(self._key, prefix=self._prefix, timeout=_REQUEST) as watch:
+                    if over is self._over:  # else another thread has begun since
+                        self._watch = watch
                     events: tuple[Event, ...] | None = ()
                     while not over.is_set():
                         tell = self._tell()
@@ -117,7 +122,7 @@ class Follower:
                         events = watch.read(_STEP) or None
                         pause = _AGAIN
             except EtcdError:  # it is away, or the member has lost its leader, or it is not allowed
-                self._watch = None
+                pass
             # Many processes lose their watch at once where a member goes.
             over.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311  # spreads them, no secret
             pause = min(_LONGEST, 2 * pause)

@@ -110,14 +110,15 @@ class EtcdSwitch(LookingSwitch):
         self._memory = Memory(self.store)
         self._file = None if file is None else _HostFile(file, ttl=ttl)
         host = None if self._file is None else FileAhead(self._file.path)
-        self._ahead = EtcdAhead(self.store, host)
+        self._ahead, self._ahead_rarer = EtcdAhead(self.store, host), max(1.0, ttl)
         self.rehearses = Asking(self.store)
         """Tells the watcher whether processes are asked to rehearse."""
         self._answered: Look | None = None  # the last look that etcd has answered
         self._trouble: str | None = None  # the last that was logged
         self._reached: datetime | None = None  # when etcd answered last, by the wall clock
         self._revision = 0  # of etcd, by the last look that it has answered
-        self._told = 0  # that of a put of the key, while a look by a watch's word is under way
+        self._told = 0, -math.inf  # that of the last put that a watch has told, and when it did
+        self._hears = False  # whether the gates are being shut by a watch's word
         self._begin()
         marker = self._memory.marker
         if marker is not None and self._is_short(marker.fence):
@@ -203,14 +204,19 @@ class EtcdSwitch(LookingSwitch):
         and the age of what is known stays. One that is older than the last look tells nothing.
         """
         last = events[-1] if events else None
-        try:
-            if last is not None and not last.deleted and last.kv.mod_revision > self._revision:
-                self._told = last.kv.mod_revision
-                shut = State(Mode.READ_ONLY, *announced(last.kv).text, since=now())
-                self._learn(lambda known: known if known.read_only else shut, self.checked)
-            self.check()
-        finally:
-            self._told = 0
+        if last is not None and not last.deleted and last.kv.mod_revision > self._revision:
+            self._told = revision, _ = last.kv.mod_revision, clock()
+            shut = State(Mode.READ_ONLY, *announced(last.kv).text, since=now())
+
+            def decide(known: State) -> State | None:
+                return None if known.read_only or self._revision >= revision else shut
+
+            self._hears = True
+            try:
+                self._learn(decide, self.checked)
+            finally:
+                self._hears = False
+        self.check()
 
     # -- what is known -------------------------------------------------------------------
 
@@ -225,8 +231,9 @@ class EtcdSwitch(LookingSwitch):
         entry = self._entry()
         if judgement.early or judgement.place is not (None if entry is None else entry.place):
             return None  # it has registered since: the next look is one by that
-        if self._told > self._revision:
-            return None  # a watch has told of a key that was put since
+        revision, told = self._told
+        if look.began < told and self._revision < revision:
+            return None  # a watch has told of a key that was put since, however late this ends
         if clock() >= look.began + self.fence:
             return None  # such an old answer must not let anything write
         return State(Mode.READ_WRITE, since=now()) if known.read_only else known
@@ -266,7 +273,7 @@ class EtcdSwitch(LookingSwitch):
         return judgement.unknown
 
     def _why(self, state: State) -> str:
-        if state.read_only and state.generation is None and not self._told:
+        if state.read_only and state.generation is None and not self._hears:
             return str(state.reason)
         return super()._why(state)
 

@@ -192,7 +192,7 @@ class Member:
 
     sets: tuple[Any, ...] = ()
     server = None
-    outliving = 0
+    outliving = 0  # its engines stay
 
     def __init__(self, door: Door) -> None:
         self.doors = (door,)

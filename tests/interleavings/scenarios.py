@@ -44,13 +44,14 @@ def back(night: Night) -> None:
     """The file goes and comes back while workers come back, and is waited for all the while."""
     one, two, operator = night.worker(), night.worker(), night.operator()
     for process in one, two:
-        night.do(process, night.look)
+        night.do(process, night.write_once)
     night.do(operator, night.on)
     for process in one, two:
         night.do(process, night.tick)
     add = night.machine.add
     add(operator, "wait", night.wait)
-    add(operator, "off and on", night.off_and_on)
+    off = add(operator, "off", night.off)
+    add(operator, "on", night.after(off, night.on))
     add(one, "one", night.write_once)
     add(two, "two", night.write_once)
 
