@@ -13,7 +13,7 @@ from .. import forks
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Switch
 from ..refusals import hearing, route_here
-from .callsite import APPLICATION, Site, frames, here, kind_of
+from .callsite import Site, callers, frames, here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,10 +194,9 @@ class Notebook:
         if len(self._picked) >= _MOST_PICKED:
             self._picked.clear()
         pick = _Pick(time.monotonic(), [])
-        for one in frames(frame):
-            ours = kind_of(one) == APPLICATION
+        for one in callers(frame):
             # A module's frame is there as long as the program, where that is one file.
-            if ours and (not pick.frames or one.f_code.co_name != "<module>"):
+            if not pick.frames or one.f_code.co_name != "<module>":
                 pick.frames.append(id(one))
                 self._picked[id(one)] = one.f_code, pick
 
