@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sa_readonly.rehearsal.notes import READ, notebook_of
+from sa_readonly.engines import rehearsing
+from sa_readonly.rehearsal.notes import READ, Notebook, notebook_of
 from tests.app import SECONDS, WHICH, App
 
 SOURCE = """
@@ -21,6 +23,34 @@ def read(selector, what):
     with engine.connect() as connection:
         connection.execute(what).all()
 """
+
+
+class Ending(str):
+    """A text by which the rehearsal ends while it is being examined."""
+
+    notebook: Notebook
+
+    def __hash__(self) -> int:
+        if sys._getframe(1).f_code is rehearsing._examine.__code__:
+            self.notebook.wish("process", on=False)
+        return str.__hash__(self)
+
+
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
+@pytest.mark.parametrize("parameters", [(), [("a",), ("b",)]])
+def test_a_rehearsal_that_ends_in_the_middle_of_a_statement_harms_it_in_no_way(
+    lite: App, level: Any, parameters: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    lite.start(rehearse=True)
+    engine = lite.engines["rw"].execution_options(isolation_level=level)
+    with engine.connect() as connection:
+        statement = Ending("insert into book (title) values " + ("(?)" if parameters else "('a')"))
+        statement.notebook = notebook_of(lite.selector.switch)
+        connection.exec_driver_sql(statement, parameters)
+        connection.commit()
+    assert not statement.notebook.on
+    assert lite.titles("rw") == (["a", "b"] if parameters else ["a"])
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("name", ["/srv/lib/site-packages/shop/views.py", "<string>"])

@@ -56,10 +56,9 @@ _A_READ = "A transaction that begins with a read"
 class Rehearsing(Gated, Examining):
     """The dialect of a read-write engine while this process rehearses.
 
-    It is taken from the dialect again as :class:`.Judging` is, in the middle of a method.
+    It is taken from the dialect again as :class:`.Judging` is, in the middle of a method. So what
+    is asked of the dialect after that is an attribute of :class:`.Guarded`.
     """
-
-    _sa_readonly_judges = False  # whether each statement is judged, as under AUTOCOMMIT
 
     def do_begin(self, dbapi_connection: Any) -> None:
         Gated.do_begin(self, dbapi_connection)
@@ -154,8 +153,6 @@ class Rehearsing(Gated, Examining):
 
 class RehearsingJudging(Rehearsing, Judging):
     """The same, of connections under AUTOCOMMIT."""
-
-    _sa_readonly_judges = True
 
 
 class _Nothing:
