@@ -81,3 +81,13 @@ def test_a_directory_that_is_gone_fails_no_checkout(
     made["read"](lite.selector, WHICH)
     ((key, _),) = notebook_of(lite.selector.switch).entries.items()
     assert key.site.file == "gone/views.py"
+
+
+def test_an_engine_that_was_picked_as_a_rehearsal_began_is_not_called_kept(lite: App) -> None:
+    lite.start()
+    notebook = notebook_of(lite.selector.switch)
+    engine = lite.selector.engine()
+    notebook.wish("file", on=True)
+    with engine.connect() as connection:
+        connection.execute(WHICH).all()
+    assert [key.kind for key in notebook.entries] == [READ]
