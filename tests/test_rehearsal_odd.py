@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sa_readonly.engines import rehearsing
-from sa_readonly.rehearsal.notes import READ, Notebook, notebook_of
+from sa_readonly.rehearsal.notes import READ, notebook_of
 from tests.app import SECONDS, WHICH, App
 
 SOURCE = """
@@ -26,13 +28,13 @@ def read(selector, what):
 
 
 class Ending(str):
-    """A text by which the rehearsal ends while it is being examined."""
+    """A text by which something ends while it is being examined."""
 
-    notebook: Notebook
+    end: Callable[[], object]
 
     def __hash__(self) -> int:
         if sys._getframe(1).f_code is rehearsing._examine.__code__:
-            self.notebook.wish("process", on=False)
+            self.end()
         return str.__hash__(self)
 
 
@@ -42,13 +44,14 @@ def test_a_rehearsal_that_ends_in_the_middle_of_a_statement_harms_it_in_no_way(
     lite: App, level: Any, parameters: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     lite.start(rehearse=True)
+    notebook = notebook_of(lite.selector.switch)
     engine = lite.engines["rw"].execution_options(isolation_level=level)
     with engine.connect() as connection:
         statement = Ending("insert into book (title) values " + ("(?)" if parameters else "('a')"))
-        statement.notebook = notebook_of(lite.selector.switch)
+        statement.end = partial(notebook.wish, "process", on=False)
         connection.exec_driver_sql(statement, parameters)
         connection.commit()
-    assert not statement.notebook.on
+    assert not notebook.on
     assert lite.titles("rw") == (["a", "b"] if parameters else ["a"])
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
@@ -91,3 +94,15 @@ def test_an_engine_that_was_picked_as_a_rehearsal_began_is_not_called_kept(lite:
     with engine.connect() as connection:
         connection.execute(WHICH).all()
     assert [key.kind for key in notebook.entries] == [READ]
+
+
+def test_a_selector_that_is_closed_in_the_middle_of_a_statement_harms_it_in_no_way(
+    lite: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    lite.start(rehearse=True)
+    with lite.engines["rw"].begin() as connection:
+        statement = Ending("insert into book (title) values ('a')")
+        statement.end = lite.selector.close
+        connection.exec_driver_sql(statement)
+    assert lite.titles("rw") == ["a"]
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
