@@ -136,4 +136,5 @@ def test_inside_ttl_ten_thousand_looks_and_a_thousand_transactions_make_no_stat(
         assert lite.selector.read_only is read_only
     for _ in range(1_000):
         reading(lite.sessions, 1)()
-    assert stats == []
+    # An engine by URL of an earlier test has a thread for some seconds, which looks at its file.
+    assert [path for path in stats if str(path).startswith(str(lite.path.parent))] == []

@@ -33,6 +33,8 @@ class Judging(Gated):
     is called is a function, or found from :class:`.Gated` on.
     """
 
+    _sa_readonly_judges = True
+
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         _judge(self, statement, parameters, context)
         super(Gated, self).do_execute(cursor, statement, parameters, context)

@@ -47,6 +47,9 @@ class Guarded(DefaultDialect):
     _sa_readonly_serves = False  # whether it serves the role "replica" while read-write
     _sa_readonly_pooler: str | None = None  # one of poolers.POOLERS
     _sa_readonly_offered = False  # whether the first lock goes into the start-up packet
+    _sa_readonly_judges = False  # whether each statement is judged, see grace.py
+    # The driver's own class behind each class of cursors that examines.
+    _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
     _sa_readonly_notebooks: tuple[Notebook, ...] = ()  # see rehearsing.py
     _sa_readonly_cure: str | None = None  # see refusals.refusal(); an engine by URL has its own
 
@@ -109,8 +112,6 @@ class Examining(Guarded):
     """What examines each text, the first time it is seen: it refuses, or notes in a rehearsal."""
 
     _sa_readonly_passed: dict[str, None]  # the texts that were examined and only read
-    # The driver's own class behind each class of cursors that examines.
-    _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
 
     def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
         """Return the text to send in place of this one, nearly always the same, or raise."""
@@ -126,7 +127,7 @@ class Examining(Guarded):
             # A "begin" listener sends it, which a twin shares with its engine. It would take the
             # lock of the one writer that SQLite admits.
             return "BEGIN"
-        if self._sa_readonly_may_remember(statement):
+        if Examining._sa_readonly_may_remember(self, statement):
             if len(self._sa_readonly_passed) >= PASSED:
                 self._sa_readonly_passed.clear()
             self._sa_readonly_passed[statement] = None

@@ -56,10 +56,9 @@ _A_READ = "A transaction that begins with a read"
 class Rehearsing(Gated, Examining):
     """The dialect of a read-write engine while this process rehearses.
 
-    It is taken from the dialect again as :class:`.Judging` is, in the middle of a method.
+    It is taken from the dialect again as :class:`.Judging` is, in the middle of a method, and at a
+    selector's close all of the guard is. So how it is sent is settled before it is examined.
     """
-
-    _sa_readonly_judges = False  # whether each statement is judged, as under AUTOCOMMIT
 
     def do_begin(self, dbapi_connection: Any) -> None:
         Gated.do_begin(self, dbapi_connection)
@@ -70,6 +69,8 @@ class Rehearsing(Gated, Examining):
         _begin(connection.connection)
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        send = super(Gated, self).do_execute
+        judges, straight = self._sa_readonly_judges, self._sa_readonly_straight
         try:
             held = privates.on_connection_of(context).__dict__[NAME]
             if not held.settled or statement not in self._sa_readonly_passed:
@@ -78,34 +79,36 @@ class Rehearsing(Gated, Examining):
             held = _examined(self, cursor, statement, parameters, context)
         held.running = cursor
         try:
-            if self._sa_readonly_judges:
+            if judges:
                 Judging.do_execute(self, cursor, statement, parameters, context)  # type: ignore[arg-type]  # it is one then
-            elif (base := self._sa_readonly_straight.get(cursor.__class__)) is not None:
+            elif (base := straight.get(cursor.__class__)) is not None:
                 base.execute(cursor, statement, parameters)  # its own would examine once more
             else:
-                super(Gated, self).do_execute(cursor, statement, parameters, context)
+                send(cursor, statement, parameters, context)
         finally:
             held.running = None
 
     def do_executemany(
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
+        send, judges = super(Gated, self).do_executemany, self._sa_readonly_judges
         held = _examined(self, cursor, statement, parameters, context)
         try:
-            if self._sa_readonly_judges:
+            if judges:
                 Judging.do_executemany(self, cursor, statement, parameters, context)  # type: ignore[arg-type]  # the same
             else:
-                super(Gated, self).do_executemany(cursor, statement, parameters, context)
+                send(cursor, statement, parameters, context)
         finally:
             held.running = None
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        send, judges = super(Gated, self).do_execute_no_params, self._sa_readonly_judges
         held = _examined(self, cursor, statement, (), context)
         try:
-            if self._sa_readonly_judges:
+            if judges:
                 Judging.do_execute_no_params(self, cursor, statement, context)  # type: ignore[arg-type]  # the same
             else:
-                super(Gated, self).do_execute_no_params(cursor, statement, context)
+                send(cursor, statement, context)
         finally:
             held.running = None
 
@@ -155,8 +158,6 @@ class Rehearsing(Gated, Examining):
 class RehearsingJudging(Rehearsing, Judging):
     """The same, of connections under AUTOCOMMIT."""
 
-    _sa_readonly_judges = True
-
 
 class _Nothing:
     """What is known of a connection that belongs to no pool."""
@@ -187,6 +188,8 @@ def _examined(
     try:
         _examine(dialect, held, statement, parameters, context)
     except Exception:  # whatever it is, the statement is sent
+        if not isinstance(dialect, Guarded):
+            return held  # its selector was closed meanwhile
         extra = fields("rehearsal_failed")
         logger.exception("What a rehearsal would note of a statement is not known.", extra=extra)
     return held

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-__all__ = ["APPLICATION", "Call", "Site", "bear", "frames", "here", "kind_of", "mark"]
+__all__ = ["Call", "Site", "bear", "callers", "frames", "here", "mark"]
 
 _DEEPEST = 500  # frames that are looked at; a recursion may have made thousands
 APPLICATION, _LIBRARY, _SKIPPED = range(3)
@@ -144,6 +144,21 @@ def kind_of(frame: FrameType) -> int:
     return kind
 
 
+def callers(frame: FrameType) -> list[FrameType]:
+    """Return the frames on the stack that are the application's own, the innermost first.
+
+    If there are none, the application may be installed beside the libraries, or be a text that was
+    given to ``exec()`` or ``python -c``. Then it is all frames that may be its.
+    """
+    several = list(frames(frame))
+    return [one for one in several if kind_of(one) == APPLICATION] or [
+        one
+        for one in several
+        if kind_of(one) == _LIBRARY
+        or (one.f_code.co_filename[:1] == "<" and one.f_code.co_filename[:7] != "<frozen")
+    ]
+
+
 def _site(frame: FrameType) -> Site:
     return Site(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name)
 
@@ -170,7 +185,10 @@ _ROADS = {name for _, name in _LOOPS}  # the names of what tells a road, and of 
 def _judge(name: str) -> int:
     if name.startswith("<"):  # what was made by exec(), or is frozen
         return _SKIPPED
-    path = os.path.abspath(name)
+    try:
+        path = os.path.abspath(name)
+    except OSError:  # the directory that a relative path is of has been removed
+        path = name
     if path.startswith(_OURS):
         return _SKIPPED
     if {"site-packages", "dist-packages"} & set(path.split(os.sep)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -13,7 +14,7 @@ from .. import forks
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Switch
 from ..refusals import hearing, route_here
-from .callsite import APPLICATION, Site, frames, here, kind_of
+from .callsite import Site, callers, frames, here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,7 @@ DRAIN = "drain"
 
 _HELD = 1.0  # seconds from which on a connection is noted as held
 _PICKED = 10.0  # seconds for which an engine counts as just picked
+_UNSURE = 1.0  # seconds after it began, in which an engine may have been picked before that
 _MOST_PICKED = 1000  # frames that have just picked an engine
 
 
@@ -105,6 +107,7 @@ class Notebook:
         """Rises with each note."""
         self.held: dict[int, Any] = {}  # by the identity of what its pool has given out
         self._picked: dict[int, tuple[CodeType, _Pick]] = {}
+        self._sure_from = -math.inf
 
     # -- being turned --------------------------------------------------------------------
 
@@ -123,6 +126,8 @@ class Notebook:
                 return
             if self._wishes:
                 self._forget()
+                if by == "file":
+                    self._sure_from = time.monotonic() + _UNSURE
                 self.since, self.on = time.time(), True
             else:
                 self.on, self.held = False, {}
@@ -194,15 +199,16 @@ class Notebook:
         if len(self._picked) >= _MOST_PICKED:
             self._picked.clear()
         pick = _Pick(time.monotonic(), [])
-        for one in frames(frame):
-            ours = kind_of(one) == APPLICATION
+        for one in callers(frame):
             # A module's frame is there as long as the program, where that is one file.
-            if ours and (not pick.frames or one.f_code.co_name != "<module>"):
+            if not pick.frames or one.f_code.co_name != "<module>":
                 pick.frames.append(id(one))
                 self._picked[id(one)] = one.f_code, pick
 
     def was_picked(self, frame: FrameType) -> bool:
-        """True if a call that is on the stack has asked the selector for its engine."""
+        """True if a call on the stack has asked the selector for its engine, or may have."""
+        if time.monotonic() < self._sure_from:
+            return True
         oldest = time.monotonic() - _PICKED
         for one in frames(frame) if self._picked else ():
             code, pick = self._picked.get(id(one), (None, None))
