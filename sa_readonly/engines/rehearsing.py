@@ -7,7 +7,6 @@ The examination is the one that refuses on a read-only engine. What was noted is
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..refusals import route_here
 from ..rehearsal import callsite
 from ..rehearsal.held import NAME, hold
-from ..rehearsal.notes import READ, Key
-from ..telemetry import fields
+from ..rehearsal.notes import READ, Key, failed, unbroken
 from . import guard, privates
-from .grace import Judging
+from .grace import Judging, judge
 from .guard import Gated, ReadOnly
 from .guarded import PASSED, Examining, Guarded
 
@@ -41,8 +39,6 @@ __all__ = [
     "rehearses",
 ]
 
-logger = logging.getLogger("sa_readonly")
-
 SERVED = "served"
 """The road of a connection in the place of which a read-only one would be given out."""
 FLUSH = "flush"
@@ -59,8 +55,6 @@ class Rehearsing(Gated, Examining):
     It is taken from the dialect again as :class:`.Judging` is, in the middle of a method.
     """
 
-    _sa_readonly_judges = False  # whether each statement is judged, as under AUTOCOMMIT
-
     def do_begin(self, dbapi_connection: Any) -> None:
         Gated.do_begin(self, dbapi_connection)
         _begin(dbapi_connection)
@@ -69,7 +63,11 @@ class Rehearsing(Gated, Examining):
         Gated.do_begin_twophase(self, connection, xid)
         _begin(connection.connection)
 
+    # What sends is taken before a text is examined: in that time the class may be taken away.
+
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        straight = self._sa_readonly_straight.get(cursor.__class__)  # its own would examine again
+        send = super(Gated, self).do_execute if straight is None else None
         try:
             held = privates.on_connection_of(context).__dict__[NAME]
             if not held.settled or statement not in self._sa_readonly_passed:
@@ -78,34 +76,34 @@ class Rehearsing(Gated, Examining):
             held = _examined(self, cursor, statement, parameters, context)
         held.running = cursor
         try:
-            if self._sa_readonly_judges:
-                Judging.do_execute(self, cursor, statement, parameters, context)  # type: ignore[arg-type]  # it is one then
-            elif (base := self._sa_readonly_straight.get(cursor.__class__)) is not None:
-                base.execute(cursor, statement, parameters)  # its own would examine once more
+            if isinstance(self, Judging):
+                judge(self, statement, parameters, context)
+            if send is None:
+                straight.execute(cursor, statement, parameters)  # type: ignore[union-attr]  # it is one of both
             else:
-                super(Gated, self).do_execute(cursor, statement, parameters, context)
+                send(cursor, statement, parameters, context)
         finally:
             held.running = None
 
     def do_executemany(
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
+        send = super(Gated, self).do_executemany
         held = _examined(self, cursor, statement, parameters, context)
         try:
-            if self._sa_readonly_judges:
-                Judging.do_executemany(self, cursor, statement, parameters, context)  # type: ignore[arg-type]  # the same
-            else:
-                super(Gated, self).do_executemany(cursor, statement, parameters, context)
+            if isinstance(self, Judging):
+                judge(self, statement, parameters, context)
+            send(cursor, statement, parameters, context)
         finally:
             held.running = None
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        send = super(Gated, self).do_execute_no_params
         held = _examined(self, cursor, statement, (), context)
         try:
-            if self._sa_readonly_judges:
-                Judging.do_execute_no_params(self, cursor, statement, context)  # type: ignore[arg-type]  # the same
-            else:
-                super(Gated, self).do_execute_no_params(cursor, statement, context)
+            if isinstance(self, Judging):
+                judge(self, statement, (), context)
+            send(cursor, statement, context)
         finally:
             held.running = None
 
@@ -155,8 +153,6 @@ class Rehearsing(Gated, Examining):
 class RehearsingJudging(Rehearsing, Judging):
     """The same, of connections under AUTOCOMMIT."""
 
-    _sa_readonly_judges = True
-
 
 class _Nothing:
     """What is known of a connection that belongs to no pool."""
@@ -166,10 +162,11 @@ class _Nothing:
 
 
 _NOTHING = _Nothing()
+_NONE: dict[str, Any] = {}
 
 
 def _begin(proxied: Any) -> None:
-    held = proxied.__dict__.get(NAME)
+    held = getattr(proxied, "__dict__", _NONE).get(NAME)
     if held is not None:
         held.begin()
 
@@ -181,14 +178,14 @@ def _examined(
     try:
         proxied = privates.on_connection_of(context)
         held: Held = proxied.__dict__.get(NAME) or hold(proxied)  # it was given out before
-    except (AttributeError, TypeError):  # SQLAlchemy asks a new server for its version
+    except Exception:  # noqa: BLE001  # above all as SQLAlchemy asks a new server for its version
         return _NOTHING
     held.running = cursor
     try:
         _examine(dialect, held, statement, parameters, context)
-    except Exception:  # whatever it is, the statement is sent
-        extra = fields("rehearsal_failed")
-        logger.exception("What a rehearsal would note of a statement is not known.", extra=extra)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the statement is sent
+        if isinstance(dialect, Rehearsing):  # else it has ended in another thread
+            failed(error)
     return held
 
 
@@ -212,6 +209,7 @@ def _examine(dialect: Any, held: Held, statement: str, parameters: Any, context:
         notebook.note(Key(call.site, held.route, _role_of(connection), READ), _A_READ)
 
 
+@unbroken
 def _note(dialect: Any, what: str, kind: str, connection: Any) -> None:
     """Note what is sent on a connection, and would be refused."""
     held = None
@@ -271,6 +269,11 @@ def refuse(
     behind = any(REFUSED in one for one in kept)
     for one in kept:
         one[REFUSED] = True
+    _note_here(dialect, what, kind, role, behind=behind)
+
+
+@unbroken
+def _note_here(dialect: Any, what: str, kind: str, role: str, *, behind: bool) -> None:
     _write(dialect, callsite.here(), what, kind, role, behind=behind)
 
 
@@ -279,6 +282,7 @@ def rehearses(engine: Engine) -> bool:
     return isinstance(engine.dialect, Rehearsing)
 
 
+@unbroken
 def checked_out(engine: Engine, proxied: Any) -> None:
     """Take note of a connection that is given out: code that has kept the engine is refused it."""
     dialect: Any = engine.dialect

@@ -50,7 +50,8 @@ class Call(NamedTuple):
 
 
 _UNKNOWN = Site("?", 0, "?")
-_roads: dict[CodeType, tuple[str, Callable[[FrameType], bool]]] = {}
+# By the identity of a code object: it is hashed anew each time, with all that is in it.
+_roads: dict[int, tuple[CodeType, str, Callable[[FrameType], bool]]] = {}
 _kinds: dict[str, int] = {}  # by the name of a file
 
 
@@ -63,7 +64,7 @@ def mark(function: Any, road: str, when: Callable[[FrameType], bool] = _always) 
 
     :param when: is asked of the function's frame.
     """
-    _roads[function.__code__] = (road, when)
+    _roads[id(function.__code__)] = (function.__code__, road, when)
     _ROADS.add(function.__name__)
 
 
@@ -77,7 +78,6 @@ def here(frame: FrameType | None = None) -> Call:
     greenlet: Any = None
     one = frame or sys._getframe(1)
     while True:
-        # By names: a code object is hashed anew each time, with all that is in it.
         code = one.f_code
         kind = _kinds.get(code.co_filename)
         if kind is None:
@@ -87,9 +87,9 @@ def here(frame: FrameType | None = None) -> Call:
         if kind == _LIBRARY:
             library = library or one
         elif code.co_name in _ROADS:
-            found = _roads.get(code)
-            if found is not None and found[1](one):
-                roads = (*roads, found[0])
+            found = _roads.get(id(code))
+            if found is not None and found[2](one):
+                roads = (*roads, found[1])
             elif (code.co_filename, code.co_name) in _LOOPS:
                 break  # what has started the loop has not asked for this
         back = one.f_back
@@ -170,7 +170,8 @@ _ROADS = {name for _, name in _LOOPS}  # the names of what tells a road, and of 
 def _judge(name: str) -> int:
     if name.startswith("<"):  # what was made by exec(), or is frozen
         return _SKIPPED
-    path = os.path.abspath(name)
+    # Not by abspath(), which fails where the directory of the process was removed.
+    path = os.path.normpath(name)
     if path.startswith(_OURS):
         return _SKIPPED
     if {"site-packages", "dist-packages"} & set(path.split(os.sep)):
