@@ -385,6 +385,25 @@ def test_a_statement_in_flight_outlives_the_end_of_the_rehearsal(
     assert done == [True]
 
 
+def stores(session: Session) -> None:
+    session.add(Book(title="stored"))
+    session.flush()
+
+
+def test_a_line_that_is_met_again_is_told_by_who_has_called_it(lite: App) -> None:
+    lite.start(rehearse=True)
+    for _ in range(3):
+        with lite.sessions() as session:
+            stores(session)
+        with Session(lite.engines["rw"]) as plain:
+            stores(plain)
+    assert {key.kind: (entry.first, entry.behind) for key, entry in noted(lite).items()} == {
+        "flush": (3, 0),
+        "connection": (3, 0),
+        "statement": (0, 3),
+    }
+
+
 def test_what_can_not_be_noted_does_not_break_the_application(
     lite: App, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,27 +63,25 @@ class Rehearsing(Gated, Examining):
         Gated.do_begin_twophase(self, connection, xid)
         _begin(connection.connection)
 
-    # What sends is taken before a text is examined: in that time the class may be taken away.
-
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        straight = self._sa_readonly_straight.get(cursor.__class__)  # its own would examine again
-        send = super(Gated, self).do_execute if straight is None else None
+        straight: type[Any] | None
         try:
             held = privates.on_connection_of(context).__dict__[NAME]
+            straight = self._sa_readonly_straight[cursor.__class__]  # its own would examine again
             if not held.settled or statement not in self._sa_readonly_passed:
-                held = _examined(self, cursor, statement, parameters, context)
+                straight = None
         except (KeyError, AttributeError):
-            held = _examined(self, cursor, statement, parameters, context)
+            straight = None
+        if straight is None:
+            _send(self, cursor, statement, parameters, context)
+            return
         held.running = cursor
         try:
-            if isinstance(self, Judging):
-                judge(self, statement, parameters, context)
-            if send is None:
-                straight.execute(cursor, statement, parameters)  # type: ignore[union-attr]  # it is one of both
-            else:
-                send(cursor, statement, parameters, context)
+            straight.execute(cursor, statement, parameters)
         finally:
             held.running = None
+
+    # What sends is taken before a text is examined: in that time the class may be taken away.
 
     def do_executemany(
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
@@ -153,6 +151,9 @@ class Rehearsing(Gated, Examining):
 class RehearsingJudging(Rehearsing, Judging):
     """The same, of connections under AUTOCOMMIT."""
 
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        _send(self, cursor, statement, parameters, context)
+
 
 class _Nothing:
     """What is known of a connection that belongs to no pool."""
@@ -163,6 +164,21 @@ class _Nothing:
 
 _NOTHING = _Nothing()
 _NONE: dict[str, Any] = {}
+
+
+def _send(dialect: Rehearsing, cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+    straight = dialect._sa_readonly_straight.get(cursor.__class__)
+    send = super(Gated, dialect).do_execute if straight is None else None
+    held = _examined(dialect, cursor, statement, parameters, context)
+    try:
+        if isinstance(dialect, Judging):
+            judge(dialect, statement, parameters, context)
+        if send is None:
+            straight.execute(cursor, statement, parameters)  # type: ignore[union-attr]  # it is one of both
+        else:
+            send(cursor, statement, parameters, context)
+    finally:
+        held.running = None
 
 
 def _begin(proxied: Any) -> None:
@@ -203,7 +219,7 @@ def _examine(dialect: Any, held: Held, statement: str, parameters: Any, context:
         return
     call = held.call
     if held.begun or SERVED not in call.roads:  # else it is this call that has checked it out
-        call = callsite.here()
+        call = callsite.here("read")
     held.begun = True
     for notebook in dialect._sa_readonly_notebooks:
         notebook.note(Key(call.site, held.route, _role_of(connection), READ), _A_READ)
@@ -218,7 +234,7 @@ def _note(dialect: Any, what: str, kind: str, connection: Any) -> None:
         held = vars(proxied).get(NAME)
     if held is not None:
         held.found = True
-    call = callsite.here()
+    call = callsite.here("statement")
     if FLUSH in call.roads:
         return  # the flush was noted before it began
     kept: dict[Any, Any] = getattr(connection, "_sa_readonly_pin", {})
@@ -274,7 +290,7 @@ def refuse(
 
 @unbroken
 def _note_here(dialect: Any, what: str, kind: str, role: str, *, behind: bool) -> None:
-    _write(dialect, callsite.here(), what, kind, role, behind=behind)
+    _write(dialect, callsite.here("session"), what, kind, role, behind=behind)
 
 
 def rehearses(engine: Engine) -> bool:

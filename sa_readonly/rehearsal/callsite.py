@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-__all__ = ["APPLICATION", "Call", "Site", "bear", "frames", "here", "kind_of", "mark"]
+__all__ = ["APPLICATION", "Call", "Site", "bear", "forget", "frames", "here", "kind_of", "mark"]
 
 _DEEPEST = 500  # frames that are looked at; a recursion may have made thousands
 APPLICATION, _LIBRARY, _SKIPPED = range(3)
@@ -68,28 +68,82 @@ def mark(function: Any, road: str, when: Callable[[FrameType], bool] = _always) 
     _ROADS.add(function.__name__)
 
 
-def here(frame: FrameType | None = None) -> Call:
+# Of the frames that tell a road in some calls only: the depth, what is asked, and the answer.
+_Checks = tuple[tuple[int, "Callable[[FrameType], bool]", bool], ...]
+
+# What was found, by what asked, the depth, and the call: the code of the application and where it
+# is, and the code that it has called. Python makes an object of each frame that is looked at, so a
+# walk costs more than all else that is noted. What is kept has the codes in it, so that they are.
+_found: dict[tuple[str, int, int, int, int], tuple[CodeType, CodeType, Call, _Checks]] = {}
+_depths: dict[str, tuple[int, ...]] = {}  # at which something was found, the last first
+_MOST_FOUND = 1000
+_MOST_DEPTHS = 3
+
+
+def here(by: str) -> Call:
     """Return where in the application's code the present call was made.
 
-    :param frame: the innermost frame that is looked at; by default that of the caller.
+    :param by: what asks; it asks from one place, or from several of one depth.
     """
+    for depth in _depths.get(by, ()):
+        try:
+            one, inner = sys._getframe(depth), sys._getframe(depth - 1).f_code
+        except ValueError:  # the stack is not so deep
+            continue
+        found = _found.get((by, depth, id(one.f_code), one.f_lasti, id(inner)))
+        if found is not None and all(when(sys._getframe(at)) is was for at, when, was in found[3]):
+            return found[2]
+    return _walk(sys._getframe(1), by)
+
+
+def forget() -> None:
+    """Keep no code of what was found."""
+    _found.clear()
+    _depths.clear()
+
+
+def _keep(
+    by: str | None,
+    depth: int,
+    frame: FrameType,
+    inner: CodeType | None,
+    *,
+    call: Call,
+    checks: _Checks,
+) -> None:
+    if by is None or inner is None:
+        return
+    if len(_found) >= _MOST_FOUND:
+        _found.clear()
+    code = frame.f_code
+    _found[by, depth, id(code), frame.f_lasti, id(inner)] = code, inner, call, checks
+    others = (one for one in _depths.get(by, ()) if one != depth)
+    _depths[by] = (depth, *others)[:_MOST_DEPTHS]
+
+
+def _walk(one: FrameType, by: str | None) -> Call:
+    """Return it by looking at each frame, from this one on, and keep it for what has asked."""
     roads: tuple[str, ...] = ()
     library: FrameType | None = None
     greenlet: Any = None
-    one = frame or sys._getframe(1)
+    depth, inner = 1, None  # of what has called here()
+    checks: _Checks = ()
     while True:
         code = one.f_code
-        kind = _kinds.get(code.co_filename)
-        if kind is None:
-            kind = kind_of(one)
+        kind = kind_of(one)
         if kind == APPLICATION:
-            return Call(_site(one), roads)
+            call = Call(_site(one), roads)
+            if greenlet is None:
+                _keep(by, depth, one, inner, call=call, checks=checks)
+            return call
         if kind == _LIBRARY:
             library = library or one
         elif code.co_name in _ROADS:
             found = _roads.get(id(code))
-            if found is not None and found[2](one):
-                roads = (*roads, found[1])
+            if found is not None:
+                holds = found[2](one)
+                checks = checks if found[2] is _always else (*checks, (depth, found[2], holds))
+                roads = (*roads, found[1]) if holds else roads
             elif (code.co_filename, code.co_name) in _LOOPS:
                 break  # what has started the loop has not asked for this
         back = one.f_back
@@ -97,7 +151,8 @@ def here(frame: FrameType | None = None) -> Call:
             back, greenlet = _beyond(greenlet)
             if back is None:
                 break
-        one = back
+        one, inner = back, code
+        depth += 1
     return Call(_born.get() if library is None else _site(library), roads)
 
 
@@ -110,7 +165,7 @@ def bear() -> None:
     SQLAlchemy ends ``async with Session.begin()`` in a task of its own, on whose stack nothing of
     the application is. It is noted where the session is made: on the same line.
     """
-    _born.set(here(sys._getframe(1)).site)
+    _born.set(_walk(sys._getframe(1), None).site)
 
 
 def frames(frame: FrameType) -> Iterator[FrameType]:

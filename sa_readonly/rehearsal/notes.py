@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Switch
 from ..refusals import hearing, route_here
 from ..telemetry import fields
-from .callsite import APPLICATION, Site, frames, here, kind_of
+from .callsite import APPLICATION, Site, forget, frames, here, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,6 +168,7 @@ class Notebook:
                 self.since, self.on = time.time(), True
             else:
                 self.on, self.held, self._picked = False, {}, {}
+                forget()
             self.changes += 1
             for thing, turned in list(self._following.items()):
                 turned(thing)
@@ -189,13 +190,13 @@ class Notebook:
         switch = self._switch()
         if self.on and error._lasting and switch is not None and not switch.known.read_only:
             kind = error._kind or "statement"
-            self.note(Key(here().site, route_here(), error._role, kind), what)
+            self.note(Key(here("error").site, route_here(), error._role, kind), what)
 
     @unbroken
     def note_here(self, what: str, kind: str) -> None:
         """Note what the application itself asks, and would be refused beforehand."""
         if self.on:
-            self.note(Key(here().site, route_here(), "primary", kind), what)
+            self.note(Key(here("beforehand").site, route_here(), "primary", kind), what)
 
     @unbroken
     def note_held(self) -> None:
