@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from sa_readonly import (
@@ -383,6 +383,30 @@ def test_a_statement_in_flight_outlives_the_end_of_the_rehearsal(
         else:
             assert connection.exec_driver_sql(Ending("select 77")).scalar() == 77
     assert done == [True]
+
+
+INSTALLED = """
+def make(cls, *args, **options):
+    return cls(*args, **options)
+
+def view(sessions, helper):
+    with sessions.begin() as session:
+        helper(session)
+"""
+HELPER = "def helper(session):\n    session.connection().exec_driver_sql('delete from book')"
+
+
+def test_an_application_that_is_installed_beside_its_libraries_is_named_itself(lite: App) -> None:
+    told: dict[str, Any] = {}
+    for name, code in (("shop/views.py", INSTALLED), ("orm_helpers.py", HELPER)):
+        exec(compile(code, f"/venv/lib/site-packages/{name}", "exec"), told)
+    selector = told["make"](
+        EngineSelector, lite.path, read_write=lite.engine("rw"), workers=False, rehearse=True
+    )
+    with selector:
+        told["view"](sessionmaker(selector, class_=RoutingSession), told["helper"])
+    (key,) = notebook_of(selector.switch).entries
+    assert key.site == Site("/venv/lib/site-packages/shop/views.py", 7, "view")
 
 
 def stores(session: Session) -> None:

@@ -1,7 +1,8 @@
 """Where in the application's own code something was asked for, told by the stack.
 
 Frames of SQLAlchemy, of this package, of the standard library and of what is installed beside it
-are skipped. Some of them tell by which road a connection is got, see :func:`mark`.
+are skipped, but for the package that has made the selector. Some of them tell by which road a
+connection is got, see :func:`mark`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-__all__ = ["APPLICATION", "Call", "Site", "bear", "forget", "frames", "here", "kind_of", "mark"]
+__all__ = [
+    "APPLICATION",
+    "Call",
+    "Site",
+    "bear",
+    "forget",
+    "frames",
+    "here",
+    "kind_of",
+    "mark",
+    "own",
+]
 
 _DEEPEST = 500  # frames that are looked at; a recursion may have made thousands
 APPLICATION, _LIBRARY, _SKIPPED = range(3)
@@ -53,6 +65,8 @@ _UNKNOWN = Site("?", 0, "?")
 # By the identity of a code object: it is hashed anew each time, with all that is in it.
 _roads: dict[int, tuple[CodeType, str, Callable[[FrameType], bool]]] = {}
 _kinds: dict[str, int] = {}  # by the name of a file
+_BESIDE = {"site-packages", "dist-packages"}
+_owned: list[str] = []  # what is the application's of what is installed: packages, or modules
 
 
 def _always(_: FrameType) -> bool:
@@ -94,6 +108,25 @@ def here(by: str) -> Call:
         if found is not None and all(when(sys._getframe(at)) is was for at, when, was in found[3]):
             return found[2]
     return _walk(sys._getframe(1), by)
+
+
+def own(frame: FrameType) -> None:
+    """Count the package whose code makes a selector as the application's, where it is installed.
+
+    An application may be a package beside the libraries: nothing else tells it from one.
+
+    :param frame: the innermost frame that is looked at.
+    """
+    for one in frames(frame):
+        kind = kind_of(one)
+        if kind == _LIBRARY:
+            parts = os.path.normpath(one.f_code.co_filename).split(os.sep)
+            beside = max(parts.index(name) for name in _BESIDE if name in parts)
+            _owned.append(os.sep.join(parts[: beside + 2]))
+            _kinds.clear()
+            forget()
+        if kind != _SKIPPED:
+            return
 
 
 def forget() -> None:
@@ -229,6 +262,7 @@ def _judge(name: str) -> int:
     path = os.path.normpath(name)
     if path.startswith(_OURS):
         return _SKIPPED
-    if {"site-packages", "dist-packages"} & set(path.split(os.sep)):
-        return _LIBRARY
+    if _BESIDE & set(path.split(os.sep)):
+        owned = any(path == one or path.startswith(one + os.sep) for one in _owned)
+        return APPLICATION if owned else _LIBRARY
     return _SKIPPED if path.startswith(_STANDARD) else APPLICATION
