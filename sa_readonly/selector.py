@@ -39,6 +39,7 @@ from .hold.engine import held_engine
 from .hold.queue import Queue
 from .hold.ticket import check_hold, check_max_held
 from .mode import Mode, State, Switch
+from .rehearsal.callsite import own
 from .rehearsal.notes import notebook_of, wanted
 from .telemetry import fields
 from .workers.counts import counted
@@ -128,6 +129,7 @@ class EngineSelector(Asking, Bind):
         rehearse = wanted(rehearse)
         self.switch = switch_of(switch)
         self._notebook = notebook_of(self.switch)
+        own(sys._getframe(1))
         if rehearse:
             self._notebook.wish("process", on=True)
         self.held = Queue(self, check_max_held(max_held))

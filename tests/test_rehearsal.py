@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from sa_readonly import (
     ConfigurationError,
+    Engines,
     EngineSelector,
     FixedSwitch,
     Mode,
     ReadOnlyError,
     RoutingSession,
 )
+from sa_readonly.refusals import RequestNote
 from sa_readonly.rehearsal import notes
 from sa_readonly.rehearsal.callsite import Site
 from sa_readonly.rehearsal.notes import DRAIN, READ, Entry, Key, Notebook, notebook_of
 from sa_readonly.rehearsal.sheet import LIMIT, decoded, encoded, put_together, sheet_of
-from tests.app import App, Author, Book, Which, need
+from tests.app import App, Author, Book, Which, in_thread, need
 
 HERE = __file__
 
@@ -332,6 +337,128 @@ def test_an_engine_by_url_rehearses(lite: App, monkeypatch: pytest.MonkeyPatch) 
         (HERE, "statement"),
     }
     engine.dispose()
+
+
+def test_a_replica_that_is_taken_away_too_is_read_in_a_rehearsal_and_refuses(app: App) -> None:
+    replica = app.make_engine(app.urls["ro"])
+    app.start(rehearse=True, read_write=Engines(app.engine("rw"), replica))
+    with app.sessions(role="replica") as session:
+        assert session.scalar(select(Which.name)) == "ro"
+        cursor = session.connection().connection.cursor()
+        with pytest.raises((ReadOnlyError, sqlite3.OperationalError)):
+            cursor.execute("insert into book (title) values ('raw')")
+    replica.dispose()
+    assert app.titles("ro") == []
+
+
+def flips(app: App) -> None:
+    app.on()
+    app.selector.check()
+
+
+def closes(app: App) -> None:
+    app.selector.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"isolation_level": "AUTOCOMMIT"}])
+@pytest.mark.parametrize("ends", [flips, closes])
+def test_a_statement_in_flight_outlives_the_end_of_the_rehearsal(
+    lite: App, ends: Callable[[App], None], options: dict[str, Any]
+) -> None:
+    engine = lite.engine("rw", **options)
+    lite.start(rehearse=True, grace=60)
+
+    class Ending(str):
+        def lower(self) -> str:  # asked as the text is examined
+            done.append(True)
+            in_thread(lambda: ends(lite))
+            return super().lower()
+
+    done: list[bool] = []
+    with engine.connect() as connection:
+        connection.execute(select(Which))
+        if options and ends is flips:
+            with pytest.raises(ReadOnlyError):
+                connection.exec_driver_sql(Ending("select 77"))
+        else:
+            assert connection.exec_driver_sql(Ending("select 77")).scalar() == 77
+    assert done == [True]
+
+
+INSTALLED = """
+def make(cls, *args, **options):
+    return cls(*args, **options)
+
+def view(sessions, helper):
+    with sessions.begin() as session:
+        helper(session)
+"""
+HELPER = "def helper(session):\n    session.connection().exec_driver_sql('delete from book')"
+
+
+def test_an_application_that_is_installed_beside_its_libraries_is_named_itself(lite: App) -> None:
+    told: dict[str, Any] = {}
+    for name, code in (("shop/views.py", INSTALLED), ("orm_helpers.py", HELPER)):
+        exec(compile(code, f"/venv/lib/site-packages/{name}", "exec"), told)
+    selector = told["make"](
+        EngineSelector, lite.path, read_write=lite.engine("rw"), workers=False, rehearse=True
+    )
+    with selector:
+        told["view"](sessionmaker(selector, class_=RoutingSession), told["helper"])
+    (key,) = notebook_of(selector.switch).entries
+    assert key.site == Site("/venv/lib/site-packages/shop/views.py", 7, "view")
+
+
+def stores(session: Session) -> None:
+    session.add(Book(title="stored"))
+    session.flush()
+
+
+def test_a_line_that_is_met_again_is_told_by_who_has_called_it(lite: App) -> None:
+    lite.start(rehearse=True)
+    for _ in range(3):
+        with lite.sessions() as session:
+            stores(session)
+        with Session(lite.engines["rw"]) as plain:
+            stores(plain)
+    assert {key.kind: (entry.first, entry.behind) for key, entry in noted(lite).items()} == {
+        "flush": (3, 0),
+        "connection": (3, 0),
+        "statement": (0, 3),
+    }
+
+
+def test_what_can_not_be_noted_does_not_break_the_application(
+    lite: App, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start(rehearse=True)
+    monkeypatch.setattr(notes, "_failed", set())
+
+    def route() -> str:
+        raise ValueError("the application's own")
+
+    with RequestNote(route=route):
+        for road in ROADS:
+            road(lite)
+    assert {"text", "core", "autocommit", "flush", "bulk", "changed"} <= set(lite.titles("rw"))
+    assert noted(lite) == {}
+    (record,) = caplog.records
+    assert record.getMessage() == "Something could not be noted in a rehearsal."
+
+
+def test_code_of_a_relative_name_is_named_though_its_directory_was_removed(
+    lite: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start(rehearse=True)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code = "def road():\n    selector.require_read_write()"
+    told: dict[str, Any] = {"selector": lite.selector}
+    exec(compile(code, "relative.py", "exec"), told)
+    told["road"]()
+    assert [place_of(key) for key in noted(lite)] == [("road", 2, "relative.py", "beforehand")]
 
 
 @pytest.mark.parametrize("wrong", ["yes", 1, None])

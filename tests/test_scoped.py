@@ -112,9 +112,8 @@ def test_a_role_that_is_set_on_an_async_session_is_refused_with_the_cure(lite: A
             with pytest.raises(ConfigurationError) as caught:
                 await session.scalar(WHICH)
             assert str(caught.value) == (
-                "AsyncSession.role was set to 'replica', which reaches no session: the transaction "
-                "would be of the role 'primary'. Set session.sync_session.role, or make the "
-                "session with role='replica'."
+                "AsyncSession.role was set to 'replica', which reaches no session: it is of the "
+                "role 'primary'. Set session.sync_session.role, or give role='replica' to it."
             )
             session.sync_session.role = "replica"
             assert await session.scalar(WHICH) == "ro"

@@ -341,7 +341,8 @@ def test_it_needs_neither_the_command_nor_a_file_nor_a_directory() -> None:
         timeout=60,
         check=True,
     )
-    known = ["announced", "errors", "mode", "text", "workers"]
+    known = ["announced", "errors", "forks", "mode", "refusals", "rehearsal"]
+    known += ["rehearsal.callsite", "rehearsal.notes", "telemetry", "text", "workers"]
     known += [f"workers.{name}" for name in ROOMS]
     assert done.stdout.split() == [f"sa_readonly.{name}" for name in known]
 

@@ -21,7 +21,7 @@ from .guard import Gated, GatedReadOnly
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-__all__ = ["Judging", "JudgingReadOnly"]
+__all__ = ["Judging", "JudgingReadOnly", "judge"]
 
 _READ_ONLY_MODE = Mode.READ_ONLY  # an attribute of a class of enum is slow, in Python 3.11
 
@@ -33,20 +33,18 @@ class Judging(Gated):
     is called is a function, or found from :class:`.Gated` on.
     """
 
-    _sa_readonly_judges = True
-
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        _judge(self, statement, parameters, context)
+        judge(self, statement, parameters, context)
         super(Gated, self).do_execute(cursor, statement, parameters, context)
 
     def do_executemany(
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
-        _judge(self, statement, parameters, context)
+        judge(self, statement, parameters, context)
         super(Gated, self).do_executemany(cursor, statement, parameters, context)
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
-        _judge(self, statement, (), context)
+        judge(self, statement, (), context)
         super(Gated, self).do_execute_no_params(cursor, statement, context)
 
     def do_commit(self, dbapi_connection: Any) -> None:
@@ -92,8 +90,10 @@ class JudgingReadOnly(Judging, GatedReadOnly):
 _ending: ContextVar[bool] = ContextVar("sa_readonly_ending", default=False)
 
 
-def _judge(dialect: Any, statement: str, parameters: Any, context: Any) -> None:
+def judge(dialect: Any, statement: str, parameters: Any, context: Any) -> None:
     """Refuse a statement that may not be sent any more."""
+    if not isinstance(dialect, Gated):
+        return  # its selector was closed in another thread
     limits = dialect._sa_readonly_limits
     if not limits and not dialect._sa_readonly_bars:
         now = clock()

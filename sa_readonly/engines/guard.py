@@ -76,7 +76,8 @@ class Connecting(Guarded):
             with poolers.told(self):
                 connection = super().connect(*cargs, **locks.start_up(self, cparams))
         else:
-            rehearses = bool(self._sa_readonly_notebooks)
+            # Not of a replica, whose cursors refuse.
+            rehearses = bool(self._sa_readonly_notebooks) and not self._sa_readonly_never_writes
             if rehearses:
                 cparams = noting_start(self, cparams)
             connection = super().connect(*cargs, **bounded(self.driver, cparams))

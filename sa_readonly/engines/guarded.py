@@ -47,7 +47,6 @@ class Guarded(DefaultDialect):
     _sa_readonly_serves = False  # whether it serves the role "replica" while read-write
     _sa_readonly_pooler: str | None = None  # one of poolers.POOLERS
     _sa_readonly_offered = False  # whether the first lock goes into the start-up packet
-    _sa_readonly_judges = False  # whether each statement is judged, see grace.py
     # The driver's own class behind each class of cursors that examines.
     _sa_readonly_straight: Mapping[type[Any], type[Any]] = {}
     _sa_readonly_notebooks: tuple[Notebook, ...] = ()  # see rehearsing.py

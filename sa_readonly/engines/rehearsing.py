@@ -7,7 +7,6 @@ The examination is the one that refuses on a read-only engine. What was noted is
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..refusals import route_here
 from ..rehearsal import callsite
 from ..rehearsal.held import NAME, hold
-from ..rehearsal.notes import READ, Key
-from ..telemetry import fields
+from ..rehearsal.notes import READ, Key, failed, unbroken
 from . import guard, privates
-from .grace import Judging
+from .grace import Judging, judge
 from .guard import Gated, ReadOnly
 from .guarded import PASSED, Examining, Guarded
 
@@ -40,8 +38,6 @@ __all__ = [
     "refuse",
     "rehearses",
 ]
-
-logger = logging.getLogger("sa_readonly")
 
 SERVED = "served"
 """The road of a connection in the place of which a read-only one would be given out."""
@@ -69,46 +65,44 @@ class Rehearsing(Gated, Examining):
         _begin(connection.connection)
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        send = super(Gated, self).do_execute
-        judges, straight = self._sa_readonly_judges, self._sa_readonly_straight
+        straight: type[Any] | None
         try:
             held = privates.on_connection_of(context).__dict__[NAME]
+            straight = self._sa_readonly_straight[cursor.__class__]  # its own would examine again
             if not held.settled or statement not in self._sa_readonly_passed:
-                held = _examined(self, cursor, statement, parameters, context)
+                straight = None
         except (KeyError, AttributeError):
-            held = _examined(self, cursor, statement, parameters, context)
+            straight = None
+        if straight is None:
+            _send(self, cursor, statement, parameters, context)
+            return
         held.running = cursor
         try:
-            if judges:
-                Judging.do_execute(self, cursor, statement, parameters, context)  # type: ignore[arg-type]  # it is one then
-            elif (base := straight.get(cursor.__class__)) is not None:
-                base.execute(cursor, statement, parameters)  # its own would examine once more
-            else:
-                send(cursor, statement, parameters, context)
+            straight.execute(cursor, statement, parameters)
         finally:
             held.running = None
+
+    # What sends is taken before a text is examined: in that time the class may be taken away.
 
     def do_executemany(
         self, cursor: Any, statement: str, parameters: Any, context: Any = None
     ) -> None:
-        send, judges = super(Gated, self).do_executemany, self._sa_readonly_judges
+        send = super(Gated, self).do_executemany
         held = _examined(self, cursor, statement, parameters, context)
         try:
-            if judges:
-                Judging.do_executemany(self, cursor, statement, parameters, context)  # type: ignore[arg-type]  # the same
-            else:
-                send(cursor, statement, parameters, context)
+            if isinstance(self, Judging):
+                judge(self, statement, parameters, context)
+            send(cursor, statement, parameters, context)
         finally:
             held.running = None
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
-        send, judges = super(Gated, self).do_execute_no_params, self._sa_readonly_judges
+        send = super(Gated, self).do_execute_no_params
         held = _examined(self, cursor, statement, (), context)
         try:
-            if judges:
-                Judging.do_execute_no_params(self, cursor, statement, context)  # type: ignore[arg-type]  # the same
-            else:
-                send(cursor, statement, context)
+            if isinstance(self, Judging):
+                judge(self, statement, (), context)
+            send(cursor, statement, context)
         finally:
             held.running = None
 
@@ -158,6 +152,9 @@ class Rehearsing(Gated, Examining):
 class RehearsingJudging(Rehearsing, Judging):
     """The same, of connections under AUTOCOMMIT."""
 
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        _send(self, cursor, statement, parameters, context)
+
 
 class _Nothing:
     """What is known of a connection that belongs to no pool."""
@@ -167,10 +164,26 @@ class _Nothing:
 
 
 _NOTHING = _Nothing()
+_NONE: dict[str, Any] = {}
+
+
+def _send(dialect: Rehearsing, cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+    straight = dialect._sa_readonly_straight.get(cursor.__class__)
+    send = super(Gated, dialect).do_execute if straight is None else None
+    held = _examined(dialect, cursor, statement, parameters, context)
+    try:
+        if isinstance(dialect, Judging):
+            judge(dialect, statement, parameters, context)
+        if send is None:
+            straight.execute(cursor, statement, parameters)  # type: ignore[union-attr]  # it is one of both
+        else:
+            send(cursor, statement, parameters, context)
+    finally:
+        held.running = None
 
 
 def _begin(proxied: Any) -> None:
-    held = proxied.__dict__.get(NAME)
+    held = getattr(proxied, "__dict__", _NONE).get(NAME)
     if held is not None:
         held.begin()
 
@@ -182,16 +195,14 @@ def _examined(
     try:
         proxied = privates.on_connection_of(context)
         held: Held = proxied.__dict__.get(NAME) or hold(proxied)  # it was given out before
-    except (AttributeError, TypeError):  # SQLAlchemy asks a new server for its version
+    except Exception:  # noqa: BLE001  # above all as SQLAlchemy asks a new server for its version
         return _NOTHING
     held.running = cursor
     try:
         _examine(dialect, held, statement, parameters, context)
-    except Exception:  # whatever it is, the statement is sent
-        if not isinstance(dialect, Guarded):
-            return held  # its selector was closed meanwhile
-        extra = fields("rehearsal_failed")
-        logger.exception("What a rehearsal would note of a statement is not known.", extra=extra)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the statement is sent
+        if isinstance(dialect, Rehearsing):  # else it has ended in another thread
+            failed(error)
     return held
 
 
@@ -209,12 +220,13 @@ def _examine(dialect: Any, held: Held, statement: str, parameters: Any, context:
         return
     call = held.call
     if held.begun or SERVED not in call.roads:  # else it is this call that has checked it out
-        call = callsite.here()
+        call = callsite.here("read")
     held.begun = True
     for notebook in dialect._sa_readonly_notebooks:
         notebook.note(Key(call.site, held.route, _role_of(connection), READ), _A_READ)
 
 
+@unbroken
 def _note(dialect: Any, what: str, kind: str, connection: Any) -> None:
     """Note what is sent on a connection, and would be refused."""
     held = None
@@ -223,7 +235,7 @@ def _note(dialect: Any, what: str, kind: str, connection: Any) -> None:
         held = vars(proxied).get(NAME)
     if held is not None:
         held.found = True
-    call = callsite.here()
+    call = callsite.here("statement")
     if FLUSH in call.roads:
         return  # the flush was noted before it began
     kept: dict[Any, Any] = getattr(connection, "_sa_readonly_pin", {})
@@ -274,7 +286,12 @@ def refuse(
     behind = any(REFUSED in one for one in kept)
     for one in kept:
         one[REFUSED] = True
-    _write(dialect, callsite.here(), what, kind, role, behind=behind)
+    _note_here(dialect, what, kind, role, behind=behind)
+
+
+@unbroken
+def _note_here(dialect: Any, what: str, kind: str, role: str, *, behind: bool) -> None:
+    _write(dialect, callsite.here("session"), what, kind, role, behind=behind)
 
 
 def rehearses(engine: Engine) -> bool:
@@ -282,6 +299,7 @@ def rehearses(engine: Engine) -> bool:
     return isinstance(engine.dialect, Rehearsing)
 
 
+@unbroken
 def checked_out(engine: Engine, proxied: Any) -> None:
     """Take note of a connection that is given out: code that has kept the engine is refused it."""
     dialect: Any = engine.dialect

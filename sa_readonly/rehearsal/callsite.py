@@ -1,7 +1,8 @@
 """Where in the application's own code something was asked for, told by the stack.
 
 Frames of SQLAlchemy, of this package, of the standard library and of what is installed beside it
-are skipped. Some of them tell by which road a connection is got, see :func:`mark`.
+are skipped, but for the package that has made the selector. Some of them tell by which road a
+connection is got, see :func:`mark`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-__all__ = ["Call", "Site", "bear", "callers", "frames", "here", "mark"]
+__all__ = [
+    "APPLICATION",
+    "Call",
+    "Site",
+    "bear",
+    "callers",
+    "forget",
+    "frames",
+    "here",
+    "kind_of",
+    "mark",
+    "own",
+]
 
 _DEEPEST = 500  # frames that are looked at; a recursion may have made thousands
 APPLICATION, _LIBRARY, _SKIPPED = range(3)
@@ -50,8 +63,11 @@ class Call(NamedTuple):
 
 
 _UNKNOWN = Site("?", 0, "?")
-_roads: dict[CodeType, tuple[str, Callable[[FrameType], bool]]] = {}
+# By the identity of a code object: it is hashed anew each time, with all that is in it.
+_roads: dict[int, tuple[CodeType, str, Callable[[FrameType], bool]]] = {}
 _kinds: dict[str, int] = {}  # by the name of a file
+_BESIDE = {"site-packages", "dist-packages"}
+_owned: list[str] = []  # what is the application's of what is installed: packages, or modules
 
 
 def _always(_: FrameType) -> bool:
@@ -63,33 +79,105 @@ def mark(function: Any, road: str, when: Callable[[FrameType], bool] = _always) 
 
     :param when: is asked of the function's frame.
     """
-    _roads[function.__code__] = (road, when)
+    _roads[id(function.__code__)] = (function.__code__, road, when)
     _ROADS.add(function.__name__)
 
 
-def here(frame: FrameType | None = None) -> Call:
+# Of the frames that tell a road in some calls only: the depth, what is asked, and the answer.
+_Checks = tuple[tuple[int, "Callable[[FrameType], bool]", bool], ...]
+
+# What was found, by what asked, the depth, and the call: the code of the application and where it
+# is, and the code that it has called. Python makes an object of each frame that is looked at, so a
+# walk costs more than all else that is noted. What is kept has the codes in it, so that they are.
+_found: dict[tuple[str, int, int, int, int], tuple[CodeType, CodeType, Call, _Checks]] = {}
+_depths: dict[str, tuple[int, ...]] = {}  # at which something was found, the last first
+_MOST_FOUND = 1000
+_MOST_DEPTHS = 3
+
+
+def here(by: str) -> Call:
     """Return where in the application's code the present call was made.
 
-    :param frame: the innermost frame that is looked at; by default that of the caller.
+    :param by: what asks; it asks from one place, or from several of one depth.
     """
+    for depth in _depths.get(by, ()):
+        try:
+            one, inner = sys._getframe(depth), sys._getframe(depth - 1).f_code
+        except ValueError:  # the stack is not so deep
+            continue
+        found = _found.get((by, depth, id(one.f_code), one.f_lasti, id(inner)))
+        if found is not None and all(when(sys._getframe(at)) is was for at, when, was in found[3]):
+            return found[2]
+    return _walk(sys._getframe(1), by)
+
+
+def own(frame: FrameType) -> None:
+    """Count the package whose code makes a selector as the application's, where it is installed.
+
+    An application may be a package beside the libraries: nothing else tells it from one.
+
+    :param frame: the innermost frame that is looked at.
+    """
+    for one in frames(frame):
+        kind = kind_of(one)
+        if kind == _LIBRARY:
+            parts = os.path.normpath(one.f_code.co_filename).split(os.sep)
+            beside = max(parts.index(name) for name in _BESIDE if name in parts)
+            _owned.append(os.sep.join(parts[: beside + 2]))
+            _kinds.clear()
+            forget()
+        if kind != _SKIPPED:
+            return
+
+
+def forget() -> None:
+    """Keep no code of what was found."""
+    _found.clear()
+    _depths.clear()
+
+
+def _keep(
+    by: str | None,
+    depth: int,
+    frame: FrameType,
+    inner: CodeType | None,
+    *,
+    call: Call,
+    checks: _Checks,
+) -> None:
+    if by is None or inner is None:
+        return
+    if len(_found) >= _MOST_FOUND:
+        _found.clear()
+    code = frame.f_code
+    _found[by, depth, id(code), frame.f_lasti, id(inner)] = code, inner, call, checks
+    others = (one for one in _depths.get(by, ()) if one != depth)
+    _depths[by] = (depth, *others)[:_MOST_DEPTHS]
+
+
+def _walk(one: FrameType, by: str | None) -> Call:
+    """Return it by looking at each frame, from this one on, and keep it for what has asked."""
     roads: tuple[str, ...] = ()
     library: FrameType | None = None
     greenlet: Any = None
-    one = frame or sys._getframe(1)
+    depth, inner = 1, None  # of what has called here()
+    checks: _Checks = ()
     while True:
-        # By names: a code object is hashed anew each time, with all that is in it.
         code = one.f_code
-        kind = _kinds.get(code.co_filename)
-        if kind is None:
-            kind = kind_of(one)
+        kind = kind_of(one)
         if kind == APPLICATION:
-            return Call(_site(one), roads)
+            call = Call(_site(one), roads)
+            if greenlet is None:
+                _keep(by, depth, one, inner, call=call, checks=checks)
+            return call
         if kind == _LIBRARY:
             library = library or one
         elif code.co_name in _ROADS:
-            found = _roads.get(code)
-            if found is not None and found[1](one):
-                roads = (*roads, found[0])
+            found = _roads.get(id(code))
+            if found is not None:
+                holds = found[2](one)
+                checks = checks if found[2] is _always else (*checks, (depth, found[2], holds))
+                roads = (*roads, found[1]) if holds else roads
             elif (code.co_filename, code.co_name) in _LOOPS:
                 break  # what has started the loop has not asked for this
         back = one.f_back
@@ -97,7 +185,8 @@ def here(frame: FrameType | None = None) -> Call:
             back, greenlet = _beyond(greenlet)
             if back is None:
                 break
-        one = back
+        one, inner = back, code
+        depth += 1
     return Call(_born.get() if library is None else _site(library), roads)
 
 
@@ -110,7 +199,7 @@ def bear() -> None:
     SQLAlchemy ends ``async with Session.begin()`` in a task of its own, on whose stack nothing of
     the application is. It is noted where the session is made: on the same line.
     """
-    _born.set(here(sys._getframe(1)).site)
+    _born.set(_walk(sys._getframe(1), None).site)
 
 
 def frames(frame: FrameType) -> Iterator[FrameType]:
@@ -185,12 +274,11 @@ _ROADS = {name for _, name in _LOOPS}  # the names of what tells a road, and of 
 def _judge(name: str) -> int:
     if name.startswith("<"):  # what was made by exec(), or is frozen
         return _SKIPPED
-    try:
-        path = os.path.abspath(name)
-    except OSError:  # the directory that a relative path is of has been removed
-        path = name
+    # Not by abspath(), which fails where the directory of the process was removed.
+    path = os.path.normpath(name)
     if path.startswith(_OURS):
         return _SKIPPED
-    if {"site-packages", "dist-packages"} & set(path.split(os.sep)):
-        return _LIBRARY
+    if _BESIDE & set(path.split(os.sep)):
+        owned = any(path == one or path.startswith(one + os.sep) for one in _owned)
+        return APPLICATION if owned else _LIBRARY
     return _SKIPPED if path.startswith(_STANDARD) else APPLICATION

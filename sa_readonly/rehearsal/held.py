@@ -40,7 +40,7 @@ class Held:
 
     def __init__(self, proxied: Any) -> None:
         self._proxied = weakref.ref(proxied)
-        self.call = here()
+        self.call = here("connection")
         self.since = time.monotonic()
         self.route = route_here()
         self.role = "primary"

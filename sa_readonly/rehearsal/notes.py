@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
 import time
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from .. import forks
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Switch
 from ..refusals import hearing, route_here
-from .callsite import Site, callers, frames, here
+from ..telemetry import fields
+from .callsite import Site, callers, forget, frames, here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, FrameType
 
-__all__ = ["DRAIN", "MOST", "READ", "REHEARSE", "Entry", "Key", "Notebook", "notebook_of", "wanted"]
+__all__ = [
+    "DRAIN",
+    "MOST",
+    "READ",
+    "REHEARSE",
+    "Entry",
+    "Key",
+    "Notebook",
+    "failed",
+    "notebook_of",
+    "unbroken",
+    "wanted",
+]
+
+logger = logging.getLogger("sa_readonly")
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 REHEARSE = "SA_READONLY_REHEARSE"
 """The environment variable that has a process rehearse from its start."""
@@ -75,6 +93,30 @@ class Entry:
     last: float = 0.0
     longest: float = 0.0
     idle: bool = False
+
+
+_failed: set[int] = set()  # the processes that have logged it
+
+
+def failed(error: Exception) -> None:
+    """Log, once a process, that something could not be noted."""
+    if os.getpid() not in _failed:
+        _failed.add(os.getpid())
+        extra = fields("rehearsal_failed")
+        logger.error("Something could not be noted in a rehearsal.", exc_info=error, extra=extra)
+
+
+def unbroken(note: Callable[P, None]) -> Callable[P, None]:
+    """Have a function that notes raise nothing: the application goes on, whatever it is."""
+
+    @wraps(note)
+    def noting(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            note(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # whatever it is
+            failed(error)
+
+    return noting
 
 
 class Notebook:
@@ -130,7 +172,8 @@ class Notebook:
                     self._sure_from = time.monotonic() + _UNSURE
                 self.since, self.on = time.time(), True
             else:
-                self.on, self.held = False, {}
+                self.on, self.held, self._picked = False, {}, {}
+                forget()
             self.changes += 1
             for thing, turned in list(self._following.items()):
                 turned(thing)
@@ -146,18 +189,21 @@ class Notebook:
             elif entry is not None:
                 entry.first += 1
 
+    @unbroken
     def hear(self, error: ReadOnlyError, what: str) -> None:
         """Note what was refused, if it is refused in either mode, and so in the night."""
         switch = self._switch()
         if self.on and error._lasting and switch is not None and not switch.known.read_only:
             kind = error._kind or "statement"
-            self.note(Key(here().site, route_here(), error._role, kind), what)
+            self.note(Key(here("error").site, route_here(), error._role, kind), what)
 
+    @unbroken
     def note_here(self, what: str, kind: str) -> None:
         """Note what the application itself asks, and would be refused beforehand."""
         if self.on:
-            self.note(Key(here().site, route_here(), "primary", kind), what)
+            self.note(Key(here("beforehand").site, route_here(), "primary", kind), what)
 
+    @unbroken
     def note_held(self) -> None:
         """Note what has been held for long; called now and then."""
         now = time.monotonic()
@@ -190,6 +236,7 @@ class Notebook:
 
     # -- engines that were picked ----------------------------------------------------------
 
+    @unbroken
     def pick(self, frame: FrameType) -> None:
         """Note that a call has just asked the selector for an engine, by the mode of now.
 

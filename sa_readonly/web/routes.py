@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ def route_of(environ: Mapping[str, Any]) -> str | None:
     """Return the route of a WSGI request as ``POST /entries/<id>``, or None."""
     for path in _WSGI:
         found: Any = environ
-        for name in path:
-            found = found.get(name) if hasattr(found, "get") else getattr(found, name, None)
+        with contextlib.suppress(Exception):  # what they keep there may fail to tell it
+            for name in path:
+                found = found.get(name) if hasattr(found, "get") else getattr(found, name, None)
         if isinstance(found, str):
             return f"{environ.get('REQUEST_METHOD')} {found}"
     return None
