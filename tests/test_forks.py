@@ -238,7 +238,9 @@ def test_a_subscriber_that_is_collected_is_forgotten() -> None:
     one = Gone()
     del one, Gone
     gc.collect()
-    assert (len(forks._before), len(forks._in_parent), len(forks._in_child)) == before
+    # Those of earlier tests may be forgotten meanwhile.
+    now = len(forks._before), len(forks._in_parent), len(forks._in_child)
+    assert all(one <= other for one, other in zip(now, before, strict=True))
 
 
 def test_importing_sets_no_hook() -> None:
