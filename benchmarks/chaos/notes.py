@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.history import READ_ONLY, READ_WRITE, Event
+from benchmarks.history import Event
 from sa_readonly.workers.process import born
 
 
@@ -54,14 +54,12 @@ def _name(slot: str) -> str:
 
 
 class Flips(logging.Handler):
-    """Notes each flip that the process logs."""
+    """Notes each flip that the process logs, and that it begins read-only."""
 
     def __init__(self, notes: Notes) -> None:
         super().__init__()
         self._notes = notes
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        for one, other in ((READ_WRITE, READ_ONLY), (READ_ONLY, READ_WRITE)):
-            if message.startswith(f"sa_readonly: {one} -> {other}"):
-                self._notes.note("flip", to=other)
+        if getattr(record, "sa_readonly_event", None) in ("flip", "starts"):
+            self._notes.note("flip", to=vars(record)["sa_readonly_mode"])
