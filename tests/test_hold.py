@@ -122,8 +122,8 @@ def test_a_turn_ends_after_100_ms_at_the_latest(night: Night) -> None:
 
 
 def test_one_whose_hold_ends_is_refused_and_the_others_wait_on(night: Night) -> None:
-    night.wait("short", hold=0.02)
     night.wait("long")
+    night.wait("short", hold=0.02)
     wait_until(lambda: night.told, "its hold ends")
     assert night.told == [("short", "It was held for 0.02 s.")]
     assert night.end()[1:] == ["long"]
