@@ -49,6 +49,7 @@ def ask(port: int, method: str, **body: str) -> tuple[int, Any]:
         return response.status, json.loads(response.read())
 
 
+@once
 @pytest.mark.parametrize("driver", ["asyncpg", pytest.param("psycopg", marks=once)])
 def test_uvicorn_with_several_workers(
     site: Site,  # noqa: F811  # the fixture

@@ -108,6 +108,7 @@ def test_the_demo_exits_with_0_and_shows_each_check(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # its files are gone
 
 
+@once
 def test_the_output_is_plain_when_it_is_not_a_terminal() -> None:
     done = invoke("--seconds", "3")
     assert done.exit_code == 0, done.output
@@ -141,6 +142,7 @@ def on_a_terminal(**changes: str) -> tuple[int, str]:
         return process.wait(60), output.decode()
 
 
+@once
 def test_a_terminal_gets_a_bar_a_line_that_lives_and_a_table() -> None:
     code, output = on_a_terminal(COLUMNS="120")
     assert code == 0, output
@@ -151,6 +153,7 @@ def test_a_terminal_gets_a_bar_a_line_that_lives_and_a_table() -> None:
         assert line in output
 
 
+@once
 @pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=once)])
 def test_a_terminal_that_wants_it_plain_gets_it_plain(setting: dict[str, str]) -> None:
     code, output = on_a_terminal(**setting)
@@ -311,6 +314,7 @@ def test_an_error_in_the_middle_leaves_no_file(place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
+@once
 def test_a_closed_pipe_leaves_no_file_and_no_traceback(tmp_path: Path) -> None:
     with subprocess.Popen(
         [*COMMAND, "--seconds", "30"],

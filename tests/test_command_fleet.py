@@ -33,6 +33,7 @@ from sa_readonly.command.fleet import Fleet
 from sa_readonly.command.fleet_wait import FleetWait
 from sa_readonly.command.hosts import read_hosts
 from sa_readonly.wsgi import ReadOnlyMiddleware
+from tests.app import once
 from tests.forked import Forked
 from tests.postgres import wait_until
 from tests.test_command_on_off import command, refused, running
@@ -247,6 +248,7 @@ def test_where_the_page_shows_its_workers_they_are_named(fleet: Fleets) -> None:
         )
 
 
+@once
 def test_servers_that_are_processes_of_their_own_are_waited_for(fleet: Fleets) -> None:
     with serving("wsgiref") as one, serving("wsgiref") as two:
         fleet.more = [f"127.0.0.1:{site.port}" for site in (one, two)]
@@ -825,6 +827,7 @@ def test_json_is_one_document_that_tells_each_host(fleet: Fleets) -> None:
     assert answer["message"].startswith("not drained after ")
 
 
+@once
 def test_on_a_terminal_a_table_of_hosts_lives(fleet: Fleets) -> None:
     host = fleet.host()
     kept = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}

@@ -12,7 +12,7 @@ from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadP
 
 from sa_readonly import ReadOnlyError
 from sa_readonly.engines.doors import Door
-from tests.app import WHICH, App, make_app
+from tests.app import WHICH, App, make_app, once
 from tests.postgres import Server, wait_until
 
 POOLS = [QueuePool, NullPool, SingletonThreadPool, AssertionPool]
@@ -164,6 +164,7 @@ def test_after_the_flip_no_connection_is_left_at_the_server(
             wait_until(lambda: connections() == 0, "the held connection to be closed")
 
 
+@once
 def test_flipping_five_hundred_times_leaves_nothing_behind(lite: App) -> None:
     lite.start()
     door = Door.of(lite.engines["rw"])

@@ -115,6 +115,7 @@ def test_flask_sqlalchemy_under_gunicorn_goes_read_only_and_back(
     assert "Traceback" not in site.log.read_text() + (place / "guestbook.log").read_text()
 
 
+@once
 def test_flask_sqlalchemy_rotates_its_log_on_hup_and_looks_again_on_usr2(
     site: Site,  # noqa: F811  # the fixture
     place: Path,
@@ -318,6 +319,7 @@ refused(lambda: SQLAlchemy(app, session_options={"class_": Session}))
 """
 
 
+@once
 def test_the_extension_for_flask_sqlalchemy_names_what_it_lacks(lite: dict[str, str]) -> None:
     need("flask_sqlalchemy")
     assert python(CONTRIB, "flask_sqlalchemy_app", **lite) == [
@@ -328,6 +330,7 @@ def test_the_extension_for_flask_sqlalchemy_names_what_it_lacks(lite: dict[str, 
     ]
 
 
+@once
 def test_a_command_that_is_forced_to_read_write_migrates_meanwhile(lite: dict[str, str]) -> None:
     need("flask_sqlalchemy")
     Path(lite["GUESTBOOK_FILE"]).touch()

@@ -39,7 +39,7 @@ from sa_readonly.etcd.operator import init, turn_on
 from sa_readonly.etcd.switch import store_of
 from sa_readonly.testing import read_only, read_write, writes_nothing
 from sa_readonly.wsgi import ReadOnlyMiddleware
-from tests.app import WHICH, App, Base, Book, in_thread, need
+from tests.app import WHICH, App, Base, Book, in_thread, need, once
 from tests.async_app import AsyncApp
 from tests.etcd import Etcd
 from tests.test_calls import calls, reading, writing
@@ -777,6 +777,7 @@ def run_pytest(directory: Path, *options: str, **environment: str) -> tuple[int,
     return done.returncode, done.stdout + done.stderr
 
 
+@once
 def test_the_examples_of_the_docs_run_in_several_processes_and_leave_nothing(
     tmp_path: Path, pg_urls: Any
 ) -> None:

@@ -19,7 +19,7 @@ from sa_readonly import EngineSelector, FileSwitch, PolledSwitch
 from sa_readonly.mode import clock
 from sa_readonly.workers.protocol import Liveness
 from sa_readonly.workers.verdict import judge
-from tests.app import WHICH, App
+from tests.app import WHICH, App, once
 from tests.postgres import wait_until
 from tests.test_watcher import in_child
 from tests.worker_app import lite, read, registry
@@ -221,6 +221,7 @@ def test_who_is_stopped_has_not_noticed_until_it_goes_on(
 # -- processes of multiprocessing -------------------------------------------------------------
 
 
+@once
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_process_of_multiprocessing_that_ends_leaves_the_registry(
     place: Path, method: str

@@ -12,6 +12,7 @@ from sqlalchemy import create_engine
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
 from sa_readonly.wsgi import ReadOnlyMiddleware, response_for
+from tests.app import once
 from tests.postgres import wait_until
 from tests.web_cases import PAGE, Cases, Settings, Site, serving
 
@@ -39,6 +40,7 @@ class TestSettings(Settings):
     middleware = ReadOnlyMiddleware
 
 
+@once
 def test_any_of_several_processes_answers_for_all() -> None:
     with serving("gunicorn-gthread", workers=3) as several:
 

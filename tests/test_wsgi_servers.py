@@ -231,6 +231,7 @@ GUNICORN = [sys.executable, "-m", "gunicorn", "app:app", "--bind", "127.0.0.1:0"
 LISTENING = r"Listening at: http://127\.0\.0\.1:(\d+)"
 
 
+@once
 @pytest.mark.parametrize(
     "kind", ["sync", pytest.param("gthread", marks=once), pytest.param("gevent", marks=once)]
 )
@@ -284,6 +285,7 @@ for _ in sys.stdin:
 """
 
 
+@once
 def test_a_signal_calls_the_handler_before_and_leaves_the_rotation_of_logs_alone(
     place: Path,
 ) -> None:
@@ -442,6 +444,7 @@ sys.stdin.read()
 """
 
 
+@once
 def test_a_worker_that_ends_by_itself_before_it_has_noticed_is_not_waited_for(place: Path) -> None:
     # gunicorn's max_requests, a rolling restart, a job that is through
     operator = Operator(place / "read-only.txt", 1)
