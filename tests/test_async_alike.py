@@ -59,9 +59,10 @@ def _fitting_pools(request: pytest.FixtureRequest) -> None:
     params = {} if callspec is None else callspec.params
     if params.get("poolclass") is SingletonThreadPool:
         pytest.skip("an async engine has no SingletonThreadPool")
-    if params.get("async_app") == "psycopg" and not LONG:
-        # Below its connections it is the psycopg of the sync tests; test_async asks it the rest.
-        pytest.skip("NOT RUN with psycopg: .ci/run runs it once, by SA_READONLY_LONG=1")
+    driver = params.get("async_app")
+    if driver in ("psycopg", "aiosqlite") and not LONG:
+        # Below its connections it is that of the sync tests; test_async asks it the rest.
+        pytest.skip(f"NOT RUN with {driver}: .ci/run runs it once, by SA_READONLY_LONG=1")
 
 
 def alike(module: ModuleType) -> dict[str, Any]:

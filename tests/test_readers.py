@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import Pool
 
 from sa_readonly import EngineSelector, FileSwitch, FixedSwitch, Mode, ReadOnlyError, RoutingSession
-from tests.app import App
+from tests.app import LONG, App, longer
 from tests.postgres import Pair
 from tests.roads import Base, Thing
 
@@ -121,16 +121,15 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     yield url
 
 
+@longer
 @pytest.mark.parametrize("separate", [True, False], ids=["separate engines", "twin"])
 @pytest.mark.parametrize(
     "arguments",
     [
-        {},
-        {"pool_pre_ping": True},
         {"isolation_level": "AUTOCOMMIT"},
         {"pool_size": 1, "max_overflow": 0},
         {"poolclass": NullPool},
-        {"poolclass": AssertionPool},
+        *LONG * ({}, {"pool_pre_ping": True}, {"poolclass": AssertionPool}),
     ],
     ids=str,
 )

@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
 from sa_readonly import Engines, EngineSelector, FixedSwitch, Mode, ReadOnlyError, RoutingSession
-from tests.app import LONG
+from tests.app import LONG, longer
 from tests.by_url import end_lingering
 from tests.postgres import Standby, wait_until
 from tests.roads import LITE, MY, PG, ROADS, Place, Road
@@ -629,14 +629,17 @@ def controlled(house: str) -> Iterator[Road]:
             yield others[number % len(others)]
 
 
+# The servers are tried once by `.ci/run`.
+CONTROLLED = ("sqlite plain", *LONG * ("psycopg2 twin", "mariadb twin", "psycopg twin"))
 CONTROLS = [
     (house, road)
-    for house in ("sqlite plain", "psycopg2 twin", "mariadb twin", "psycopg twin")
+    for house in CONTROLLED
     for road in controlled(house)
     if not house.startswith("psycopg ") or road.drivers == {"psycopg"}
 ]
 
 
+@longer
 @pytest.mark.parametrize(
     ("house", "road"), CONTROLS, ids=[f"{house}: {road.name}" for house, road in CONTROLS]
 )
