@@ -301,8 +301,9 @@ class Ground:
             if has_ended(one.pid, one.born):
                 continue
             with contextlib.suppress(ValueError), open(path, encoding="utf-8") as file:
-                first = json.loads(file.readline())
-                if first["kind"] == "start" and (masters or first.get("works", True)):
+                # That it began read-only is noted before it.
+                start = next((one for one in map(json.loads, file) if one["kind"] == "start"), None)
+                if start is not None and (masters or start.get("works", True)):
                     found.append(one)
         return found
 
