@@ -185,7 +185,9 @@ def test_it_lingers_after_the_last_engine_also_where_some_came_unseen(
     engine = by_url(place)
     use(engine)
     shared = shared_of(engine)
-    worker.worker_of(shared.switch).watcher.stop()
+    watcher = worker.worker_of(shared.switch).watcher
+    watcher.stop()
+    monkeypatch.setattr(watcher, "tick", lambda: None)  # it starts again, and would rest as well
     del engine
     gc.collect()
     shared.rest()
