@@ -20,6 +20,7 @@ __all__ = [
     "LIMIT",
     "Text",
     "absolute",
+    "as_read",
     "described",
     "has_offset",
     "head",
@@ -63,6 +64,11 @@ def parse(content: bytes) -> Text:
                 continue
         lines.append(line)
     return Text("\n".join(lines).strip() or None, until)
+
+
+def as_read(reason: str | None) -> str | None:
+    """Return a reason as it is read back from a text, or None if nothing is left of it."""
+    return "\n".join((reason or "").splitlines()).strip() or None
 
 
 def parse_time(text: str) -> datetime | None:

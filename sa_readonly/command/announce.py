@@ -10,7 +10,7 @@ import click
 from ..announced import as_json as announced_json
 from ..announced import content_of, in_words
 from ..mode import Announced, now
-from ..text import has_offset, parse_time
+from ..text import as_read, has_offset, parse_time
 from .operate import operate
 from .options import Command, Where, json_too, span, the_switch_alone
 from .place import Place
@@ -98,8 +98,7 @@ def _made(at: datetime, duration: timedelta | None, reason: str | None) -> Annou
     """
     try:
         until = None if duration is None else at + duration
-        text = "\n".join((reason or "").splitlines()).strip() or None
-        announced = Announced(at, until, text)
+        announced = Announced(at, until, as_read(reason))
         content_of(announced)
     except OverflowError:
         raise click.BadParameter("so long no calendar reaches.", param_hint="'--for'") from None

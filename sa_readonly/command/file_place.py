@@ -16,7 +16,7 @@ from ..errors import ConfigurationError
 from ..mode import FORCE, Announced, Mode, State
 from ..rehearsal.sheet import Sheet
 from ..switch import FileSwitch
-from ..text import remove, render, write
+from ..text import as_read, remove, render, write
 from ..workers.protocol import Registry, Seen
 from ..workers.rehearsing import SUFFIX
 from ..workers.status import Snapshot, take
@@ -77,7 +77,7 @@ class FilePlace(Place):
         if before.read_only:
             reason = before.reason if reason is None else reason
             until = until or before.until
-        text = "\n".join((reason or "").splitlines()).strip() or None  # as it is read from the file
+        text = as_read(reason)
         if before.read_only and (text, until) == (before.reason, before.until):
             return False
         try:

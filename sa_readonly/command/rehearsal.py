@@ -79,7 +79,6 @@ def _footer(found: Rehearsal) -> Iterable[str]:
 
 def _cells(row: Row, base: str) -> tuple[str, ...]:
     key, entry = row.key, row.entry
-    site = f"{key.site.file.removeprefix(base)}:{key.site.line} {key.site.function}"
     last = local(datetime.fromtimestamp(entry.last, timezone.utc))
     what = [told(row)]
     if key.role != "primary":
@@ -87,4 +86,4 @@ def _cells(row: Row, base: str) -> tuple[str, ...]:
     if key.route is not None:
         what.append(key.route)
     behind = "" if key.kind in (READ, DRAIN) else str(entry.behind)
-    return str(entry.first), behind, key.kind, last, site, "; ".join(what)
+    return str(entry.first), behind, key.kind, last, key.site.below(base), "; ".join(what)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..announced import announced_in
 from ..errors import seconds
+from ..text import as_read
 from .errors import EtcdError, Full, Unreachable
 from .records import LONGEST_FENCE, MARGIN, Marker, announced, announcement, marker_of
 from .values import KeyValue, delete_op, modified, put_op
@@ -177,7 +178,7 @@ def _value(there: Announcement | None, reason: str | None, until: datetime | Non
     if there is None:
         return announcement(reason, until)
     text = there.text
-    reason = text.reason if reason is None else "\n".join(reason.splitlines()).strip() or None
+    reason = text.reason if reason is None else as_read(reason)
     until = until or text.until
     if (reason, until) == (text.reason, text.until):
         return None

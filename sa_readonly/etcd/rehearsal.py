@@ -24,6 +24,7 @@ _EVERY = 5.0  # seconds between two questions of a worker
 _DENIED = 60.0  # seconds after one that its user may not ask
 _SHORT = 1.0  # seconds for a question of a worker, whose thread looks at the key as well
 _REQUEST = 5.0  # seconds for a request of an operator
+_NOTE = b"Processes note what a flip would refuse.\n"
 
 
 class Asking:
@@ -66,7 +67,7 @@ def ask(store: Store, *, on: bool) -> bool:
     """
     before = is_asked(store)
     if on and not before:
-        store.client.put(store.rehearsal, b"Processes note what a flip would refuse.\n", timeout=5)
+        store.client.put(store.rehearsal, _NOTE, timeout=_REQUEST)
     elif before and not on:
         store.client.delete(store.rehearsal, timeout=_REQUEST)
     return before is not on

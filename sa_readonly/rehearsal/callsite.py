@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 __all__ = [
-    "APPLICATION",
     "Call",
     "Site",
     "bear",
@@ -29,13 +28,12 @@ __all__ = [
     "forget",
     "frames",
     "here",
-    "kind_of",
     "mark",
     "own",
 ]
 
 _DEEPEST = 500  # frames that are looked at; a recursion may have made thousands
-APPLICATION, _LIBRARY, _SKIPPED = range(3)
+_APPLICATION, _LIBRARY, _SKIPPED = range(3)
 
 
 class Site(NamedTuple):
@@ -49,6 +47,10 @@ class Site(NamedTuple):
     file: str
     line: int
     function: str
+
+    def below(self, base: str) -> str:
+        """Return it in words, with its file as seen from a directory."""
+        return f"{self.file.removeprefix(base)}:{self.line} {self.function}"
 
 
 class Call(NamedTuple):
@@ -119,7 +121,7 @@ def own(frame: FrameType) -> None:
     :param frame: the innermost frame that is looked at.
     """
     for one in frames(frame):
-        kind = kind_of(one)
+        kind = _kind_of(one)
         if kind == _LIBRARY:
             parts = os.path.normpath(one.f_code.co_filename).split(os.sep)
             beside = max(parts.index(name) for name in _BESIDE if name in parts)
@@ -164,8 +166,8 @@ def _walk(one: FrameType, by: str | None) -> Call:
     checks: _Checks = ()
     while True:
         code = one.f_code
-        kind = kind_of(one)
-        if kind == APPLICATION:
+        kind = _kind_of(one)
+        if kind == _APPLICATION:
             call = Call(_site(one), roads)
             if greenlet is None:
                 _keep(by, depth, one, inner, call=call, checks=checks)
@@ -224,8 +226,8 @@ def _beyond(greenlet: Any) -> tuple[FrameType | None, Any]:
     return None if parent is None else parent.gr_frame, parent
 
 
-def kind_of(frame: FrameType) -> int:
-    """Return :data:`APPLICATION` for a frame of the application's own code."""
+def _kind_of(frame: FrameType) -> int:
+    """Return ``_APPLICATION`` for a frame of the application's own code."""
     name = frame.f_code.co_filename
     kind = _kinds.get(name)
     if kind is None:
@@ -240,10 +242,10 @@ def callers(frame: FrameType) -> list[FrameType]:
     given to ``exec()`` or ``python -c``. Then it is all frames that may be its.
     """
     several = list(frames(frame))
-    return [one for one in several if kind_of(one) == APPLICATION] or [
+    return [one for one in several if _kind_of(one) == _APPLICATION] or [
         one
         for one in several
-        if kind_of(one) == _LIBRARY
+        if _kind_of(one) == _LIBRARY
         or (one.f_code.co_filename[:1] == "<" and one.f_code.co_filename[:7] != "<frozen")
     ]
 
@@ -280,5 +282,5 @@ def _judge(name: str) -> int:
         return _SKIPPED
     if _BESIDE & set(path.split(os.sep)):
         owned = any(path == one or path.startswith(one + os.sep) for one in _owned)
-        return APPLICATION if owned else _LIBRARY
-    return _SKIPPED if path.startswith(_STANDARD) else APPLICATION
+        return _APPLICATION if owned else _LIBRARY
+    return _SKIPPED if path.startswith(_STANDARD) else _APPLICATION

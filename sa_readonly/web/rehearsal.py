@@ -50,7 +50,7 @@ def rendered(found: Rehearsal, kind: str, *, details: bool) -> str:
 
 def _cells(row: Row, base: str) -> tuple[str, ...]:
     (site, route, _, kind), entry = row.key, row.entry
-    where = f"{site.file.removeprefix(base)}:{site.line} {site.function}"
+    where = site.below(base)
     if route is not None:
         where += f"\n{route}"
     last = datetime.fromtimestamp(entry.last, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ConfigurationError
 from ..rehearsal.sheet import Sheet
@@ -12,7 +14,12 @@ from .entry import DirectoryEntry
 from .folder import Folder, why
 from .protocol import Identify, Liveness, Registry, RegistryError, Seen
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = ["DirectoryRegistry"]
+
+_T = TypeVar("_T")
 
 
 class DirectoryRegistry(Registry):
@@ -44,24 +51,24 @@ class DirectoryRegistry(Registry):
         self._folder.sweep(identify)
 
     def read(self) -> list[Seen]:
-        try:
-            with self._folder.opened() as directory:
-                return [one for _, one in self._folder.entries(directory)]
-        except FileNotFoundError:
-            return []
-        except (OSError, RegistryError) as error:
-            problem = str(error) if isinstance(error, RegistryError) else why(error)
-            return [Seen(printable(self.path), Liveness.UNKNOWN, problem=problem)]
+        return self._read(
+            lambda directory: [one for _, one in self._folder.entries(directory)],
+            partial(Seen, liveness=Liveness.UNKNOWN),
+        )
 
     def sheets(self) -> list[Sheet]:
+        return self._read(lambda directory: list(self._folder.sheets(directory)), Sheet)
+
+    def _read(self, read: Callable[[int], list[_T]], instead: Callable[..., _T]) -> list[_T]:
+        """Read the directory; what is given instead, by its name, tells why it can't be read."""
         try:
             with self._folder.opened() as directory:
-                return list(self._folder.sheets(directory))
+                return read(directory)
         except FileNotFoundError:
             return []
         except (OSError, RegistryError) as error:
             problem = str(error) if isinstance(error, RegistryError) else why(error)
-            return [Sheet(name=printable(self.path), problem=problem)]
+            return [instead(name=printable(self.path), problem=problem)]
 
     def scope(self) -> str:
         """Return a digest of which directory it is; see :meth:`.Registry.scope`.
