@@ -332,13 +332,14 @@ def test_a_watchs_word_shuts_the_gates_and_what_a_look_shows_is_acknowledged(
 ) -> None:
     worker = fleet.worker(ttl=3.0, watch=True)
     worker.write()
-    wait_until(followers, "the watch")
     switch, goes_on = worker.switch, threading.Event()
+    wait_until(lambda: switch._follower._watch, "the watch")
     real = switch._ask
     monkeypatch.setattr(switch, "_ask", lambda look: goes_on.wait(BOUND) and real(look))
     before = clock()
     fleet.on()
-    wait_until(lambda: switch.known.read_only, "the flip", 2)
+    # What a watch tells as it begins may wait a ttl for the look; past the fence no look is needed.
+    wait_until(lambda: switch.known.read_only, "the flip", 9)
     assert (switch.known.reason, switch.known.generation) == ("upgrade", None)
     assert switch.checked < before  # no answer is younger for it
     assert not worker.writes()

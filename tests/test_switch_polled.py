@@ -471,9 +471,9 @@ def test_a_child_looks_though_a_look_of_its_parent_hangs(
     assert switch.check().mode is RW
 
 
-def test_a_look_may_fork(switch: PolledSwitch, flag: Flag) -> None:
-    codes = []
-    gc.collect()  # a fork follows the hooks of all that is not collected yet, within a ttl here
+def test_a_look_may_fork(clock: Clock, flag: Flag) -> None:
+    codes: list[int] = []
+    switch = PolledSwitch(flag, ttl=BOUND)  # within which the fork has to be over
     flag.during = lambda: codes.append(in_child(lambda: 0))
     assert switch.check().mode is RW
     assert codes == [0]
