@@ -110,6 +110,10 @@ def as_async(engines: Any) -> Any:
 
 @contextlib.contextmanager
 def make_async_app(directory: Path, urls: dict[str, URL], driver: str) -> Iterator[AsyncApp]:
+    # What lives before a test begins need not be walked at its end. What is frozen is never
+    # collected, so this is no moment at which the engines of a test live.
+    gc.collect()
+    gc.freeze()
     for name, url in urls.items():
         fill(url, name)
     backend = "sqlite" if driver == "aiosqlite" else "postgresql"
@@ -128,7 +132,6 @@ def make_async_app(directory: Path, urls: dict[str, URL], driver: str) -> Iterat
             app.loop.run_until_complete(app.loop.shutdown_default_executor())  # as asyncio.run()
             app.loop.close()
             gc.collect()  # a connection that was lost is told now, and of this test
-            gc.freeze()  # what is alive need not be walked by the next
 
 
 @pytest.fixture(params=DRIVERS)
