@@ -70,6 +70,7 @@ class Fault:
     :param slots: which kinds of processes it is for.
     :param alone: whether it ends before the operator goes on, with no other fault beside it.
     :param needs: what it can't do without.
+    :param lasts: seconds after its end until which it explains what comes.
     """
 
     does: Does
@@ -78,6 +79,7 @@ class Fault:
     slots: tuple[str, ...] = ("sync", "threads", "asyncio", "prefork")
     alone: bool = False
     needs: str = ""
+    lasts: float = 0.0
 
     def run(self, scene: Scene, chosen: Chosen) -> None:
         at = time.monotonic()
@@ -85,7 +87,8 @@ class Fault:
             with self.does(scene, chosen):
                 time.sleep(chosen.seconds)
         finally:
-            scene.ground.notes.fault(chosen.fault, *self.explains, at=at)
+            until = time.monotonic() + self.lasts
+            scene.ground.notes.fault(chosen.fault, *self.explains, at=at, until=until)
 
 
 # -- processes ---------------------------------------------------------------------------------
@@ -259,7 +262,8 @@ FAULTS: dict[str, Fault] = {
         cut(lambda ground: ground.servers.ro), explains=LOST["ro"]
     ),
     "the registry's disk full": Fault(full, explains=REGISTER, needs="mounts"),
-    "permission taken": Fault(permission, explains=("stale", *REGISTER), needs="root"),
+    # A look that fails keeps what is known for a ttl more.
+    "permission taken": Fault(permission, explains=("stale", *REGISTER), needs="root", lasts=TTL),
     "unmounted": Fault(
         unmount, explains=REGISTER, phases=("writing", "drained"), alone=True, needs="mounts"
     ),
