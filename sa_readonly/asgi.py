@@ -90,10 +90,10 @@ class ReadOnlyMiddleware:
     which closes the connection. A 500 that the application made of a refusal is replaced, too.
     While read-only each response carries ``X-Read-Only: true``, and its head is sent with the
     first piece of its body, so that a stream that is refused at once is answered properly.
-    ``X-Read-Only-From`` and ``-Until`` tell what is announced. Websockets and lifespan pass by.
+    ``X-Read-Only-From`` and ``-Until`` tell what is announced. Websockets and lifespan pass by. No
+    look at the switch or the registry of workers blocks an asyncio loop. In Starlette or FastAPI::
 
-    It never blocks the event loop: under asyncio a look at the switch or at the registry of workers
-    runs in a thread.
+        app.add_middleware(ReadOnlyMiddleware, selector=selector)
 
     :param app: the application.
     :param selector: the :class:`.EngineSelector`, or an engine with ``plugin=sa_readonly``.

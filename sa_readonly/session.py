@@ -43,7 +43,13 @@ class RoutingSession(RefusingSession):
     a read-only transaction a write raises :class:`.ReadOnlyError` before any SQL is sent.
 
     All other arguments are those of :class:`sqlalchemy.orm.Session`. A class of your own derives
-    from it, or from it and your own Session class.
+    from it, or from it and your own Session class::
+
+        selector = EngineSelector("read-only.txt", read_write=primary, read_only=replica)
+        Session = sessionmaker(selector, class_=RoutingSession)
+
+        with Session.begin() as session:  # on either engine, by the mode of now
+            session.add(Order(amount=3))  # while read-only the flush raises ReadOnlyError
 
     :param role: ``"primary"`` or ``"replica"``. A transaction of the role ``"replica"`` never
         writes, in either mode.
