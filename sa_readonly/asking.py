@@ -37,9 +37,15 @@ class Asking:
     """For sessions and middlewares: those that wait until it is read-write."""
     server: ServerSwitch | None
     """For sessions: what turns this selector by the word of its database server, or None."""
+    direct = False
+    """For sessions: whether there is no event loop, and nothing that is held by its request."""
 
     _worker: Worker | None
     _callbacks: list[Callable[[State, State], object]]
+
+    def serve_requests(self) -> None:
+        """Have sessions ask for the ticket of their request, as a middleware holds requests."""
+        self.held.serves_requests, self.direct = True, False
 
     @property
     def state(self) -> State:

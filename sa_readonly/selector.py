@@ -140,6 +140,7 @@ class EngineSelector(Asking, Bind):
         probes = server_read_only == "flip"
         self._worker = worker = _worker(self.switch, registry, required, probes=probes)
         self.is_async = not isinstance(given["read_write.primary"], Engine)
+        self.direct = not self.is_async
         self._callbacks = []
         self.server = None
         self._changing = forks.PerProcess(threading.RLock)  # a signal handler may replace engines

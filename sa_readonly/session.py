@@ -141,22 +141,40 @@ class RoutingSession(RefusingSession):
         """
         selector: Any = self._only
         if bind is not None or selector is None or selector is not self.bind:
-            # A class behind this one may know fewer of them than SQLAlchemy's own: what was given
-            # is passed on, and nothing else.
-            given = {"mapper": mapper, "clause": clause, "bind": bind}
-            kw.update({name: given[name] for name in given if given[name] is not None})
-            selector = super().get_bind(**kw)
+            selector = self._found(mapper, clause, bind, kw)
             if not isinstance(selector, EngineSelector):
                 self._check_given(selector, clause)
                 return selector  # type: ignore[no-any-return]  # a bind of the application's own
         pin = getattr(self.get_transaction(), PIN, _NOTHING)
-        engine, mode = pin[selector] if selector in pin else self._choose(selector, pin)
-        holds = self._hold is not None or selector.held.serves_requests
-        if holds and pin is _NOTHING and self._may_be_held():
-            self._asked = clause  # it is held, or refused, as it connects
-        elif (mode is _READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
+        if pin is not _NOTHING:
+            engine, mode = pin[selector] if selector in pin else self._choose(selector, pin)
+        elif selector.direct and self._hold is None:
+            # What _choose() does, in fewer steps: each transaction comes by here.
+            switch = selector.switch
+            mode = (switch.known if clock() < switch.fresh_until else selector.refresh()).mode
+            if (server := selector.server) is not None and server.known.mode is _READ_ONLY:
+                engine, mode = self._choose(selector, pin)
+            else:
+                engine = selector.routes[self._role][mode]
+                self._choice = (engine, {switch: mode, selector: (engine, mode)}, selector)
+        else:
+            engine, mode = self._choose(selector, pin)
+            holds = self._hold is not None or selector.held.serves_requests
+            if holds and self._may_be_held():
+                self._asked = clause  # it is held, or refused, as it connects
+                return engine
+        if (mode is _READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
             self._refuse(engine, type(clause).__name__.upper(), "statement")
         return engine
+
+    # Not a part of get_bind(): a function in which another one is made is slower, made or not.
+    def _found(self, mapper: Any, clause: Any, bind: Any, kw: dict[str, Any]) -> Any:
+        """Return what Session.get_bind(), or that of a class behind this one, finds."""
+        # Such a class may know fewer arguments than SQLAlchemy's own: what was given is passed on,
+        # and nothing else.
+        given = {"mapper": mapper, "clause": clause, "bind": bind}
+        kw.update({name: given[name] for name in given if given[name] is not None})
+        return super().get_bind(**kw)
 
     def connection(
         self,
@@ -256,24 +274,29 @@ class RoutingSession(RefusingSession):
         If a flip took the engine away before it connected, the read-only one takes its place. The
         connections of a flush are got in another way: a flush is refused.
         """
-        if (choice := self._choice) is None and self._cuts_short and not execution_options:
+        choice = self._choice
+        if choice is None and self._cuts_short and not execution_options:
             connection = privates.connected(self, engine)
             if connection is not None:
                 return connection
-        connect = super()._connection_for_bind
         if self._asked is not None or (choice and choice[2] and choice[2].held.serves_requests):
-            held = self._connect_held(engine, lambda chosen: connect(chosen, execution_options))
+            held = self._held(engine, execution_options)
             if held is not None:
                 return held
         try:
-            return connect(engine, execution_options)
+            return super()._connection_for_bind(engine, execution_options)
         except ReadOnlyError as error:
             chosen, pin, selector = self._choice or (None, {}, None)
             if chosen is not engine or selector is None or pin[selector][1] is _READ_ONLY:
                 raise
             guard.was_served(chosen, error)
             engine, _ = self._choose(selector, _NOTHING, _READ_ONLY)
-        return connect(engine, execution_options)
+        return super()._connection_for_bind(engine, execution_options)
+
+    # Not a part of the one above, for the same reason.
+    def _held(self, engine: Engine | Connection, execution_options: Any) -> Connection | None:
+        connect = super()._connection_for_bind
+        return self._connect_held(engine, lambda chosen: connect(chosen, execution_options))
 
 
 # What a rehearsal goes by: which connections a session was given, and what a flush sends.
@@ -302,16 +325,16 @@ def _pin_mode(
     choice, session._choice = session._choice, None
     engine = connection.engine
     chosen = choice[1] if choice is not None and choice[0] is engine else _modes_of(engine)
-    kept = transaction.__dict__
-    if PIN not in kept:
-        kept[PIN] = chosen
-        if REFUSED in kept:  # a flush, before it had connected
+    # By no vars(): once that was asked for, CPython finds each attribute by its name.
+    pin = getattr(transaction, PIN, None)
+    if pin is None:
+        transaction._sa_readonly_pin = pin = chosen  # type: ignore[attr-defined]  # this package adds it
+        if session._notes and hasattr(transaction, REFUSED):  # a flush, before it had connected
             chosen[REFUSED] = True
-        connection._sa_readonly_pin = chosen  # type: ignore[attr-defined]  # for an error
-        return
-    connection._sa_readonly_pin = kept[PIN]  # type: ignore[attr-defined]  # the same
-    for key, value in chosen.items():  # this is the connection of a second engine
-        kept[PIN].setdefault(key, value)
+    else:  # this is the connection of a second engine
+        for key, value in chosen.items():
+            pin.setdefault(key, value)
+    connection._sa_readonly_pin = pin  # type: ignore[attr-defined]  # for an error
 
 
 def _modes_of(engine: Engine) -> _Pin:

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import RoutingSession
+from sa_readonly.engines.classes import become
 from sa_readonly.rehearsal.notes import notebook_of
 from tests.app import App, Book, set_clock
 
@@ -138,3 +139,15 @@ def test_inside_ttl_ten_thousand_looks_and_a_thousand_transactions_make_no_stat(
         reading(lite.sessions, 1)()
     # An engine by URL of an earlier test has a thread for some seconds, which looks at its file.
     assert [path for path in stats if str(path).startswith(str(lite.path.parent))] == []
+
+
+def test_what_gets_another_class_keeps_its_attributes_in_the_dict_that_others_write_to(
+    lite: App,
+) -> None:
+    dialect: Any = lite.engine("rw").dialect
+    attributes = vars(dialect)
+    before = dict(attributes)
+    become(dialect, type("Other", (type(dialect),), {}))
+    assert type(dialect).__name__ == "Other"
+    assert vars(dialect) is attributes
+    assert attributes == before

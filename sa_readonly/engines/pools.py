@@ -21,6 +21,7 @@ from ..errors import ReadOnlyError
 from ..telemetry import fields
 from . import loops, privates
 from .checkins import EndingPool
+from .classes import become
 from .uses import UNNOTED, Trace, Use
 
 if TYPE_CHECKING:
@@ -300,8 +301,7 @@ def count_by(
 
 def mix_in(pool: Pool, kind: type[Any]) -> None:
     """Give a pool the class that is its own with another one mixed in, which takes what was."""
-    made: Any = pool
-    made.__class__ = _counted(type(pool), kind)  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
+    become(pool, _counted(type(pool), kind))  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
 
 
 def uncounted(engine: Engine) -> Pool:
@@ -309,7 +309,7 @@ def uncounted(engine: Engine) -> Pool:
     made: Any = open_pool(engine).recreate()
     counting: Counting | None = vars(made).pop("_sa_readonly", None)
     if counting is not None:
-        made.__class__ = getattr(made, "_sa_readonly_base", type(made))
+        become(made, getattr(made, "_sa_readonly_base", type(made)))
         privates.set_creator(made, counting.create)
     return made  # type: ignore[no-any-return]  # a Pool
 

@@ -19,6 +19,7 @@ from ..rehearsal.notes import notebook_of
 from ..telemetry import fields
 from . import poolers, privates
 from .answers import GatedContext, ReadOnlyContext
+from .classes import become
 from .cursors import ADAPTED
 from .dialects import LOCKED, can_authorize, family, holds_file, shown
 from .grace import Judging, JudgingReadOnly
@@ -203,9 +204,9 @@ def _dress(dialect: Any, *, read_only: bool) -> None:
             kind = _kind(gated=gated, read_only=read_only, judges=limited or committing)
             if notebooks and not read_only:
                 kind = RehearsingJudging if committing else Rehearsing
-            one.__class__ = _guarded(_pooled(dialect, kind), base)
+            become(one, _guarded(_pooled(dialect, kind), base))
         elif one is not None:
-            one.__class__ = base
+            become(one, base)
 
 
 def _kind(*, gated: bool, read_only: bool, judges: bool) -> Any:
@@ -316,7 +317,7 @@ def by_kind(engine: Engine, cure: str) -> Dialect:
     dialect._sa_readonly_family = family(dialect)
     dialect._sa_readonly_readers = {}
     dialect._sa_readonly_writer = writer = _sharing(dialect, base)
-    dialect.__class__ = _guarded(ByKind, base)
+    become(dialect, _guarded(ByKind, base))
     return writer
 
 

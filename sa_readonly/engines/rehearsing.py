@@ -43,7 +43,7 @@ SERVED = "served"
 """The road of a connection in the place of which a read-only one would be given out."""
 FLUSH = "flush"
 """The road of what a RoutingSession sends by itself, of a flush or a bulk method."""
-REFUSED = "refused"
+REFUSED = "_sa_readonly_refused"
 """The key, in what a transaction keeps, of whether something in it would have been refused."""
 
 _A_READ = "A transaction that begins with a read"

@@ -19,6 +19,7 @@ from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode
 from ..rehearsal.callsite import mark
 from . import guard, privates, protection
+from .classes import become
 from .doors import AskingPool, ClosedPool
 from .handover import GuardedEngines
 from .pools import CountedPool, mix_in, open_pool
@@ -109,7 +110,7 @@ class Single:
         self._first.sa_readonly_single = made._sa_readonly_single = self
         self._connect = privates.creator(self._first)  # until it has begun, the pool has another
         privates.set_creator(self._first, self._connect_by_mode)
-        made.__class__ = _by_mode(type(engine))  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
+        become(engine, _by_mode(type(engine)))  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
         self._face: Any = None
         if alone:
             self._face = self._first.recreate()

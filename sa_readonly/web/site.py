@@ -90,7 +90,8 @@ class Site:
         self._refuse = frozenset(_methods("refuse", refuse))
         self._hold = check_hold("ReadOnlyMiddleware(hold)", hold)
         self.holds = self._hold is not None
-        found.held.serves_requests |= self.holds
+        if self.holds:
+            found.serve_requests()
         self._hold_methods = frozenset(_methods("hold_methods", hold_methods))
         self._allow = tuple(_patterns(allow))
         self._last: _Reading | None = None  # replaced as a whole, so it needs no lock
