@@ -19,7 +19,7 @@ from ..rehearsal.notes import notebook_of
 from ..telemetry import fields
 from . import poolers, privates
 from .answers import GatedContext, ReadOnlyContext
-from .classes import become
+from .classes import become, grow
 from .cursors import ADAPTED
 from .dialects import LOCKED, can_authorize, family, holds_file, shown
 from .grace import Judging, JudgingReadOnly
@@ -78,6 +78,7 @@ def gate(engine: Engine, switch: Switch) -> None:
     with _changing():
         dialect._sa_readonly_gates = (*getattr(dialect, "_sa_readonly_gates", ()), switch)
         _become(dialect)
+    grow(engine)
 
 
 def protect(engine: Engine, switch: Switch, *, serves: bool) -> None:
@@ -92,6 +93,7 @@ def protect(engine: Engine, switch: Switch, *, serves: bool) -> None:
         if not isinstance(dialect, ReadOnly):
             dialect._sa_readonly_passed = {}
         _become(dialect)
+    grow(engine)
 
 
 def release(engine: Engine, switch: Switch, *, gated: bool, protected: bool) -> None:
