@@ -1,4 +1,4 @@
-"""Contenders in turn in one process; medians of paired ratios, with the noise beside them."""
+"""Contenders in turn; medians of paired ratios, with the noise beside them."""
 
 from __future__ import annotations
 
@@ -8,38 +8,32 @@ import json
 import logging
 import os
 import random
+import socket
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 
 Work = Callable[[int], None]
 Rows = dict[str, dict[str, float]]  # by what is measured: a number by the name of its column
 Tables = dict[str, Rows]
 
 
-def compare(contenders: dict[str, Work], *, number: int, rounds: int) -> Rows:
+def compare(contenders: dict[str, Work], *, number: int, rounds: int, alone: bool = False) -> Rows:
     """Time each contender once a round, and hold each against the first one of the same round.
 
     Returns microseconds for one of ``number`` repetitions, and the ratio with its quartiles. The
-    first contender comes twice, so that "again" shows the noise.
+    first contender comes twice, so that "again" shows the noise. With ``alone`` each has a process
+    of its own.
     """
     first = next(iter(contenders))
-    again = f"{first}, again"
-    turns = contenders | {again: contenders[first]}
-    names = list(turns)
-    times: dict[str, list[float]] = {name: [] for name in turns}
+    turns = contenders | {f"{first}, again": contenders[first]}
     gc.collect()
     gc.freeze()  # what was made so far is not walked through in the middle of a contender
-    order = random.Random(0)  # the same in each run
-    for turn in range(rounds + 1):
-        order.shuffle(names)  # who comes after whom matters to the processor's caches
-        for name in names:
-            begin = time.perf_counter()
-            turns[name](number)
-            if turn:  # the first round warms up
-                times[name].append((time.perf_counter() - begin) / number * 1e6)
+    with apart(turns) if alone else nullcontext(turns) as those:
+        times = _take_turns(those, number, rounds)
     gc.unfreeze()
     results = {}
     for name, taken in times.items():
@@ -52,6 +46,63 @@ def compare(contenders: dict[str, Work], *, number: int, rounds: int) -> Rows:
             "high": high,
         }
     return results
+
+
+def _take_turns(turns: dict[str, Work], number: int, rounds: int) -> dict[str, list[float]]:
+    names = list(turns)
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    order = random.Random(0)  # the same in each run
+    for turn in range(rounds + 1):
+        order.shuffle(names)  # who comes after whom matters to the processor's caches
+        for name in names:
+            begin = time.perf_counter()
+            turns[name](number)
+            if turn:  # the first round warms up
+                times[name].append((time.perf_counter() - begin) / number * 1e6)
+    return times
+
+
+@contextmanager
+def apart(contenders: dict[str, Work]) -> Iterator[dict[str, Work]]:
+    """Run each in a process of its own, forked before it has connected, where there are forks.
+
+    CPython fits its code to the classes that come by. Where all ran in one process each would be
+    slowed down by the others, which no application sees.
+    """
+    if not hasattr(os, "fork"):
+        yield contenders
+        return
+    ours: list[socket.socket] = []
+    try:
+        yield {name: _apart(work, ours) for name, work in contenders.items()}
+    finally:
+        for one in ours:
+            one.close()
+            os.wait()
+
+
+def _apart(work: Work, ours: list[socket.socket]) -> Work:
+    here, there = socket.socketpair()
+    if os.fork() == 0:
+        with suppress(BaseException):  # it must not go on as its parent
+            try:
+                for one in (here, *ours):
+                    one.close()
+                while number := there.recv(8):
+                    work(int.from_bytes(number, "big"))
+                    there.send(b"!")
+            except BaseException:  # noqa: BLE001  # whatever it is, it is told
+                traceback.print_exc()
+        os._exit(0)
+    there.close()
+    ours.append(here)
+
+    def ask(number: int) -> None:
+        here.send(number.to_bytes(8, "big"))
+        if not here.recv(1):
+            raise RuntimeError("A contender has failed: what it says stands above.")
+
+    return ask
 
 
 @contextmanager

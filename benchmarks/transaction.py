@@ -166,6 +166,7 @@ def _sync(name: str, database: Database, path: str, rounds: int, number: int) ->
             {one: reading(factory, statements) for one, factory in made.items()},
             number=number // statements,
             rounds=rounds,
+            alone=True,
         )
         for statements in (1, 10)
     }
@@ -174,6 +175,7 @@ def _sync(name: str, database: Database, path: str, rounds: int, number: int) ->
         {one: flushing(factory) for one, factory in writers.items()},
         number=number,
         rounds=rounds,
+        alone=True,
     )
     with Session(database.engine()) as session:
         session.execute(delete(Row))
