@@ -59,7 +59,10 @@ class Flips(logging.Handler):
     def __init__(self, notes: Notes) -> None:
         super().__init__()
         self._notes = notes
+        # Until then one that can't look at the file tells by that record that it is read-only.
+        self._events = {"flip", "starts", "look_failed"}
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "sa_readonly_event", None) in ("flip", "starts"):
+        if getattr(record, "sa_readonly_event", None) in self._events:
+            self._events.discard("look_failed")
             self._notes.note("flip", to=vars(record)["sa_readonly_mode"])
