@@ -38,7 +38,8 @@ class Asking:
     server: ServerSwitch | None
     """For sessions: what turns this selector by the word of its database server, or None."""
     direct = False
-    """For sessions: whether there is no event loop, and nothing that is held by its request."""
+    """For sessions: False where they have to ask for more than the mode, as on an event loop, or
+    where requests are held."""
 
     _worker: Worker | None
     _callbacks: list[Callable[[State, State], object]]

@@ -230,7 +230,8 @@ class OneSwitch(Asking):
 # -- the table -------------------------------------------------------------------------------
 
 _switches: weakref.WeakValueDictionary[object, OneSwitch] = weakref.WeakValueDictionary()
-_finding = forks.PerProcess(threading.Lock)
+# Reentrant: a garbage collection may begin in it and end a selector, which leads here again.
+_finding = forks.PerProcess(threading.RLock)
 
 
 def of_file(path: Any, workers: object) -> OneSwitch:
@@ -279,7 +280,7 @@ def _find(name: object, make: Callable[[], OneSwitch]) -> OneSwitch:
     with _finding():
         found = _switches.get(name)
         if found is None:
-            found = _switches[name] = make()
+            found = _switches.setdefault(name, make())
     return found
 
 

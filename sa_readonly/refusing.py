@@ -28,7 +28,7 @@ class RefusingSession(HoldingSession):
 
     _only: EngineSelector | None
     # Whether a transaction may keep that something in it was refused, in a rehearsal.
-    _notes = False
+    _has_noted = False
 
     def bulk_save_objects(self, objects: Iterable[object], *args: Any, **kwargs: Any) -> None:
         """See :meth:`.Session.bulk_save_objects`.
@@ -87,7 +87,7 @@ class RefusingSession(HoldingSession):
 
     def _kept(self, pin: dict[Any, Any]) -> Sequence[dict[Any, Any]]:
         """Return what the transaction keeps, and what is pinned to it, or will be."""
-        self._notes = True
+        self._has_noted = True
         return getattr(self.get_transaction(), "__dict__", {}), pin
 
     def _refuses(self, bind: Engine | Connection) -> bool:

@@ -141,7 +141,7 @@ class RoutingSession(RefusingSession):
         """
         selector: Any = self._only
         if bind is not None or selector is None or selector is not self.bind:
-            selector = self._found(mapper, clause, bind, kw)
+            selector = self._ask_session(mapper, clause, bind, kw)
             if not isinstance(selector, EngineSelector):
                 self._check_given(selector, clause)
                 return selector  # type: ignore[no-any-return]  # a bind of the application's own
@@ -168,7 +168,7 @@ class RoutingSession(RefusingSession):
         return engine
 
     # Not a part of get_bind(): a function in which another one is made is slower, made or not.
-    def _found(self, mapper: Any, clause: Any, bind: Any, kw: dict[str, Any]) -> Any:
+    def _ask_session(self, mapper: Any, clause: Any, bind: Any, kw: dict[str, Any]) -> Any:
         """Return what Session.get_bind(), or that of a class behind this one, finds."""
         # Such a class may know fewer arguments than SQLAlchemy's own: what was given is passed on,
         # and nothing else.
@@ -280,7 +280,7 @@ class RoutingSession(RefusingSession):
             if connection is not None:
                 return connection
         if self._asked is not None or (choice and choice[2] and choice[2].held.serves_requests):
-            held = self._held(engine, execution_options)
+            held = self._connect_while_held(engine, execution_options)
             if held is not None:
                 return held
         try:
@@ -294,7 +294,9 @@ class RoutingSession(RefusingSession):
         return super()._connection_for_bind(engine, execution_options)
 
     # Not a part of the one above, for the same reason.
-    def _held(self, engine: Engine | Connection, execution_options: Any) -> Connection | None:
+    def _connect_while_held(
+        self, engine: Engine | Connection, execution_options: Any
+    ) -> Connection | None:
         connect = super()._connection_for_bind
         return self._connect_held(engine, lambda chosen: connect(chosen, execution_options))
 
@@ -325,11 +327,11 @@ def _pin_mode(
     choice, session._choice = session._choice, None
     engine = connection.engine
     chosen = choice[1] if choice is not None and choice[0] is engine else _modes_of(engine)
-    # By no vars(): once that was asked for, CPython finds each attribute by its name.
+    # By no vars(), as elsewhere: after it each attribute is found by its name, which is slower.
     pin = getattr(transaction, PIN, None)
     if pin is None:
         transaction._sa_readonly_pin = pin = chosen  # type: ignore[attr-defined]  # this package adds it
-        if session._notes and hasattr(transaction, REFUSED):  # a flush, before it had connected
+        if session._has_noted and hasattr(transaction, REFUSED):  # a flush, before it had connected
             chosen[REFUSED] = True
     else:  # this is the connection of a second engine
         for key, value in chosen.items():

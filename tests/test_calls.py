@@ -6,6 +6,7 @@ import cProfile
 import gc
 import os
 import pstats
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import RoutingSession
+from sa_readonly.engines import classes
 from sa_readonly.engines.classes import become
 from sa_readonly.rehearsal.notes import notebook_of
 from tests.app import App, Book, set_clock
@@ -141,13 +143,37 @@ def test_inside_ttl_ten_thousand_looks_and_a_thousand_transactions_make_no_stat(
     assert [path for path in stats if str(path).startswith(str(lite.path.parent))] == []
 
 
-def test_what_gets_another_class_keeps_its_attributes_in_the_dict_that_others_write_to(
+def test_what_gets_another_class_keeps_its_attributes_in_a_dict_that_grows_where_it_is(
     lite: App,
 ) -> None:
-    dialect: Any = lite.engine("rw").dialect
-    attributes = vars(dialect)
-    before = dict(attributes)
-    become(dialect, type("Other", (type(dialect),), {}))
-    assert type(dialect).__name__ == "Other"
-    assert vars(dialect) is attributes
+    pool: Any = lite.engine("rw").pool
+    attributes = vars(pool)
+    before, size = dict(attributes), sys.getsizeof(attributes)
+    become(pool, type("Other", (type(pool),), {}))
+    assert type(pool).__name__ == "Other"
+    assert vars(pool) is attributes
     assert attributes == before
+    assert sys.getsizeof(attributes) > size
+
+
+def test_a_pool_that_takes_the_place_of_another_has_grown_as_well(lite: App) -> None:
+    lite.start()
+    pool = lite.engines["rw"].pool
+    assert sys.getsizeof(vars(pool.recreate())) >= sys.getsizeof(vars(pool))
+
+
+def test_a_dict_may_grow_while_another_thread_has_it_grow(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = lite.engine("rw")
+    before = dict(vars(engine))
+
+    class Interrupted(dict[str, None]):
+        def __iter__(self) -> Iterator[str]:
+            monkeypatch.setattr(classes, "_FILL", dict(self))
+            classes.grow(engine)
+            return super().__iter__()
+
+    monkeypatch.setattr(classes, "_FILL", Interrupted(classes._FILL))
+    classes.grow(engine)
+    assert vars(engine) == before

@@ -201,6 +201,27 @@ def test_a_request_that_came_before_the_flip_is_held_as_its_session_connects(nig
     assert night.titles("rw") == ["a"]
 
 
+@pytest.mark.parametrize("name", ["flush", "dml"])
+def test_such_a_request_is_held_if_a_session_made_before_the_middleware_writes_first(
+    night: App, name: str
+) -> None:
+    night.off()
+    night.selector.check()
+    session = night.sessions()
+
+    def work() -> None:
+        night.on()
+        with session.begin():
+            WORK[name](session)
+
+    client = Client(night, work)
+    client.ask("POST")
+    assert client.number == 1
+    client.end()
+    assert client.answers["/"][0] == "200 OK"
+    assert night.titles("rw") == [name]
+
+
 def test_such_a_request_keeps_no_turn_while_it_connects(night: App) -> None:
     night.engines["rw"].dispose()
     night.off()

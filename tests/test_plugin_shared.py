@@ -16,14 +16,15 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.event import registry
 from sqlalchemy.pool import NullPool
 
-from sa_readonly import ReadOnlyError, forks, oneswitch, testing, wsgi
+from sa_readonly import FixedSwitch, Mode, ReadOnlyError, forks, oneswitch, testing, wsgi
+from sa_readonly.rehearsal import notes
 from sa_readonly.workers import worker
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.status import take
 from tests.app import LONG, longer
 from tests.by_url import nothing_lingers, shared_of
 from tests.postgres import Pair, wait_until
-from tests.switches import in_child
+from tests.switches import BOUND, in_child
 from tests.test_calls import calls
 
 __all__ = ["nothing_lingers"]
@@ -265,3 +266,44 @@ def test_what_a_middleware_and_a_test_asked_goes_with_them(
     del middleware
     gc.collect()
     wait_until(lambda: entries(place) == [], "the entry to go")
+
+
+def fixed() -> FixedSwitch:
+    return FixedSwitch(Mode.READ_WRITE)
+
+
+TABLES: dict[str, tuple[Any, str, Any, Any]] = {
+    "workers": (worker, "_workers", worker.worker_of, weakref.WeakKeyDictionary),
+    "notebooks": (notes, "_notebooks", notes.notebook_of, weakref.WeakKeyDictionary),
+    "switches": (
+        oneswitch,
+        "_switches",
+        lambda name: oneswitch._find(name, lambda: oneswitch.OneSwitch(fixed, None, None)),
+        weakref.WeakValueDictionary,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_is_shared_is_found_once_where_a_garbage_collection_leads_there_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, table, find, kind = TABLES[name]
+    found: list[Any] = []
+
+    class Collected(kind):  # type: ignore[misc]  # one of two classes
+        def get(self, key: Any, default: Any = None) -> Any:
+            there = super().get(key, default)
+            if not found:  # as the finalizer of a selector comes here
+                found.append(None)
+                found[0] = find(key)
+            return there
+
+    monkeypatch.setattr(module, table, Collected())
+    switch = fixed()
+    thread = threading.Thread(target=lambda: found.append(find(switch)), daemon=True)
+    thread.start()
+    thread.join(BOUND)
+    assert not thread.is_alive()
+    assert found[0] is found[1]
+    assert found[0] is not None

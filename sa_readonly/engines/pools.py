@@ -21,7 +21,7 @@ from ..errors import ReadOnlyError
 from ..telemetry import fields
 from . import loops, privates
 from .checkins import EndingPool
-from .classes import become
+from .classes import become, grow
 from .uses import UNNOTED, Trace, Use
 
 if TYPE_CHECKING:
@@ -277,6 +277,7 @@ class CountedPool(EndingPool):
     def recreate(self) -> Pool:
         made: Any = super().recreate()
         made._sa_readonly = self._sa_readonly
+        grow(made)
         return made  # type: ignore[no-any-return]  # a Pool
 
 

@@ -78,7 +78,7 @@ def gate(engine: Engine, switch: Switch) -> None:
     with _changing():
         dialect._sa_readonly_gates = (*getattr(dialect, "_sa_readonly_gates", ()), switch)
         _become(dialect)
-    grow(engine)
+        grow(engine)
 
 
 def protect(engine: Engine, switch: Switch, *, serves: bool) -> None:
@@ -93,7 +93,7 @@ def protect(engine: Engine, switch: Switch, *, serves: bool) -> None:
         if not isinstance(dialect, ReadOnly):
             dialect._sa_readonly_passed = {}
         _become(dialect)
-    grow(engine)
+        grow(engine)
 
 
 def release(engine: Engine, switch: Switch, *, gated: bool, protected: bool) -> None:

@@ -281,7 +281,8 @@ class _Pick(NamedTuple):
 
 
 _notebooks: weakref.WeakKeyDictionary[Switch, Notebook] = weakref.WeakKeyDictionary()
-_finding = forks.PerProcess(threading.Lock)
+# Reentrant: a garbage collection may begin in it and end a selector, which leads here again.
+_finding = forks.PerProcess(threading.RLock)
 
 
 def notebook_of(switch: Switch) -> Notebook:
@@ -289,10 +290,12 @@ def notebook_of(switch: Switch) -> Notebook:
     with _finding():
         found = _notebooks.get(switch)
         if found is None:
-            found = _notebooks[switch] = Notebook(switch)
-            hearing[switch] = found.hear
-            if wanted(False):
-                found.wish("process", on=True)
+            made = Notebook(switch)
+            found = _notebooks.setdefault(switch, made)
+            if found is made:
+                hearing[switch] = found.hear
+                if wanted(False):
+                    found.wish("process", on=True)
         return found
 
 

@@ -387,13 +387,12 @@ def _without(several: tuple[_Hook, ...], one: _Hook) -> tuple[_Hook, ...]:
 
 
 _workers: weakref.WeakKeyDictionary[Switch, Worker] = weakref.WeakKeyDictionary()
-_finding = forks.PerProcess(threading.Lock)
+# Reentrant: a garbage collection may begin in it and end a selector, which leads here again.
+_finding = forks.PerProcess(threading.RLock)
 
 
 def worker_of(switch: Switch) -> Worker:
     """Return the worker that all selectors with this switch share in this process."""
     with _finding():
         worker = _workers.get(switch)
-        if worker is None:
-            worker = _workers[switch] = Worker(switch)
-        return worker
+        return _workers.setdefault(switch, Worker(switch)) if worker is None else worker
