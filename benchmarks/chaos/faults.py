@@ -16,6 +16,7 @@ from benchmarks.chaos.ground import FLEET, TTL, Ground, Living, unprivileged
 from benchmarks.chaos.operator import Operator
 from benchmarks.chaos.worker import APPLICATION
 from tests.failover import Name
+from tests.postgres import wait_until
 
 PHASES = ("writing", "turning", "drained", "returning")
 
@@ -206,6 +207,9 @@ def permission(scene: Scene, _: Chosen) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unmount(scene: Scene, _: Chosen) -> Iterator[None]:
+    # What starts meanwhile finds a directory without the file, and can't know that it is another
+    # one: docs/usage.md says what an operator does about that.
+    wait_until(scene.ground.all_have_started, "the start of what is just being started")
     scene.ground.disks.unmount()
     try:
         yield

@@ -307,6 +307,12 @@ class Ground:
                     found.append(one)
         return found
 
+    def all_have_started(self) -> bool:
+        """True if each member that was not killed has made its selector, which it notes."""
+        started = {one.pid for one in self.processes(masters=True)}
+        alive = (one.process for one in self.members.values() if one.process.poll() is None)
+        return all(process.pid in started for process in alive)
+
     def tend(self) -> None:
         """Start those anew that were killed; note those that ended by themselves."""
         for member in self.members.values():
