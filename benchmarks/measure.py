@@ -183,7 +183,7 @@ def plot(tables: Tables, path: str) -> None:
         axis.set_yticks(range(len(names)), names)
         axis.axvline(1, color="#495057", linewidth=0.8)
         axis.grid(axis="x", color="#dee2e6", linewidth=0.6)
-        axis.set_xlim(0.9, 1.4)
+        axis.set_xlim(0.9, 1.5)
         axis.set_title(f"{title}: time, as a ratio to a plain Session's", fontsize=9, loc="left")
         axis.tick_params(labelsize=8)
     figure.savefig(path, dpi=110)
