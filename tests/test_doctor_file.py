@@ -148,10 +148,19 @@ def test_a_config_map_mounted_as_a_sub_path_is_a_warning() -> None:
 
 @pytest.mark.parametrize("kind", ["nfs4", "tmpfs", "overlay"])
 def test_file_systems_that_cache_forget_or_are_not_shared_are_a_warning(kind: str) -> None:
-    known = [Mount("/", "/", "ext4"), Mount("/", "/no/such/place", kind)]
+    known = [Mount("/", "/", "ext4"), Mount("/", "/no/such", kind)]
     (finding,) = examine_mount("/no/such/place/read-only.txt", known)
     assert finding.severity == "warning"
     assert finding.what.endswith(f"is on {kind}.")
+
+
+@pytest.mark.parametrize(("kind", "warns"), [("nfs4", True), ("tmpfs", False), ("ext4", False)])
+def test_a_file_at_the_top_of_what_a_server_may_not_have_mounted_is_a_warning(
+    kind: str, warns: bool
+) -> None:
+    known = [Mount("/", "/", "ext4"), Mount("/", "/no/such", kind)]
+    codes = {one.code for one in examine_mount("/no/such/read-only.txt", known)}
+    assert ("directory-is-a-mount-point" in codes) is warns
 
 
 def test_a_forced_mode_is_found() -> None:

@@ -290,6 +290,14 @@ def examine_mount(path: str, all_mounts: list[Mount]) -> Iterator[Finding]:
         )
     if known := _FILE_SYSTEMS.get(mount.kind):
         yield replace(known, what=f"{directory} is on {mount.kind}.")
+        if known is _REMOTE and mount.place == directory:
+            yield warning(
+                "directory-is-a-mount-point",
+                f"{directory} is where the {mount.kind} is mounted.",
+                "A process that starts while it is not mounted finds the directory under it, "
+                "without the file, and writes.",
+                "Put the file in a directory below it: without that no selector is made.",
+            )
 
 
 # -- the environment ---------------------------------------------------------------------------
