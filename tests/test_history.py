@@ -27,6 +27,7 @@ from sa_readonly.oneswitch import asked
 from sa_readonly.workers import process
 from sa_readonly.workers.counts import Begun
 from tests.app import SECONDS, App, Book, once
+from tests.postgres import wait_until
 from tests.test_command_on_off import command, file, refused, told
 from tests.worker_app import lite, read
 
@@ -222,7 +223,14 @@ def test_an_off_tells_what_forced_processes_began_and_who_was_not_drained(
     for _ in range(3):
         with lite.sessions.begin() as session:
             session.add(Book(title="x"))
-    lite.selector.check()
+
+    def reported() -> list[int]:  # by this thread, or by the one that is just at it
+        lite.selector.check()
+        registry = lite.selector.registry
+        assert registry is not None
+        return [one.report.begun for one in registry.read() if one.report is not None]
+
+    wait_until(lambda: reported() == [4], "the report")
     command("off", "--file", lite.path)
     off = lines(lite.path)[-1]
     (forced,) = off["forced"]

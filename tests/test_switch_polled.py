@@ -566,17 +566,18 @@ def add(sessions: Any) -> None:
 
 
 def test_without_a_watcher_a_transaction_follows_the_flag(
-    start: Any, switch: PolledSwitch, flag: Flag, clock: Clock, lite: App
+    start: Any, flag: Flag, clock: Clock, lite: App
 ) -> None:
+    switch = PolledSwitch(flag, ttl=BOUND, fence=10 * BOUND)  # a look has as long on a busy machine
     sessions = start(switch, watch=False)
     add(sessions)
     flag.text = "upgrade"
-    clock.now += 1.1
+    clock.now += BOUND + 1
     with pytest.raises(ReadOnlyError, match="upgrade"):
         add(sessions)
     assert Door.of(lite.engines["rw"]).connections == 0
     flag.text = None
-    clock.now += 1.1
+    clock.now += BOUND + 1
     add(sessions)
     assert lite.titles("rw") == ["x", "x"]
     assert switch._caller.thread.is_alive()
