@@ -346,7 +346,7 @@ def test_a_watchs_word_shuts_the_gates_and_what_a_look_shows_is_acknowledged(
     assert not fleet.drained()
     goes_on.set()
     wait_until(fleet.drained, "its acknowledgement", 5)
-    assert len([line for _, line in log() if "read-only" in line]) == 1  # told once
+    assert len([line for _, line in log() if "-> read-only" in line]) == 1  # told once
 
 
 def test_what_a_watch_tells_late_shuts_nothing_and_an_earlier_look_opens_nothing(

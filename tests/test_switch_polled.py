@@ -646,7 +646,7 @@ def test_an_idle_process_whose_look_hangs_is_read_only_past_fence(
 def test_on_an_event_loop_a_look_is_awaited_and_none_is_called_there(
     place: Path, flag: Flag, clock: Clock
 ) -> None:
-    switch = PolledSwitch(flag)
+    switch = PolledSwitch(flag, ttl=BOUND, fence=10 * BOUND)
 
     async def use(app: AsyncApp) -> None:
         rw, ro = AsyncEngine(app.engine("rw")), AsyncEngine(app.engine("ro"))
@@ -654,7 +654,7 @@ def test_on_an_event_loop_a_look_is_awaited_and_none_is_called_there(
             factory = async_sessionmaker(selector, sync_session_class=RoutingSession)
             for text, name in ((None, "rw"), ("upgrade", "ro"), (None, "rw")):
                 flag.text = text
-                clock.now += 1.1
+                clock.now += BOUND + 1
                 async with factory() as session:
                     assert await session.scalar(WHICH) == name
 
