@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 
 Work = Callable[[int], None]
 Rows = dict[str, dict[str, float]]  # by what is measured: a number by the name of its column
@@ -84,16 +84,16 @@ def apart(contenders: dict[str, Work]) -> Iterator[dict[str, Work]]:
 def _apart(work: Work, ours: list[socket.socket]) -> Work:
     here, there = socket.socketpair()
     if os.fork() == 0:
-        with suppress(BaseException):  # it must not go on as its parent
-            try:
-                for one in (here, *ours):
-                    one.close()
-                while number := there.recv(8):
-                    work(int.from_bytes(number, "big"))
-                    there.send(b"!")
-            except BaseException:  # noqa: BLE001  # whatever it is, it is told
-                traceback.print_exc()
-        os._exit(0)
+        try:
+            for one in (here, *ours):
+                one.close()
+            while number := there.recv(8):
+                work(int.from_bytes(number, "big"))
+                there.send(b"!")
+        except BaseException:  # noqa: BLE001  # whatever it is, it is told
+            traceback.print_exc()
+        finally:
+            os._exit(0)  # it must not go on as its parent
     there.close()
     ours.append(here)
 

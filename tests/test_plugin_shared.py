@@ -205,10 +205,10 @@ def test_an_engine_costs_hardly_more_than_a_plain_one(place: Path) -> None:
     url, file = f"sqlite:///{place}/one.db", f"{place}/read-only.txt"
     query = f"?plugin=sa_readonly&sa_readonly_file={file}"
     plain = calls(lambda: create_engine(url))
-    assert calls(lambda: create_engine(url + query)) < 1.44 * plain
+    assert calls(lambda: create_engine(url + query)) < 1.42 * plain
     assert (
         calls(lambda: create_engine(url, plugins=["sa_readonly"], sa_readonly_file=file))
-        < 1.3 * plain
+        < 1.28 * plain
     )
 
 

@@ -12,8 +12,9 @@ _FILL = dict.fromkeys(f"_sa_readonly_fill_{number}" for number in range(48))
 
 def become(one: Any, cls: type[Any]) -> None:
     """Give an object another class, and let its attributes be read as fast as before."""
-    one.__class__ = cls
-    grow(one)
+    if type(one) is not cls:
+        one.__class__ = cls
+        grow(one)
 
 
 def grow(one: Any) -> None:

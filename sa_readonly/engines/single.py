@@ -105,7 +105,7 @@ class Single:
         self._create = create
         self._begun: _Sides | None = None
         made: Any = engine
-        self._first: Any = vars(engine).pop("pool")
+        self._first: Any = engine.__dict__.pop("pool")
         mix_in(self._first, _WaitingPool)
         self._first.sa_readonly_single = made._sa_readonly_single = self
         self._connect = privates.creator(self._first)  # until it has begun, the pool has another
