@@ -32,9 +32,11 @@ def announced(file: Path) -> Announced | None:
         (["--at", "2026-01-01T02:00Z"], "'--at': 2026-01-01T02:00Z is not in the future: it means"),
         (["--at", "2999-01-01T02:00"], "'--at': 2999-01-01T02:00 has no time zone"),
         (["--at", "2999-01-01"], "'--at': 2999-01-01 has no time zone"),
-        (["--at", "2999-13-01T02:00Z"], "'--at': '2999-13-01T02:00Z' is no ISO 8601 time"),
-        (["--at", "+2h"], "'--at': '+2h' is no ISO 8601 time"),
-        (["--at", ""], "'--at': '' is no ISO 8601 time"),
+        (["--at", "2999-13-01T02:00Z"], "'--at': '2999-13-01T02:00Z' is neither an ISO 8601 time"),
+        (["--at", "+2"], "'--at': '+2' is neither an ISO 8601 time"),
+        (["--at", "+0h"], "'--at': +0h is not in the future: it means"),
+        (["--at", "+3000000d"], "'--at': so far from now no calendar reaches"),
+        (["--at", ""], "'--at': '' is neither an ISO 8601 time"),
         (["--at", AT, "--for", "two hours"], "'--for': 'two hours' is no duration"),
         (["--at", AT, "--for", "-2h"], "'--for': '-2h' is no duration"),
         (["--at", AT, "--for", "0m"], "'--for': '0m' is no duration"),
@@ -68,6 +70,14 @@ def test_it_is_announced_and_taken_back_and_no_mode_changes(file: Path) -> None:
         answer = told("announce", "--file", file, "--cancel")
         assert (answer["announced"], answer["changed"]) == (None, changed)
     assert list(file.parent.iterdir()) == []
+
+
+def test_it_is_announced_by_the_time_from_now(file: Path) -> None:
+    before = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(hours=2)
+    answer = told("announce", "--file", file, "--at", "+2h", "--for", "90m")["announced"]
+    begins, ends = (datetime.fromisoformat(answer[name]) for name in ("time", "until"))
+    assert before <= begins <= datetime.now(timezone.utc) + timedelta(hours=2)
+    assert ends - begins == timedelta(minutes=90)
 
 
 def test_on_takes_the_reason_and_the_time_where_none_are_given_and_removes_it(file: Path) -> None:

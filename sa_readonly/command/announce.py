@@ -12,7 +12,7 @@ from ..announced import content_of, in_words
 from ..mode import Announced, now
 from ..text import as_read, has_offset, parse_time
 from .operate import operate
-from .options import Command, Where, json_too, span, the_switch_alone
+from .options import Command, Where, from_now, json_too, span, the_switch_alone
 from .place import Place
 from .terminal import CannotRun, local, say, shown
 
@@ -20,12 +20,14 @@ from .terminal import CannotRun, local, say, shown
 def _at(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
     if value is None:
         return None
-    time = parse_time(value)
+    later = from_now(value)
+    time = later or parse_time(value)
     if time is None:
         raise click.BadParameter(
-            f"{value!r} is no ISO 8601 time, such as 2030-01-31T23:30+01:00 or 2030-01-31T22:30Z."
+            f"{value!r} is neither an ISO 8601 time, such as 2030-01-31T23:30+01:00 or "
+            "2030-01-31T22:30Z, nor a duration from now, such as +30m or +2h."
         )
-    if not has_offset(value):
+    if later is None and not has_offset(value):
         raise click.BadParameter(
             f"{value} has no time zone, and is read by people in others: write it as "
             f"{time.astimezone().isoformat(timespec='minutes')}, if it is meant so."
@@ -50,9 +52,9 @@ def _for(_context: click.Context, _option: click.Parameter, value: str | None) -
 @click.command(cls=Command)
 @click.option(
     "--at",
-    metavar="TIME",
+    metavar="TIME|+2h",
     callback=_at,
-    help="When it will be read-only: in ISO 8601, with a time zone.",
+    help="When it will be read-only: in ISO 8601, with a time zone, or from now: +30m, +2h, +1d.",
 )
 @click.option(
     "--for",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +12,7 @@ from ..mode import Announced, Mode, State, now
 from ..text import parse_time
 from ..workers.verdict import Verdict
 from .operate import operate
-from .options import Command, Where, json_too, options, span, the_switch
+from .options import Command, Where, from_now, json_too, options, the_switch
 from .place import Place, show
 from .record import Record
 from .terminal import Failed, local, note
@@ -31,14 +30,7 @@ _about_the_switch = options(the_switch, json_too)
 def _until(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
     if value is None:
         return None
-    if value[:1] == "+" and value[-1] in "smhd" and re.match(r"\+\d", value, re.ASCII):
-        try:
-            duration = span(value[1:])
-            until = None if duration is None else (now() + duration).replace(microsecond=0)
-        except OverflowError:
-            raise click.BadParameter("so far from now no calendar reaches.") from None
-    else:
-        until = parse_time(value)
+    until = from_now(value) or parse_time(value)
     if until is None:
         raise click.BadParameter(
             f"{value!r} is neither an ISO 8601 time, such as 2030-01-31T23:30 (local time) or "

@@ -6,10 +6,12 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import click
+
+from ..mode import now
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _UNITS = {"": "seconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -59,6 +61,17 @@ def span(text: str) -> timedelta | None:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text, re.ASCII)
     return timedelta(**{_UNITS[match[2]]: float(match[1])}) if match else None
+
+
+def from_now(text: str) -> datetime | None:
+    """Read a time that is told from now, ``+30m`` or ``+2h``, to the second; None if it is none."""
+    if not re.match(r"\+\d", text, re.ASCII) or text[-1] not in "smhd":
+        return None
+    try:
+        duration = span(text[1:])
+        return None if duration is None else (now() + duration).replace(microsecond=0)
+    except OverflowError:
+        raise click.BadParameter("so far from now no calendar reaches.") from None
 
 
 def seconds(_context: click.Context, _option: click.Parameter, value: str) -> float:
