@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # ADBC's driver for SQLite executes the first of several statements in a string, and drops the others without an error.
 #
-# Guess: execute("INSERT ...; INSERT ...") either executes both, or is refused, as sqlite3 refuses it ("You can only execute
-#     one statement at a time").
-# Truth: what stands behind the first semicolon is neither executed nor looked at: even a text that is no SQL at all is no
-#     error there. A script with two INSERTs, or "PRAGMA foreign_keys = on; DELETE ...", does half of its work and succeeds.
+# Guess: execute("INSERT ...; INSERT ...") either executes both, or is refused, as sqlite3 refuses it ("You can only
+#     execute one statement at a time").
+# Truth: what stands behind the first semicolon is neither executed nor looked at: even a text that is no SQL at all is
+#     no error there. A script with two INSERTs, or "PRAGMA foreign_keys = on; DELETE ...", does half of its work and
+#     succeeds.
 # Versions: adbc-driver-sqlite 1.13.0, adbc-driver-manager 1.13.0.
-# Source: SQLite's sqlite3_prepare_v2 compiles the first statement and points at the rest, which the driver doesn't look at.
+# Source: SQLite's sqlite3_prepare_v2 compiles the first statement and points at the rest, which the driver doesn't look
+#     at.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # aiosqlite: an INSERT whose await timed out is executed afterwards, and the next commit() commits it.
 #
-# Guess: after asyncio.timeout() around `await connection.execute("INSERT ...")` it's not inserted: the call was cancelled,
-#     as with asyncpg or psycopg, whose drivers cancel the query at the server.
-# Truth: only the wait is cancelled. The statement stays with the connection's thread (waiting for a lock, or in the queue behind
-#     a slow one), is executed when it can be, and stays in the open transaction; who goes on with the connection and commits
-#     commits it too. A retry after the timeout inserts twice. It needs a rollback() first, which waits for the statement.
+# Guess: after asyncio.timeout() around `await connection.execute("INSERT ...")` it's not inserted: the call was
+#     cancelled, as with asyncpg or psycopg, whose drivers cancel the query at the server.
+# Truth: only the wait is cancelled. The statement stays with the connection's thread (waiting for a lock, or in the
+#     queue behind a slow one), is executed when it can be, and stays in the open transaction; who goes on with the
+#     connection and commits commits it too. A retry after the timeout inserts twice. It needs a rollback() first, which
+#     waits for the statement.
 # Versions: aiosqlite 0.22.1, SQLite of the Python (3.40 or newer).
-# Source: aiosqlite/core.py, Connection._execute puts a function into the thread's queue and awaits a future; nothing takes
-#     it out again. Its documentation has no word on cancellation.
+# Source: aiosqlite/core.py, Connection._execute puts a function into the thread's queue and awaits a future; nothing
+#     takes it out again. Its documentation has no word on cancellation.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

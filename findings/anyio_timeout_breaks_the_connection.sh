@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# A timeout of anyio inside a transaction leaves asyncpg stuck in it, and closes psycopg's connection; asyncio's does not.
+# A timeout of anyio inside a transaction leaves asyncpg stuck in it and closes psycopg's connection; asyncio's doesn't.
 #
-# Guess: `anyio.fail_after(1)` around `async with connection.transaction():` rolls back and the connection goes on, as with
-#     asyncio.timeout(1); on asyncio anyio is asyncio.
-# Truth: asyncio cancels a task once, so that its clean-up may await. anyio cancels each await until the scope is left, and the
-#     ROLLBACK at the end of the block is one. With asyncpg, if a query was running, no ROLLBACK is sent: the block is
-#     left, the server's transaction is open and aborted, each statement is refused and transaction() says that it was
-#     "manually started", until execute("ROLLBACK"). psycopg closes the connection, query or not. (Both drivers' pools, and
-#     SQLAlchemy's, repair or replace it.) Starlette and FastAPI cancel by anyio when a client goes away.
+# Guess: `anyio.fail_after(1)` around `async with connection.transaction():` rolls back and the connection goes on, as
+#     with asyncio.timeout(1); on asyncio anyio is asyncio.
+# Truth: asyncio cancels a task once, so that its clean-up may await. anyio cancels each await until the scope is left,
+#     and the ROLLBACK at the end of the block is one. With asyncpg, if a query was running, no ROLLBACK is sent: the
+#     block is left, the server's transaction is open and aborted, each statement is refused and transaction() says that
+#     it was "manually started", until execute("ROLLBACK"). psycopg closes the connection, query or not. (Both drivers'
+#     pools, and SQLAlchemy's, repair or replace it.) Starlette and FastAPI cancel by anyio when a client goes away.
 # Versions: asyncpg 0.32.0, psycopg 3.3.9, anyio 4.16.0, PostgreSQL 18.6.
 # Source: anyio's documentation on "level cancellation"; asyncpg/transaction.py, __aexit__ awaits ROLLBACK unshielded;
-#     psycopg/connection_async.py, AsyncConnection.wait: "query cancellation interrupted". Neither driver's documentation
-#     has a word on anyio.
+#     psycopg/connection_async.py, AsyncConnection.wait: "query cancellation interrupted". Neither driver's
+#     documentation has a word on anyio.
 set -euo pipefail
 umask 022
 work=$(mktemp -d)
@@ -105,7 +105,8 @@ async def attempt(connecting, within):
 
 async def main():
     check = await asyncpg.connect()
-    print(f"asyncpg {asyncpg.__version__}, psycopg {psycopg.__version__}, PostgreSQL {await check.fetchval('SHOW server_version')}")
+    server = await check.fetchval("SHOW server_version")
+    print(f"asyncpg {asyncpg.__version__}, psycopg {psycopg.__version__}, PostgreSQL {server}")
     await check.execute("CREATE TABLE entry (what text)")
     seen = {}
     for within in (asyncio_timeout, anyio_timeout, anyio_task_group):

@@ -4,13 +4,15 @@
 # Guess: a persistent job store is there to keep when a job is due: after a restart the job runs when it was due, or at
 #     once if that has passed. replace_existing=True, which the documentation demands for a job that is added at the
 #     application's start, replaces what it does and not when it is due.
-# Truth: the due time is counted anew from each start. A job of every 24 hours in an application that is deployed each day
-#     (or of every hour in one whose worker is recycled each half hour) never runs; the stored due time is overwritten
-#     before it is looked at, so neither misfire_grace_time nor coalesce helps. start_date, or a cron trigger, does.
+# Truth: the due time is counted anew from each start. A job of every 24 hours in an application that is deployed each
+#     day (or of every hour in one whose worker is recycled each half hour) never runs; the stored due time is
+#     overwritten before it is looked at, so neither misfire_grace_time nor coalesce helps. start_date, or a cron
+#     trigger, does.
 # Versions: APScheduler 3.11.3, SQLAlchemy 2.1.9.
 # Source: apscheduler/schedulers/base.py, _real_add_job: next_run_time is computed if it was not given, then the store
 #     updates the job. APScheduler's user guide: "If you schedule jobs in a persistent job store during your
-#     application's initialization, you MUST define an explicit ID for the job and use replace_existing=True". Issue 696.
+#     application's initialization, you MUST define an explicit ID for the job and use replace_existing=True". Issue
+#     696.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# apsw: executemany("INSERT ... RETURNING ...") inserts one row, until its rows are read, and the transaction commits that.
+# apsw: executemany("INSERT ... RETURNING ...") inserts one row until its rows are read; the transaction commits that.
 #
-# Guess: executemany() has executed the statement for all of the bindings when it returns, RETURNING or not, as execute()
-#     has inserted all rows of one statement; or a commit before all was executed is an error.
-# Truth: with RETURNING it stops at the first row that comes back, and goes on as the rows are read. If nobody reads them, one
-#     row is inserted, and `with connection:` commits that in silence. Likewise the statements behind a SELECT (or a PRAGMA
-#     that answers) in one execute(). Only using that same cursor again raises IncompleteExecutionError. Without RETURNING
-#     all are inserted, so adding RETURNING to a statement that works loses rows.
+# Guess: executemany() has executed the statement for all of the bindings when it returns, RETURNING or not, as
+#     execute() has inserted all rows of one statement; or a commit before all was executed is an error.
+# Truth: with RETURNING it stops at the first row that comes back, and goes on as the rows are read. If nobody reads
+#     them, one row is inserted, and `with connection:` commits that in silence. Likewise the statements behind a SELECT
+#     (or a PRAGMA that answers) in one execute(). Only using that same cursor again raises IncompleteExecutionError.
+#     Without RETURNING all are inserted, so adding RETURNING to a statement that works loses rows.
 # Versions: apsw 3.54.1.0.
-# Source: apsw's documentation of Cursor.execute: "Execution returns when the first row is available or all statements have
-#     completed."
+# Source: apsw's documentation of Cursor.execute: "Execution returns when the first row is available or all statements
+#     have completed."
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # asyncpg: a channel whose first add_listener() was in a transaction that is rolled back stays deaf for each later one.
 #
-# Guess: the rollback undoes the LISTEN, as PostgreSQL documents it, so that listener hears nothing; adding one again, outside of
-#     the transaction, listens.
-# Truth: the connection remembers that it has listened to the channel and never sends LISTEN for it again: neither for the
-#     same callback, nor for another one, nor after remove_listener() while another is left. No error, no notification. The
-#     same after an UNLISTEN by hand. What helps is to send LISTEN oneself, or reset() first. A helper that adds its
-#     listener wherever it's first called, in a transaction of its caller, makes all others of that channel deaf.
+# Guess: the rollback undoes the LISTEN, as PostgreSQL documents it, so that listener hears nothing; adding one again,
+#     outside of the transaction, listens.
+# Truth: the connection remembers that it has listened to the channel and never sends LISTEN for it again: neither for
+#     the same callback, nor for another one, nor after remove_listener() while another is left. No error, no
+#     notification. The same after an UNLISTEN by hand. What helps is to send LISTEN oneself, or reset() first. A helper
+#     that adds its listener wherever it's first called, in a transaction of its caller, makes all others of that
+#     channel deaf.
 # Versions: asyncpg 0.32.0, PostgreSQL 18.6.
-# Source: asyncpg/connection.py, Connection.add_listener: LISTEN is sent if the channel is not in a dict, which a rollback
-#     doesn't touch. Its documentation has no word on transactions; PostgreSQL's of LISTEN has.
+# Source: asyncpg/connection.py, Connection.add_listener: LISTEN is sent if the channel is not in a dict, which a
+#     rollback doesn't touch. Its documentation has no word on transactions; PostgreSQL's of LISTEN has.
 set -euo pipefail
 umask 022
 work=$(mktemp -d)

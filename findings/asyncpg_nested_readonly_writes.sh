@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # asyncpg: `transaction(readonly=True)` inside another transaction is not read-only, and nothing says so.
 #
-# Guess: a nested transaction that asks for readonly=True refuses writes (PostgreSQL can: SET TRANSACTION READ ONLY after the
-#     savepoint, which ends with it), or raises InterfaceError, as one that asks for another isolation level does.
-# Truth: it is a plain savepoint; readonly and deferrable are dropped in silence, and it writes. Only the isolation level is
-#     compared with the outer one's. So a function that guards itself with `async with connection.transaction(readonly=True)`
-#     is guarded or not depending on its caller.
+# Guess: a nested transaction that asks for readonly=True refuses writes (PostgreSQL can: SET TRANSACTION READ ONLY
+#     after the savepoint, which ends with it), or raises InterfaceError, as one that asks for another isolation level
+#     does.
+# Truth: it is a plain savepoint; readonly and deferrable are dropped in silence, and it writes. Only the isolation
+#     level is compared with the outer one's. So a function that guards itself with `async with
+#     connection.transaction(readonly=True)` is guarded or not depending on its caller.
 # Versions: asyncpg 0.32.0, PostgreSQL 18.6.
 # Source: asyncpg/transaction.py, Transaction.start: a nested one sends SAVEPOINT and looks at the isolation alone. The
-#     documentation of Connection.transaction says of readonly "specifies whether or not this transaction is read-only" and
-#     of nesting only that it makes a savepoint.
+#     documentation of Connection.transaction says of readonly "specifies whether or not this transaction is read-only"
+#     and of nesting only that it makes a savepoint.
 set -euo pipefail
 umask 022
 work=$(mktemp -d)

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # datafusion: sql("INSERT ...") inserts nothing, until one looks at what it returned, and then once for each look.
 #
-# Guess: ctx.sql() carries out an INSERT at once, as it carries out CREATE TABLE at once; looking at what it returns shows
-#     how many rows it was.
-# Truth: it returns a lazy DataFrame whose plan is the INSERT, as for a SELECT: without a look nothing is inserted, and each
-#     collect(), count(), show() or print() carries it out once more. In a notebook, where the value of the last line is
-#     shown, the same line inserts; in a script it doesn't.
+# Guess: ctx.sql() carries out an INSERT at once, as it carries out CREATE TABLE at once; looking at what it returns
+#     shows how many rows it was.
+# Truth: it returns a lazy DataFrame whose plan is the INSERT, as for a SELECT: without a look nothing is inserted, and
+#     each collect(), count(), show() or print() carries it out once more. In a notebook, where the value of the last
+#     line is shown, the same line inserts; in a script it doesn't.
 # Versions: datafusion 55.0.0, pyarrow 26.0.1.
-# Source: SessionContext.sql's documentation: "This API implements DDL statements such as CREATE TABLE and CREATE VIEW and
-#     DML statements such as INSERT INTO", without the difference; a DataFrame is documented as lazy.
+# Source: SessionContext.sql's documentation: "This API implements DDL statements such as CREATE TABLE and CREATE VIEW
+#     and DML statements such as INSERT INTO", without the difference; a DataFrame is documented as lazy.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

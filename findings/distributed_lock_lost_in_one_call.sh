@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# distributed.Lock: a holder that is in one long call of C code loses the lock, and its release() returns True all the same.
+# distributed.Lock: a holder in one long call of C code loses the lock, and its release() returns True all the same.
 #
 # Guess: a process that lives and is connected keeps its lock until it releases it; if it ever loses it, it's told: by
 #     release(), at the latest.
-# Truth: the lock is a lease of 30 s which a timer on the event loop's thread refreshes. A single call that keeps the GIL for
-#     longer (a big sum, a regular expression, many an extension) stops it; the scheduler gives the lock to the next one, who
-#     works beside the first. The first is told nothing: release() returns True, as for a lock that was held. The word of it
-#     is in the scheduler's log alone. (This script shortens the lease to 3 s.)
+# Truth: the lock is a lease of 30 s which a timer on the event loop's thread refreshes. A single call that keeps the
+#     GIL for longer (a big sum, a regular expression, many an extension) stops it; the scheduler gives the lock to the
+#     next one, who works beside the first. The first is told nothing: release() returns True, as for a lock that was
+#     held. The word of it is in the scheduler's log alone. (This script shortens the lease to 3 s.)
 # Versions: distributed 2026.8.0, dask 2026.8.0.
-# Source: the docstring of distributed.Lock warns that a lease which times out lets two hold the lock, and not when it does;
-#     that of Semaphore.release says that it returns whether a lease was released. In distributed/semaphore.py the
+# Source: the docstring of distributed.Lock warns that a lease which times out lets two hold the lock, and not when it
+#     does; that of Semaphore.release says that it returns whether a lease was released. In distributed/semaphore.py the
 #     scheduler's release() answers nothing, in either case.
 set -euo pipefail
 work=$(mktemp -d)

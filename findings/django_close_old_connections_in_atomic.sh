@@ -4,14 +4,15 @@
 # Guess: close_old_connections() closes connections that are unusable or past CONN_MAX_AGE, so inside of `with
 #     transaction.atomic():` it leaves a good one alone; if it didn't, the end of the block, which has nothing left to
 #     commit, would raise, as commit() inside of it does (TransactionManagementError).
-# Truth: inside atomic() autocommit is off, which it takes for a setting that somebody forgot to restore, so it closes the
-#     connection, new and good as it is. The database rolls back, and the block ends in silence; its on_commit()
-#     callbacks are dropped. Only another query inside the block would raise. So a helper of a long-running job that calls it, as
-#     such jobs are told to, loses what its caller has written, if it's called last. The same with connection.close().
+# Truth: inside atomic() autocommit is off, which it takes for a setting that somebody forgot to restore, so it closes
+#     the connection, new and good as it is. The database rolls back, and the block ends in silence; its on_commit()
+#     callbacks are dropped. Only another query inside the block would raise. So a helper of a long-running job that
+#     calls it, as such jobs are told to, loses what its caller has written, if it's called last. The same with
+#     connection.close().
 # Versions: Django 5.2.19, SQLite of the Python.
-# Source: django/db/backends/base/base.py, close_if_unusable_or_obsolete ("If the application didn't restore the original
-#     autocommit setting, don't take chances, drop the connection"); transaction.Atomic.__exit__ passes over a connection
-#     that was closed. Ticket 30448, open (pull request 18393, open).
+# Source: django/db/backends/base/base.py, close_if_unusable_or_obsolete ("If the application didn't restore the
+#     original autocommit setting, don't take chances, drop the connection"); transaction.Atomic.__exit__ passes over a
+#     connection that was closed. Ticket 30448, open (pull request 18393, open).
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # duckdb: what a cursor of a connection executes is not part of the connection's transaction.
 #
-# Guess: as in any other DB-API 2.0 driver ("cursors created from the same connection are not isolated", PEP 249), a cursor
-#     works in its connection's transaction: rollback() undoes what it did, and it sees what is not yet committed.
-# Truth: cursor() opens another connection to the same database. Inside `connection.begin()` a cursor doesn't see what the
-#     connection has written, what the cursor writes is committed at once, and connection.rollback() leaves it. Code that
-#     was written for sqlite3 or psycopg (one cursor per helper, commit() at the end) has no transaction here.
+# Guess: as in any other DB-API 2.0 driver ("cursors created from the same connection are not isolated", PEP 249), a
+#     cursor works in its connection's transaction: rollback() undoes what it did, and it sees what is not yet
+#     committed.
+# Truth: cursor() opens another connection to the same database. Inside `connection.begin()` a cursor doesn't see what
+#     the connection has written, what the cursor writes is committed at once, and connection.rollback() leaves it. Code
+#     that was written for sqlite3 or psycopg (one cursor per helper, commit() at the end) has no transaction here.
 # Versions: duckdb 2.0.1.
 # Source: the docstring of cursor(): "Create a duplicate of the current connection". duckdb.apilevel is "2.0", and its
 #     documentation calls the API compliant with PEP 249 and similar to that of sqlite3.

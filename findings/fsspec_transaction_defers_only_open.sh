@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # fsspec: in `with fs.transaction:` only files that are written wait for its end; rm, mv and cp act at once, for good.
 #
-# Guess: a transaction of a file system covers what is done by that file system: after an error inside nothing has changed.
+# Guess: a transaction of a file system covers what is done by that file system: after an error inside nothing has
+#     changed.
 # Truth: it defers the files that are opened for writing. rm(), mv(), cp() and makedirs() inside act at once and are not
-#     undone by the error. So "write the new file, remove the old one" in a transaction that fails loses both: the old one
-#     is removed, the new one is thrown away. And mv() inside of what was written inside doesn't find it.
+#     undone by the error. So "write the new file, remove the old one" in a transaction that fails loses both: the old
+#     one is removed, the new one is thrown away. And mv() inside of what was written inside doesn't find it.
 # Versions: fsspec 2026.9.0.
 # Source: fsspec/transaction.py: "Gathers files for deferred commit or discard, so that several write operations can be
 #     finalized semi-atomically"; the documentation speaks of files being written, and of no other operation.

@@ -4,10 +4,10 @@
 # Guess: a handle may read old data unless read_consistency_interval says otherwise, but a write acts on the table as it
 #     is, or fails with a conflict: "this consistency only applies to read operations. Write operations are always
 #     consistent", says the documentation.
-# Truth: delete() finds its rows in what the handle has seen last. A row which another connection had committed before the
-#     call is not found; the delete is committed on top of the other's version, says 0 rows, and the row stays. The same call
-#     again deletes it, as the handle has come up to date by its own commit. update() is the same. checkout_latest() first, or
-#     read_consistency_interval=timedelta(0), avoids it.
+# Truth: delete() finds its rows in what the handle has seen last. A row which another connection had committed before
+#     the call is not found; the delete is committed on top of the other's version, says 0 rows, and the row stays. The
+#     same call again deletes it, as the handle has come up to date by its own commit. update() is the same.
+#     checkout_latest() first, or read_consistency_interval=timedelta(0), avoids it.
 # Versions: lancedb 0.40.0, pyarrow 26.0.1.
 # Source: lancedb.connect's docstring as quoted; append, delete and update of disjoint rows don't conflict in Lance.
 set -euo pipefail

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # JetStream: what a worker answers after its ack_wait is over counts, for the delivery that another one works on.
 #
-# Guess: when ack_wait is over and the message was given to another, the first one's late ack or nak has no effect, or is an
-#     error: ack_sync(), which waits for the server's word, tells it.
-# Truth: any delivery's answer counts for the message. A late ack_sync() is confirmed and removes the message from the work queue;
-#     if the second one then fails and says nak(), nothing is delivered again. A late nak() has it delivered at once
-#     to a third, while the second is at work. num_delivered, which differs, isn't looked at.
+# Guess: when ack_wait is over and the message was given to another, the first one's late ack or nak has no effect, or
+#     is an error: ack_sync(), which waits for the server's word, tells it.
+# Truth: any delivery's answer counts for the message. A late ack_sync() is confirmed and removes the message from the
+#     work queue; if the second one then fails and says nak(), nothing is delivered again. A late nak() has it delivered
+#     at once to a third, while the second is at work. num_delivered, which differs, isn't looked at.
 # Versions: nats-py 2.16.0, nats-server 2.15.1.
 # Source: nats-server issues 6937 and 4786; the documentation of consumers warns that "the ack from the first consumer
 #     will be considered", and has no word on nak.

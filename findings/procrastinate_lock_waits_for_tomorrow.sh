@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # procrastinate: a job that is scheduled for tomorrow holds up today's jobs with the same lock, and so does a retry.
 #
-# Guess: a lock keeps two jobs from running at the same time; a job that waits for its time, or for its retry, doesn't hold it.
-# Truth: a job is not fetched while an earlier one with the same lock is not done, whether that can run yet or not.
-#     One job scheduled in a day stops all of its lock for a day, without a word, while the workers are idle; so does one that
-#     failed, until its last retry. A higher priority gets past it.
+# Guess: a lock keeps two jobs from running at the same time; a job that waits for its time, or for its retry, doesn't
+#     hold it.
+# Truth: a job is not fetched while an earlier one with the same lock is not done, whether that can run yet or not. One
+#     job scheduled in a day stops all of its lock for a day, without a word, while the workers are idle; so does one
+#     that failed, until its last retry. A higher priority gets past it.
 # Versions: procrastinate 3.10.0, psycopg 3.3.9, PostgreSQL 18.6.
 # Source: procrastinate issue 1599 (open): the function that fetches a job doesn't look at scheduled_at of the one that
-#     blocks. Its documentation says that a lower-priority job is taken rather than to wait for one that isn't available.
+#     blocks. Its documentation says that a lower-priority job is taken rather than to wait for one that isn't
+#     available.
 set -euo pipefail
 umask 022
 work=$(mktemp -d)

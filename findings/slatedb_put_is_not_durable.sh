@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# slatedb: an awaited put() has not reached the store; a writer that was fenced reads back what nobody else will ever see.
+# slatedb: an awaited put() has not reached the store; a fenced writer reads back what nobody else will ever see.
 #
 # Guess: `await db.put()` returns once the write is durable (so it was before: "a Future that resolves when the data is
 #     durably persisted"), and the put of a writer that was fenced by a newer one raises.
-# Truth: it returns once the write is in this process's memory. The put of a fenced writer succeeds, and the writer reads back
-#     its own value; the store and the newer writer never get it. Only `await_durable()` on the handle that put() returns
-#     says so ("detected newer DB client"). So does a later put, once the writer has noticed. What was put right before
-#     the process ends without shutdown() is gone too.
+# Truth: it returns once the write is in this process's memory. The put of a fenced writer succeeds, and the writer
+#     reads back its own value; the store and the newer writer never get it. Only `await_durable()` on the handle that
+#     put() returns says so ("detected newer DB client"). So does a later put, once the writer has noticed. What was put
+#     right before the process ends without shutdown() is gone too.
 # Versions: slatedb 0.17.0.
 # Source: slatedb pull request 1985 ("Remove await_durable from WriteOptions"): writes return a handle after updating
-#     memory, who wants durability awaits the handle or flush(). The description of slatedb 0.7.0 on PyPI promised it at put().
+#     memory, who wants durability awaits the handle or flush(). The description of slatedb 0.7.0 on PyPI promised it at
+#     put().
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

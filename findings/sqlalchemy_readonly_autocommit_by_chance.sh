@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# SQLAlchemy: execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True) refuses writes or not, by chance.
+# SQLAlchemy: isolation_level="AUTOCOMMIT" with postgresql_readonly=True refuses writes or not, by driver and by chance.
 #
-# Guess: a connection with both options refuses writes, as it does without AUTOCOMMIT (the documentation has the two
-#     set independently of each other); or a driver that can't do it raises; and the order does not matter.
-# Truth: with pg8000 writes are refused. With psycopg and asyncpg they are done in silence: read-only is a property of the
-#     transactions that the driver begins, and there are none. With psycopg2 the order decides, refused if AUTOCOMMIT comes
-#     first; and the order of options that are given in one call, or to create_engine, is that of a set of strings: it
-#     depends on PYTHONHASHSEED, which differs from process to process. Some of the workers of one service
-#     refuse what the others write. Setting them by two calls, AUTOCOMMIT first, is sure (for psycopg2).
+# Guess: a connection with both options refuses writes, as it does without AUTOCOMMIT (the documentation has the two set
+#     independently of each other); or a driver that can't do it raises; and the order does not matter.
+# Truth: with pg8000 writes are refused. With psycopg and asyncpg they are done in silence: read-only is a property of
+#     the transactions that the driver begins, and there are none. With psycopg2 the order decides, refused if
+#     AUTOCOMMIT comes first; and the order of options that are given in one call, or to create_engine, is that of a set
+#     of strings: it depends on PYTHONHASHSEED, which differs from process to process. Some of the workers of one
+#     service refuse what the others write. Setting them by two calls, AUTOCOMMIT first, is sure (for psycopg2).
 # Versions: SQLAlchemy 2.1.9, psycopg2 2.9.13, psycopg 3.3.9, asyncpg 0.32.0, pg8000 1.31.6, PostgreSQL 18.6.
 # Source: sqlalchemy/engine/default.py, set_connection_execution_options and set_engine_execution_options walk over
-#     set(characteristics).intersection(options). psycopg2 in autocommit sends SET default_transaction_read_only at the moment
-#     when `readonly` is set, else keeps it for BEGIN. The documentation of postgresql_readonly has no word on AUTOCOMMIT.
+#     set(characteristics).intersection(options). psycopg2 in autocommit sends SET default_transaction_read_only at the
+#     moment when `readonly` is set, else keeps it for BEGIN. The documentation of postgresql_readonly has no word on
+#     AUTOCOMMIT.
 set -euo pipefail
 umask 022
 work=$(mktemp -d)

