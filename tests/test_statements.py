@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import sys
+from collections import UserString
+from datetime import date
+from enum import Enum
 from types import FrameType
 from typing import Any
 
@@ -46,7 +49,14 @@ from sa_readonly.engines.statements import examine
         ("SET TRANSACTION READ WRITE", "postgresql", "SET ... READ WRITE"),
         ("SET default_transaction_read_only = on", "postgresql", None),
         ("SET default_transaction_read_only = off", "postgresql", "SET default_transaction_read_only"),
-        ("SET a = off, tx_read_only = 1", "mysql", "SET tx_read_only"),
+        ("SET a = off, tx_read_only = 1", "mysql", None),
+        ("SET @a = @@tx_read_only, @@session.tx_read_only = 1", "mysql", None),
+        ("SET a = 1, tx_read_only = off", "mysql", "SET tx_read_only"),
+        ("SET tx_read_only = 1, @@session.tx_read_only = @a", "mysql", "SET tx_read_only"),
+        ("SET a = IF(1, 2, 3), `tx_read_only` = 0", "mysql", "SET tx_read_only"),
+        ("SET a = 1, @@persist.b = 2", "mysql", "SET PERSIST"),
+        ("SET a = @@global.a, global b = 2", "mysql", "SET GLOBAL"),
+        ("SET DEFAULT ROLE a", "mariadb", "SET DEFAULT"),
         ("SET STATEMENT a = 1 FOR DELETE FROM t", "mariadb", "DELETE"),
         ("START SLAVE", "mysql", "START SLAVE"),
         ("BEGIN NOT ATOMIC SELECT 1; END", "mariadb", "BEGIN NOT"),
@@ -104,6 +114,8 @@ from sa_readonly.engines.statements import examine
         ("SET @@sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')", "mysql", None),
         ("SET sql_mode = CONCAT('NO_BACK', 'SLASH_ESCAPES')", "mysql", "SET sql_mode"),
         ("SET sql_mode = 4", "mysql", "SET sql_mode"),
+        ("SET a = 1, sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES'), b = 2", "mysql", "SET sql_mode"),
+        ("SET NAMES utf8mb4, sql_mode = 'ANSI'", "mysql", "SET sql_mode"),
         ("SET sql_mode = @a", "mysql", "SET sql_mode"),
         ("PREPARE p FROM \"SELECT 'a', '' INTO OUTFILE 'x'\"", "mysql", "SELECT INTO OUTFILE"),
         ("PREPARE p FROM 'SELECT ''INTO OUTFILE'''", "mysql", None),
@@ -146,6 +158,14 @@ def test_a_backslash_escapes_where_the_server_says_so(
         (("transaction_read_only",), True),
         (None, True),
         ((), False),
+        # psycopg sends the name of an Enum, and pg8000 its value, or str() of what it does not know
+        ((Enum("E", "transaction_read_only").transaction_read_only,), True),
+        ({"name": Enum("E", [("a", "Transaction_Read_Only")]).a}, True),
+        ((UserString("client_encoding"),), True),
+        (
+            {"name": "a", "value": Enum("E", "a").a, "x": date(2000, 1, 1), "y": UserString("b")},
+            False,
+        ),
     ],
 )
 def test_set_config_is_refused_by_the_name_that_is_bound(parameters: Any, refused: bool) -> None:

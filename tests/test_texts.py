@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import UserString
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 import psycopg2
 import pymysql
 import pytest
-from sqlalchemy import URL, create_engine
+from sqlalchemy import URL, create_engine, text
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
 from tests.postgres import MariaDB, Server
@@ -229,6 +231,19 @@ TABLE = (
             f"SHOW STATUS WHERE {GET_LOCK}",
             f"SHOW COLUMNS FROM thing WHERE (SELECT {GET_LOCK})",
             "SHOW TABLES WHERE (SELECT id FROM thing WHERE id = 1 LOCK IN SHARE MODE)",
+            # a query that is no statement of its own locks what it reads, without a word of it
+            "SET @a = (SELECT id FROM thing WHERE id = 1)",
+            "SET @a := 1 + (SELECT MAX(id) FROM thing)",
+            "SET @a = 1, @b = EXISTS (SELECT * FROM thing)",
+            "SET max_statement_time = (SELECT COUNT(*) FROM thing)",
+            "SET @a = (WITH x AS (SELECT * FROM thing) SELECT COUNT(*) FROM x)",
+            "SET @a = (SELECT a FROM (SELECT 1 AS a) x JOIN thing LIMIT 1)",
+            "SET STATEMENT max_statement_time = 9 FOR SET @a = (SELECT COUNT(*) FROM thing)",
+            "EXECUTE IMMEDIATE 'SET @a = (SELECT COUNT(*) FROM thing)'",
+            "/*!50000 SET */ @a = (SELECT COUNT(*) FROM thing)",
+            "SHOW TABLES WHERE (SELECT COUNT(*) FROM thing)",
+            "SHOW STATUS WHERE EXISTS (SELECT * FROM thing)",
+            "SHOW COLUMNS FROM thing WHERE 1 IN (SELECT id FROM thing)",
             f"VALUES ({GET_LOCK})",
             f"DO {GET_LOCK}",
             f"IF {GET_LOCK} THEN SELECT 1; END IF",
@@ -258,10 +273,22 @@ TABLE = (
         False,
         (
             "SET @a = 1, @b = CONCAT('GET_LOCK(', @a, ')')",
-            "SET @a = (SELECT MAX(id) FROM thing)",
+            "SET @a = (SELECT 1), @b = EXTRACT(YEAR FROM '2000-01-01')",
+            "SET @a = (SELECT EXTRACT(YEAR FROM '2000-01-01'))",
+            "SELECT MAX(id) INTO @a FROM thing",
+            "SELECT @a := MAX(id) FROM thing",
+            "SET STATEMENT max_statement_time = 9 FOR SELECT MAX(id) FROM thing",
+            "SET STATEMENT max_statement_time = 9 FOR SELECT @@global.max_connections",
+            # of several settings each counts, and what a value asks for is not set
+            "SET @a = @@sql_mode, sql_mode = 'STRICT_ALL_TABLES', @b = 1",
+            "SET SESSION sql_mode = CONCAT(@@sql_mode, ',IGNORE_SPACE'), max_statement_time = 0",
+            "SET @a = @@tx_read_only, @b = @@global.tx_read_only",
+            "SET NAMES utf8mb4, sql_mode = @@global.sql_mode",
             ("PREPARE p FROM 'SELECT ?'", "EXECUTE p USING CONCAT('a', 1)"),
             "EXECUTE IMMEDIATE 'SELECT ?' USING ABS(-1)",
             "SHOW TABLES WHERE INSTR(tables_in_{database}, 'get_lock') = 0",
+            "SHOW TABLES WHERE tables_in_{database} = (SELECT 'thing')",
+            "SHOW TABLE STATUS FROM {database} WHERE name = 'thing'",
             "SHOW INDEX FROM thing WHERE Key_name = 'PRIMARY'",
             "SHOW GRANTS FOR CURRENT_USER",
             "GET DIAGNOSTICS @a = NUMBER",
@@ -497,7 +524,7 @@ def mysql(request: pytest.FixtureRequest) -> Place:
                 (place.database,),
             )
             seen = cursor.fetchall()
-            cursor.execute("SELECT id FROM thing WHERE id = 1 FOR UPDATE SKIP LOCKED")
+            cursor.execute("SELECT id FROM thing FOR UPDATE SKIP LOCKED")
             return seen, cursor.fetchall()
 
     def reset() -> None:
@@ -631,6 +658,28 @@ def test_bytes_are_read_in_the_encoding_of_the_connection(pg_server: Server, dri
                 with pytest.raises(ReadOnlyError, match=r"^pg_try_advisory_lock\(\) is refused"):
                     cursor.execute(ENCODED)
         engine.dispose()
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "pg8000"])
+def test_a_value_that_a_driver_makes_a_text_of_is_read_as_what_it_sends(
+    pg_server: Server, driver: str
+) -> None:
+    setting = "default_transaction_read_only"
+    value = Enum("Setting", setting)[setting] if driver == "psycopg" else UserString(setting)
+    engine = create_engine(pg_server.new_database().set(drivername=f"postgresql+{driver}"))
+    lifting = text("SELECT set_config(:name, 'off', false)")
+    with engine.connect() as connection:
+        connection.execute(lifting, {"name": value}).all()
+        connection.commit()
+        assert connection.scalar(text(f"SHOW {setting}")) == "off"
+    with (
+        closing(EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine)) as selector,
+        selector.engine().connect() as connection,
+    ):
+        with pytest.raises(ReadOnlyError, match=r"^set_config\(\) of what protects"):
+            connection.execute(lifting, {"name": value})
+        assert connection.scalar(text(f"SHOW {setting}")) == "on"
+    engine.dispose()
 
 
 def test_bytes_that_python_can_not_read_are_refused(mariadb: MariaDB) -> None:

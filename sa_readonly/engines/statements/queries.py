@@ -6,6 +6,7 @@ A function that examines returns what must be refused, in a few words, or None.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .from_clause import FromClause
@@ -71,7 +72,31 @@ def examine_tokens(tokens: list[Token], dialect: str, parameters: Any) -> str | 
             what = _examine_clause(token, after, second, dialect)
         if what is not None and opener not in ("SUBSTRING", "OVERLAY"):  # ... (a FROM b FOR c)
             return what
+    if dialect == "mysql" and _selects_from(tokens):
+        return f"{tokens[0].text} of a SELECT from a table"
     return None
+
+
+def _selects_from(tokens: list[Token]) -> bool:
+    """Return whether SET or SHOW contains a query of a table: MySQL locks the rows that it reads.
+
+    What is read by a statement that begins as a query is locked by none.
+    """
+    first, second = [token.text for token in [*tokens, NOTHING, NOTHING][:2]]
+    if first not in ("SET", "SHOW") or second == "STATEMENT":
+        return False
+    queries: set[int] = set()  # the depths at which one may go on with FROM
+    for before, token in pairwise(tokens):
+        word = token.text if token.kind in ("word", "other") else ""
+        if word == ")":
+            queries.discard(token.depth + 1)
+        elif word == "SELECT":
+            queries.add(token.depth)
+        elif (word == "FROM" and token.depth in queries) or (
+            word == "TABLE" and before.text == "("
+        ):
+            return True
+    return False
 
 
 def _is_dml(token: Token, rest: list[Token]) -> bool:
@@ -160,11 +185,14 @@ def _joined(tokens: list[Token]) -> str:
 
 
 def _mentions(parameters: Any) -> bool:
-    """True if any bound value, however nested, names what protects."""
+    """True if any bound value, however nested, names what protects, or may name it."""
     if isinstance(parameters, str):
         return parameters.strip().lower() in _NOT_CONFIGURED
     if isinstance(parameters, dict):
         parameters = parameters.values()
     elif not isinstance(parameters, (list, tuple)):
-        return False
+        # Of an Enum psycopg sends the name and pg8000 the value, and that str() of what it does not
+        # know.
+        sent = f"{parameters} {getattr(parameters, 'value', '')}".lower()
+        return any(name in sent for name in _NOT_CONFIGURED)
     return any(_mentions(value) for value in parameters)

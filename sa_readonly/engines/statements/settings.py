@@ -38,9 +38,26 @@ def examine_setting(tokens: list[Token], words: list[str], dialect: str) -> str 
     )
     if what is not None:
         return what
+    if dialect == "mysql" and first == "SET" and second != "STATEMENT":
+        return _examine_assignments(tokens)
     for token in tokens:
         if token.name() in PROTECTING and not (first == "SET" and _turned_on(tokens)):
             return f"{first} {token.name()}"
+    return None
+
+
+def _examine_assignments(tokens: list[Token]) -> str | None:
+    """Examine MySQL's SET, in which a setting that a value only asks for is not set."""
+    for part in _split(tokens[1:]):
+        marks = [index for index, token in enumerate(part) if token.is_other("=")]
+        names = [token.name() for token in part[: marks[0] if marks else None]]
+        if "sql_mode" in names and not _harmless_sql_mode(part):
+            return "SET sql_mode"
+        for name in names:
+            if name in ("global", "persist", "persist_only"):  # @@global.name, or after a comma
+                return f"SET {name.upper()}"
+            if name in PROTECTING and not _turned_on(part):
+                return f"SET {name}"
     return None
 
 
@@ -68,17 +85,10 @@ def _examine_lasting(tokens: list[Token], first: str, second: str, dialect: str)
     """Examine settings that outlive the transaction, or decide how the server reads a text."""
     if first == "RESET" and (second == "ALL" or dialect == "mysql"):
         return f"RESET {second}"
-    if first == "SET" and second in ("GLOBAL", "PERSIST", "PERSIST_ONLY", "PASSWORD"):
+    if first == "SET" and second in ("GLOBAL", "PERSIST", "PERSIST_ONLY", "PASSWORD", "DEFAULT"):
         return f"SET {second}"
     if any(token.kind == "escaped" and token.text[-1:] == '"' for token in tokens):
         return f"{first} of what can't be read"
-    names = [token.name() for token in tokens]
-    if "sql_mode" in names and second != "STATEMENT" and not _harmless_sql_mode(tokens):
-        return f"{first} sql_mode"
-    if dialect == "mysql":  # @@global.name, or after a comma
-        for name in ("global", "persist", "persist_only"):
-            if name in names:
-                return f"SET {name.upper()}"
     if first == "SET" and not all(map(_harmless_charset, _split(tokens[1:]))):
         return "SET of a character set that can't be read"
     return None
@@ -95,7 +105,7 @@ def _turned_on(tokens: list[Token]) -> bool:
 
 def _harmless_sql_mode(tokens: list[Token]) -> bool:
     """True if strings and quoted names are read as before."""
-    for token in tokens[1:]:
+    for token in tokens:
         if token.kind == "word":
             known = token.text in SQL_MODE_WORDS
         elif token.kind == "string":
@@ -108,10 +118,10 @@ def _harmless_sql_mode(tokens: list[Token]) -> bool:
 
 
 def _split(tokens: list[Token]) -> Iterator[list[Token]]:
-    """Yield what stands between commas."""
+    """Yield what stands between commas, but not those in parentheses."""
     part: list[Token] = []
     for token in tokens:
-        if token.is_other(","):
+        if token.is_other(",") and token.depth == tokens[0].depth:
             yield part
             part = []
         else:
