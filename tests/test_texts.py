@@ -348,6 +348,8 @@ TABLE = (
             f"SELECT x.{LOCK} FROM thing, LATERAL {SERIES} x",
             f"SELECT x.{LOCK} FROM thing LEFT JOIN {SERIES} AS x ON true",
             f"SELECT x.{LOCK} FROM (thing CROSS JOIN {SERIES} x)",
+            f"SELECT x.{LOCK} FROM thing a JOIN thing b USING (id), {SERIES} x",
+            f"SELECT x.{LOCK} FROM thing a JOIN thing b USING (id) AS j CROSS JOIN {SERIES} AS x",
             f"SELECT x, x.{LOCK} FROM {SERIES} x",
             f"SELECT x.{LOCK} FROM CAST(7 AS bigint) x",
             f"SELECT int8, int8.{LOCK} FROM CAST(7 AS bigint)",
@@ -411,6 +413,7 @@ TABLE = (
             "SELECT nextval.nextval FROM generate_series(1, 2) AS nextval",
             "SELECT (x).relname, (ARRAY[x])[1].relname FROM pg_class x LIMIT 1",
             "SELECT set_config.set_config FROM (SELECT 1 AS set_config) set_config",
+            "SELECT j.nextval, j.id FROM thing a LEFT JOIN thing b USING (id, nextval) AS j WHERE j.nextval > 0",
             "EXPLAIN ANALYZE (SELECT x.nextval FROM thing x) LIMIT 1",
             "DECLARE c CURSOR FOR SELECT x.nextval FROM thing x",
         ),
@@ -616,6 +619,19 @@ def test_a_text_is_refused_if_it_does_more_than_read(
     finally:
         place.guarded.rollback()
         place.reset()
+
+
+def test_a_column_of_a_document_in_from_is_read(places: Callable[[str], Place]) -> None:
+    place = places(PG)
+    newest = place.control.server_version >= 170000
+    document = (
+        "json_table('[7]', '$[*]' COLUMNS (nextval int PATH '$'))"
+        if newest  # which the wheel has; it can't read XML
+        else "xmltable('/a' PASSING xmlparse(document '<a>7</a>') COLUMNS nextval int PATH '.')"
+    )
+    read = f"SELECT j.nextval FROM thing a, {document} AS j WHERE j.nextval > 1"
+    assert place.guarded.exec_driver_sql(read).scalar() == 7
+    place.guarded.rollback()
 
 
 def test_what_a_value_would_end_is_seen_however_the_server_reads(mariadb: MariaDB) -> None:

@@ -11,12 +11,11 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from .tokens import Token
 from .words import FROM_ENDS, FROM_GOES_ON, FUNCTIONS_WITHOUT_PARENTHESES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from .tokens import Token
 
 __all__ = ["FromClause"]
 
@@ -24,6 +23,7 @@ _NAMES = ("word", "quoted", "escaped")
 _NO_ALIAS = FROM_ENDS | FROM_GOES_ON
 # Without an alias these functions have another name than their own: CAST that of its type.
 _NAMED_OTHERWISE = frozenset(("CAST", "TREAT", "TRIM", "EXTRACT", "ROWS"))
+_ROWS = Token("other", "(", 0)  # opens what gives rows, as a subquery does
 _COMPARED = 15  # characters, at most 60 bytes: the server cuts a name at 63
 
 
@@ -84,6 +84,17 @@ def _compares(tokens: Sequence[Token], index: int) -> bool:
     return words[-2:] == ["IS", "DISTINCT"] and words[-3:-2] not in (["AS"], ["."])
 
 
+def _is_json_table(openers: Sequence[Token | None], last: Sequence[Token]) -> bool:
+    """Return whether JSON_TABLE is open, whose COLUMNS follow these two tokens.
+
+    Up to PostgreSQL 16 it may be a function of the user's. In its arguments nothing is named by AS,
+    and no name follows a string.
+    """
+    if not openers or openers[0] is None or openers[0] != ("word", "JSON_TABLE", openers[0].depth):
+        return False
+    return last[1].kind == "string" or (last[0].kind == "word" and last[0].text == "AS")
+
+
 def _key(token: Token) -> str:
     return token.name()[:_COMPARED]
 
@@ -106,8 +117,9 @@ def _sources(tokens: Sequence[Token]) -> tuple[set[str], dict[str, set[str]]] | 
             before = ""  # "AS" is a name
         if token.kind == "other":
             if token.text == "(":
+                joined = before == "USING" and clauses[-1] == "FROM"  # whose alias is a row's
                 clauses.append("FROM" if wanted else "")
-                openers.append(token if wanted else opener)
+                openers.append(token if wanted or joined else opener)
                 opener = None
             elif token.text == ")" and openers:
                 clauses.pop()
@@ -123,6 +135,8 @@ def _sources(tokens: Sequence[Token]) -> tuple[set[str], dict[str, set[str]]] | 
         word = token.text if token.kind == "word" else ""
         if before == "." or (before == "AS" and word != "SELECT"):
             continue
+        if word == "COLUMNS" and _is_json_table(openers[-1:], tokens[index - 2 : index]):
+            openers[-1] = _ROWS
         if word == "SELECT":
             clauses[-1], wanted = word, False
         elif (
@@ -142,7 +156,7 @@ def _sources(tokens: Sequence[Token]) -> tuple[set[str], dict[str, set[str]]] | 
                 last += 2
             texts = [following.text for following in tokens[index : index + 3]]
             if _is(tokens, last + 1, "("):
-                opener = tokens[last]
+                opener = _ROWS if word == "XMLTABLE" and last == index else tokens[last]
             elif texts == ["ROWS", "FROM", "("]:
                 opener = token
             elif texts == ["COLLATION", "FOR", "("]:
