@@ -386,6 +386,7 @@ TABLE = (
             'SELECT thing.U&"nextva\\006c" FROM thing',
             "SELECT x.nextval::text, (x.nextval), count(*) FROM thing AS x GROUP BY x.nextval HAVING x.nextval > 0",
             "SELECT x.nextval FROM ONLY (thing) x",
+            "SELECT x.nextval FROM thing * x",
             "SELECT x.nextval FROM (SELECT * FROM thing) x",
             "SELECT x.nextval FROM LATERAL (TABLE thing) AS x ORDER BY x.nextval",
             "SELECT x.nextval FROM ((TABLE thing) UNION (TABLE thing)) x",

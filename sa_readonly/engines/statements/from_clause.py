@@ -165,7 +165,8 @@ def _sources(tokens: Sequence[Token]) -> tuple[set[str], dict[str, set[str]]] | 
                 if not _add(functions, token, tokens, index + 1):
                     return None
             else:
-                tables.update((_key(tokens[last]), *_alias(tokens, last + 1)[:1]))
+                end = last + 1 + _is(tokens, last + 1, "*")  # with its descendants
+                tables.update((_key(tokens[last]), *_alias(tokens, end)[:1]))
     return tables, functions
 
 
