@@ -35,6 +35,7 @@ POSTGRESQL = {
     "psycopg_async": "psycopg",
     "asyncpg": "asyncpg",
     "psycopg2cffi": "psycopg2cffi",
+    "pg8000": "pg8000",
 }
 MYSQL = {
     "pymysql": "pymysql",
@@ -231,17 +232,18 @@ def test_what_opens_the_lock_is_refused_on_the_drivers_own_cursor(
         with pytest.raises(ReadOnlyError, match="SET"):
             done(cursor.executemany(lifts, [()]))
         done(cursor.execute("SELECT 1"))
-        assert tuple(done(cursor.fetchall())) == ((1,),)
+        assert [tuple(row) for row in done(cursor.fetchall())] == [(1,)]
         done(cursor.close())
         connection.rollback()
 
     database.try_it(use_raw, use_raw)
 
 
+@pytest.mark.parametrize("driver", ["psycopg2cffi", "pg8000"])
 def test_a_driver_without_a_read_only_transaction_is_asked_for_its_session_at_each_statement(
-    request: pytest.FixtureRequest,
+    request: pytest.FixtureRequest, driver: str
 ) -> None:
-    database = Database(request, "psycopg2cffi")
+    database = Database(request, driver)
 
     def lift(connection: Connection) -> None:
         assert connection.scalar(text("SHOW default_transaction_read_only")) == "on"

@@ -284,3 +284,41 @@ def test_a_connection_of_the_drivers_own_pool_leaves_as_it_came(
         use_in_both_modes_and_roles(selector, place / "read-only.txt")
     with engine.begin() as connection:
         connection.execute(WRITE)
+
+
+@pytest.mark.parametrize("default", ["off", "on"])
+def test_a_connection_of_pg8000_leaves_as_it_came(pg_pair: Pair, place: Path, default: str) -> None:
+    need("pg8000")
+    import pg8000
+
+    url = pg_pair.read_write
+    make_table(url)
+    lent: Any = pg8000.connect(
+        url.username,
+        host=url.host,
+        port=url.port,
+        database=url.database,
+        startup_params={SETTING: default},
+    )
+    plain, close = type(lent), lent.close
+    lent.close = lambda: None  # as that of a pool
+    engine = engine_of(lambda: lent, "pg8000")
+    with selector_of(place, engine) as selector:
+        if default == "off":
+            use_in_both_modes_and_roles(selector, place / "read-only.txt")
+        for mode in ("read-write", "read-only") * 2 + ("read-write",):
+            with selector.engine().connect() as connection:
+                set_to = connection.scalar(text(f"SHOW {SETTING}"))
+                assert set_to == ("on" if mode == "read-only" else default)
+                if mode == "read-only":
+                    with pytest.raises(ReadOnlyError, match="SET"):
+                        connection.connection.cursor().execute(f"SET {SETTING} = off")
+            if mode == "read-write":
+                (place / "read-only.txt").touch()
+            else:
+                (place / "read-only.txt").unlink()
+    assert type(lent) is plain
+    cursor = lent.cursor()
+    cursor.execute(f"SHOW {SETTING}")
+    assert list(cursor.fetchone()) == [default]
+    close()

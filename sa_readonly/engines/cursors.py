@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import re
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +40,19 @@ _CLASSES = {
 ADAPTED = frozenset(("asyncpg", "aiomysql", "asyncmy", "duckdb_engine"))
 """Drivers before which an adapter stands that makes the cursors: SQLAlchemy's or its dialect's."""
 # Drivers whose connection makes cursors in a method, and has no attribute that tells their class.
-_MADE_BY_METHOD = frozenset(("mysqlconnector", "mariadbconnector"))
+_MADE_BY_METHOD = frozenset(("mysqlconnector", "mariadbconnector", "pg8000"))
 # Drivers of PostgreSQL that are locked by the session alone, as their BEGIN can't be READ ONLY.
-_BY_SESSION = frozenset(("psycopg2cffi",))
+_BY_SESSION = frozenset(("psycopg2cffi", "pg8000"))
+# The attribute of a cursor that holds its connection, where "connection" warns of itself.
+_HOLDERS = {"pg8000": "_c"}
 
 # Texts that an application's "reset" listener may send by a raw cursor, and that pass unexamined.
 # They set the session's default back to that of the start-up packet. Where no lock was in that, the
 # driver's attribute still holds, or the next statement is refused; the check-in locks again.
 _RESETS = ("RESET ALL", "DISCARD ALL", "DISCARD TEMP")
+
+# What pg8000's dialect sends for an isolation level, also before the check-in locks again.
+_CHARACTERISTICS = re.compile(r"SET SESSION CHARACTERISTICS AS TRANSACTION [A-Z ]+")
 
 SHUT = (True, False)
 """What the lock of a cursor of PostgreSQL reads while each statement is in a READ ONLY transaction:
@@ -106,7 +112,9 @@ def _examining(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
     known = _classes(dialect, notes=notes)
     if base not in known:
         adapted, attribute = dialect.driver in ADAPTED, ATTRIBUTES.get(dialect.driver)
-        holder = privates.CONNECTION_OF_ADAPTED_CURSOR if adapted else "connection"
+        holder = _HOLDERS.get(dialect.driver, "connection")
+        if adapted:
+            holder = privates.CONNECTION_OF_ADAPTED_CURSOR
         body = {
             "__slots__": (),
             "__module__": base.__module__,  # by which libraries tell a driver
@@ -118,7 +126,7 @@ def _examining(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
         }
         kind = _Streaming if getattr(base, "server_side", False) else _Cursor
         bases = (kind, base)
-        if adapted and base.__dictoffset__:
+        if (adapted or dialect.driver == "pg8000") and base.__dictoffset__:
             bases = (_Roomy, *bases)  # type: ignore[assignment]  # a third base
         made = known[base] = type(base.__name__, bases, body)
         if dialect.driver not in _BY_SESSION:
@@ -200,8 +208,9 @@ class _Cursor:
         return super().copy_from(*args, **kwargs)  # type: ignore[misc]
 
     def callproc(self, name: Any, *args: Any, **kwargs: Any) -> Any:
-        postgresql = self._sa_readonly._sa_readonly_family == "postgresql"
-        verb = "SELECT" if postgresql else "CALL"
+        dialect = self._sa_readonly
+        selects = dialect._sa_readonly_family == "postgresql" and dialect.driver != "pg8000"
+        verb = "SELECT" if selects else "CALL"
         self._sa_readonly_examine(f"{verb} {name}()", ())
         return super().callproc(name, *args, **kwargs)  # type: ignore[misc]
 
@@ -240,7 +249,7 @@ class _Cursor:
         elif dialect.driver not in _BY_SESSION:
             return None
         # The driver begins no transaction here, so the session decides. A function may have set it.
-        if text == locks.SET_DEFAULT:
+        if text in (locks.SET_DEFAULT, "COMMIT") or _CHARACTERISTICS.fullmatch(text):
             return None
         told = locks.reported(dialect, self._sa_readonly_connection(self))
         return "A session set to READ WRITE" if told == "off" else None

@@ -168,7 +168,7 @@ def reported(dialect: Any, dbapi_connection: Any, name: str = poolers.SETTING) -
         value = driver.info.parameter_status(name)
     elif dialect.driver == "asyncpg":
         value = getattr(driver.get_settings(), name, None)
-    elif dialect.driver == "pg8000" and name != poolers.SETTING:  # whose default is asked for
+    elif dialect.driver == "pg8000":
         value = driver.parameter_statuses.get(name)
     else:
         value = None
@@ -194,7 +194,8 @@ def unlock(dialect: Any, dbapi_connection: Any) -> Callable[[Any], None]:
         if plain is not None:
             dbapi_connection.__class__ = plain
         if family == "postgresql":
-            base.set_readonly(dialect, dbapi_connection, theirs)
+            if not (locked and dialect.driver == "pg8000"):  # which has this lock alone
+                base.set_readonly(dialect, dbapi_connection, theirs)
             if not locked and dialect._sa_readonly_pooler != "transaction":
                 run(dbapi_connection, f"RESET {poolers.SETTING}")
                 dbapi_connection.commit()

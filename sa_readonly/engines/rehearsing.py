@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -139,8 +140,7 @@ class Rehearsing(Gated, Examining):
         if statement in self._sa_readonly_passed:
             return
         with contextlib.suppress(Exception):  # whatever it is, it is sent
-            on: Any = getattr(cursor, privates.CONNECTION_OF_ADAPTED_CURSOR, None)
-            on = on or cursor.connection
+            on = getattr(cursor, "_sa_readonly_connection", attrgetter("connection"))(cursor)
             several = (one for book in self._sa_readonly_notebooks for one in [*book.held.values()])
             held = next((one for one in several if one.is_of(on)), None)
             if held is None or held.running is not cursor:  # else SQLAlchemy sends it
