@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import psycopg2
@@ -30,6 +31,7 @@ UNPREPARED = {
     "psycopg2": {},
     "psycopg": {"prepare_threshold": None},
     "asyncpg": {"statement_cache_size": 0},
+    "pg8000": {},
 }
 IGNORING = "ignore_startup_parameters = options, default_transaction_read_only"
 SHOW = text("SHOW default_transaction_read_only")
@@ -125,8 +127,13 @@ def lines(server: Server, url: URL) -> dict[str, int]:
 # -- nothing of ours passes, nothing of theirs fails -------------------------------------------
 
 
-@pytest.mark.parametrize("driver", [*DRIVERS, "psycopg2 as its own engine"])
-@pytest.mark.parametrize("mode", ["transaction", "session"])
+@pytest.mark.parametrize(
+    ("mode", "driver"),
+    [
+        *product(["transaction", "session"], [*DRIVERS, "psycopg2 as its own engine"]),
+        ("session", "pg8000"),  # which is refused in the other mode
+    ],
+)
 def test_a_read_only_engine_writes_nothing_and_no_other_client_is_refused(
     pg_server: Server, url: URL, bouncer: Start, mode: str, driver: str
 ) -> None:
