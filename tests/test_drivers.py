@@ -255,7 +255,13 @@ def test_a_driver_without_a_read_only_transaction_is_asked_for_its_session_at_ea
                 connection.execute(text(statement))
         connection.rollback()
 
-    database.try_it(lift, lift)
+    def lift_under_autocommit(connection: Connection) -> None:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(text("SELECT lift()"))
+        with pytest.raises(ReadOnlyError, match="A session set to READ WRITE"):
+            connection.execute(text("SELECT w()"))
+
+    database.try_it(lift, lift, lift_under_autocommit, lift)
     assert database.rows() == 0
 
 
