@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Sequence, inspect, select
+from sqlalchemy import inspect
 from sqlalchemy.orm import Session
 
 from .engines import guard
 from .errors import ReadOnlyError
-from .hold.engine import TRIES, wait
+from .hold.engine import TRIES, wait, would_write
 from .hold.ticket import check_hold, request_here
 from .mode import Mode
 from .selector import EngineSelector
@@ -94,7 +94,7 @@ class HoldingSession(Session):
         while True:
             if mode is _READ_ONLY or queue.busy:
                 if queue.must_wait(selector.state):
-                    work = work or _would_write(selector, asked)
+                    work = work or would_write(selector, asked)
                     if work is None and not in_request:
                         return None
                     ticket = ticket or self._ticket(selector)
@@ -113,7 +113,7 @@ class HoldingSession(Session):
                     return connect(chosen)
             except ReadOnlyError as error:
                 tries += not selector.state.read_only
-                work = work or _would_write(selector, asked)
+                work = work or would_write(selector, asked)
                 if tries > TRIES or error._kind == "unregistered":
                     raise
                 if work is None and not in_request:
@@ -133,29 +133,6 @@ class HoldingSession(Session):
         if _TICKET not in kept:
             kept[_TICKET] = selector.held.ticket(hold)
         return kept[_TICKET]  # type: ignore[no-any-return]  # what was kept
-
-
-def _would_write(selector: EngineSelector, asked: Any) -> Work | None:
-    """Return what a read-only engine would refuse of a statement, or None if it only reads.
-
-    :param asked: a statement, or the words of a flush; None tells nothing.
-    """
-    if asked is None:
-        return None
-    if isinstance(asked, str):
-        return asked, None, "flush"
-    if getattr(asked, "is_dml", False):
-        return type(asked).__name__.upper(), None, "statement"
-    dialect: Any = selector.routes["primary"][_READ_ONLY].dialect
-    if isinstance(asked, Sequence):
-        asked = select(asked.next_value())
-    try:
-        compiled = asked.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
-        text, parameters = str(compiled), compiled.params
-    except Exception:  # noqa: BLE001  # it is raised again where the statement is executed
-        return None
-    what = dialect._sa_readonly_would(text, parameters)
-    return None if what is None else (what, text, "statement")
 
 
 def reads_elsewhere(pin: dict[Any, Any], engine: Engine) -> bool:

@@ -228,10 +228,10 @@ class EngineSelector(Asking, Bind):
         """Return the engine for the mode now: ``with selector.engine().begin() as connection``.
 
         :param role: ``"primary"`` or ``"replica"``.
-        :param hold: seconds for which ``connect()`` and ``begin()`` of this engine wait for
-            read-write, with the role ``"primary"``. It is for transactions that will write: no
-            statement is examined, as SQLAlchemy connects before the first one is there, so what
-            only reads waits, and is refused, as well. None waits for nothing.
+        :param hold: seconds for which a transaction of this engine may wait for read-write, in all,
+            with the role ``"primary"``, if its first statement would be refused. Until that is
+            known, a connection that is asked for while read-only takes none of a pool. None waits
+            for nothing.
         :return: an Engine or, where they were given, an AsyncEngine.
         :raises ConfigurationError: if there is no such role, or if ``hold`` is no number of seconds
             or needs ``max_held``.

@@ -103,6 +103,7 @@ READS: dict[str, Callable[[Any], object]] = {
     "select": lambda session: session.scalars(WHICH).all(),
     "in": lambda session: session.scalars(select(Book).where(Book.id.in_([1, 2]))).all(),
     "text": lambda session: session.scalars(text("select name from which")).all(),
+    "function": lambda session: session.scalar(func.count(1)),  # which is sent in a SELECT
     "connection": lambda session: session.connection(),
     "get": lambda session: session.get(Author, 1),
 }
@@ -419,83 +420,3 @@ def test_while_read_write_it_changes_nothing(lite: App) -> None:
             session.add(Book(title="a"))
             session.execute(update(Book).values(title=bindparam("title")), {"title": "b"})
     assert lite.titles("rw") == ["b"] * 3
-
-
-# -- Core ------------------------------------------------------------------------------------
-
-
-def test_an_engine_of_core_is_held_before_it_connects(lite: App) -> None:
-    waits = Held(lite)
-    engine = lite.selector.engine(hold=SECONDS)
-
-    def write() -> None:
-        with engine.begin() as connection:
-            connection.execute(insert(Book).values(title="core"))
-
-    waits.threads.append(threading.Thread(target=write))
-    waits.threads[-1].start()
-    wait_until(lambda: waits.number == 1, "it waits")
-    with lite.selector.engine().connect() as connection:
-        assert connection.scalar(WHICH) == "ro"
-    waits.end()
-    assert lite.titles("rw") == ["core"]
-
-
-def test_an_engine_of_core_is_held_with_its_execution_options(lite: App) -> None:
-    waits = Held(lite)
-    engine = lite.selector.engine(hold=SECONDS).execution_options(isolation_level="AUTOCOMMIT")
-    engine = engine.execution_options(mine=1)
-    told: list[Any] = []
-
-    def write() -> None:
-        with engine.connect() as connection:
-            told.append(connection.get_execution_options())
-            connection.execute(insert(Book).values(title="core"))  # and no commit
-
-    waits.threads.append(threading.Thread(target=write))
-    waits.threads[-1].start()
-    wait_until(lambda: waits.number == 1 or not waits.threads[-1].is_alive(), "it waits")
-    waits.end()
-    assert told == [{"isolation_level": "AUTOCOMMIT", "mine": 1}]
-    assert lite.titles("rw") == ["core"]
-
-
-def test_an_engine_of_core_examines_no_statement_and_holds_reads_too(lite: App) -> None:
-    Held(lite)
-    with pytest.raises(ReadOnlyError, match=r"It was held for 0\.01 s"):
-        lite.selector.engine(hold=0.01).connect().scalar(WHICH)
-
-
-def test_an_engine_whose_hold_ends_refuses(lite: App) -> None:
-    Held(lite)
-    with pytest.raises(ReadOnlyError) as caught:
-        lite.selector.engine(hold=0.01).connect()
-    assert str(caught.value).startswith("A transaction of selector.engine(hold=...) is refused: ")
-    assert str(caught.value).endswith(" It was held for 0.01 s.")
-    assert refusals(lite.selector.switch) == {"transaction": 1}
-
-
-def test_an_engine_of_core_needs_max_held_too(lite: App) -> None:
-    lite.start()
-    with pytest.raises(ConfigurationError, match=r"selector.engine\(hold\) needs EngineSelector"):
-        lite.selector.engine(hold=1)
-    assert lite.selector.engine("replica", hold=1) is lite.selector.engine("replica")
-
-
-@two_drivers
-async def test_an_async_engine_is_held_and_the_loop_goes_on(async_app: AsyncApp) -> None:
-    app = async_app
-    app.on()
-    app.start()
-
-    async def write() -> None:
-        engine = app.selector.engine(hold=SECONDS).execution_options(mine=1)
-        async with engine.begin() as connection:
-            await connection.execute(insert(Book).values(title="core"))
-
-    task = asyncio.ensure_future(write())
-    while app.selector.held.held[0] < 1:
-        await asyncio.sleep(0)
-    app.off()
-    await task
-    assert app.titles("rw") == ["core"]

@@ -1,6 +1,7 @@
 """What is touched of SQLAlchemy's private names does what ``engines/privates.py`` relies on.
 
-Each of these falls where a release of SQLAlchemy does otherwise; the cure is in that room alone.
+Each of these falls where a release of SQLAlchemy does otherwise; the cure is in that room alone, or
+in ``engines/later.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, inspect
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
@@ -29,6 +30,7 @@ from sqlalchemy.pool import (
 )
 
 from sa_readonly.engines import privates
+from sa_readonly.engines.later import Later
 from tests.app import Base, Book
 
 
@@ -398,6 +400,74 @@ def twin_of(dialect: Any) -> Any:
     made = object.__new__(type("Twin", (Twin, type(dialect)), {"supports_statement_cache": True}))
     made.__dict__ = dialect.__dict__
     return made
+
+
+# -- connections that connect by their first statement ---------------------------------------
+
+
+@pytest.fixture
+def later(make: Callable[..., Engine]) -> Later:
+    engine = make()
+    Base.metadata.create_all(engine)
+    return Later(engine, lambda one, _asked: one.sa_readonly_made(engine))
+
+
+def test_all_that_is_overridden_of_a_connection_is_there(later: Later) -> None:
+    ours = {name for name, one in vars(Later).items() if callable(one) or isinstance(one, property)}
+    added = {"__getattr__", "_sa_readonly_become", "sa_readonly_made"}
+    assert ours - added <= set(dir(Connection))
+    impls = {name for name in vars(Connection) if name.endswith("_impl")}
+    assert impls - ours == {"_prepare_twophase_impl"}  # which connects, as it sends a statement
+
+
+def test_what_connected_late_is_as_one_that_connected_at_once(later: Later) -> None:
+    with later.engine.connect() as other, later:
+        assert later.scalar(select(1)) == other.scalar(select(1)) == 1
+        assert type(later) is type(other)
+        assert set(vars(later)) == set(vars(other))
+        later.rollback()
+        assert not later.in_transaction()
+
+
+def test_transactions_that_began_before_a_connection_connects_end_as_they_should(
+    later: Later,
+) -> None:
+    with later:
+        for end in ("rollback", "commit"):  # of none
+            getattr(later.begin(), end)()
+        assert not later.in_transaction()
+        root, kept, undone = later.begin(), later.begin_nested(), later.begin_nested()
+        later.execute(insert(Book).values(title="undone"))
+        assert [one.is_active for one in (root, kept, undone)] == [True] * 3
+        undone.rollback()
+        later.execute(insert(Book).values(title="kept"))
+        kept.commit()
+        root.commit()
+        assert later.scalars(select(Book.title)).all() == ["kept"]
+
+
+def test_what_listens_to_a_connection_before_it_connects_hears_its_first_statement(
+    later: Later,
+) -> None:
+    heard = []
+    for name, target in (("its own", later), ("its engine's", later.engine)):
+        event.listen(target, "before_execute", lambda *_, name=name: heard.append(name))
+    with later:
+        later.execute(select(1))
+    assert sorted(heard) == ["its engine's", "its own"]
+
+
+def test_a_connection_that_can_not_begin_what_was_begun_is_given_back(later: Later) -> None:
+    later.begin()
+
+    @event.listens_for(later.engine, "begin")
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    with later:
+        with pytest.raises(ZeroDivisionError):
+            later.execute(select(1))
+        assert privates.connections_out(later.engine.pool) == 0
 
 
 # -- sessions --------------------------------------------------------------------------------

@@ -1,15 +1,21 @@
-"""An engine of Core that is held: it waits for read-write before it connects."""
+"""An engine of Core that is held: what would be refused waits for read-write before it connects."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sqlalchemy import Sequence, select
+from sqlalchemy.engine import Compiled
+from sqlalchemy.sql.functions import FunctionElement
+
 from .. import refusals
 from ..engines import guard
+from ..engines.later import Later, Sent
 from ..errors import ReadOnlyError
 from ..mode import Mode
 from .queue import Asked
+from .ticket import request_here
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,15 +26,13 @@ if TYPE_CHECKING:
     from .queue import Queue
     from .ticket import Ticket
 
-__all__ = ["TRIES", "Holding", "Work", "held_engine", "wait"]
+__all__ = ["TRIES", "Holding", "Work", "held_engine", "wait", "would_write"]
 
 TRIES = 3
 """How often it is tried to connect while read-write, where an engine refuses for another reason."""
 
 Work = tuple[str, "str | None", str]
 """What would be refused: the words of the refusal, the text, and one of the refusals' kinds."""
-
-_TRANSACTION: Work = ("A transaction of selector.engine(hold=...)", None, "transaction")
 
 
 class Holding(Asked, Protocol):
@@ -43,38 +47,69 @@ class Holding(Asked, Protocol):
 
 
 def held_engine(selector: Holding, hold: float, **options: Any) -> Engine:
-    """Return an engine of the role "primary" whose connections wait for read-write.
+    """Return an engine of the role "primary" whose transactions wait for read-write.
 
     :param hold: seconds for which each may wait.
     :param options: its execution options.
     """
     engine: Any = selector.routes["primary"][Mode.READ_WRITE].execution_options(**options)
     # Of this clone alone. A clone of it would be one of an engine that does not wait.
-    engine.connect = partial(_connect, selector, hold, options)
+    engine.connect = partial(_connect, selector, hold, options, engine)
     engine.execution_options = lambda **more: held_engine(selector, hold, **{**options, **more})
     return engine  # type: ignore[no-any-return]  # the clone
 
 
-def _connect(selector: Holding, hold: float, options: dict[str, Any]) -> Connection:
-    queue, tries = selector.held, 0
-    ticket = queue.ticket(hold)
-    refused = False  # by a flip, or in the queue of the pool
-    while True:
-        if refused or queue.must_wait(selector.state):
-            wait(selector, ticket, _TRANSACTION)
-            if selector.state.read_only:  # by another flip
-                queue.end(ticket)
-                continue
-        engine = selector.routes["primary"][Mode.READ_WRITE]
-        if options:
-            engine = engine.execution_options(**options)
+def _connect(selector: Holding, hold: float, options: dict[str, Any], held: Engine) -> Connection:
+    """Connect at once while read-write, and otherwise when the first statement is known."""
+    if not selector.held.must_wait(selector.state):
+        engine = _now(selector, Mode.READ_WRITE, options)
         try:
+            return engine.connect()
+        except ReadOnlyError as error:  # by a flip, or in the queue of the pool
+            if not selector.state.read_only:
+                raise
+            guard.was_served(engine, error)
+    return Later(held, partial(_connect_for, selector, hold, options))
+
+
+def _now(selector: Holding, mode: Mode, options: dict[str, Any]) -> Engine:
+    engine = selector.routes["primary"][mode]
+    return engine.execution_options(**options) if options else engine
+
+
+def _connect_for(
+    selector: Holding, hold: float, options: dict[str, Any], later: Later, asked: Any
+) -> Connection:
+    """Connect for a first statement, once that may be sent: a read is at once."""
+    queue, in_request = selector.held, request_here() is not None
+    work: Work | None = None
+    ticket: Ticket | None = None
+    refused, tries = False, 0  # by a flip, or in the queue of the pool
+    while True:
+        mode = Mode.READ_WRITE
+        if refused or queue.must_wait(selector.state):
+            work = work or would_write(selector, asked)
+            if work is None and not in_request:
+                mode = selector.state.mode
+            else:
+                ticket = later.sa_readonly_kept = later.sa_readonly_kept or queue.ticket(hold)
+                if not wait(selector, ticket, work):
+                    mode = Mode.READ_ONLY
+                elif in_request:  # whose turn would have ended as the application was called
+                    queue.end(ticket)
+                if mode is Mode.READ_WRITE and selector.state.read_only:  # by another flip
+                    queue.end(ticket)
+                    continue
+        engine = _now(selector, mode, options)
+        try:
+            if ticket is None:
+                return later.sa_readonly_made(engine)
             with queue.going(ticket):
-                return engine.connect()
+                return later.sa_readonly_made(engine)
         except ReadOnlyError as error:
             refused = selector.state.read_only
             tries += not refused
-            if tries > TRIES or error._kind == "unregistered":
+            if tries > TRIES or mode is Mode.READ_ONLY or error._kind == "unregistered":
                 raise
             guard.was_served(engine, error)  # it is counted at the end, if it is refused
 
@@ -96,3 +131,36 @@ def wait(selector: Holding, ticket: Ticket, work: Work | None) -> bool:
     error = refusals.refusal(what, state, text, kind=kind, switch=selector.switch)
     error.args = (f"{error} {why}",)
     raise error
+
+
+def would_write(selector: Holding, asked: Any) -> Work | None:
+    """Return what a read-only engine would refuse of a statement, or None if it only reads.
+
+    :param asked: a statement, a text for the driver, or the words of a flush; None tells nothing.
+    """
+    if asked is None:
+        return None
+    if isinstance(asked, str):
+        return asked, None, "flush"
+    if getattr(asked, "is_dml", False):
+        return type(asked).__name__.upper(), None, "statement"
+    dialect: Any = selector.routes["primary"][Mode.READ_ONLY].dialect
+    try:
+        text, parameters = _sent(asked, dialect)
+    except Exception:  # noqa: BLE001  # it is raised again where the statement is executed
+        return None
+    what = dialect._sa_readonly_would(text, parameters)
+    return None if what is None else (what, text, "statement")
+
+
+def _sent(asked: Any, dialect: Any) -> tuple[str, Any]:
+    """Return the text and the parameters that are sent of a statement."""
+    if isinstance(asked, Sent):
+        return asked
+    if isinstance(asked, Sequence):
+        asked = select(asked.next_value())
+    if isinstance(asked, FunctionElement):  # which is sent in a SELECT
+        asked = asked.select()
+    if not isinstance(asked, Compiled):  # SQLAlchemy 2.0 takes these as well
+        asked = asked.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+    return str(asked), asked.params
