@@ -91,7 +91,7 @@ class ReadOnlyMiddleware:
     While read-only each response carries ``X-Read-Only: true``, and its head is sent with the
     first piece of its body, so that a stream that is refused at once is answered properly.
     ``X-Read-Only-From`` and ``-Until`` tell what is announced. Websockets and lifespan pass by. No
-    look at the switch or the registry of workers blocks an asyncio loop. In Starlette or FastAPI::
+    look at the switch or the workers blocks a loop of asyncio or trio. In Starlette or FastAPI::
 
         app.add_middleware(ReadOnlyMiddleware, selector=selector)
 
@@ -391,9 +391,9 @@ async def _drain(scope: Scope, receive: Receive) -> None:
 
 
 async def _in_thread(function: Callable[[], _T]) -> _T:
-    """Run a function that may block in a thread or, without asyncio (under trio), here."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return function()
-    return await asyncio.to_thread(function)
+    """Run a function that may block in a thread; on a loop that is none of these two here."""
+    if loops.running() is not None:
+        return await asyncio.to_thread(function)
+    if (trio := loops.trio()) is not None:
+        return await trio.to_thread.run_sync(function)  # type: ignore[no-any-return]  # untyped
+    return function()

@@ -7,6 +7,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy import create_engine
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
 from sa_readonly.asgi import ReadOnlyMiddleware, response_for
-from tests.app import App
+from tests.app import App, need
 from tests.web_cases import PAGE, Cases, Settings, Site, serving
 
 
@@ -213,7 +214,11 @@ def test_the_loop_goes_on_while_the_directory_of_workers_is_read(lite: App) -> N
     assert (page.status, other.status) == (200, 200)
 
 
-def test_the_file_is_looked_at_in_a_thread(lite: App, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_the_file_is_looked_at_in_a_thread(
+    lite: App, monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
+    need(loop)
     lite.start(ttl=3600)  # it is stale only because the process has not registered yet
     switch = lite.selector.switch
     threads: set[Any] = set()
@@ -229,8 +234,13 @@ def test_the_file_is_looked_at_in_a_thread(lite: App, monkeypatch: pytest.Monkey
         await send(head())
 
     made = ReadOnlyMiddleware(app, lite.selector, refuse=["GET"])
-    assert asked(made).status == 200
-    assert asked(made, PAGE).status == 200
+    for path in ("/", PAGE):
+        sent = Sent()
+        if loop == "asyncio":
+            asyncio.run(made(scope(path), receive, sent))
+        else:
+            import_module(loop).run(made, scope(path), receive, sent)
+        assert sent.status == 200
     assert threads
     assert threading.main_thread() not in threads
 
