@@ -13,6 +13,7 @@ from .engines import guard, privates
 from .engines.handover import ROLES
 from .engines.rehearsing import FLUSH, REFUSED, SERVED, refuse, rehearses
 from .errors import ConfigurationError, ReadOnlyError
+from .hold.engine import verb
 from .holding import PIN, has_changed, reads_elsewhere
 from .mode import Mode, clock
 from .refusing import RefusingSession
@@ -164,7 +165,7 @@ class RoutingSession(RefusingSession):
                 self._asked = clause  # it is held, or refused, as it connects
                 return engine
         if (mode is _READ_ONLY or self._role != "primary") and getattr(clause, "is_dml", False):
-            self._refuse(engine, type(clause).__name__.upper(), "statement")
+            self._refuse(engine, verb(clause), "statement")
         return engine
 
     # Not a part of get_bind(): a function in which another one is made is slower, made or not.
@@ -262,7 +263,7 @@ class RoutingSession(RefusingSession):
                 refuse(engine, what, "transaction", self._role, kept=self._kept(modes))
             self._choice = (engine, modes, None)
         if getattr(clause, "is_dml", False):
-            self._refuse(bind, type(clause).__name__.upper(), "statement")
+            self._refuse(bind, verb(clause), "statement")
 
     def _connection_for_bind(  # type: ignore[override]  # no caller gives the other keywords
         self,

@@ -233,6 +233,20 @@ def test_an_engine_whose_hold_ends_refuses_by_the_words_of_what_was_first(lite: 
     assert refusals(lite.selector.switch) == {"statement": 1}
 
 
+def test_a_refusal_names_what_writes_in_words_of_sql(lite: App) -> None:
+    waits = Held(lite, hold=0.01)
+    named = {
+        "INSERT": lambda one: one.execute(put("a")),
+        "DELETE": lambda one: one.query(Book).delete(),
+        "A statement that writes": lambda one: one.execute(lambda_stmt(lambda: insert(Book))),
+    }
+    with waits.engine.connect() as connection, Session(connection) as session:
+        for words, work in named.items():
+            with pytest.raises(ReadOnlyError, match=rf"^{words} is refused: "):
+                work(session)
+            session.rollback()
+
+
 def test_a_second_statement_of_a_transaction_that_was_refused_has_no_budget_of_its_own(
     lite: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .queue import Queue
     from .ticket import Ticket
 
-__all__ = ["TRIES", "Holding", "Work", "held_engine", "wait", "would_write"]
+__all__ = ["TRIES", "Holding", "Work", "held_engine", "verb", "wait", "would_write"]
 
 TRIES = 3
 """How often it is tried to connect while read-write, where an engine refuses for another reason."""
@@ -143,7 +143,7 @@ def would_write(selector: Holding, asked: Any) -> Work | None:
     if isinstance(asked, str):
         return asked, None, "flush"
     if getattr(asked, "is_dml", False):
-        return type(asked).__name__.upper(), None, "statement"
+        return verb(asked), None, "statement"
     dialect: Any = selector.routes["primary"][Mode.READ_ONLY].dialect
     try:
         text, parameters = _sent(asked, dialect)
@@ -151,6 +151,14 @@ def would_write(selector: Holding, asked: Any) -> Work | None:
         return None
     what = dialect._sa_readonly_would(text, parameters)
     return None if what is None else (what, text, "statement")
+
+
+def verb(clause: Any) -> str:
+    """Return the words by which a refusal names an element of SQL that writes."""
+    name = getattr(
+        clause, "__visit_name__", ""
+    )  # its class may be one of the ORM's, as is a lambda
+    return name.upper() if name in ("insert", "update", "delete") else "A statement that writes"
 
 
 def _sent(asked: Any, dialect: Any) -> tuple[str, Any]:
