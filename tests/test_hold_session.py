@@ -16,6 +16,7 @@ from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import ConfigurationError, EngineSelector, ReadOnlyError, RoutingSession
 from sa_readonly.refusals import refusals
+from sa_readonly.workers.verdict import judge
 from tests.app import SECONDS, WHICH, App, Author, Base, Book, Which, make_app, sqlite_urls
 from tests.async_app import AsyncApp
 from tests.held import InThreads
@@ -308,6 +309,34 @@ def _write(waits: Held, name: str) -> None:
 
 def _waiting_in(pool: Any) -> int:
     return len(pool._pool.not_empty._waiters)
+
+
+def test_wait_says_drained_while_they_wait(waits: Held) -> None:
+    selector = waits.app.selector
+    waits.begin("flush", add("a"))
+    assert waits.number == 1
+    assert judge(selector.switch.identify, selector.registry).holds
+
+
+def test_a_connection_that_is_held_elsewhere_in_its_thread_is_waited_for(lite: App) -> None:
+    lite.start(max_held=1, grace=SECONDS)
+    selector, waits = lite.selector, InThreads()
+    waits.app = lite
+    held = sessionmaker(selector, class_=RoutingSession, hold=SECONDS)
+
+    def work() -> None:
+        with lite.sessions.begin() as first:
+            first.scalars(WHICH).all()
+            lite.on()
+            selector.check()
+            with held.begin() as second:
+                second.add(Book(title="second"))
+
+    waits.start(work)
+    assert waits.number == 1
+    assert not judge(selector.switch.identify, selector.registry).holds
+    waits.end()
+    assert lite.titles("rw") == ["second"]
 
 
 def test_two_databases_of_one_switch_are_written_in_one_transaction(lite: App, place: Path) -> None:
