@@ -201,6 +201,34 @@ def test_a_request_that_came_before_the_flip_is_held_as_its_session_connects(nig
     assert night.titles("rw") == ["a"]
 
 
+def test_such_a_request_is_held_as_a_held_engine_of_core_connects(night: App) -> None:
+    night.off()
+    night.selector.check()
+    told: list[object] = []
+
+    def work() -> None:
+        night.on()
+        with night.selector.engine(hold=SECONDS).begin() as connection:
+            told.append(connection.scalar(WHICH))
+            connection.execute(insert(Book).values(title="a"))
+
+    client = Client(night, work)
+    client.ask("POST")
+    assert client.number == 1
+    client.end()
+    assert told == ["rw"]
+    client = Client(night, lambda: (night.on(), told.append(reads())), hold=0.02)
+
+    def reads() -> object:
+        with night.selector.engine(hold=SECONDS).connect() as connection:
+            return connection.scalar(WHICH)
+
+    client.ask("POST", "/over")
+    client.join()
+    assert told == ["rw", "ro"]
+    assert night.titles("rw") == ["a"]
+
+
 @pytest.mark.parametrize("name", ["flush", "dml"])
 def test_such_a_request_is_held_if_a_session_made_before_the_middleware_writes_first(
     night: App, name: str
