@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -571,7 +572,7 @@ def test_bad_values_are_refused(lite: App, made: Any, options: dict[str, Any]) -
 
 def test_what_the_page_shows_is_held(lite: App) -> None:
     page = (Path(__file__).parent.parent / "docs" / "hold.md").read_text(encoding="utf-8")
-    middleware, session = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    middleware, session, core = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     path, lite_urls = str(lite.path), lite.urls
     names: dict[str, Any] = {
         "create_engine": create_engine,
@@ -579,15 +580,17 @@ def test_what_the_page_shows_is_held(lite: App) -> None:
         "RW_URL": lite_urls["rw"],
         "RO_URL": lite_urls["ro"],
         "application": None,
-        "Thing": lambda: Book(title="shown"),
+        "Thing": Book,
+        "insert": insert,
     }
     exec(middleware.replace("/var/lib/myapp/read-only.txt", path), names)  # our own text
     with names["selector"]:
         lite.on()
         names["selector"].check()
-        thread = threading.Thread(target=exec, args=(session, names))
-        thread.start()
-        wait_until(lambda: names["selector"].held.held[0] == 1, "it waits")
-        lite.off()
-        thread.join(SECONDS)
-    assert lite.titles("rw") == ["shown"]
+        shown = InThreads()
+        shown.app = App(lite.path, {}, selector=names["selector"])
+        for text in (session, core):
+            shown.start(partial(exec, text.replace("name=", "title="), names))
+        assert shown.number == 2
+        shown.end()
+    assert lite.titles("rw") == ["a", "a"]
