@@ -230,8 +230,7 @@ class EngineSelector(Asking, Bind):
         :param role: ``"primary"`` or ``"replica"``.
         :param hold: seconds for which a transaction of this engine may wait for read-write, in all,
             with the role ``"primary"``, if its first statement would be refused. Until that is
-            known, a connection that is asked for while read-only takes none of a pool. None waits
-            for nothing.
+            there, its connection takes none of a pool. None waits for nothing.
         :return: an Engine or, where they were given, an AsyncEngine.
         :raises ConfigurationError: if there is no such role, or if ``hold`` is no number of seconds
             or needs ``max_held``.

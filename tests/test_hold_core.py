@@ -173,11 +173,23 @@ def test_what_has_read_or_is_connected_is_refused_a_write_at_once(waits: Held) -
     assert waits.app.titles("rw") == []
 
 
-def test_while_read_write_it_connects_at_once(waits: Held) -> None:
+def test_while_read_write_it_takes_a_connection_by_its_first_statement_too(waits: Held) -> None:
     waits.app.off()
+
+    def late(connection: Connection) -> None:
+        with connection.begin():
+            waits.app.on()
+            connection.execute(put("late"))
+
     with waits.engine.connect() as connection:
-        assert type(connection) is Connection
         assert connection.scalar(WHICH) == "rw"
+        connection.execute(put("at once"))
+        connection.commit()
+    waits.begin("late", late)
+    assert waits.number == 1
+    waits.end()
+    assert waits.failed == {}
+    assert waits.app.titles("rw") == ["at once", "late"]
 
 
 def test_what_is_known_of_a_connection_before_its_first_statement_connects_nothing(

@@ -52,29 +52,22 @@ def held_engine(selector: Holding, hold: float, **options: Any) -> Engine:
     :param hold: seconds for which each may wait.
     :param options: its execution options.
     """
-    engine: Any = selector.routes["primary"][Mode.READ_WRITE].execution_options(**options)
+    engine: Any = _now(selector, Mode.READ_WRITE, options, clone=True)
     # Of this clone alone. A clone of it would be one of an engine that does not wait.
-    engine.connect = partial(_connect, selector, hold, options, engine)
+    engine.connect = partial(_connect, selector, hold, options)
     engine.execution_options = lambda **more: held_engine(selector, hold, **{**options, **more})
     return engine  # type: ignore[no-any-return]  # the clone
 
 
-def _connect(selector: Holding, hold: float, options: dict[str, Any], held: Engine) -> Connection:
-    """Connect at once while read-write, and otherwise when the first statement is known."""
-    if not selector.held.must_wait(selector.state):
-        engine = _now(selector, Mode.READ_WRITE, options)
-        try:
-            return engine.connect()
-        except ReadOnlyError as error:  # by a flip, or in the queue of the pool
-            if not selector.state.read_only:
-                raise
-            guard.was_served(engine, error)
-    return Later(held, partial(_connect_for, selector, hold, options))
+def _connect(selector: Holding, hold: float, options: dict[str, Any]) -> Connection:
+    """Return a connection that takes none of a pool yet, in either mode, as a session does."""
+    engine = _now(selector, Mode.READ_WRITE, options)
+    return Later(engine, partial(_connect_for, selector, hold, options))
 
 
-def _now(selector: Holding, mode: Mode, options: dict[str, Any]) -> Engine:
+def _now(selector: Holding, mode: Mode, options: dict[str, Any], *, clone: bool = False) -> Engine:
     engine = selector.routes["primary"][mode]
-    return engine.execution_options(**options) if options else engine
+    return engine.execution_options(**options) if options or clone else engine
 
 
 def _connect_for(
