@@ -159,6 +159,20 @@ def test_the_budget_goes_on_to_be_spent_while_it_goes_on(
     assert night.queue.wait(ticket) == f"It was held for {SECONDS:g} s."
 
 
+def test_one_that_waits_on_has_what_is_left_of_its_budget(night: Night) -> None:
+    ticket, ends = night.queue.ticket(SECONDS), set()
+    for _ in range(2):
+        night.threads.append(threading.Thread(target=night.queue.wait, args=(ticket,)))
+        night.threads[-1].start()
+        wait_until(lambda: night.number, "it waits")
+        ends.add(ticket.deadline)
+        night.end()
+        night.queue.end(ticket)
+        night.app.on()
+        night.selector.check()
+    assert len(ends) == 1
+
+
 def test_one_that_waits_on_has_its_old_place(night: Night) -> None:
     first = night.queue.ticket(SECONDS)
     night.wait("second")
