@@ -88,6 +88,9 @@ class HoldingSession(Session):
         if chosen is not engine or selector is None or not self._may_be_held():
             return None
         queue, mode, in_request = selector.held, pin[selector][1], request_here() is not None
+        if self._hold is not None and selector is not self.bind and not selector.is_async:
+            # A get_bind() has found it: this is told by day, not by the first flip.
+            queue.check_threads("RoutingSession(hold)")
         work: Work | None = None
         ticket: Ticket | None = None
         tries = 0

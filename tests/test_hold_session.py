@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import DDL, bindparam, event, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
 from sa_readonly import ConfigurationError, EngineSelector, ReadOnlyError, RoutingSession
 from sa_readonly.refusals import refusals
@@ -432,6 +432,19 @@ def test_a_session_of_sync_engines_needs_max_held(lite: App) -> None:
             "sessions and in WSGI: all of a server's threads could wait, and none would be left "
             "for reads and health checks. Give at most half of the server's threads."
         )
+
+
+def test_a_selector_that_is_found_later_needs_max_held_by_day_as_well(lite: App) -> None:
+    class Found(Session):
+        def get_bind(self, *_: Any, **__: Any) -> Any:
+            return lite.selector
+
+    class Mine(RoutingSession, Found):  # type: ignore[misc]  # their get_bind()
+        pass
+
+    lite.start()
+    with Mine(hold=1) as session, pytest.raises(ConfigurationError, match=r"needs EngineSelector"):
+        session.scalar(WHICH)
 
 
 def test_a_hold_of_0_holds_nothing(lite: App) -> None:
