@@ -26,7 +26,7 @@ from .engines.single import of_engine
 from .errors import ConfigurationError
 from .etcd.switch import EtcdSwitch, store_of
 from .hold.queue import Queue
-from .rehearsal.notes import notebook_of
+from .rehearsal.notes import notebook_of, wanted
 from .rehearsal.sheet import Sheet, sheet_of
 from .selector import EngineSelector
 from .switch import FileSwitch
@@ -67,6 +67,7 @@ class OneSwitch(Asking):
         path: str | None,
         paths: Mapping[str, str | None] | None = None,
     ) -> None:
+        wanted(False)  # what SA_READONLY_REHEARSE may be; at the first connection it would be late
         self.workers = workers
         self.path = path
         self.paths = paths or {}

@@ -46,6 +46,7 @@ __all__ = [
     "is_in_memory",
     "keep_for_parent",
     "mix_in",
+    "mixed",
     "open_pool",
     "outlive",
     "uncounted",
@@ -302,7 +303,7 @@ def count_by(
 
 def mix_in(pool: Pool, kind: type[Any]) -> None:
     """Give a pool the class that is its own with another one mixed in, which takes what was."""
-    become(pool, _counted(type(pool), kind))  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
+    become(pool, mixed(type(pool), kind))  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
 
 
 def uncounted(engine: Engine) -> Pool:
@@ -316,11 +317,11 @@ def uncounted(engine: Engine) -> Pool:
 
 
 @cache
-def _counted(base: type[Pool], kind: Any) -> type[Any]:
-    """Return the subclass of a pool's class that counts."""
+def mixed(base: type[Pool], kind: Any) -> type[Any]:
+    """Return the subclass of a pool's class with another one mixed in, in the place of a former."""
     theirs: Any = getattr(base, "_sa_readonly_base", base)
     if theirs is not base:
-        return _counted(theirs, kind)
+        return mixed(theirs, kind)
     # SQLAlchemy names a pool's logger after the module and name of its class.
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
     return type(base.__name__, (kind, base), {"_sa_readonly_base": base, **names})

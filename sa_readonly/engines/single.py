@@ -19,10 +19,10 @@ from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode
 from ..rehearsal.callsite import mark
 from . import guard, privates, protection
-from .classes import become
+from .classes import grow
 from .doors import AskingPool, ClosedPool
 from .handover import GuardedEngines
-from .pools import CountedPool, mix_in, open_pool
+from .pools import CountedPool, mix_in, mixed, open_pool
 from .readers import TwinEngine
 from .rehearsing import SERVED
 
@@ -106,11 +106,12 @@ class Single:
         self._begun: _Sides | None = None
         made: Any = engine
         self._first: Any = engine.__dict__.pop("pool")
-        mix_in(self._first, _WaitingPool)
+        waiting = mixed(type(self._first), _WaitingPool)  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
+        self._first.__class__ = waiting  # it grows when it begins, and so does the engine
         self._first.sa_readonly_single = made._sa_readonly_single = self
         self._connect = privates.creator(self._first)  # until it has begun, the pool has another
         privates.set_creator(self._first, self._connect_by_mode)
-        become(engine, _by_mode(type(engine)))  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
+        made.__class__ = _by_mode(type(engine))  # type: ignore[arg-type]  # mypy doubts that a class can be a key of @cache
         self._face: Any = None
         if alone:
             self._face = self._first.recreate()
@@ -206,6 +207,7 @@ class Single:
                         sides.release()
                     privates.set_creator(self._first, self._connect_by_mode)
                     raise
+                grow(self._engine)
                 self._begun = sides
             return self._begun
 
