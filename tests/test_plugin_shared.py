@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.event import registry
 from sqlalchemy.pool import NullPool
 
@@ -24,7 +24,7 @@ from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.status import take
 from tests.app import LONG, longer
 from tests.by_url import nothing_lingers, shared_of
-from tests.postgres import Pair, wait_until
+from tests.postgres import wait_until
 from tests.switches import BOUND, in_child
 from tests.test_calls import calls
 
@@ -110,13 +110,17 @@ def test_a_process_is_counted_with_all_that_its_engines_hold(place: Path) -> Non
     assert drained_in(shared, directory) == [True]
 
 
+@pytest.mark.parametrize("server", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("detaches", [False, True])
 def test_a_drivers_connection_is_counted_that_outlives_all_that_was_around_it(
-    pg_pair: Pair, place: Path, detaches: bool
+    request: pytest.FixtureRequest, place: Path, server: str, detaches: bool
 ) -> None:
     file = place / "read-only.txt"
     query = {"plugin": "sa_readonly", "sa_readonly_file": str(file)}
-    engine = create_engine(pg_pair.read_write.update_query_dict(query))
+    url = make_url(f"sqlite:///{place}/one.db")
+    if server == "postgresql":
+        url = request.getfixturevalue("pg_pair").read_write
+    engine = create_engine(url.update_query_dict(query))
     shared, around = shared_of(engine), engine.raw_connection()
     kept = around.driver_connection
     assert kept is not None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import refusals
 from ..mode import Mode, clock
 from ..refusals import refusal
-from . import locks, poolers, shared
+from . import locks, poolers, shared, sqlite
 from .answers import answered, bounded, told_by
 from .cursors import SHUT, note_cursors, noting_start
 from .guarded import Examining, Guarded
@@ -78,8 +78,7 @@ class Connecting(Guarded):
         else:
             # Not of a replica, whose cursors refuse.
             rehearses = bool(self._sa_readonly_notebooks) and not self._sa_readonly_never_writes
-            if rehearses:
-                cparams = noting_start(self, cparams)
+            cparams = noting_start(self, cparams) if rehearses else sqlite.referable(self, cparams)
             connection = super().connect(*cargs, **bounded(self.driver, cparams))
             if rehearses:
                 note_cursors(self, connection)

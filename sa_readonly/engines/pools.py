@@ -123,7 +123,7 @@ class Ledger:
             loop, watched = loops.running(), self._dialect.get_driver_connection(connection)
         try:
             reference: object = weakref.ref(watched, dropped)
-        except TypeError:  # sqlite3's can't be referred to; unless it is detached, its record can
+        except TypeError:  # as sqlite3's of a creator=; unless it is detached, its record can be
             # Without a reference it is counted until it is closed through its pool.
             reference = record and weakref.ref(record, dropped)
         self.connections[key] = Open(loop, reference, use or Use())

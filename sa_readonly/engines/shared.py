@@ -43,7 +43,7 @@ def made(dialect: Dialect, dbapi_connection: Any) -> Any:
     """Note that a dialect has made this connection, and return it."""
     driver = dialect.get_driver_connection(dbapi_connection)
     if not comes_back(dialect, driver):
-        with contextlib.suppress(TypeError):  # a plain sqlite3.Connection can't be referred to
+        with contextlib.suppress(TypeError):  # some can't be referred to
             _made.add(driver)
     return dbapi_connection
 

@@ -32,6 +32,7 @@ __all__ = [
     "keeps",
     "lock",
     "noting",
+    "referable",
     "settle",
     "skipped",
     "unlock",
@@ -160,6 +161,23 @@ def _can_be_read(connection: Any) -> bool:
     except Exception:  # noqa: BLE001  # whatever it is, it was no write
         return False
     return True
+
+
+def referable(dialect: Any, cparams: dict[str, Any]) -> dict[str, Any]:
+    """Return a driver's arguments for a connection to which there can be a weak reference.
+
+    By that its end is noticed, as those of other drivers are.
+    """
+    theirs = getattr(dialect.loaded_dbapi, "Connection", None)
+    if dialect.driver != "pysqlite" or not isinstance(theirs, type):  # of another module=
+        return cparams
+    return {"factory": _referable(theirs), **cparams}
+
+
+@cache
+def _referable(base: type[Any]) -> type[Any]:
+    body = {"__module__": base.__module__, "__slots__": ("__weakref__",)}
+    return type(base.__name__, (base,), body)
 
 
 # -- while "connect" listeners run -----------------------------------------------------------
