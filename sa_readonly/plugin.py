@@ -236,7 +236,11 @@ def _shared_of(given: Mapping[str, Any]) -> OneSwitch:
                     f"{name} is of etcd, and without it a file alone would count. Give "
                     "sa_readonly_etcd and sa_readonly_key, or leave it out."
                 )
-        return of_file(_file_of(given), workers)
+        try:
+            return of_file(_file_of(given), workers)
+        except ConfigurationError as error:
+            told = str(error).replace("FileSwitch(path)", "sa_readonly_file")
+            raise ConfigurationError(told) from None
     if not urls or not key:
         raise ConfigurationError(
             "sa_readonly_etcd and sa_readonly_key need each other: give both, or neither."
@@ -263,8 +267,9 @@ def _grace_of(given: Mapping[str, Any]) -> float | None:
     value = given.get("sa_readonly_grace")
     if value is None:
         return None
-    with contextlib.suppress(TypeError, ValueError):  # refused by the next line
-        value = float(value)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # refused by the next line
+            value = float(value)
     return seconds("sa_readonly_grace", value)
 
 
@@ -278,7 +283,9 @@ def _workers_of(given: Mapping[str, Any]) -> Any:
         try:
             registry_of(value, FixedSwitch(Mode.READ_WRITE))
         except ConfigurationError as error:
-            told = str(error).replace("EngineSelector(workers", "(sa_readonly_workers")
+            told = str(error)
+            for given_as in ("workers", f"workers={value!r}"):
+                told = told.replace(f"EngineSelector({given_as})", f"sa_readonly_{given_as}")
             raise ConfigurationError(told) from None
         value = os.path.abspath(value) if isinstance(value, (str, os.PathLike)) else value
     return value

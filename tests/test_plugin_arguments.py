@@ -50,7 +50,7 @@ REFUSED = [
     ({"sa_readonly_reads": "both"}, "sa_readonly_reads takes"),
     ({"sa_readonly_grace": "-1"}, "sa_readonly_grace takes a number of seconds"),
     ({"sa_readonly_grace": "soon"}, "sa_readonly_grace takes a number of seconds"),
-    ({"sa_readonly_workers": "requird"}, "is no known word"),
+    ({"sa_readonly_workers": "requird"}, "^sa_readonly_workers='requird' is no known word"),
     ({"sa_readonly_url": "no URL"}, "sa_readonly_url is no URL"),
     ({"sa_readonly_url": "sqlite+aiosqlite:///other.db"}, "of the same dialect and driver"),
     ({"sa_readonly_url": "sqlite:///other.db?plugin=sa_readonly"}, "names a plugin"),
@@ -67,6 +67,18 @@ def test_what_makes_no_sense_is_an_error_when_the_engine_is_made(
         create_engine(url_of(place, **query))
     given: dict[str, Any] = {"sa_readonly_file": f"{place}/read-only.txt", **query}
     with pytest.raises(ConfigurationError, match=message):
+        create_engine(f"sqlite:///{place}/one.db", plugins=["sa_readonly"], **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("grace", True), ("grace", b"1"), ("workers", None), ("file", 5)]
+)
+def test_a_keyword_takes_no_more_than_the_argument_of_a_selector(
+    place: Path, name: str, wrong: object
+) -> None:
+    given: dict[str, Any] = {"sa_readonly_file": f"{place}/read-only.txt"}
+    given[f"sa_readonly_{name}"] = wrong
+    with pytest.raises(ConfigurationError, match=f"^sa_readonly_{name} takes .* not {wrong!r}"):
         create_engine(f"sqlite:///{place}/one.db", plugins=["sa_readonly"], **given)
 
 
