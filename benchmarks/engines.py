@@ -22,6 +22,17 @@ def _made(make: Callable[[], Engine]) -> Work:
     return work
 
 
+def _made_for_one_statement(make: Callable[[], Engine]) -> Work:
+    def work(number: int) -> None:
+        for _ in range(number):
+            engine = make()
+            with engine.connect() as connection:
+                connection.execute(STATEMENT)
+            engine.dispose()
+
+    return work
+
+
 def _used(engine: Engine, statements: int) -> Work:
     def work(number: int) -> None:
         for _ in range(number):
@@ -53,6 +64,12 @@ def run(rounds: int) -> Tables:
         }
         tables: dict[str, Rows] = {"Making an engine": compare(making, number=50, rounds=rounds)}
         engines = {"a plain engine": plain(), "an engine by URL": by_url()}
+        makers = {"a plain engine": plain, "an engine by URL": by_url}
+        tables["An engine for one statement"] = compare(
+            {name: _made_for_one_statement(make) for name, make in makers.items()},
+            number=10,
+            rounds=rounds,
+        )
         for statements in (1, 10):
             tables[f"A Session on an engine by URL, {statements}"] = compare(
                 {name: _used(engine, statements) for name, engine in engines.items()},
