@@ -103,10 +103,10 @@ class Plugin(CreateEnginePlugin):
         create = None
         if given.get("sa_readonly_url") is not None:
             create = self._creator(engine, given["sa_readonly_url"])
-        shared = _shared_of(given)
+        self._shared = _shared_of(given)
         Single(
             engine,
-            shared,
+            self._shared,
             serves=reads == "serve",
             grace=_grace_of(given),
             create=create,
@@ -139,8 +139,6 @@ class Plugin(CreateEnginePlugin):
         url, keywords = self._url, self._keywords
         named = url.query.get("plugin", ())
         names = (named,) if isinstance(named, str) else named
-        if _NAME in names and not keywords:
-            return url
         query: dict[str, Any] = {**url.query, "plugin": (*names, _NAME)}
         if _NAME in names:
             query["plugin"] = named
@@ -153,7 +151,13 @@ class Plugin(CreateEnginePlugin):
                     query[name] = other.render_as_string(hide_password=False)
             elif value is not None:
                 query[name] = str(value)
-        return _with_query(url, query)
+        shared = self._shared
+        paths = {"file": shared.path, "workers": shared.workers, **shared.paths}
+        for name, path in paths.items():
+            given = query.get(_PREFIX + name)
+            if given and isinstance(path, str) and os.path.isabs(path) and not os.path.isabs(given):
+                query[_PREFIX + name] = path  # the process may go to another directory
+        return url if query == url.query else _with_query(url, query)
 
     def _creator(self, engine: Engine, value: object) -> Callable[..., Any]:
         """Return what connects to the database that is read while read-only."""

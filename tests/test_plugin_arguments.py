@@ -142,6 +142,19 @@ def test_what_is_made_of_an_engines_url_is_guarded_too(place: Path) -> None:
     assert single(again).shared is single(engine).shared
 
 
+def test_a_relative_path_is_absolute_in_the_url_of_its_engine(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    relative = {"sa_readonly_file": "read-only.txt", "sa_readonly_workers": "./workers"}
+    by_url = create_engine(url_of(place, **relative))
+    by_keyword = create_engine(f"sqlite:///{place}/one.db", plugins=["sa_readonly"], **relative)
+    monkeypatch.chdir("/")
+    wanted = url_of(place, sa_readonly_workers=f"{place}/workers")
+    assert by_url.url == by_keyword.url == wanted
+    assert single(create_engine(by_url.url)).shared is single(by_url).shared
+
+
 def test_the_members_of_etcd_may_be_a_list(place: Path) -> None:
     members = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
     engine = create_engine(
