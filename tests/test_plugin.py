@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool
 
 from sa_readonly import ConfigurationError, ReadOnlyError, refusals
+from sa_readonly.engines.pools import Open
+from sa_readonly.engines.uses import Use
 from tests.app import WHICH, App, Author, Book
 from tests.async_app import AsyncApp
 from tests.by_url import nothing_lingers, shared_of
@@ -185,6 +188,24 @@ def test_what_the_server_refuses_is_the_same_error(app: App) -> None:
     flip(app, engine)
     with engine.connect() as connection, pytest.raises(ReadOnlyError, match="The statement"):
         connection.execute(text("select road()"))
+
+
+def test_a_lock_is_not_lifted_by_an_execution_option(app: App) -> None:
+    engine = by_url(app)
+    if engine.dialect.name != "postgresql":
+        return  # SQLite has no such option
+    flip(app, engine)
+    dialect: Any = engine.dialect
+    with engine.connect() as connection:
+        connection.execution_options(postgresql_readonly=False)
+        assert dialect.get_readonly(connection.connection.dbapi_connection) is True
+    flip(app, engine)
+    with engine.connect() as connection:
+        connection.execution_options(postgresql_readonly=True)
+        assert dialect.get_readonly(connection.connection.dbapi_connection) is True
+    with engine.begin() as connection:
+        connection.execute(INSERT)
+    assert app.titles("rw") == ["road"]
 
 
 def test_a_servers_own_word_is_heard(app: App) -> None:
@@ -361,6 +382,43 @@ def test_an_engine_whose_switch_can_not_be_made_connects_not_past_its_pool_eithe
         engine.connect()
     with pytest.raises(ConfigurationError, match="does not exist"):
         engine.pool._creator()
+
+
+def test_an_engine_whose_first_connection_failed_half_way_begins_anew(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = by_url(lite)
+    shared = shared_of(engine)
+
+    def fail(_: object) -> None:
+        raise ConfigurationError("It reports itself elsewhere.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shared, "join", fail)
+        with pytest.raises(ConfigurationError, match="elsewhere"):
+            engine.connect()
+        with pytest.raises(ConfigurationError, match="elsewhere"):
+            engine.pool._creator()  # type: ignore[call-arg]  # without a record
+    assert which(engine.raw_connection) == "rw"
+    assert engine.dialect._sa_readonly_gates == (shared.switch,)  # type: ignore[attr-defined]  # our own
+    flip(lite, engine)
+    with engine.connect() as connection, pytest.raises(ReadOnlyError):
+        connection.execute(INSERT)
+
+
+def test_a_read_write_connection_is_none_of_the_read_only_ones_that_are_gone(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = by_url(lite, poolclass=NullPool)
+    assert which(engine.raw_connection) == "rw"
+    made = sqlite3.connect(str(lite.urls["rw"].database))
+    readers: Any = engine.dialect._sa_readonly_readers  # type: ignore[attr-defined]  # our own
+    readers[id(made)] = Open(None, None, Use())  # one that was collected had the same identity
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.dialect.loaded_dbapi, "connect", lambda *_, **__: made)
+        with engine.begin() as connection:
+            connection.execute(INSERT)
+    assert lite.titles("rw") == ["road"]
 
 
 def test_dispose_leaves_an_engine_that_works_in_either_mode(app: App) -> None:

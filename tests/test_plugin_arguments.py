@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import pickle
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, engine_from_config, make_url, text
+from sqlalchemy import create_engine, engine_from_config, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -106,6 +107,41 @@ def test_a_password_for_both_databases_is_refused(place: Path) -> None:
         create_engine(url, connect_args={"password": "secret"})
     with pytest.raises(ConfigurationError, match="beside creator="):
         create_engine(url, creator=lambda: None)
+
+
+def test_a_password_of_the_other_database_is_not_shown_in_the_engines_url(place: Path) -> None:
+    def made(other: str) -> URL:
+        return create_engine(
+            "postgresql+psycopg2://shop@db/shop",
+            plugins=["sa_readonly"],
+            sa_readonly_file=f"{place}/read-only.txt",
+            sa_readonly_url=other,
+        ).url
+
+    assert "secret" not in str(made("postgresql+psycopg2://shop:secret@standby/shop"))
+    other = "postgresql+psycopg2://shop@standby/shop"
+    assert made(other).query["sa_readonly_url"] == other
+
+
+def test_both_databases_are_connected_to_by_the_same_arguments_and_listeners(place: Path) -> None:
+    url = url_of(place, sa_readonly_url=f"sqlite:///{place}/two.db", sa_readonly_workers="false")
+    engine = create_engine(url, connect_args={"timeout": 3})
+    heard: list[Any] = []
+    own = sqlite3.connect(f"{place}/own.db")
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_: object, __: object, arguments: list[Any], parameters: dict[str, Any]) -> Any:
+        heard.append((Path(arguments[0]).name, parameters["timeout"]))
+        return own if len(heard) == 3 else None
+
+    engine.connect().close()
+    Path(f"{place}/read-only.txt").touch()
+    single(engine).shared.switch.check()
+    engine.connect().close()
+    engine.dispose()
+    raw = engine.raw_connection()
+    assert raw.driver_connection is own
+    assert heard == [("one.db", 3), ("two.db", 3), ("two.db", 3)]
 
 
 def test_the_file_may_stand_in_the_environment(

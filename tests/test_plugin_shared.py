@@ -113,7 +113,11 @@ def test_a_process_is_counted_with_all_that_its_engines_hold(place: Path) -> Non
 @pytest.mark.parametrize("server", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("detaches", [False, True])
 def test_a_drivers_connection_is_counted_that_outlives_all_that_was_around_it(
-    request: pytest.FixtureRequest, place: Path, server: str, detaches: bool
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    place: Path,
+    server: str,
+    detaches: bool,
 ) -> None:
     file = place / "read-only.txt"
     query = {"plugin": "sa_readonly", "sa_readonly_file": str(file)}
@@ -140,6 +144,10 @@ def test_a_drivers_connection_is_counted_that_outlives_all_that_was_around_it(
     shared.switch.check()
     assert here.counts.connections(shared.switch.known) == (False, 1)
     kept.cursor().execute("select 1")
+    monkeypatch.setattr(oneswitch, "LINGER", 0.0)
+    shared.rest()
+    shared.rest()
+    assert shared._leave is not None, "it is told of as long as it counts"
     kept.close()
     del kept
     assert here.counts.connections(shared.switch.known) == (True, 0)
@@ -183,6 +191,25 @@ def test_engines_that_were_dropped_leave_nothing_behind(
     again = by_url(place)
     use(again)
     assert len(entries(place)) == 2, "it registers anew"
+
+
+def test_an_engine_that_can_not_be_turned_keeps_no_other_from_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = [by_url(place) for _ in range(3)]
+    for engine in engines:
+        use(engine)
+    shared = shared_of(engines[0])
+
+    def fail(_: object) -> None:
+        raise RuntimeError("it can't be turned")
+
+    monkeypatch.setattr(shared._alive()[0], "turn", fail)
+    Path(f"{place}/read-only.txt").touch()
+    assert shared.switch.check().read_only
+    assert [door.is_shut for door in shared.doors] == [False, True, True]
+    with pytest.raises(ReadOnlyError):
+        use(engines[0], "create table thing (name)")
 
 
 def test_it_lingers_after_the_last_engine_also_where_some_came_unseen(
