@@ -165,7 +165,7 @@ class Single:
         While read-only there is nothing of the writing side that is idle.
         """
         begun = self._begun
-        if begun is not None and pool is begun.writer.pool:
+        if begun is not None and pool is begun.writer.pool and begun.reader.ledger.connections:
             old = begun.reader.pool
             begun.reader.pool = old.recreate()
             CountedPool.dispose(old)
