@@ -578,6 +578,11 @@ def test_on_mariadb_it_is_so_too(maria: App, mariadb: MariaDB) -> None:
     with engine.begin() as connection:
         connection.execute(INSERT)
     engine.dispose()
+    pool = pool_of_url(maria, sa_readonly_workers="false")
+    for name in ("rw", "ro", "rw", "ro"):
+        assert which(pool.connect) == name
+        assert pool.checkedin() == 1
+        flip_pool(maria, pool)
     for name, number in (("rw", 3), ("ro", 0)):
         assert mariadb.query(f"select count(*) from {maria.urls[name].database}.book") == [
             (number,)
