@@ -42,6 +42,7 @@ def test_all_benchmarks_run_with_one_command() -> None:
         "Workers in the directory",
         "What transactions leave behind",
         "Making an engine",
+        "An engine for one statement",
         "A Session on an engine by URL",
         "A Session on an engine by URL",
         "Idle on etcd",
