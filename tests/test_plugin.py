@@ -406,18 +406,15 @@ def test_an_engine_whose_first_connection_failed_half_way_begins_anew(
         connection.execute(INSERT)
 
 
-def test_a_read_write_connection_is_none_of_the_read_only_ones_that_are_gone(
-    lite: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = by_url(lite, poolclass=NullPool)
+def test_a_read_write_connection_is_none_of_the_read_only_ones_that_are_gone(lite: App) -> None:
+    path = str(lite.urls["rw"].database)
+    made = [sqlite3.connect(path) for _ in range(2)]
+    engine = by_url(lite, creator=made.pop, poolclass=NullPool)
     assert which(engine.raw_connection) == "rw"
-    made = sqlite3.connect(str(lite.urls["rw"].database))
     readers: Any = engine.dialect._sa_readonly_readers  # type: ignore[attr-defined]  # our own
-    readers[id(made)] = Open(None, None, Use())  # one that was collected had the same identity
-    with monkeypatch.context() as patched:
-        patched.setattr(engine.dialect.loaded_dbapi, "connect", lambda *_, **__: made)
-        with engine.begin() as connection:
-            connection.execute(INSERT)
+    readers[id(made[0])] = Open(None, None, Use())  # one that was collected had the same identity
+    with engine.begin() as connection:
+        connection.execute(INSERT)
     assert lite.titles("rw") == ["road"]
 
 

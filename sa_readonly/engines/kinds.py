@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
     from sqlalchemy.engine import Connection
-    from sqlalchemy.engine.interfaces import DBAPIConnection
 
     from ..errors import ReadOnlyError
 
@@ -47,12 +46,6 @@ class ByKind(Connecting):
         if context is None or not self._sa_readonly_readers:
             return self._sa_readonly_writing()
         return self._sa_readonly_of(privates.on_connection_of(context))
-
-    def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
-        made = super().connect(*cargs, **cparams)
-        # One that was collected without being closed may have had the same identity.
-        self._sa_readonly_readers.pop(id(made), None)
-        return made
 
     def do_begin(self, dbapi_connection: Any) -> None:
         self._sa_readonly_of(dbapi_connection).do_begin(dbapi_connection)

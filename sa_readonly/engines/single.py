@@ -176,6 +176,13 @@ class Single:
             self._begin()
         return privates.creator(self.now)(connection_record)
 
+    def _connect_anew(self, connection_record: ConnectionPoolEntry | None = None) -> Any:
+        made: Any = self._connect(connection_record)
+        dialect: Any = self._engine.dialect
+        # One that was collected without being closed may have had the same identity.
+        dialect._sa_readonly_readers.pop(id(made), None)
+        return made
+
     def give(self) -> PoolProxiedConnection:
         """Return a connection of the kind that the mode asks for."""
         sides = self._begun or self._begin()
@@ -198,7 +205,7 @@ class Single:
         with _beginning():
             if self._begun is None:
                 switch, sides = self.shared.switch, None
-                privates.set_creator(self._first, self._connect)
+                privates.set_creator(self._first, self._connect_anew)
                 try:
                     sides = _Sides(self, self._engine, switch, self.grace, self._create)
                     self.shared.join(sides)
