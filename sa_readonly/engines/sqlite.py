@@ -168,10 +168,9 @@ def referable(dialect: Any, cparams: dict[str, Any]) -> dict[str, Any]:
 
     By that its end is noticed, as those of other drivers are.
     """
-    theirs = getattr(dialect.loaded_dbapi, "Connection", None)
-    if dialect.driver != "pysqlite" or not isinstance(theirs, type):  # of another module=
+    if dialect.driver != "pysqlite" or not can_authorize(dialect):  # it has another module=
         return cparams
-    return {"factory": _referable(theirs), **cparams}
+    return {"factory": _referable(dialect.loaded_dbapi.Connection), **cparams}
 
 
 @cache
