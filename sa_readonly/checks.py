@@ -287,8 +287,9 @@ def check_engines(given: Mapping[str, AnyEngine]) -> dict[str, Engine]:
     _check_modes(engines)
     if "read_only.primary" not in engines and holds_database(engines["read_write.primary"]):
         raise ConfigurationError(
-            "read_write.primary holds its database in its own pool (SQLite in memory, StaticPool), "
-            "of which no second, read-only engine can be made. Give read_only= as well."
+            "read_write.primary holds its database in its own pool (a database in memory, "
+            "StaticPool), of which no second, read-only engine can be made. Give read_only= as "
+            "well."
         )
     return engines
 

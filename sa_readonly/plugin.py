@@ -17,7 +17,7 @@ from sqlalchemy.util import immutabledict
 
 from .checks import registry_of
 from .engines import privates
-from .engines.pools import is_in_memory
+from .engines.dialects import is_in_memory
 from .engines.single import Single
 from .errors import ConfigurationError, seconds
 from .etcd.switch import TRUST
@@ -91,7 +91,7 @@ class Plugin(CreateEnginePlugin):
         given = self._given()
         if isinstance(engine.pool, StaticPool) or is_in_memory(self._url):
             raise ConfigurationError(
-                "plugin=sa_readonly: the engine holds its database in its own pool (SQLite in "
+                "plugin=sa_readonly: the engine holds its database in its own pool (a database in "
                 "memory, StaticPool), of which no read-only connection can be made. Give the "
                 "database a file, or leave the plugin out."
             )

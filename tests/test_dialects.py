@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import sqlite3
 from pathlib import Path
@@ -14,13 +15,23 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly import (
+    ConfigurationError,
+    Engines,
+    EngineSelector,
+    FixedSwitch,
+    Mode,
+    ReadOnlyError,
+)
 from sa_readonly.engines.dialects import family
 from tests.app import need
+from tests.by_url import nothing_lingers, shared_of
 from tests.postgres import Pair
+
+__all__ = ["nothing_lingers"]  # a fixture
 
 READ = text("SELECT n FROM note")
 WRITE = text("INSERT INTO note VALUES (2)")
@@ -92,6 +103,34 @@ def test_an_unknown_dialect_is_told_once_for_two_engines_of_it(
     with EngineSelector(FixedSwitch(Mode.READ_WRITE), read_write=engines[0], read_only=engines[1]):
         (message,) = warned.messages
     assert message.startswith(f"unknown:///{place}/b.db: ")
+
+
+def test_an_unknown_dialect_is_told_once_for_all_roles_and_all_engines_of_a_switch(
+    place: Path, warned: pytest.LogCaptureFixture
+) -> None:
+    def engine() -> Engine:
+        return create_engine(f"unknown:///{place}/{next(numbers)}.db")
+
+    numbers = itertools.count()
+    for switch in (FixedSwitch(Mode.READ_WRITE), FixedSwitch(Mode.READ_WRITE)):
+        warned.clear()
+        for _ in range(2):
+            given = [Engines(primary=engine(), replica=engine()) for _ in range(2)]
+            EngineSelector(switch, read_write=given[0], read_only=given[1]).close()
+        assert len(warned.messages) == 1
+
+
+def test_an_unknown_dialect_is_told_once_for_engines_by_url(
+    place: Path, switch: Path, warned: pytest.LogCaptureFixture
+) -> None:
+    for name in "aba":
+        url = f"unknown:///{place}/{name}.db?plugin=sa_readonly&sa_readonly_file={switch}"
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+        engine.dispose()
+    (message,) = warned.messages
+    assert message.startswith(f"unknown:///{place}/a.db: sa_readonly has no lock at the server")
 
 
 def test_nothing_is_said_of_a_dialect_that_is_known(
@@ -205,8 +244,8 @@ def test_raw_cursors_of_duckdb_are_examined(
     (message,) = warned.messages
     assert "no lock at the server for duckdb" in message
     assert message.endswith(
-        "what a function writes, or the driver's connection itself, is not refused. Give as "
-        'read_only= an engine with connect_args={"read_only": True}.'
+        "what a function writes, or the driver's connection itself, is not refused. DuckDB itself "
+        'refuses it where read_only= is an engine with connect_args={"read_only": True}.'
     )
     duck.write()
     duck.flip()
@@ -260,6 +299,61 @@ def test_a_read_of_duckdb_that_ends_after_the_way_back_lets_the_file_go(
     connection.close()
     duck.write()
     duck.close()
+
+
+def test_what_reads_duckdb_by_url_lets_the_file_go_on_the_way_back(
+    place: Path, switch: Path, warned: pytest.LogCaptureFixture
+) -> None:
+    Duck(place, switch).close()
+    warned.clear()
+    file = f"{place}/a.duckdb"
+    engine = create_engine(
+        f"duckdb:///{file}?plugin=sa_readonly",
+        sa_readonly_file=str(switch),
+        sa_readonly_url=f"duckdb:///{file}?access_mode=read_only",
+    )
+    look = shared_of(engine).switch.check
+    held: list[Any] = []
+    for count in (1, 2):
+        with engine.begin() as connection:
+            connection.execute(WRITE)
+        switch.touch()
+        look()
+        for _ in range(2):
+            with engine.connect() as connection:
+                assert connection.scalars(READ).all() == [2] * count
+                with pytest.raises(engine.dialect.loaded_dbapi.Error, match="read-only mode"):
+                    connection.connection.driver_connection.execute(str(WRITE))
+        held.append(engine.connect())  # one that is in use lets go as it comes back
+        switch.unlink()
+        look()
+        with pytest.raises(DBAPIError, match="different configuration"):
+            engine.connect()
+        held.pop().close()
+    with engine.begin() as connection:
+        connection.execute(WRITE)
+    engine.dispose()
+    (message,) = (one for one in warned.messages if "no lock" in one)
+    assert message.endswith("refuses it where sa_readonly_url has ?access_mode=read_only.")
+
+
+@pytest.mark.parametrize("database", ["", "/:memory:", "/:memory:named"])
+def test_duckdb_in_memory_is_asked_for_a_read_only_engine(switch: Path, database: str) -> None:
+    need("duckdb_engine")
+    engine = create_engine(f"duckdb://{database}")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE note (n int)"))
+        with pytest.raises(ConfigurationError, match="Give read_only= as well"):
+            EngineSelector(switch, read_write=engine)
+        other = create_engine("duckdb:///:memory:")
+        with EngineSelector(switch, read_write=engine, read_only=other, watch=False) as selector:
+            for write in (switch.touch, switch.unlink):
+                write()
+                selector.check()
+    with engine.connect() as connection:  # it would be lost with its connections
+        assert connection.scalars(READ).all() == []
+    with pytest.raises(ConfigurationError, match="a database in memory"):
+        create_engine(f"duckdb://{database}?plugin=sa_readonly", sa_readonly_file=str(switch))
 
 
 def test_a_reader_of_duckdb_keeps_its_connections_again_after_close(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,15 @@ from sa_readonly import (
 from sa_readonly.engines.doors import Door
 from sa_readonly.workers.verdict import judge
 from tests.app import need
+from tests.test_calls import calls
 
 POSTGRESQL = {
     "psycopg2": "psycopg2",
     "psycopg": "psycopg",
     "psycopg_async": "psycopg",
     "asyncpg": "asyncpg",
-    "psycopg2cffi": "psycopg2cffi",
     "pg8000": "pg8000",
+    "psycopg2cffi": "psycopg2cffi",
 }
 MYSQL = {
     "pymysql": "pymysql",
@@ -237,6 +239,64 @@ def test_what_opens_the_lock_is_refused_on_the_drivers_own_cursor(
         connection.rollback()
 
     database.try_it(use_raw, use_raw)
+
+
+OF_A_CLASS: dict[str, list[tuple[tuple[str, ...], dict[str, Any]]]] = {
+    "psycopg2cffi": [(("extras",), {"cursor_factory": "RealDictCursor"})],
+    "pymysql": [(("cursors", "DictCursor"), {}), (("cursors", "SSCursor"), {})],
+    "mysqldb": [(("cursors",), {"cursorclass": "DictCursor"}), (("cursors", "SSDictCursor"), {})],
+    "mysqlconnector": [((), {"dictionary": True}), ((), {"raw": True})],
+    "mariadbconnector": [((), {"dictionary": True}), ((), {"prepared": True})],
+    "aiomysql": [(("cursors", "DictCursor"), {}), (("cursors", "DictCursor", "SSCursor"), {})],
+    "asyncmy": [(("cursors", "DictCursor"), {}), (("cursors", "SSCursor"), {})],
+}
+"""By driver, how its connection is asked for further kinds of cursors: by a module and its classes."""
+
+
+@pytest.mark.parametrize("driver", list(OF_A_CLASS))
+def test_a_cursor_of_a_class_that_is_given_is_examined_too(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    database = Database(request, driver)
+    lifts = LIFTS[database.kind]
+
+    def use_raw(connection: Connection) -> None:
+        opened: Any = connection.connection.driver_connection
+        for (module, *names), named in [(one or ("",), two) for one, two in OF_A_CLASS[driver]]:
+            of = importlib.import_module(f"{DRIVERS[driver]}.{module}") if module else None
+            given = [getattr(of, name) for name in names]
+            kwargs = {name: getattr(of, value) if of else value for name, value in named.items()}
+            cursor = opened.cursor(*given, **kwargs)
+            if not hasattr(cursor, "execute"):
+                cursor = done(cursor)
+            assert all(isinstance(cursor, one) for one in given)
+            with pytest.raises(ReadOnlyError, match="SET"):
+                done(cursor.execute(lifts))
+            done(cursor.execute("SELECT 1 AS one"))
+            ((value,),) = (
+                row.values() if isinstance(row, dict) else row for row in done(cursor.fetchall())
+            )
+            assert int(value) == 1
+            done(cursor.close())
+        connection.rollback()
+
+    database.try_it(use_raw, use_raw)
+
+
+@pytest.mark.parametrize("driver", ["pymysql", "mysqldb"])
+def test_a_cursor_is_made_in_as_many_calls_as_the_driver_makes_it(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    database = Database(request, driver)
+    engine = create_engine(database.plain.set(drivername=f"mysql+{driver}"), poolclass=NullPool)
+    with engine.connect() as plain:
+        as_many = calls(plain.connection.dbapi_connection.cursor)
+
+    def count(connection: Connection) -> None:
+        made = connection.connection.dbapi_connection.cursor
+        assert calls(made) == as_many
+
+    database.try_it(count)
 
 
 @pytest.mark.parametrize("driver", ["psycopg2cffi", "pg8000"])

@@ -97,7 +97,7 @@ def test_a_pool_that_has_given_out_connections_is_refused(place: Path) -> None:
 
 
 def test_a_database_in_memory_is_refused(place: Path) -> None:
-    with pytest.raises(ConfigurationError, match="SQLite in memory"):
+    with pytest.raises(ConfigurationError, match="a database in memory"):
         create_engine(url_of(place).set(database=":memory:"))
 
 

@@ -41,6 +41,11 @@ ADAPTED = frozenset(("asyncpg", "aiomysql", "asyncmy", "duckdb_engine"))
 """Drivers before which an adapter stands that makes the cursors: SQLAlchemy's or its dialect's."""
 # Drivers whose connection makes cursors in a method, and has no attribute that tells their class.
 _MADE_BY_METHOD = frozenset(("mysqlconnector", "mariadbconnector", "pg8000"))
+# Of these, those whose cursors are of Python alone, see _Roomy.
+_ROOMY = frozenset(("pg8000",))
+# Drivers to whose cursor() a class may be given, as DictCursor is. To psycopg2's, too, but nothing
+# can be put before that: its connections are made in C.
+_CLASS_GIVEN = frozenset(("psycopg2cffi", "pymysql", "mysqldb", "aiomysql", "asyncmy"))
 # Drivers of PostgreSQL that are locked by the session alone, as their BEGIN can't be READ ONLY.
 _BY_SESSION = frozenset(("psycopg2cffi", "pg8000"))
 # The attribute of a cursor that holds its connection, where "connection" warns of itself.
@@ -99,6 +104,9 @@ def _change_cursors(dialect: Any, dbapi_connection: Any, *, notes: bool) -> None
     for name in _CLASSES.get(dialect.driver, ()):
         base = getattr(driver_connection, name) or dialect.dbapi.extensions.cursor  # psycopg2's
         shared.put_on(driver_connection, name, _examining(base, dialect, notes=notes))
+    if dialect.driver in _CLASS_GIVEN:
+        made = _taking(type(driver_connection), dialect, notes=notes)
+        shared.put_on(driver_connection, "__class__", made)
 
 
 # -- classes ---------------------------------------------------------------------------------
@@ -110,6 +118,8 @@ def _examining(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
     :param notes: whether it notes what it finds, in a rehearsal, and refuses nothing.
     """
     known = _classes(dialect, notes=notes)
+    if issubclass(base, _Cursor):
+        return base
     if base not in known:
         adapted, attribute = dialect.driver in ADAPTED, ATTRIBUTES.get(dialect.driver)
         holder = _HOLDERS.get(dialect.driver, "connection")
@@ -126,7 +136,7 @@ def _examining(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
         }
         kind = _Streaming if getattr(base, "server_side", False) else _Cursor
         bases = (kind, base)
-        if (adapted or dialect.driver == "pg8000") and base.__dictoffset__:
+        if (adapted or dialect.driver in _ROOMY) and base.__dictoffset__:
             bases = (_Roomy, *bases)  # type: ignore[assignment]  # a third base
         made = known[base] = type(base.__name__, bases, body)
         if dialect.driver not in _BY_SESSION:
@@ -162,7 +172,30 @@ def _making(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
         made.__class__ = _examining(type(made), dialect, notes=notes)
         return made
 
-    known = _classes(dialect, notes=notes)
+    return _with_cursor(base, cursor, _classes(dialect, notes=notes))
+
+
+def _taking(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
+    """Return the subclass of a driver's connections that examines by a class that is given, too."""
+    theirs: Any = base.cursor
+    # No call more for each statement: these do nothing else where no class is given.
+    is_short = theirs.__module__ in ("pymysql.connections", "MySQLdb.connections")
+
+    def examining(given: Any) -> Any:
+        is_class = isinstance(given, type)
+        return _examining(given, dialect, notes=notes) if is_class else given
+
+    def cursor(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs:
+            named = {name: examining(value) for name, value in kwargs.items()}
+            return theirs(self, *map(examining, args), **named)
+        return self.cursorclass(self) if is_short else theirs(self)
+
+    return _with_cursor(base, cursor, _classes(dialect, notes=notes))
+
+
+def _with_cursor(base: type[Any], cursor: Any, known: dict[type[Any], type[Any]]) -> type[Any]:
+    """Return the subclass of connections that has this method, made once."""
     if base not in known:
         body = {
             "__slots__": (),

@@ -9,9 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Dialect, Engine
+    from sqlalchemy.engine import URL, Dialect, Engine
 
-__all__ = ["ATTRIBUTES", "LOCKED", "can_authorize", "family", "holds_file", "row", "run", "shown"]
+__all__ = [
+    "ATTRIBUTES",
+    "LOCKED",
+    "can_authorize",
+    "family",
+    "holds_file",
+    "is_in_memory",
+    "row",
+    "run",
+    "shown",
+]
 
 LOCKED = frozenset(("postgresql", "sqlite", "mysql", "mariadb"))
 """The families of databases that can be told to refuse writes."""
@@ -49,10 +59,22 @@ def can_authorize(dialect: Any) -> bool:
     return hasattr(getattr(driver, "Connection", None), "set_authorizer")
 
 
+def is_in_memory(url: URL) -> bool:
+    """True for a database of SQLite or DuckDB without a file."""
+    backend, database = url.get_backend_name(), url.database or ""
+    if backend != "sqlite":
+        return backend == "duckdb" and (database == "" or database.startswith(":memory:"))
+    return (
+        database in ("", ":memory:")
+        or database.startswith("file::memory:")
+        or "mode=memory" in database
+        or url.query.get("mode") == "memory"
+    )
+
+
 def holds_file(engine: Engine) -> bool:
     """True if a process that reads the database keeps all others from writing it, as DuckDB's."""
-    database = engine.url.database or ":memory:"
-    return engine.dialect.name == "duckdb" and not database.startswith(":memory:")
+    return engine.dialect.name == "duckdb" and not is_in_memory(engine.url)
 
 
 def shown(engine: Engine) -> str:

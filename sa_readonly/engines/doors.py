@@ -19,6 +19,7 @@ from ..telemetry import fields
 from . import guard, privates, protection, rehearsing, shared
 from .answers import to_ask
 from .checkins import pooled
+from .dialects import is_in_memory
 from .pools import (
     CountedPool,
     Ledger,
@@ -26,7 +27,6 @@ from .pools import (
     count_by,
     has_connected_for_ever,
     holds_database,
-    is_in_memory,
     keep_for_parent,
 )
 from .retired import OldPools

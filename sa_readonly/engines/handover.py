@@ -129,7 +129,7 @@ class GuardedEngines(OneSet):
             if serving is primary:
                 serving = twin
             if reading is None:
-                protection.warn(primary)
+                protection.warn(primary, self._switch)
                 reading, reading_replica = twin, replica or twin
             else:
                 taken_away.append(twin)
@@ -169,7 +169,7 @@ class GuardedEngines(OneSet):
             self._protected[engine] = Reader.of(engine)
             if new:
                 self._protected[engine].lock()
-                protection.warn(engine)
+                protection.warn(engine, self._switch)
 
     def _note_url_files(self, given: Mapping[str, Engine], taken_away: Sequence[Engine]) -> None:
         for name, engine in given.items():

@@ -22,13 +22,14 @@ from ..telemetry import fields
 from . import loops, privates
 from .checkins import EndingPool
 from .classes import become, grow
+from .dialects import is_in_memory
 from .uses import UNNOTED, Trace, Use
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from sqlalchemy.engine import URL, Dialect, Engine
+    from sqlalchemy.engine import Dialect, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
@@ -43,7 +44,6 @@ __all__ = [
     "forget_idle",
     "has_connected_for_ever",
     "holds_database",
-    "is_in_memory",
     "keep_for_parent",
     "mix_in",
     "mixed",
@@ -347,19 +347,6 @@ def has_connected_for_ever(engine: Engine) -> bool:
     """
     pool = open_pool(engine)
     return isinstance(pool, StaticPool) and bool(privates.kept_records(pool))
-
-
-def is_in_memory(url: URL) -> bool:
-    """True for a database of SQLite without a file."""
-    if url.get_backend_name() != "sqlite":
-        return False
-    database = url.database or ""
-    return (
-        database in ("", ":memory:")
-        or database.startswith("file::memory:")
-        or "mode=memory" in database
-        or url.query.get("mode") == "memory"
-    )
 
 
 def forget_idle(engine: Engine) -> None:

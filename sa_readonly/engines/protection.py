@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -333,15 +334,25 @@ def _sharing(dialect: Dialect, cls: type[Any]) -> Dialect:
 # -- what is not protected -------------------------------------------------------------------
 
 
-def warn(engine: Engine) -> None:
-    """Say what is not refused on a read-only engine of a database that has not all the locks."""
+_warned: weakref.WeakKeyDictionary[Switch, set[str]] = weakref.WeakKeyDictionary()
+
+
+def warn(engine: Engine, switch: Switch) -> None:
+    """Say what is not refused on a read-only engine of a database that has not all the locks.
+
+    It is said once for a switch: programs make engines by URL by the thousand.
+    """
     dialect: Any = engine.dialect
     name, kin = dialect.name, dialect._sa_readonly_family
     if kin not in LOCKED:
         raw = "the driver's connection itself" if dialect.driver in ADAPTED else "a raw cursor"
         cure = "Connect as a role that may only read."
         if holds_file(engine):
-            cure = 'Give as read_only= an engine with connect_args={"read_only": True}.'
+            # Whether an engine that is given has that can't be seen before it connects.
+            reader = 'read_only= is an engine with connect_args={"read_only": True}'
+            if hasattr(dialect, "_sa_readonly_readers"):  # of an engine by URL
+                reader = "sa_readonly_url has ?access_mode=read_only"
+            cure = f"DuckDB itself refuses it where {reader}."
         what = (
             f"sa_readonly has no lock at the server for {name}. Statements are examined before "
             f"they are sent; what a function writes, or {raw}, is not refused. {cure}"
@@ -360,5 +371,9 @@ def warn(engine: Engine) -> None:
         )
     else:
         return
+    told = _warned.setdefault(switch, set())
+    if what in told:
+        return
+    told.add(what)
     extra = fields("less_protected", engine=shown(engine))
     logger.warning("%s: %s", shown(engine), what, extra=extra)

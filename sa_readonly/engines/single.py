@@ -20,6 +20,7 @@ from ..mode import Mode
 from ..rehearsal.callsite import mark
 from . import guard, privates, protection
 from .classes import grow
+from .dialects import holds_file
 from .doors import AskingPool, ClosedPool
 from .handover import GuardedEngines
 from .pools import CountedPool, mix_in, mixed, open_pool
@@ -248,6 +249,12 @@ class _Sides(GuardedEngines):
         vars(dialect)["_sa_readonly_readers"] = self.reader.ledger.connections
         if single.alone:  # its pool is one, which keeps those of one kind
             self._renewed[Mode.READ_WRITE].append(self.reader)
+
+    def _open(self) -> None:
+        if holds_file(self.reader):  # by the other configuration of sa_readonly_url
+            self.reader.renew()
+            self.reader.close_old()
+        super()._open()
 
     def _twin(self, engine: Engine, *, gated: bool) -> TwinEngine:
         self.reader = twin = TwinEngine(engine, gated=gated, create=self._create, shares=True)
