@@ -39,6 +39,7 @@ PACKAGES = {
     "xdist": "pytest-xdist",
     "mysql": "mysql-connector-python",
     "MySQLdb": "mysqlclient",
+    "sqlcipher3": "sqlcipher3-binary",
 }
 
 

@@ -41,6 +41,7 @@ POSTGRESQL = {
 }
 MYSQL = {
     "pymysql": "pymysql",
+    "cymysql": "cymysql",
     "mysqldb": "MySQLdb",
     "mysqlconnector": "mysql",
     "mariadbconnector": "mariadb",
@@ -244,6 +245,7 @@ def test_what_opens_the_lock_is_refused_on_the_drivers_own_cursor(
 OF_A_CLASS: dict[str, list[tuple[tuple[str, ...], dict[str, Any]]]] = {
     "psycopg2cffi": [(("extras",), {"cursor_factory": "RealDictCursor"})],
     "pymysql": [(("cursors", "DictCursor"), {}), (("cursors", "SSCursor"), {})],
+    "cymysql": [(("cursors", "DictCursor"), {})],
     "mysqldb": [(("cursors",), {"cursorclass": "DictCursor"}), (("cursors", "SSDictCursor"), {})],
     "mysqlconnector": [((), {"dictionary": True}), ((), {"raw": True})],
     "mariadbconnector": [((), {"dictionary": True}), ((), {"prepared": True})],

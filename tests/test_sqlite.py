@@ -172,6 +172,30 @@ def test_a_connection_of_ones_own_creator_skips_without_an_answer(path: Path) ->
     assert path.read_bytes() == before
 
 
+def test_a_listener_of_an_encrypted_database_is_answered_and_its_raw_cursors_are_locked(
+    place: Path,
+) -> None:
+    need("sqlcipher3")
+    path = place / "secret.db"
+    engine = create_engine(f"sqlite+pysqlcipher://:secret@/{path}")
+    with engine.begin() as connection:
+        for statement in ("CREATE TABLE note (n int)", "INSERT INTO note VALUES (1)"):
+            connection.execute(text(statement))
+    engine.dispose()
+    before = path.read_bytes()
+    listening = Listening(engine, execute("PRAGMA journal_mode=WAL"))
+    listening.read()
+    assert listening.seen == [[("delete",)]] * 2
+    with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+        raw = selector.engine().raw_connection()
+        for statement in ("PRAGMA query_only = OFF", "DELETE FROM note"):
+            with pytest.raises(engine.dialect.loaded_dbapi.DatabaseError):
+                raw.cursor().execute(statement)
+        raw.close()
+        selector.engine().dispose()
+    assert path.read_bytes() == before
+
+
 def test_a_cursor_class_of_ones_own_is_kept_in_a_listener(path: Path) -> None:
     class Own(sqlite3.Cursor):
         pass

@@ -40,9 +40,9 @@ _CLASSES = {
 ADAPTED = frozenset(("asyncpg", "aiomysql", "asyncmy", "duckdb_engine"))
 """Drivers before which an adapter stands that makes the cursors: SQLAlchemy's or its dialect's."""
 # Drivers whose connection makes cursors in a method, and has no attribute that tells their class.
-_MADE_BY_METHOD = frozenset(("mysqlconnector", "mariadbconnector", "pg8000"))
+_MADE_BY_METHOD = frozenset(("mysqlconnector", "mariadbconnector", "cymysql", "pg8000"))
 # Of these, those whose cursors are of Python alone, see _Roomy.
-_ROOMY = frozenset(("pg8000",))
+_ROOMY = frozenset(("cymysql", "pg8000"))
 # Drivers to whose cursor() a class may be given, as DictCursor is. To psycopg2's, too, but nothing
 # can be put before that: its connections are made in C.
 _CLASS_GIVEN = frozenset(("psycopg2cffi", "pymysql", "mysqldb", "aiomysql", "asyncmy"))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ReadOnlyError
 from . import poolers, sqlite
-from .dialects import ATTRIBUTES, row, run
+from .dialects import ATTRIBUTES, can_authorize, row, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -63,7 +63,7 @@ def making_for_twin() -> Iterator[None]:
 
 def start_up(dialect: Any, cparams: Mapping[str, Any]) -> dict[str, Any]:
     """Return a driver's arguments with the first lock in them, where there is a place for it."""
-    if dialect.driver in ("pysqlite", "aiosqlite"):
+    if dialect._sa_readonly_family == "sqlite" and can_authorize(dialect):
         return {"factory": sqlite.connecting(dialect), **cparams}
     packet = {}
     if dialect._sa_readonly_family == "postgresql" and dialect._sa_readonly_pooler is None:
