@@ -172,6 +172,25 @@ def test_a_descendant_of_postgresql_with_its_driver_is_locked_as_that_is(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("pooler", ["transaction", "session"])
+def test_a_descendant_of_postgresql_with_its_driver_may_stand_behind_a_pooler(
+    pg_pair: Pair, pooler: str
+) -> None:
+    url = pg_pair.read_write.set(drivername="grandchild")
+
+    async def run() -> None:
+        engine = create_async_engine(url)
+        switch = FixedSwitch(Mode.READ_ONLY)
+        async with EngineSelector(switch, read_write=engine, pooler=pooler) as selector:
+            async with selector.engine().connect() as connection:
+                shown = await connection.scalar(text("SHOW transaction_read_only"))
+                default = await connection.scalar(text("SHOW default_transaction_read_only"))
+            assert (shown, default) == ("on", "off" if pooler == "transaction" else "on")
+            await selector.engine().dispose()
+
+    asyncio.run(run())
+
+
 def test_libsql_reads_and_says_that_its_raw_cursors_are_not_examined(
     place: Path, switch: Path, warned: pytest.LogCaptureFixture
 ) -> None:

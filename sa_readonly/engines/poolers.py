@@ -16,7 +16,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from ..errors import ConfigurationError
 from . import privates
-from .dialects import ATTRIBUTES, run
+from .dialects import ATTRIBUTES, family, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -116,7 +116,7 @@ def check(pooler: object, engines: Mapping[str, Engine], readers: set[str]) -> N
             )
         if pooler is None or name not in readers:
             continue
-        if dialect.name != "postgresql":
+        if family(dialect) != "postgresql":
             raise ConfigurationError(
                 f"EngineSelector(pooler) is about PostgreSQL, and {name} is {dialect.name}. Leave "
                 "it out."
