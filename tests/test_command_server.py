@@ -545,7 +545,10 @@ def test_with_a_replica_it_waits_until_everything_is_applied(
     assert replica.query(f"SELECT * FROM {rw.database}.thing") == [(1,)]
     replica.query("CREATE USER shop@'127.0.0.1'")
     replica.query(f"GRANT SELECT ON {rw.database}.* TO shop@'127.0.0.1'")  # and no status
-    assert ask(rw, there.set(username="shop", database=rw.database)).replayed
+    modest = there.set(username="shop", database=rw.database)
+    assert ask(rw, modest).replayed
+    itself = [one.what for one in ask(there, modest).obstacles if one.kind == "question"]
+    assert itself == ["The server of --standby is that of --read-write"]
 
     for url, message in (
         (mariadb_pair.read_only, "The server of --standby is no replica, and applies nothing"),

@@ -13,7 +13,7 @@ from dataclasses import replace
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from .obstacles import Obstacle, Reply, question
+from .obstacles import Reply, question
 from .probe import (
     UnreachableError,
     dialect_of,
@@ -108,8 +108,7 @@ class Server:
                 found = lacking(connection, of, compares=reply.agrees)
         if isinstance(found, Gtids):
             with _asking(self._url, "read-write database") as connection:
-                now = gtids_of(connection)
-            obstacle = now if isinstance(now, Obstacle) else strange(found, now)
+                obstacle = strange(connection, found)
         else:
             obstacle = found
         if obstacle is None:

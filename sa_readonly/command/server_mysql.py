@@ -19,6 +19,9 @@ _THREADS = """
 # Not information_schema.innodb_trx: that is cached, and never made anew while it is read often.
 _TRANSACTIONS = "SHOW ENGINE INNODB STATUS"
 _NO_DATABASE = ", in a transaction without a database of its own"
+# What the list of sessions calls the threads that write what is replicated. MySQL before 8 calls
+# the thread that only fetches it so, too.
+_APPLIES = ("Slave_SQL", "Slave_worker", "Query")
 
 
 def ask_mysql(connection: Connection) -> Reply:
@@ -35,10 +38,11 @@ def ask_mysql(connection: Connection) -> Reply:
     in_transaction = _in_transaction(str(transactions[0][-1]))
     obstacles: list[Obstacle] = []
     others = Counter[str]()
+    applies = (*_APPLIES, "Connect") if _is_before(connection, 8) else _APPLIES
     for row in fetch(connection, _THREADS):
         unsure = in_transaction is None or row.id in in_transaction
-        if row.user == "system user" and row.command in ("Slave_SQL", "Slave_worker", "Query"):
-            obstacles.append(_replication(row))
+        if row.user == "system user" and row.command in applies:
+            obstacles.append(_replication(connection, row))
         elif row.here or (row.db is None and unsure):
             obstacles.append(_thread(row))
         elif row.user in ("system user", "event_scheduler") or row.command.startswith("Binlog"):
@@ -81,39 +85,45 @@ def _thread(row: Any) -> Obstacle:
     )
 
 
-def _replication(row: Any) -> Obstacle:
+def _replication(connection: Connection, row: Any) -> Obstacle:
     what = f"session {row.id}: writes what this server replicates from another one"
-    return Obstacle("session", what, "STOP REPLICA", pid=row.id, state=row.command)
+    return Obstacle("session", what, f"STOP {_word(connection)}", pid=row.id, state=row.command)
 
 
 # -- what a replica has applied ----------------------------------------------------------------
 
 
 class Gtids(NamedTuple):
-    """What a server has written into its binary log, as its GTIDs say.
+    """What a server has written into its binary log, or a replica has applied, as its GTIDs say.
 
     Those of MariaDB count within a domain, ``0-1-4711``; those of MySQL, of one server, are ranges.
+
+    :param server: which server it is: its ``server_id`` (MariaDB) or ``server_uuid`` (MySQL).
     """
 
     is_mariadb: bool
+    server: str
     written: str
 
 
 def gtids_of(connection: Connection) -> Gtids | Obstacle:
     """Return what a read-write server has written, or why no replica can be compared with it."""
     cure = "Leave out --standby, and compare by hand."
-    if connection.dialect.is_mariadb:  # type: ignore[attr-defined]  # a dialect of MySQL's
-        ((logs, written),) = fetch(connection, "SELECT @@log_bin, @@gtid_binlog_pos")
+    is_mariadb = _is_mariadb(connection)
+    if is_mariadb:
+        ask = "SELECT @@log_bin, @@server_id, @@gtid_binlog_pos"
+        ((logs, server, written),) = fetch(connection, ask)
         if not logs:
             return question("The server of --read-write writes no binary log", cure)
-        if not written:  # as after RESET MASTER, or in a copy, whatever its tables have
-            return question("The binary log of the server of --read-write is empty", cure)
-        return Gtids(is_mariadb=True, written=written)
-    mode, written = "SELECT @@GLOBAL.gtid_mode", "SELECT @@GLOBAL.gtid_executed"
-    ((told,),) = attempt(connection, mode) or (("unknown",),)
-    if told != "ON":
-        return question(f"The server of --read-write has gtid_mode {told}, not ON", cure)
-    return Gtids(is_mariadb=False, written=fetch(connection, written)[0][0])
+    else:
+        ((told,),) = attempt(connection, "SELECT @@GLOBAL.gtid_mode") or (("unknown",),)
+        if told != "ON":
+            return question(f"The server of --read-write has gtid_mode {told}, not ON", cure)
+        ask = "SELECT @@server_uuid, @@GLOBAL.gtid_executed"
+        ((server, written),) = fetch(connection, ask)
+    if not written:  # as after RESET MASTER, or in a copy, whatever its tables have
+        return question("The binary log of the server of --read-write is empty", cure)
+    return Gtids(is_mariadb, str(server), written)
 
 
 def lacking(connection: Connection, of: Gtids, *, compares: bool) -> Obstacle | Gtids:
@@ -122,50 +132,84 @@ def lacking(connection: Connection, of: Gtids, *, compares: bool) -> Obstacle | 
     :param of: what the read-write server had written after its last session.
     :param compares: False while there still are sessions, of which it can't have everything.
     """
-    is_mariadb: bool = connection.dialect.is_mariadb  # type: ignore[attr-defined]  # see above
     cure = "Give the URL of a replica, or leave out --standby."
-    if is_mariadb is not of.is_mariadb:
+    if _is_mariadb(connection) is not of.is_mariadb:
         what = "Of the servers of --read-write and --standby one is MariaDB, the other MySQL"
         return question(f"{what}, whose GTIDs can't be compared", cure)
-    status = attempt(connection, "SHOW ALL SLAVES STATUS" if is_mariadb else "SHOW REPLICA STATUS")
-    if is_mariadb:
-        applied: str = fetch(connection, "SELECT @@gtid_slave_pos")[0][0]
+    status = _status(connection)
+    if of.is_mariadb:
+        ((server, applied),) = fetch(connection, "SELECT @@server_id, @@gtid_slave_pos")
         has = _by_domain(applied)
         missing = ",".join(
-            f"{domain}-{server}-{number}"
-            for domain, (server, number) in _by_domain(of.written).items()
+            f"{domain}-{by}-{number}"
+            for domain, (by, number) in _by_domain(of.written).items()
             if has.get(domain, ("", -1))[1] < number
         )
     else:
-        ask = "SELECT @@GLOBAL.gtid_executed, GTID_SUBTRACT(:written, @@GLOBAL.gtid_executed)"
-        ((applied, missing),) = fetch(connection, ask, written=of.written)
+        ask = (
+            "SELECT @@server_uuid, @@GLOBAL.gtid_executed,"
+            " GTID_SUBTRACT(:written, @@GLOBAL.gtid_executed)"
+        )
+        ((server, applied, missing),) = fetch(connection, ask, written=of.written)
     # An account that may not ask for the status is told the position all the same.
     if status == [] or (status is None and not applied):
         return question("The server of --standby is no replica, and applies nothing", cure)
+    if str(server) == of.server:
+        return question("The server of --standby is that of --read-write", cure)
     if not compares or not missing:
-        return Gtids(is_mariadb, applied)
+        return Gtids(of.is_mariadb, str(server), applied)
     what = f"the replica has yet to apply {one_line(missing)}"
     if any(_is_stopped(row) for row in status or ()):
-        return Obstacle("standby", f"{what}, and is stopped", "START REPLICA")
-    return Obstacle(
-        "standby", what, "Wait; or look why it doesn't come: SHOW REPLICA STATUS there."
-    )
+        return Obstacle("standby", f"{what}, and is stopped", f"START {_word(connection)}")
+    cure = f"Wait; or look why it doesn't come: SHOW {_word(connection)} STATUS there."
+    return Obstacle("standby", what, cure)
 
 
-def strange(applied: Gtids, written: Gtids) -> Obstacle | None:
+def strange(connection: Connection, applied: Gtids) -> Obstacle | None:
     """Return the obstacle that a replica has what its server has not written: it is of another one.
 
-    The GTIDs of MySQL are of one server in the world, and need no such question.
+    Or that server's binary log was begun anew, and its GTIDs count from 1 again.
 
-    :param written: as it is after the replica was asked.
+    :param connection: of the read-write server; made after the replica was asked.
     """
-    has = _by_domain(applied.written) if applied.is_mariadb else {}
-    for domain, (server, number) in (_by_domain(written.written) if has else {}).items():
-        of, at = has.get(domain, (server, -1))
-        if at > number or (at == number and of != server):
-            what = "The server of --standby is a replica of another server"
-            return question(what, "Give the URL of a replica of the database of --read-write.")
-    return None
+    now = gtids_of(connection)
+    if isinstance(now, Obstacle):
+        return now
+    if now.is_mariadb:
+        has = _by_domain(applied.written)
+        is_strange = any(
+            at > number or (at == number and of != server)
+            for domain, (server, number) in _by_domain(now.written).items()
+            for of, at in [has.get(domain, (server, -1))]
+        )
+    else:  # a replica may have some of its own
+        ask = "SELECT GTID_SUBTRACT(:applied, @@GLOBAL.gtid_executed)"
+        is_strange = now.server in fetch(connection, ask, applied=applied.written)[0][0]
+    if not is_strange:
+        return None
+    what = "The server of --standby is a replica of another server"
+    return question(what, "Give the URL of a replica of the database of --read-write.")
+
+
+def _is_mariadb(connection: Connection) -> bool:
+    return bool(connection.dialect.is_mariadb)  # type: ignore[attr-defined]  # a dialect of MySQL's
+
+
+def _is_before(connection: Connection, *version: int) -> bool:
+    """True if it is a server of MySQL before this version."""
+    has = connection.dialect.server_version_info or version
+    return not _is_mariadb(connection) and has < version
+
+
+def _word(connection: Connection) -> str:
+    """Return what a server's statements call a replica."""
+    return "SLAVE" if _is_before(connection, 8, 0, 22) else "REPLICA"
+
+
+def _status(connection: Connection) -> list[Any] | None:
+    """Return the sources of a replica, or None where the account may not ask for them."""
+    what = "ALL SLAVES" if _is_mariadb(connection) else _word(connection)
+    return attempt(connection, f"SHOW {what} STATUS")
 
 
 def _by_domain(position: str) -> dict[str, tuple[str, int]]:
