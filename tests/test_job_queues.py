@@ -87,7 +87,10 @@ for line in sys.stdin:
     print("sent", flush=True)
 """
 WORKERS: dict[str, list[list[str]]] = {
-    "rq": [[sys.executable, "queued.py"]] * 2,
+    "rq": [
+        [sys.executable, "queued.py"],
+        [str(BIN / "rq"), *re.findall(r"^\$ rq (worker .*)", DOCS, re.MULTILINE)[0].split()],
+    ],
     "celery": [
         [
             *(str(BIN / "celery"), "--app", "queued", "worker", "--pool", "prefork"),
@@ -98,19 +101,22 @@ WORKERS: dict[str, list[list[str]]] = {
 }
 
 
-def shown(section: str) -> str:
-    """Return the Python that a section of the docs shows."""
+REGISTERED = {"rq": 2, "celery": 1, "dramatiq": 1}  # at least, also between two jobs
+
+
+def shown(section: str) -> list[str]:
+    """Return the Python that a section of the docs shows, by block."""
     own = DOCS.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    return "\n".join(re.findall(r"```python\n(.*?)```", own, re.DOTALL))
+    return re.findall(r"```python\n(.*?)```", own, re.DOTALL)
 
 
-PROGRAMS: dict[str, Callable[[], str]] = {
+PROGRAMS: dict[str, Callable[[], list[str]]] = {
     "rq": lambda: shown("RQ"),
-    "celery": lambda: CELERY,
-    "dramatiq": lambda: (
+    "celery": lambda: [CELERY],
+    "dramatiq": lambda: [
         DRAMATIQ
-        + shown("Dramatiq").replace("max_backoff=300_000", "min_backoff=50, max_backoff=500")
-    ),
+        + shown("Dramatiq")[0].replace("max_backoff=300_000", "min_backoff=50, max_backoff=500")
+    ],
 }
 
 
@@ -134,7 +140,10 @@ class Queued:
         place = app.path.parent
         self.url = app.urls["rw"]
         (place / "jobs.py").write_text(JOBS)
-        (place / "queued.py").write_text(PROGRAMS[library]())
+        for name, program in zip(
+            ("queued.py", "rq_settings.py"), PROGRAMS[library](), strict=False
+        ):
+            (place / name).write_text(program)
         environment = {
             **os.environ,
             "FILE": str(app.path),
@@ -203,7 +212,7 @@ def test_every_job_is_done_once_through_ten_flips_and_each_is_drained(
     with create_engine(app.urls["rw"], poolclass=NullPool).begin() as connection:
         connection.execute(text("DROP TABLE IF EXISTS done"))
         connection.execute(text("CREATE TABLE done (number integer)"))
-    operator = Commander(app.path, 1, app.urls["rw"], process=False)
+    operator = Commander(app.path, REGISTERED[library], app.urls["rw"], process=False)
     queued = Queued(app, library, queues.port)
     try:
         for _ in range(FLIPS):
@@ -221,6 +230,8 @@ def test_every_job_is_done_once_through_ten_flips_and_each_is_drained(
             operator.off()
         queued.until(lambda: len(queued.done()) == queued.sent, "all jobs to be done")
         assert set(queued.done().values()) == {1}
+        operator.on()  # no job is at work, and those that wait for one are known all the same
+        operator.off()
     finally:
         queued.stop()
 

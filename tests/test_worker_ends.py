@@ -14,6 +14,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadPool, StaticPool
 
 from sa_readonly import EngineSelector, FileSwitch
+from sa_readonly.workers import memory
 from sa_readonly.workers.protocol import Liveness
 from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, App, in_thread
@@ -129,6 +130,28 @@ def test_one_that_left_nothing_is_forgotten_by_the_next_that_registers(lite: App
     assert [entry.pid for entry in registry(lite).read()] == [os.getpid()]
     lite.selector.close()
     assert files(lite) == []
+
+
+@pytest.mark.parametrize("where", ["/proc", "/nowhere"])
+def test_where_no_memory_outlives_a_process_its_own_word_alone_counts(
+    lite: App, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(memory, "PLACE", where)
+    memory._is_in_memory.cache_clear()
+    try:
+        lite.start(ttl=3600)
+
+        def reports() -> None:
+            read(lite)
+            lite.on()
+            lite.selector.check()
+
+        assert ended(lite, reports) == []
+        assert ended(lite, lambda: read(lite)) == WORDLESS
+        read(lite)  # whoever registers, as there is no file now, forgets who died before
+        assert [entry.pid for entry in registry(lite).read()] == [os.getpid()]
+    finally:
+        memory._is_in_memory.cache_clear()
 
 
 # -- what may have something under way ---------------------------------------------------------
