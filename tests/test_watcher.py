@@ -219,6 +219,17 @@ def test_a_fork_gives_no_warning_though_a_thread_runs(lite: App) -> None:
     assert worker_of(lite.selector.switch).watcher.running
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_that_forks_more_often_than_it_looks_notices_a_flip(lite: App) -> None:
+    lite.start(ttl=0.5, watch=True)
+    read(lite)
+    lite.on()
+    end = time.monotonic() + 30
+    while not lite.selector.switch.known.read_only:  # which does not look
+        assert time.monotonic() < end
+        in_child(lambda: None)  # far less than the ttl
+
+
 def in_child(work: Callable[[], None], fork: Callable[[], int] = os.fork) -> None:
     pid = fork()
     if pid == 0:

@@ -81,16 +81,22 @@ class Watcher:
         bound = max(_STARVED, 10 * self._interval)
         return self.running and time.monotonic() < self._looked + bound
 
-    def start(self) -> None:
-        """Start the thread unless it runs."""
+    def start(self, looked: float | None = None) -> None:
+        """Start the thread unless it runs.
+
+        :param looked: when the thread looked that it replaces, on the monotonic clock: its first
+            look is due by that, or where forks come faster than looks none would ever be taken.
+        """
         with self._lock():
             if self.running:
                 return
-            self._looked = time.monotonic()
+            now = time.monotonic()
+            self._looked = now if looked is None else looked
             self._end = threading.Event()
+            pause = self._looked + self.interval - now
             thread = threading.Thread(
                 target=_watch,
-                args=(weakref.ref(self), self._end, self._interval),
+                args=(weakref.ref(self), self._end, pause),
                 name="sa_readonly",
                 daemon=True,  # an exit does not wait for it
             )
@@ -140,7 +146,7 @@ class Watcher:
     def _start_again(self) -> None:
         if self._forking:
             self._forking = False
-            self.start()
+            self.start(self._looked)
 
 
 def is_watched(switch: Switch | None) -> bool:
@@ -165,7 +171,7 @@ def _do(*steps: Callable[[], object] | None) -> None:
 
 
 def _watch(reference: weakref.ref[Watcher], end: threading.Event, pause: float) -> None:
-    while not end.wait(pause):
+    while pause <= 0 or not end.wait(pause):  # what is overdue is done though it is to end
         began = time.monotonic()  # an answer ages from here on, however long the tick takes
         watcher = reference()
         if watcher is None or watcher._is_orphaned():
