@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from sa_readonly.mode import clock
 from sa_readonly.workers.protocol import Liveness
 from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, App, once
+from tests.night import Operator
 from tests.postgres import wait_until
 from tests.test_watcher import in_child
 from tests.worker_app import lite, read, registry
@@ -216,6 +219,105 @@ def test_who_is_stopped_has_not_noticed_until_it_goes_on(
     os.kill(pid, signal.SIGSTOP)
     os.waitpid(pid, os.WUNTRACED)
     assert judged(lite) == []
+
+
+# -- processes that are made for one job ------------------------------------------------------
+
+
+@once
+@pytest.mark.parametrize("how", ["os.fork", "not waited for", "grandchild", "Process", "pool"])
+def test_processes_that_are_made_for_one_job_are_drained_at_each_of_ten_flips(
+    lite: App, how: str
+) -> None:
+    rows = lite.urls["rw"].database
+    with closing(sqlite3.connect(rows)) as connection:
+        connection.execute("CREATE TABLE done (number int)")
+    refused = lite.path.with_name("refused")
+    refused.touch()
+    program = lite.path.with_name("program.py")
+    program.write_text(ONE_JOB_EACH)
+    operator = Operator(lite.path, 1)
+
+    def done() -> int:
+        with closing(sqlite3.connect(rows, timeout=60)) as connection:
+            return int(connection.execute("SELECT count(*) FROM done").fetchone()[0])
+
+    def grows(count: Callable[[], int], what: str) -> None:
+        before = count()
+        wait_until(lambda: count() > before + 1, what, 60)
+
+    command = [sys.executable, program, how, lite.path, rows, refused]
+    parent = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        for _ in range(10):
+            grows(done, "two jobs to be done")
+            operator.on()
+            drained = done()
+            grows(lambda: refused.stat().st_size, "two jobs to be refused")
+            assert done() == drained
+            operator.off()
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)
+        parent.wait()
+
+
+ONE_JOB_EACH = """
+import multiprocessing, os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import sessionmaker
+from sa_readonly import EngineSelector, ReadOnlyError, RoutingSession
+
+engine = create_engine("sqlite:///" + sys.argv[3], connect_args={"timeout": 60})
+selector = EngineSelector(sys.argv[2], read_write=engine)
+Session = sessionmaker(selector, class_=RoutingSession)
+
+def work():
+    try:
+        with Session.begin() as session:
+            session.execute(text("INSERT INTO done VALUES (1)"))
+    except ReadOnlyError:
+        with open(sys.argv[4], "a") as file:
+            file.write(".")
+
+def last():
+    work()
+    os._exit(0)
+
+def forked(work):
+    pid = os.fork()
+    if pid == 0:
+        work()
+        os._exit(0)
+    return pid
+
+def once(how, left=[]):
+    if how == "os.fork":
+        os.waitpid(forked(work), 0)
+    elif how == "not waited for":
+        left.append(forked(work))
+        time.sleep(0.01)
+        if len(left) > 9:
+            os.waitpid(left.pop(0), 0)
+    elif how == "grandchild":  # its parent ends first
+        os.waitpid(forked(lambda: forked(work)), 0)
+        time.sleep(0.03)
+    elif how == "Process":
+        process = multiprocessing.get_context("fork").Process(target=last)
+        process.start()
+        process.join()
+    else:
+        with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+            list(pool.map(worked, range(4)))
+
+def worked(number):
+    work()
+
+if __name__ == "__main__":
+    selector.check()
+    while True:
+        once(sys.argv[1])
+"""
 
 
 # -- processes of multiprocessing -------------------------------------------------------------
