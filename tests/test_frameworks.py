@@ -542,7 +542,9 @@ class Fleet:
             **os.environ,
             **settings,
             "GUESTBOOK_BROKER": str(place),
-            "PYTHONPATH": os.pathsep.join([str(EXAMPLES / "celery_app"), str(place)]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(EXAMPLES / "celery_app"), str(place), os.environ.get("PYTHONPATH", "")]
+            ),
         }
         self.log = place / "worker.log"
         self.operator = Operator(Path(settings["GUESTBOOK_FILE"]), 1)

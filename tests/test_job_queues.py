@@ -150,7 +150,7 @@ class Queued:
             "RW": self.url.render_as_string(hide_password=False),
             "RO": app.urls["ro"].render_as_string(hide_password=False),
             "REDIS": f"redis://127.0.0.1:{port}/0",
-            "PYTHONPATH": str(place),
+            "PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")]),
         }
         self.log = place / "log"
         options: dict[str, Any] = {"cwd": place, "env": environment, "start_new_session": True}
