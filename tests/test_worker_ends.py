@@ -146,7 +146,12 @@ def test_where_no_memory_outlives_a_process_its_own_word_alone_counts(
             lite.on()
             lite.selector.check()
 
+        def leaves() -> None:
+            read(lite)
+            lite.selector.close()
+
         assert ended(lite, reports) == []
+        assert ended(lite, leaves) == []
         assert ended(lite, lambda: read(lite)) == WORDLESS
         read(lite)  # whoever registers, as there is no file now, forgets who died before
         assert [entry.pid for entry in registry(lite).read()] == [os.getpid()]
