@@ -27,6 +27,7 @@ from sa_readonly.mode import clock
 from sa_readonly.subscribers import BaseSwitch
 from sa_readonly.workers.worker import worker_of
 from tests.app import WHICH, App, make_app
+from tests.postgres import wait_until
 
 
 def threads() -> list[threading.Thread]:
@@ -228,6 +229,29 @@ def test_a_process_that_forks_more_often_than_it_looks_notices_a_flip(lite: App)
     while not lite.selector.switch.known.read_only:  # which does not look
         assert time.monotonic() < end
         in_child(lambda: None)  # far less than the ttl
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_thread_whose_look_hangs_over_a_fork_is_replaced(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sa_readonly.workers.watcher._JOIN", 0.01)
+    lite.start(ttl=0.02, watch=True)
+    read(lite)
+    watcher: Any = worker_of(lite.selector.switch).watcher
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def tick() -> None:
+        del watcher.tick
+        hangs.set()
+        goes_on.wait(30)
+
+    watcher.tick = tick
+    assert hangs.wait(30)
+    in_child(lambda: None)
+    goes_on.set()
+    lite.on()
+    wait_until(lambda: lite.selector.switch.known.read_only, "the flip to be noticed")
 
 
 def in_child(work: Callable[[], None], fork: Callable[[], int] = os.fork) -> None:

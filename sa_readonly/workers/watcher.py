@@ -89,6 +89,7 @@ class Watcher:
         """
         with self._lock():
             if self.running:
+                self._end.clear()  # it was to end, but hung in a look: then it goes on
                 return
             now = time.monotonic()
             self._looked = now if looked is None else looked
@@ -137,6 +138,13 @@ class Watcher:
         switch = self._switch()
         return self._soon if switch is not None and held(switch)["held"] else self._interval
 
+    def _lets_go(self, end: threading.Event) -> bool:
+        """True if a thread that is to end is not wanted again meanwhile; none runs from then on."""
+        with self._lock():
+            if end.is_set() and self._end is end:
+                self._thread = None
+            return end.is_set()
+
     def _is_orphaned(self) -> bool:
         return self._switch() is None or self._due() is None
 
@@ -171,10 +179,11 @@ def _do(*steps: Callable[[], object] | None) -> None:
 
 
 def _watch(reference: weakref.ref[Watcher], end: threading.Event, pause: float) -> None:
-    while pause <= 0 or not end.wait(pause):  # what is overdue is done though it is to end
+    while True:
+        over = pause > 0 and end.wait(pause)  # what is overdue is done though it is to end
         began = time.monotonic()  # an answer ages from here on, however long the tick takes
         watcher = reference()
-        if watcher is None or watcher._is_orphaned():
+        if watcher is None or watcher._is_orphaned() or (over and watcher._lets_go(end)):
             return
         watcher.tick()
         pause = max(_SHORTEST, began + watcher.interval - time.monotonic())
