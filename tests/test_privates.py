@@ -1,7 +1,6 @@
-"""What is touched of SQLAlchemy's private names does what ``engines/privates.py`` relies on.
+"""What is touched of SQLAlchemy's private names does what ``engines/privates/`` relies on.
 
-Each of these falls where a release of SQLAlchemy does otherwise; the cure is in that room alone, or
-in ``engines/later.py``.
+Each of these falls where a release of SQLAlchemy does otherwise; the cure is in that room alone.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from sqlalchemy.pool import (
 )
 
 from sa_readonly.engines import privates
-from sa_readonly.engines.later import Later
+from sa_readonly.engines.privates.later import Later
 from tests.app import Base, Book
 
 

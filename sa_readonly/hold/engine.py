@@ -11,7 +11,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from .. import refusals
 from ..engines import guard
-from ..engines.later import Later, Sent
+from ..engines.privates.later import Later, Sent
 from ..errors import ReadOnlyError
 from ..mode import Mode
 from .queue import Asked

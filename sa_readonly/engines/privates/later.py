@@ -1,7 +1,6 @@
 """A connection of Core that connects by its first statement, as a session does.
 
-It touches private names of SQLAlchemy's, as :mod:`.privates` does, and has tests of them beside
-those: until it connects, SQLAlchemy's own code begins and ends its transactions, which send
+Until it connects, SQLAlchemy's own code begins and ends its transactions, which send
 nothing. Then it becomes an ordinary connection, in which they are begun.
 """
 
