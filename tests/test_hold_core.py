@@ -24,7 +24,12 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import InvalidRequestError, ResourceClosedError
+from sqlalchemy.exc import (
+    InvalidRequestError,
+    ObjectNotExecutableError,
+    OperationalError,
+    ResourceClosedError,
+)
 from sqlalchemy.orm import Session
 
 from sa_readonly import ConfigurationError, ReadOnlyError
@@ -210,7 +215,8 @@ def test_what_is_known_of_a_connection_before_its_first_statement_connects_nothi
             with pytest.raises(InvalidRequestError, match="closed transaction inside"):
                 connection.execute(put("a"))
         assert not hasattr(connection, "no_such_thing")
-        assert lite.selector.report().report.engines["read_only.primary"].idle == 0
+        assert not hasattr(connection, "_repr_html_")  # for which a notebook asks
+        assert lite.selector.report().report.engines["read_only.primary"].in_use == 0
         assert connection.scalar(WHICH) == "ro"
         assert type(connection) is Connection
         assert connection.get_execution_options() == {"mine": 1, "yours": 2}
@@ -221,10 +227,125 @@ def test_one_that_is_closed_before_its_first_statement_takes_none(lite: App) -> 
     connection = Held(lite).engine.connect()
     transaction = connection.begin()
     connection.close()
+    connection.close()
     assert connection.closed
     assert not transaction.is_active
-    with pytest.raises(ResourceClosedError):
-        connection.execute(put("a"))
+    for use in (connection.begin, connection.begin_nested, lambda: connection.execute(put("a"))):
+        with pytest.raises(ResourceClosedError):
+            use()
+
+
+def test_it_is_of_the_engine_that_gave_it_with_what_that_was_told_since(lite: App) -> None:
+    waits, heard = Held(lite), []
+    lite.off()
+    for name in ("engine_connect", "begin", "before_cursor_execute"):
+        event.listen(waits.engine, name, lambda one, *_, name=name: heard.append((name, one)))
+    waits.engine.update_execution_options(mine=1)
+    with waits.engine.connect() as connection:
+        heard.clear()
+        connection.execute(WHICH)
+        assert connection.engine is waits.engine
+        assert connection.get_execution_options() == {"mine": 1}
+        assert [name for name, _ in heard] == ["engine_connect", "begin", "before_cursor_execute"]
+        assert {one for _, one in heard} == {connection}
+    lite.on()
+    with waits.engine.connect() as connection:
+        assert connection.scalar(WHICH) == "ro"
+        assert connection.get_execution_options() == {"mine": 1}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_first_of_an_engine_knows_its_server(lite: App, flip: bool) -> None:
+    waits = Held(lite)
+    if flip:
+        lite.off()
+    assert inspect(waits.engine).default_schema_name == "main"
+    with waits.engine.connect() as connection:
+        assert connection.default_isolation_level == "SERIALIZABLE"
+        assert connection.dialect.server_version_info
+        assert inspect(connection).default_schema_name == "main"
+        report = lite.selector.report().report
+        assert not any(one.in_use for one in report.engines.values())
+
+
+def test_what_waits_needs_no_server_to_read_from(lite: App) -> None:
+    lite.urls["ro"] = lite.urls["ro"].set(database="/no/such/directory/ro.db")
+    waits = Held(lite)
+    waits.begin("read", lambda one: one.scalar(WHICH))
+    waits.begin("write", lambda one: one.execute(put("a")))
+    assert waits.number == 1
+    waits.end()
+    assert list(waits.failed) == ["read"]
+    assert isinstance(waits.failed["read"], OperationalError)
+    assert lite.titles("rw") == ["a"]
+
+
+def test_methods_that_were_taken_before_it_has_connected_go_on_working(lite: App) -> None:
+    connection = Held(lite).engine.connect()
+    taken = [connection.execute, connection.scalar, connection.scalars]
+    options, close = connection.execution_options, connection.close
+    assert connection.exec_driver_sql("select name from which").scalar() == "ro"
+    for one in taken:
+        assert one(WHICH)
+    assert options(mine=1).get_execution_options() == {"mine": 1}
+    close()
+    assert connection.closed
+    assert lite.selector.report().report.engines["read_only.primary"].in_use == 0
+
+
+def test_what_can_not_be_executed_waits_for_nothing(lite: App) -> None:
+    with Held(lite).engine.connect() as connection:
+        for use in (connection.execute, connection.scalar, connection.scalars):
+            with pytest.raises(ObjectNotExecutableError):
+                use("insert into book (title) values ('a')")
+        assert not connection.in_transaction()
+
+
+def test_an_isolation_level_is_refused_once_a_transaction_has_begun(lite: App) -> None:
+    with Held(lite).engine.connect() as connection:
+        transaction = connection.begin()
+        with pytest.raises(InvalidRequestError, match="isolation_level may not be altered"):
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+        transaction.rollback()
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        assert connection.scalar(WHICH) == "ro"
+
+
+def test_a_flip_before_the_transaction_of_its_first_statement_begins_has_it_wait_on(
+    waits: Held,
+) -> None:
+    app, flips = waits.app, []
+    app.off()
+    app.engines["rw"].connect().close()
+
+    @event.listens_for(app.engines["rw"], "engine_connect")
+    def flip(_: object) -> None:
+        if len(flips) < 2:  # one for each
+            flips.append(1)
+            app.on()
+            app.selector.check()
+
+    waits.begin("read", lambda one: one.scalar(WHICH))
+    app.off()
+    waits.begin("write", lambda one: one.execute(put("a")))
+    assert waits.number == 1
+    waits.end()
+    assert waits.failed == {}
+    assert waits.told["read"] == "ro"
+    assert app.titles("rw") == ["a"]
+
+
+def test_what_a_listener_has_begun_as_it_connects_is_told_as_ever(lite: App) -> None:
+    waits = Held(lite)
+    event.listen(lite.engines["ro"], "engine_connect", lambda one: one.execute(WHICH))
+    with waits.engine.connect() as connection:
+        assert connection.scalar(WHICH) == "ro"
+        connection.rollback()
+    with waits.engine.connect() as connection:
+        connection.begin()
+        with pytest.raises(InvalidRequestError, match="has already initialized"):
+            connection.scalar(WHICH)
+        assert lite.selector.report().report.engines["read_only.primary"].in_use == 0
 
 
 def test_a_metadata_is_created_by_an_engine_that_waits(lite: App) -> None:

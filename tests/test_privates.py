@@ -408,15 +408,17 @@ def twin_of(dialect: Any) -> Any:
 def later(make: Callable[..., Engine]) -> Later:
     engine = make()
     Base.metadata.create_all(engine)
-    return Later(engine, lambda one, _asked: one.sa_readonly_made(engine))
+    return Later(
+        engine, lambda one, asked: one.sa_readonly_connect(engine, autobegin=asked is not None)
+    )
 
 
 def test_all_that_is_overridden_of_a_connection_is_there(later: Later) -> None:
     ours = {name for name, one in vars(Later).items() if callable(one) or isinstance(one, property)}
-    added = {"__getattr__", "_sa_readonly_become", "sa_readonly_made"}
+    added = {"__getattr__"} | {name for name in ours if "sa_readonly" in name}
     assert ours - added <= set(dir(Connection))
     impls = {name for name in vars(Connection) if name.endswith("_impl")}
-    assert impls - ours == {"_prepare_twophase_impl"}  # which connects, as it sends a statement
+    assert impls <= ours
 
 
 def test_what_connected_late_is_as_one_that_connected_at_once(later: Later) -> None:
@@ -450,17 +452,37 @@ def test_what_listens_to_a_connection_before_it_connects_hears_its_first_stateme
 ) -> None:
     heard = []
     for name, target in (("its own", later), ("its engine's", later.engine)):
-        event.listen(target, "before_execute", lambda *_, name=name: heard.append(name))
+        for what in ("begin", "before_execute"):
+            event.listen(
+                target, what, lambda one, *_, name=name, what=what: heard.append((what, name, one))
+            )
     with later:
         later.execute(select(1))
-    assert sorted(heard) == ["its engine's", "its own"]
+    assert sorted(heard[:2]) == [("begin", "its engine's", later), ("begin", "its own", later)]
+    assert [what for what, *_ in heard[2:]] == ["before_execute"] * 2
+
+
+def test_a_listener_of_a_connection_that_has_not_connected_can_be_removed(later: Later) -> None:
+    heard = []
+
+    def listen(*_: object) -> None:
+        heard.append(1)
+
+    event.listen(later, "before_execute", listen)
+    with later:
+        later.execute(select(1))
+        event.remove(later, "before_execute", listen)
+        later.execute(select(1))
+    assert heard == [1]
 
 
 def test_a_connection_that_can_not_begin_what_was_begun_is_given_back(later: Later) -> None:
     later.begin()
+    kept = []  # so that no garbage collection gives it back
 
     @event.listens_for(later.engine, "begin")
-    def fail(_: object) -> None:
+    def fail(one: Connection) -> None:
+        kept.append(one.connection)
         raise ZeroDivisionError
 
     with later:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import Sequence, select
+from sqlalchemy import Connection, Sequence, select
 from sqlalchemy.engine import Compiled
 from sqlalchemy.sql.functions import FunctionElement
 
 from .. import refusals
 from ..engines import guard
-from ..engines.privates.later import Later, Sent
+from ..engines.privates.later import LateEngine, Later, Sent
 from ..errors import ReadOnlyError
 from ..mode import Mode
 from .queue import Asked
@@ -20,7 +21,7 @@ from .ticket import request_here
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
 
     from ..mode import State
     from .queue import Queue
@@ -46,33 +47,48 @@ class Holding(Asked, Protocol):
         """The state, by an answer that is not too old."""
 
 
-def held_engine(selector: Holding, hold: float, **options: Any) -> Engine:
+def held_engine(selector: Holding, hold: float) -> Engine:
     """Return an engine of the role "primary" whose transactions wait for read-write.
 
     :param hold: seconds for which each may wait.
-    :param options: its execution options.
     """
-    engine: Any = _now(selector, Mode.READ_WRITE, options, clone=True)
-    # Of this clone alone. A clone of it would be one of an engine that does not wait.
-    engine.connect = partial(_connect, selector, hold, options)
-    engine.execution_options = lambda **more: held_engine(selector, hold, **{**options, **more})
-    return engine  # type: ignore[no-any-return]  # the clone
+    engine = selector.routes["primary"][Mode.READ_WRITE]
+    return LateEngine(engine, {}, partial(_connect, selector, hold))
 
 
-def _connect(selector: Holding, hold: float, options: dict[str, Any]) -> Connection:
+def _connect(selector: Holding, hold: float, held: LateEngine) -> Connection:
     """Return a connection that takes none of a pool yet, in either mode, as a session does."""
-    engine = _now(selector, Mode.READ_WRITE, options)
-    return Later(engine, partial(_connect_for, selector, hold, options))
+    engine = _now(selector, selector.state.mode, held)
+    if not _is_known(engine) and _is_known(held):
+        engine = held
+    elif not _is_known(engine):
+        # It has never connected. The dialect must know its server, as an application may ask it.
+        try:
+            Connection(engine).close()
+        except ReadOnlyError as error:  # by a flip
+            guard.was_served(engine, error)
+        except Exception:  # noqa: BLE001, S110  # what connects for a statement raises it again
+            pass
+    return Later(engine, partial(_connect_for, selector, hold, held))
 
 
-def _now(selector: Holding, mode: Mode, options: dict[str, Any], *, clone: bool = False) -> Engine:
+def _is_known(engine: Engine) -> bool:
+    """True if the dialect of an engine has learned of its server, by a first connection."""
+    return hasattr(engine.dialect, "default_isolation_level")
+
+
+def _now(selector: Holding, mode: Mode, held: LateEngine) -> Engine:
+    """Return the engine of a mode, with the execution options of one that is held."""
     engine = selector.routes["primary"][mode]
-    return engine.execution_options(**options) if options or clone else engine
+    if engine is held.sa_readonly_of:
+        return held
+    options = held.sa_readonly_options
+    return engine.execution_options(**options) if options else engine
 
 
 def _connect_for(
-    selector: Holding, hold: float, options: dict[str, Any], later: Later, asked: Any
-) -> Connection:
+    selector: Holding, hold: float, held: LateEngine, later: Later, asked: Any
+) -> None:
     """Connect for a first statement, once that may be sent: a read is at once."""
     queue, in_request = selector.held, request_here() is not None
     work: Work | None = None
@@ -93,12 +109,11 @@ def _connect_for(
                 if mode is Mode.READ_WRITE and selector.state.read_only:  # by another flip
                     queue.end(ticket)
                     continue
-        engine = _now(selector, mode, options)
+        engine = _now(selector, mode, held)
         try:
-            if ticket is None:
-                return later.sa_readonly_made(engine)
-            with queue.going(ticket):
-                return later.sa_readonly_made(engine)
+            with nullcontext() if ticket is None else queue.going(ticket):
+                later.sa_readonly_connect(engine, autobegin=asked is not None)
+            return
         except ReadOnlyError as error:
             refused = selector.state.read_only
             tries += not refused

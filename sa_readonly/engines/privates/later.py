@@ -1,23 +1,36 @@
 """A connection of Core that connects by its first statement, as a session does.
 
-Until it connects, SQLAlchemy's own code begins and ends its transactions, which send
-nothing. Then it becomes an ordinary connection, in which they are begun.
+Until it connects, SQLAlchemy's own code begins and ends its transactions, which sends nothing. Then
+it becomes an ordinary connection, in which they begin once more: all that has a reference to it, or
+to them, goes on with the same objects.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, TwoPhaseTransaction
+from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.engine.util import TransactionalContext
 
+from . import inspect_by
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy import Engine
     from sqlalchemy.engine import RootTransaction
 
-__all__ = ["DDL", "Later", "Sent"]
+__all__ = ["DDL", "LateEngine", "Later", "Sent"]
+
+# What a connection has once it has connected, if only to be closed.
+_MISSING = {
+    "_Connection__can_reconnect": False,
+    "_Connection__savepoint_seq": 0,
+    "_dbapi_connection": None,
+    "_echo": False,
+}
 
 
 class Sent(NamedTuple):
@@ -31,16 +44,59 @@ DDL = Sent("DDL", ())
 """What comes first of ``metadata.create_all()``: that it looks first is a part of it."""
 
 
+class LateEngine(OptionEngine):
+    """A clone of an engine, as by ``execution_options()``, whose connections connect late.
+
+    :param engine: the engine, or a clone of this kind.
+    :param connect: is called by ``connect()`` with this one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: Mapping[str, Any],
+        connect: Callable[[LateEngine], Connection],
+    ) -> None:
+        late = engine if isinstance(engine, LateEngine) else None
+        self.sa_readonly_of: Engine = late.sa_readonly_of if late else engine
+        """The engine of which this is a clone."""
+        self.sa_readonly_options: dict[str, Any] = {**late.sa_readonly_options} if late else {}
+        """The execution options that it has beside those of that engine."""
+        self._sa_readonly_connect = connect
+        super().__init__(engine, options)
+
+    def connect(self) -> Connection:
+        return self._sa_readonly_connect(self)
+
+    def update_execution_options(self, **options: Any) -> None:
+        super().update_execution_options(**options)
+        self.sa_readonly_options.update(options)
+
+    def execution_options(self, **options: Any) -> Any:
+        return LateEngine(self, options, self._sa_readonly_connect)
+
+
+def _inspect(engine: LateEngine) -> Inspector:
+    """Return an inspector of the engine for the mode now, as only that may know its server."""
+    return Inspector._construct(Inspector._init_engine, engine.connect().engine)
+
+
+inspect_by(LateEngine, _inspect)
+
+
 class Later(Connection):
     """A connection that has none of the driver's until it is told what for.
 
+    Its methods may be called as well once it has connected: an application may have taken them
+    before, as ``stack.callback(connection.close)`` does.
+
     :param engine: the engine that it is of until then.
-    :param connect: is given what comes first, an element of SQL or a :class:`Sent`; None tells
-        nothing, as where the driver's connection is asked for. It returns what is made by calling
-        :meth:`sa_readonly_made`.
+    :param connect: is given this and what comes first, an element of SQL or a :class:`Sent`; None
+        tells nothing, as where the driver's connection is asked for. It calls
+        :meth:`sa_readonly_connect`.
     """
 
-    def __init__(self, engine: Engine, connect: Callable[[Later, Any], Connection]) -> None:
+    def __init__(self, engine: Engine, connect: Callable[[Later, Any], None]) -> None:
         # Not SQLAlchemy's own, which connects. What is missing here is there once it has connected.
         self.engine = engine
         self.dialect = engine.dialect
@@ -54,81 +110,89 @@ class Later(Connection):
         """What ``connect`` keeps for the transaction that has begun here."""
 
     def __getattr__(self, name: str) -> Any:
-        """Connect, as an attribute is asked for that an ordinary connection has."""
-        if not name.startswith("_") or name.startswith(("__", "_sa_")):
+        """Connect, as an attribute is asked for that a connection has from then on."""
+        if name not in _MISSING:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self._sa_readonly_become(None), name)
+        return getattr(_connected(self, None), name)
 
     # -- what comes first ----------------------------------------------------------------
 
     def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._sa_readonly_become(statement).execute(statement, *args, **kwargs)
+        return _connected(self, _asked(statement)).execute(statement, *args, **kwargs)
 
     def scalar(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._sa_readonly_become(statement).scalar(statement, *args, **kwargs)
+        return _connected(self, _asked(statement)).scalar(statement, *args, **kwargs)
 
     def scalars(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._sa_readonly_become(statement).scalars(statement, *args, **kwargs)
+        return _connected(self, _asked(statement)).scalars(statement, *args, **kwargs)
 
     def exec_driver_sql(
         self, statement: str, parameters: Any = None, execution_options: Any = None
     ) -> Any:
-        made = self._sa_readonly_become(Sent(statement, parameters))
+        made = _connected(self, Sent(statement, parameters))
         return made.exec_driver_sql(statement, parameters, execution_options)
 
     def _run_ddl_visitor(self, *args: Any, **kwargs: Any) -> None:
-        self._sa_readonly_become(DDL)._run_ddl_visitor(*args, **kwargs)
+        _connected(self, DDL)._run_ddl_visitor(*args, **kwargs)
+
+    def _prepare_twophase_impl(self, xid: Any) -> None:
+        _connected(self, None)._prepare_twophase_impl(xid)
 
     def execution_options(self, **options: Any) -> Any:
+        if not _is_late(self):
+            return Connection.execution_options(self, **options)
+        dialect: Any = self.dialect
+        known = dialect.connection_characteristics
+        if self.in_transaction() and any(known[one].transactional for one in {*options} & {*known}):
+            dialect.set_connection_execution_options(self, options)  # which refuses them now
         self._sa_readonly_options.append(options)
         self._execution_options = self._execution_options.union(options)
         return self
 
     # -- as it connects ------------------------------------------------------------------
 
-    def sa_readonly_made(self, engine: Engine) -> Connection:
-        """Return a connection of an engine in which all is begun that has begun here."""
-        made = engine.connect()
-        try:
-            for options in self._sa_readonly_options:
-                made.execution_options(**options)
-            if self._transaction is not None:
-                if hasattr(self._transaction, "xid"):
-                    made.begin_twophase(self._transaction.xid)
-                else:
-                    made.begin()
-            one = self._nested_transaction
-            while one is not None:
-                made.begin_nested()
-                one = one._previous_nested
-        except BaseException:
-            made.close()
-            raise
-        return made
+    def sa_readonly_connect(self, engine: Engine, *, autobegin: bool) -> None:
+        """Become an ordinary connection of an engine, in which all begins that has begun here.
 
-    def _sa_readonly_become(self, asked: Any) -> Any:
-        """Become the connection that is made for what comes first, and return this."""
-        TransactionalContext._trans_ctx_check(self)
+        :param autobegin: whether a statement comes next. Its transaction begins here: a flip before
+            that is seen by the one that can try again.
+        """
+        before, root, one = dict(vars(self)), self._transaction, self._nested_transaction
+        nested: list[Any] = []
+        while one is not None:
+            nested.insert(0, one)
+            one = one._previous_nested
+        self.__class__ = Connection  # type: ignore[assignment]  # of which this is a subclass
         try:
-            made = self._sa_readonly_connect(self, asked)
-        except Exception:
-            # SQLAlchemy begins before it sends, so what fails has begun, until it is rolled back.
-            if self._transaction is None and asked is not None:
-                self.begin()
+            Connection.__init__(self, engine)
+            if "_has_events" in before:  # SQLAlchemy 2.0 sets it anew
+                self._has_events = True
+            for options in before["_sa_readonly_options"]:
+                self.execution_options(**options)
+            if root is None:
+                if autobegin and self._transaction is None:
+                    self.begin()
+            elif self._transaction is not None:  # of a listener, which has executed something
+                self.begin()  # which raises
+            else:
+                xid = (root.xid,) if isinstance(root, TwoPhaseTransaction) else ()
+                type(root).__init__(root, self, *xid)
+            for one in nested:
+                type(one).__init__(one, self)
+        except BaseException:
+            self._transaction = self._nested_transaction = None
+            try:
+                if "_dbapi_connection" in vars(self):
+                    self.close()
+            finally:
+                vars(self).clear()
+                vars(self).update(before)
+                self.__class__ = Later
             raise
-        begun, nested = self._transaction, self._nested_transaction
-        mine, theirs = nested, made._nested_transaction
-        while mine is not None and theirs is not None:
-            mine._savepoint = theirs._savepoint
-            mine, theirs = mine._previous_nested, theirs._previous_nested
-        listened = vars(self).get("_has_events") and self.dispatch
-        vars(self).update(vars(made))
-        self._transaction, self._nested_transaction = begun, nested
-        if listened:
-            self.dispatch, self._has_events = listened._join(made.engine.dispatch), True
+        Later._sa_readonly_forget(self)
+
+    def _sa_readonly_forget(self) -> None:
         del self._sa_readonly_connect, self._sa_readonly_options, self.sa_readonly_kept
-        self.__class__ = type(made)  # type: ignore[assignment]  # of which this is a subclass
-        return self
 
     # -- transactions, which send nothing before it connects -----------------------------
 
@@ -160,10 +224,13 @@ class Later(Connection):
         self.sa_readonly_kept = None
 
     def close(self) -> None:
+        if not _is_late(self):
+            Connection.close(self)
+            return
         if self._transaction is not None:
             self._transaction.close()
-        closed = {"_dbapi_connection": None, "_Connection__can_reconnect": False}
-        vars(self).update(closed, _has_events=False)
+        vars(self).update(_MISSING, _has_events=False)
+        self._sa_readonly_forget()
         self.__class__ = Connection  # type: ignore[assignment]  # one that is closed
 
     @property
@@ -173,3 +240,26 @@ class Later(Connection):
     @property
     def invalidated(self) -> bool:
         return False
+
+
+def _is_late(connection: Connection) -> bool:
+    return isinstance(connection, Later)
+
+
+def _connected(connection: Connection, asked: Any) -> Any:
+    """Connect for what comes first, if it has not connected, and return the connection."""
+    if isinstance(connection, Later):
+        TransactionalContext._trans_ctx_check(connection)
+        try:
+            connection._sa_readonly_connect(connection, asked)
+        except Exception:
+            # SQLAlchemy begins before it sends, so what fails has begun, until it is rolled back.
+            if connection._transaction is None and asked is not None:
+                connection.begin()
+            raise
+    return connection
+
+
+def _asked(statement: Any) -> Any:
+    """Return what comes first; what SQLAlchemy refuses to execute, as a string, tells nothing."""
+    return statement if hasattr(statement, "_execute_on_connection") else None
