@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -325,6 +326,26 @@ def test_a_driver_without_a_read_only_transaction_is_asked_for_its_session_at_ea
 
     database.try_it(lift, lift, lift_under_autocommit, lift)
     assert database.rows() == 0
+
+
+def test_what_an_older_pg8000_was_told_of_the_session_is_read_too(
+    request: pytest.FixtureRequest,
+) -> None:
+    database = Database(request, "pg8000")
+
+    def tell(connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        known = driver.parameter_statuses
+        # as up to 1.30.3
+        told = deque(((name.encode(), value.encode()) for name, value in known.items()), 100)
+        driver.parameter_statuses = told
+        assert connection.scalar(text("SELECT 2")) == 2
+        told.append((b"default_transaction_read_only", b"off"))
+        with pytest.raises(ReadOnlyError, match="A session set to READ WRITE"):
+            connection.execute(text("SELECT 2"))
+        driver.parameter_statuses = known
+
+    database.try_it(tell)
 
 
 class UnknownPostgreSQL(PGDialect_psycopg2):

@@ -169,7 +169,11 @@ def reported(dialect: Any, dbapi_connection: Any, name: str = poolers.SETTING) -
     elif dialect.driver == "asyncpg":
         value = getattr(driver.get_settings(), name, None)
     elif dialect.driver == "pg8000":
-        value = driver.parameter_statuses.get(name)
+        told = driver.parameter_statuses
+        if isinstance(told, dict):
+            value = told.get(name)
+        else:  # up to 1.30.3 all that was ever told, in bytes
+            value = dict(told).get(name.encode(), b"").decode() or None
     else:
         value = None
     return value  # type: ignore[no-any-return]  # a driver's
