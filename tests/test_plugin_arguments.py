@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import shutil
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,29 @@ def test_what_is_made_of_an_engines_url_is_guarded_too(place: Path) -> None:
     again = create_engine(pickle.loads(pickle.dumps(engine.url)))
     assert again.url == engine.url == url_of(place)
     assert single(again).shared is single(engine).shared
+
+
+@pytest.mark.parametrize("line", [1, 2, 3])
+def test_another_thread_may_ask_for_the_url_while_it_is_made(place: Path, line: int) -> None:
+    engine = create_engine(url_of(place))
+    asked: Any = Single.url.fget  # type: ignore[attr-defined]  # a property
+    lines: list[int] = []
+    others: list[URL] = []
+
+    def come_between(frame: Any, kind: str, _: object) -> Any:
+        if frame.f_code is asked.__code__ and kind == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == line:
+                others.append(engine.url)  # which is not traced
+        return come_between
+
+    before = sys.gettrace()
+    sys.settrace(come_between)
+    try:
+        url = engine.url
+    finally:
+        sys.settrace(before)
+    assert [url] == others
 
 
 def test_a_relative_path_is_absolute_in_the_url_of_its_engine(

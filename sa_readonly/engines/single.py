@@ -121,9 +121,10 @@ class Single:
     @property
     def url(self) -> URL:
         """The URL of the engine, with all arguments."""
-        if callable(self._url):
-            self._url = self._url()
-        return self._url  # type: ignore[no-any-return]  # a URL by now
+        url = self._url
+        if callable(url):  # once read: another thread may be making it as well
+            url = self._url = url()
+        return url  # type: ignore[no-any-return]  # a URL by now
 
     @url.setter
     def url(self, url: URL) -> None:
