@@ -3,6 +3,7 @@
 # ruff: noqa: E501  # SQL is easier to read in one line
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import UserString
 from datetime import date
@@ -15,6 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sa_readonly.engines.statements import examine
+
+
+class Told(Enum):
+    """Its str() tells neither its name nor its value, of which psycopg sends the name."""
+
+    def __str__(self) -> str:
+        return "told"
 
 
 @pytest.mark.parametrize(
@@ -57,6 +65,12 @@ from sa_readonly.engines.statements import examine
         ("SET a = 1, @@persist.b = 2", "mysql", "SET PERSIST"),
         ("SET a = @@global.a, global b = 2", "mysql", "SET GLOBAL"),
         ("SET DEFAULT ROLE a", "mariadb", "SET DEFAULT"),
+        # MySQL 8 has TABLE as a query, which MariaDB has not
+        ("SET @a = (TABLE t)", "mysql", "SET of a SELECT from a table"),
+        ("SET @a = (SELECT 1 UNION ALL TABLE t)", "mysql", "SET of a SELECT from a table"),
+        ("SET @a = (WITH x AS (SELECT 1) TABLE x)", "mysql", "SET of a SELECT from a table"),
+        ("SET @a = (@table)", "mysql", None),
+        ("SHOW CREATE TABLE t", "mysql", None),
         ("SET STATEMENT a = 1 FOR DELETE FROM t", "mariadb", "DELETE"),
         ("START SLAVE", "mysql", "START SLAVE"),
         ("BEGIN NOT ATOMIC SELECT 1; END", "mariadb", "BEGIN NOT"),
@@ -170,6 +184,7 @@ def test_a_backslash_escapes_where_the_server_says_so(
         ((Enum("E", "transaction_read_only").transaction_read_only,), True),
         ({"name": Enum("E", [("a", "Transaction_Read_Only")]).a}, True),
         ((UserString("client_encoding"),), True),
+        ((Told("E", "transaction_read_only").transaction_read_only,), True),
         (
             {"name": "a", "value": Enum("E", "a").a, "x": date(2000, 1, 1), "y": UserString("b")},
             False,
@@ -179,6 +194,16 @@ def test_a_backslash_escapes_where_the_server_says_so(
 def test_set_config_is_refused_by_the_name_that_is_bound(parameters: Any, refused: bool) -> None:
     what = examine("SELECT set_config(%(name)s, 'off', true)", "postgresql", parameters)
     assert (what is not None) == refused
+
+
+def test_of_bytes_no_text_is_made_which_python_may_refuse() -> None:
+    asked = """
+from enum import Enum
+from sa_readonly.engines.statements import examine
+for value in (b"a", bytearray(b"a"), memoryview(b"a"), Enum("E", [("a", b"b")]).a):
+    assert examine("SELECT set_config(%s, %s, true)", "postgresql", ("a.b", value)) is None
+"""
+    subprocess.run([sys.executable, "-bb", "-c", asked], check=True)
 
 
 PIECES = st.sampled_from(

@@ -93,7 +93,7 @@ def _selects_from(tokens: list[Token]) -> bool:
         elif word == "SELECT":
             queries.add(token.depth)
         elif (word == "FROM" and token.depth in queries) or (
-            word == "TABLE" and before.text == "("
+            word == "TABLE" and token.depth > tokens[0].depth and before.text not in ("@", ".")
         ):
             return True
     return False
@@ -192,7 +192,8 @@ def _mentions(parameters: Any) -> bool:
         parameters = parameters.values()
     elif not isinstance(parameters, (list, tuple)):
         # Of an Enum psycopg sends the name and pg8000 the value, and that str() of what it does not
-        # know.
-        sent = f"{parameters} {getattr(parameters, 'value', '')}".lower()
-        return any(name in sent for name in _NOT_CONFIGURED)
+        # know. Bytes are no text, and by python -bb str() of them is an error.
+        several = (parameters, *(getattr(parameters, name, "") for name in ("name", "value")))
+        sent = [str(one).lower() for one in several if not isinstance(one, (bytes, bytearray))]
+        return any(name in one for name in _NOT_CONFIGURED for one in sent)
     return any(_mentions(value) for value in parameters)
