@@ -275,6 +275,23 @@ def test_from_its_first_connection_on_its_attributes_are_read_by_place(place: Pa
     assert all(map(lt, waiting, used)), "see classes.grow(), which an engine does not wait for"
 
 
+def test_a_dispose_that_the_first_connection_overtakes_puts_nothing_in_its_place(
+    place: Path,
+) -> None:
+    engine = by_url(place)
+    made = engine.pool.recreate()  # as dispose() does, in another thread
+    use(engine)
+    engine.pool = made
+    shared = shared_of(engine)
+    (door,) = shared.doors
+    with engine.connect():
+        assert door.connections == 1
+    Path(f"{place}/read-only.txt").touch()
+    assert shared.switch.check().read_only
+    assert (door.is_shut, door.connections) == (True, 0)
+    use(engine)
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_connects_and_registers_for_itself(place: Path) -> None:
     engine = by_url(place)

@@ -298,7 +298,8 @@ def count_by(
     privates.set_creator(pool, create)
     event.listen(pool, "detach", ledger.detached)
     event.listen(pool, "invalidate", ledger.lost)
-    mix_in(pool, kind)
+    # At once what it will be: another thread may be making one like it.
+    mix_in(pool, getattr(pool, "sa_readonly_counts", kind))
 
 
 def mix_in(pool: Pool, kind: type[Any]) -> None:

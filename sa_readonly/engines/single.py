@@ -155,9 +155,15 @@ class Single:
                 "pool= or poolclass= to create_engine()."
             )
         if begun is None:
-            self._first = pool
-        elif isinstance(pool, _ReadingPool):
+            with _beginning():
+                begun = self._begun
+                if begun is None:
+                    self._first = pool
+                    return
+        if isinstance(pool, _ReadingPool):
             begun.reader.pool = pool
+        elif isinstance(pool, _WaitingPool):
+            return  # a dispose() that was overtaken by the first connection
         elif not isinstance(begun.writer.pool, ClosedPool):  # else it was shut meanwhile
             begun.writer.pool = pool
 
@@ -242,10 +248,9 @@ class _Sides(GuardedEngines):
         dialect = protection.by_kind(engine, _SERVED if single.serves else _REFUSED)
         self.writer = _WritingEngine(engine, dialect, single.now)
         super().__init__(switch, {"read_write.primary": self.writer}, grace=grace)
-        for side, kind in ((self.writer, _WritingPool), (self.reader, _ReadingPool)):
-            pool: Any = open_pool(side)
-            mix_in(pool, kind)
-            pool.sa_readonly_single = single
+        pool: Any = open_pool(self.reader)
+        mix_in(pool, _ReadingPool)
+        pool.sa_readonly_single = single
         vars(dialect)["_sa_readonly_reader"] = self.reader.dialect
         vars(dialect)["_sa_readonly_readers"] = self.reader.ledger.connections
         if single.alone:  # its pool is one, which keeps those of one kind
@@ -278,6 +283,7 @@ class _ByMode(Pool):
     """
 
     sa_readonly_single: Single
+    sa_readonly_counts: type[Any]  # what it is from its first connection on, see count_by()
 
     def connect(self) -> PoolProxiedConnection:
         return self.sa_readonly_single.give()
@@ -300,6 +306,11 @@ class _ByMode(Pool):
 
 class _WaitingPool(_ByMode):
     """The pool of an engine that has connected nothing yet."""
+
+    def recreate(self) -> Pool:
+        with _beginning():  # it begins before this or after, not in the middle
+            waits = isinstance(self, _WaitingPool)
+            return super().recreate() if waits else self.recreate()
 
 
 class _LonePool(_ByMode):
@@ -331,6 +342,9 @@ class _LonePool(_ByMode):
 
 class _WritingPool(_ByMode, AskingPool):
     pass
+
+
+_ByMode.sa_readonly_counts = _WritingPool
 
 
 class _ReadingPool(_ByMode, CountedPool):
