@@ -275,6 +275,15 @@ def test_from_its_first_connection_on_its_attributes_are_read_by_place(place: Pa
     assert all(map(lt, waiting, used)), "see classes.grow(), which an engine does not wait for"
 
 
+def test_the_first_pool_of_an_engine_is_gone_after_a_dispose(place: Path) -> None:
+    engine = by_url(place)
+    first = weakref.ref(engine.pool)
+    use(engine)
+    engine.dispose()
+    gc.collect()
+    assert first() is None
+
+
 def test_a_dispose_that_the_first_connection_overtakes_puts_nothing_in_its_place(
     place: Path,
 ) -> None:

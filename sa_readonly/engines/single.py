@@ -133,9 +133,9 @@ class Single:
     @property
     def now(self) -> Pool:
         """The pool that is used now: another one after each flip."""
-        begun = self._begun
+        first, begun = self._first, self._begun  # in this order, as another thread may begin
         if begun is None:
-            return self._first  # type: ignore[no-any-return]  # a Pool
+            return first  # type: ignore[no-any-return]  # a Pool
         pool = begun.writer.pool
         return begun.reader.pool if self.serves and isinstance(pool, ClosedPool) else pool
 
@@ -223,7 +223,7 @@ class Single:
                     privates.set_creator(self._first, self._connect_by_mode)
                     raise
                 grow(self._engine)
-                self._begun = sides
+                self._begun, self._first = sides, None  # or it would outlive a dispose()
             return self._begun
 
 
