@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import URL, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from sa_readonly.command.doctor import doctor
 from tests.doctor import as_role, has, look, reader, run, shown, the
 from tests.postgres import Pair, Server, Standby, wait_until
 
@@ -168,3 +170,21 @@ def test_the_replica_is_examined_as_the_read_only_database_is(both: Pair) -> Non
     assert the(findings, f"{SETTING} is serializable").what.count(
         "in the read-only replica, a standby"
     )
+
+
+def test_a_standby_that_wait_would_refuse_is_a_warning(
+    pg_server: Server, pg_standby: Standby, both: Pair
+) -> None:
+    refuses = {
+        both.read_write: "The database of --standby is no standby, and replays nothing.",
+        both.read_only.set(port=1): "The standby postgresql+psycopg2://postgres@127.0.0.1:1/",
+    }
+    for url, words in refuses.items():
+        done = run("--read-write", both.read_write, "--standby", url)
+        assert f"warning  {words}" in done.stdout
+        assert done.stdout.count("[standby-refused]") == 1
+    environment = {"SA_READONLY_STANDBY_URL": shown(both.read_only)}
+    done = CliRunner().invoke(doctor, ["--read-write", shown(both.read_write)], env=environment)
+    assert "[standby-accepted]" in done.stdout
+    done = CliRunner().invoke(doctor, ["--etcd", "http://127.0.0.1:1"], env=environment)
+    assert "Give --read-write URL" in done.stderr

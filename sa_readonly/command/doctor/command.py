@@ -28,12 +28,14 @@ from ..options import (
     read_only_url,
     read_write_url,
     seconds,
+    standby_url,
     the_switch,
 )
+from ..server import Server, ServerError
 from .databases import Database, compare, protection
 from .etcd import examine_etcd
 from .file import examine_environment, examine_file
-from .findings import Finding, capital, note, ordered, plain, summary, table
+from .findings import Finding, capital, note, ok, ordered, plain, summary, table, warning
 from .mysql import examine_mysql
 from .plugin import examine_plugin, reworded
 from .postgresql import examine_postgresql
@@ -49,6 +51,7 @@ def examine(
     file: str | None = None,
     *,
     read_only_replica: str | None = None,
+    standby: str | None = None,
     workers: str | None = None,
     pooler: str | None = None,
     isolation_level: str | None = None,
@@ -59,6 +62,7 @@ def examine(
     :param read_only: that of the read-only database; None if none is given to the selector either.
     :param file: the path of the switch's file.
     :param read_only_replica: the URL of another database that is read while read-only.
+    :param standby: that of the standby that ``sa-readonly wait`` is given.
     :param workers: the workers' directory, if it is not ``<file>.workers``.
     :param pooler: what ``EngineSelector(pooler=)`` is given.
     :param isolation_level: that of the engines that are read while read-only, if they have one.
@@ -90,6 +94,8 @@ def examine(
         [rw, *readers.values()],
         lambda: _examine_all(examine_one, rw, readers, read_only=bool(read_only)),
     )
+    if standby:
+        findings.append(_examine_standby(read_write, standby))
     if file is not None:
         findings += examine_file(file, workers)
     return [*findings, *examine_environment(os.environ)]
@@ -120,6 +126,25 @@ def _examine_all(
     return findings
 
 
+def _examine_standby(read_write: str, standby: str) -> Finding:
+    """Tell whether `wait` takes the standby: it is asked as `wait` asks, before it waits."""
+    try:
+        Server(read_write, standby).check()
+    except ServerError as error:
+        return warning(
+            "standby-refused",
+            str(error),
+            "`sa-readonly wait` and `sa-readonly on --wait` that are given these URLs of "
+            "--read-write and --standby end with exit code 2, and change nothing.",
+            "Correct the URL of --standby (SA_READONLY_STANDBY_URL), or leave it out.",
+        )
+    return ok(
+        "standby-accepted",
+        "The server of --standby can be asked what it has replayed.",
+        "`sa-readonly wait` with --read-write and --standby can tell that it has everything.",
+    )
+
+
 def _examine_other(url: URL, name: str) -> Database:
     engine = probe.make_engine(url)
     try:
@@ -141,7 +166,7 @@ def _examine_other(url: URL, name: str) -> Database:
 
 
 @click.command(cls=Command)
-@options(read_write_url, read_only_url, read_only_replica_url, the_switch)
+@options(read_write_url, read_only_url, read_only_replica_url, standby_url, the_switch)
 @click.option(
     "--pooler",
     type=click.Choice(POOLERS),
@@ -197,10 +222,10 @@ def doctor(
         # host.
         file = where.file if not where.etcd or given("file") else None
         file, workers = file or known.get("file"), where.workers or known.get("workers")
+        if not read_write and (of_databases["standby"] or not where.etcd):
+            raise click.UsageError("Give --read-write URL, or set SA_READONLY_READ_WRITE_URL.")
         if where.etcd:
             found += examine_etcd(where, ttl)
-        if not read_write and not where.etcd:
-            raise click.UsageError("Give --read-write URL, or set SA_READONLY_READ_WRITE_URL.")
         if read_write:
             found += examine(read_write, file=file, workers=workers, **of_databases)
         else:
