@@ -324,6 +324,11 @@ def test_a_server_that_cannot_be_reached_is_refused_before_anything_is_changed(
     said = refused(command("on", "--wait", "--file", file, "--read-write", shown(url)), 2)
     assert said.startswith("The read-write database postgresql+psycopg2://postgres@127.0.0.1:1/")
     assert SECRET not in said
+    assert "?." not in said
+    assert said.endswith(
+        "accepting TCP/IP connections? Nothing was changed: the mode stays as it is. `sa-readonly "
+        "on` without --wait, or without that URL, turns it read-only all the same."
+    )
     assert not file.exists()
 
 

@@ -41,6 +41,7 @@ def test_a_database_that_can_not_be_reached_is_one_sentence_and_exit_code_2() ->
     assert done.stderr.startswith(
         "The read-write database postgresql+psycopg2://me@127.0.0.1:1/shop can't be examined: "
     )
+    assert done.stderr.endswith("connections? Check its address and password, and that it runs.\n")
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.output
 

@@ -178,6 +178,11 @@ def reason_of(error: BaseException, url: URL) -> str:
     return said
 
 
+def sentence(said: str) -> str:
+    """Return what was said with a full stop, unless it ends as a sentence does: drivers ask."""
+    return said if said.endswith((".", "?", "!")) else f"{said}."
+
+
 def _said(error: BaseException) -> str:
     error = getattr(error, "orig", None) or error
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

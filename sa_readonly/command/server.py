@@ -23,6 +23,7 @@ from .probe import (
     reading,
     reason_of,
     run,
+    sentence,
     servers_of,
     shown_url,
 )
@@ -76,7 +77,7 @@ class Server:
         """
         never = [one for one in self.ask().obstacles if one.kind == "question"]
         if never:
-            raise ServerError(" ".join(f"{one.what}. {one.ends}".strip() for one in never))
+            raise ServerError(" ".join(f"{sentence(one.what)} {one.ends}".strip() for one in never))
         self._target = ReplayTarget()
         self._written = None
 

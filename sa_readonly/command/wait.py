@@ -38,6 +38,11 @@ from .server import Server, ServerError
 from .terminal import CannotRun, Failed, Screen, local, note, say, terminable
 from .waiting import HOLDS, Progress, VerdictWait, Wait
 
+_NOT_TURNED = (
+    "Nothing was changed: the mode stays as it is. `sa-readonly on` without --wait, or without "
+    "that URL, turns it read-only all the same."
+)
+
 limits = options(
     click.option(
         "--timeout",
@@ -170,7 +175,12 @@ def wait_here(place: Place, mode: Mode, **how: Any) -> VerdictWait:
             raise click.UsageError("--expect-hosts needs --url or --etcd.")
         if of_etcd["no_pooler"]:
             raise click.UsageError("--no-pooler needs --etcd.")
-    how = _how(mode, **how)
+    try:
+        how = _how(mode, **how)
+    except CannotRun as error:  # the server can't be asked
+        if not of_etcd["turning_on"]:
+            raise
+        raise CannotRun(f"{error.message} {_NOT_TURNED}") from None
     _check_the_servers_word(how)
     return place.waiting(mode, **how)
 

@@ -87,8 +87,8 @@ def examine(
         except (SQLAlchemyError, OSError, sqlite3.Error) as error:
             what = f"{capital(name)} {probe.shown_url(url)} can't be examined"
             cure = "Check its address and password, and that it runs."
-            reason = probe.reason_of(error, url)
-            raise probe.UnreachableError(f"{what}: {reason}. {cure}") from error
+            told = probe.sentence(f"{what}: {probe.reason_of(error, url)}")
+            raise probe.UnreachableError(f"{told} {cure}") from error
 
     findings = probe.run(
         [rw, *readers.values()],

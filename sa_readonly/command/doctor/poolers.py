@@ -46,7 +46,7 @@ def start_up_options(url: URL, name: str, pooler: str | None) -> Finding:
         return ok("start-up-options-honoured", what, meaning)
     return warning(
         "start-up-options-lost",
-        f"{capital(name)} {fault}.",
+        probe.sentence(f"{capital(name)} {fault}"),
         "The library's first lock does not arrive at the server. Without the option pooler each "
         "connection of a read-only engine is an error: reads fail while read-only.",
         f"{_OPTION} In a PgBouncer from 1.20 on also track_extra_parameters = IntervalStyle, "
