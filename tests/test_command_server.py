@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import psycopg2
 import pymysql
 import pytest
+import sqlalchemy
 from click.testing import Result
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 
 from sa_readonly import FileSwitch, Mode
 from sa_readonly.command.obstacles import Obstacle, Reply, one_line
@@ -368,6 +370,20 @@ def test_databases_that_cannot_be_asked_are_a_usage_error(
     said = refused(waited(file, *arguments), 2)
     assert said.startswith(error)
     assert SECRET not in said
+
+
+def test_a_driver_that_is_missing_is_named_as_sqlalchemy_chooses_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = make_url("postgresql://").get_driver_name()  # psycopg2, and psycopg from 2.1 on
+    monkeypatch.setitem(sys.modules, driver, None)
+    said = refused(waited(file, "--read-write", f"postgresql://u:{SECRET}@h/d"), 2)
+    assert said.startswith(
+        "The driver of postgresql://u@h/d is not installed here: "
+        f"SQLAlchemy {sqlalchemy.__version__} takes {driver} for it ("
+    )
+    assert f"pip install '{driver}" in said
+    assert said.endswith("postgresql+DRIVER://...")
 
 
 def test_urls_come_from_the_environment_too_which_keeps_passwords_out_of_ps(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
+from sqlalchemy import URL, Connection, Engine, __version__, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
@@ -54,15 +54,30 @@ def servers_of(url: URL) -> list[str]:
     return hosts
 
 
+_PACKAGES = {  # that bring a driver, where their names differ
+    "psycopg": "psycopg[binary]",
+    "psycopg_async": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "mysqldb": "mysqlclient",
+    "mysqlconnector": "mysql-connector-python",
+    "mariadbconnector": "mariadb",
+}
+
+
 def dialect_of(url: URL) -> Any:
     """Return the dialect of a URL. :raises UnreachableError: if its driver is missing."""
+    missing = f"The driver of {shown_url(url)} is not installed here"
     try:
         dialect = url.get_dialect()
         dialect.import_dbapi()
-    except (NoSuchModuleError, ImportError):
+    except NoSuchModuleError:
+        raise UnreachableError(f"{missing}. Install it, or name another one in the URL.") from None
+    except ImportError as error:
+        driver = url.get_driver_name()  # which another SQLAlchemy chooses otherwise
         raise UnreachableError(
-            f"The driver of {shown_url(url)} is not installed here. Install it, or name another "
-            "one in the URL."
+            f"{missing}: SQLAlchemy {__version__} takes {driver} for it ({error}). "
+            f"pip install '{_PACKAGES.get(driver, driver)}', or name one that is installed in the "
+            f"URL: {url.get_backend_name()}+DRIVER://..."
         ) from None
     return dialect
 
