@@ -9,12 +9,14 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 from sa_readonly.command.doctor import doctor
+from sa_readonly.command.probe import reason_of
 from tests.doctor import ROOT, SECRET, as_role, reader, run, shown, sqlite_database
 from tests.postgres import Pair, Server, Standby
 
@@ -135,6 +137,24 @@ def test_no_password_is_ever_printed(pg_server: Server, pg_pair: Pair, reader: s
             assert not done.exception or isinstance(done.exception, SystemExit)
             for form in (SECRET, "s3cr3t", shown(url)):
                 assert form not in done.output
+
+
+@pytest.mark.parametrize("password", ["hush", SECRET, "two  words\t", "it's\\back.", "ss", "é"])
+def test_what_a_driver_says_of_a_password_is_masked_in_each_form(password: str) -> None:
+    url = URL.create("postgresql", username="me", password=password, host="h")
+    dsn = f"password={password}"
+    for said in (dsn, f"{dsn} host=h", repr(dsn), shown(url), f"u:{quote(password, safe='')}@h"):
+        masked = reason_of(OSError(said), url).replace("password", "")
+        assert "***" in masked
+        for part in password.split():
+            assert quote(part.rstrip(".")) not in masked
+            assert part.rstrip(".") not in masked
+
+
+@pytest.mark.parametrize("password", ["s", "ss", "cce"])
+def test_a_short_password_is_not_given_away_by_a_mask_within_words(password: str) -> None:
+    said = "Access denied for user 'shop'@'localhost' (using password: YES)"
+    assert reason_of(OSError(said), make_url(f"mysql://u:{password}@h")) == said
 
 
 def test_urls_and_paths_may_stand_in_the_environment(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -187,10 +188,18 @@ def reason_of(error: BaseException, url: URL) -> str:
     """Return what a driver says, in one line, without the password."""
     said = _said(error)
     secrets = [url.password, *(v for k, v in url.query.items() if "pass" in k.lower())]
-    for secret in secrets:
-        for form in (str(secret), quote(str(secret), safe="")) if secret else ():
-            said = said.replace(form, "***")
+    forms = {form for secret in secrets for form in _forms(str(secret or ""))}
+    for form in sorted(forms, key=len, reverse=True):
+        shown = re.escape(form)
+        # Within the words of a message a mask would tell what it hides: "Acce*** denied".
+        said = re.sub(shown if len(form) > 3 else rf"(?<!\w){shown}(?!\w)", "***", said)
     return said
+
+
+def _forms(secret: str) -> set[str]:
+    """Return how a message may have a secret: as it is, in a URL, in SQLAlchemy's, or quoted."""
+    several = (secret, quote(secret, safe=""), quote(secret, safe=" +"), repr(secret)[1:-1])
+    return {plain for form in several if (plain := _plain(form))}
 
 
 def sentence(said: str) -> str:
@@ -200,7 +209,11 @@ def sentence(said: str) -> str:
 
 def _said(error: BaseException) -> str:
     error = getattr(error, "orig", None) or error
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return _plain(str(error)) or type(error).__name__
+
+
+def _plain(said: str) -> str:
+    return " ".join(said.split()).rstrip(".")
 
 
 # -- what both ask ---------------------------------------------------------------------------
