@@ -143,6 +143,7 @@ def test_it_waits_until_the_last_session_has_gone(file: Path, pg_pair: Pair) -> 
         assert process.stdout is not None
         assert process.stdout.readline().startswith(f"session {other.get_backend_pid()} of ")
         assert "pg_terminate_backend" in process.stdout.readline()
+        assert "from this same database" in process.stdout.readline()
         assert "failover_on_backend_shutdown" in process.stdout.readline()
         assert ", but the server disagrees after" in process.stdout.readline()
         other.close()
@@ -443,7 +444,11 @@ def test_on_mariadb_each_session_is_told_with_what_ends_it(
         assert re.fullmatch(rf"session {one.thread_id()} of root@.*: Sleep since \d+ s", told.what)
         done = waited(file, "--timeout", "0", "--read-write", url)
         assert done.exit_code == 4
-        assert done.stdout.strip().endswith(" s: 1 session")
+        *_, hint, last = done.stdout.splitlines()
+        assert hint.startswith(
+            "Where the application reads from this same database while read-only"
+        )
+        assert last.endswith(" s: 1 session")
         mariadb.query(told.ends)
         assert settled(Asked(shown(url))).sums == "no session, no prepared transaction"
         done = waited(file, "--read-write", url)

@@ -97,7 +97,7 @@ def test_the_printed_cure_sent_through_pgpool_ends_the_session_and_detaches_no_s
         (told, *_) = (
             each for each in Asked(shown(url)).ask().obstacles if each.application_name == "one"
         )
-        assert "Send that through pgpool itself" in str(Asked(shown(url)).ask().caution)
+        assert "Send that through pgpool" in str(Asked(shown(url)).ask().caution)
         assert told.ends == f"SELECT pg_terminate_backend({told.pid})"
         pgpool.query(told.ends)
         wait_until(lambda: has_ended(one), "the session's end")

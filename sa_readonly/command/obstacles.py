@@ -17,10 +17,16 @@ from ..text import printable
 from .probe import Prepared
 
 TERMINATE = "SELECT pg_terminate_backend"
+KILL = "KILL"
+# Whose sessions they are neither this command nor the server can tell.
+_READERS = (
+    "Where the application reads from this same database while read-only, leave --read-write out: "
+    "its sessions come back."
+)
 # The server can't tell which session is pgpool's: it has the client's role and application_name.
-_CAUTION = (
-    "Pgpool-II in front? Send that through pgpool itself, not to the server: it would take the "
-    "server for shut down, detach it and cut all clients (failover_on_backend_shutdown)."
+_PGPOOL = (
+    "Pgpool-II in front? Send that through pgpool: at the server it cuts every client "
+    "(failover_on_backend_shutdown)."
 )
 _QUERY = 200  # letters of a query that are told
 _SECRET = re.compile(r"(password|identified).*", re.IGNORECASE | re.DOTALL)
@@ -92,9 +98,10 @@ class Reply:
 
     @property
     def caution(self) -> str | None:
-        """What is to be known, in one line, before the statements that end sessions are sent."""
-        ends = any(one.ends.startswith(TERMINATE) for one in self.obstacles)
-        return _CAUTION if ends else None
+        """What is to be known, in lines, before the statements that end sessions are sent."""
+        ends = [one.ends for one in self.obstacles if one.ends.startswith((TERMINATE, KILL))]
+        pgpool = any(one.startswith(TERMINATE) for one in ends)
+        return "\n".join([_READERS] * bool(ends) + [_PGPOOL] * pgpool) or None
 
     @property
     def sums(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from .obstacles import Obstacle, Reply, one_line, prepared, question, since
+from .obstacles import KILL, Obstacle, Reply, one_line, prepared, question, since
 from .probe import attempt, fetch, prepared_transactions
 
 _THREADS = """
@@ -76,7 +76,7 @@ def _thread(row: Any) -> Obstacle:
     return Obstacle(
         "session",
         f"session {row.id} of {user}: {state}{since(row.time)}",
-        f"KILL {row.id}",
+        f"{KILL} {row.id}",
         pid=row.id,
         user=user,
         age=None if row.time is None else float(row.time),

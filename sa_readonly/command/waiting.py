@@ -103,7 +103,7 @@ class Progress:
         if self.reply is None:
             return []
         lines = [line for one in self.reply.obstacles for line in one.as_lines()]
-        return [*lines, self.reply.caution] if self.reply.caution else lines
+        return [*lines, *(self.reply.caution or "").splitlines()]
 
     @property
     def lasting(self) -> tuple[object, ...]:
