@@ -42,6 +42,7 @@ def announced(file: Path) -> Announced | None:
         (["--at", AT, "--for", "0m"], "'--for': '0m' is no duration"),
         (["--at", AT, "--for", "9" * 30], "'--for': so long no calendar reaches"),
         (["--at", AT, "--for", "3000000d"], "'--for': so long no calendar reaches"),
+        (["--at", AT, "--until", "+4h"], "No --until here: tell how long it takes, as --for 2h."),
         (["--at", AT, "--reason", "x" * 5000], "It is not announced: reason is too long"),
         (["--at", AT, "--reason", "until: 2999-01-01"], "read as until"),
         ([], "Give --at TIME, when it will be read-only; or --cancel."),

@@ -49,6 +49,11 @@ def _for(_context: click.Context, _option: click.Parameter, value: str | None) -
     return duration
 
 
+def _no_until(_context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError("No --until here: tell how long it takes, as --for 2h.")
+
+
 @click.command(cls=Command)
 @click.option(
     "--at",
@@ -63,6 +68,7 @@ def _for(_context: click.Context, _option: click.Parameter, value: str | None) -
     callback=_for,
     help="How long you expect it to take: 90m, 2h. Then it is told no more.",
 )
+@click.option("--until", hidden=True, expose_value=False, callback=_no_until)  # as `on` has it
 @click.option("--reason", metavar="TEXT", help="What people are told.")
 @click.option("--cancel", is_flag=True, help="Take back what was announced.")
 @the_switch_alone
