@@ -136,7 +136,7 @@ def _examine_standby(read_write: str, standby: str) -> Finding:
             str(error),
             "`sa-readonly wait` and `sa-readonly on --wait` that are given these URLs of "
             "--read-write and --standby end with exit code 2, and change nothing.",
-            "Correct the URL of --standby (SA_READONLY_STANDBY_URL), or leave it out.",
+            "Do as it says, or leave out --standby (SA_READONLY_STANDBY_URL).",
         )
     return ok(
         "standby-accepted",
