@@ -682,8 +682,9 @@ class MariaDB(Grammar):
             "SHOW TABLES",
             "SHOW VARIABLES LIKE 'tx_read_only'",
             "SHOW STATUS WHERE variable_name = 'Uptime'",
-            lambda: ["SHOW TABLES WHERE", self.value()],
-            lambda: ["SHOW TABLES WHERE EXISTS (", self.query(), ")"],
+            # No query of this grammar's: some have been seen to end a server of 10.11 here.
+            "SHOW TABLES WHERE EXISTS ( SELECT id FROM thing )",
+            "SHOW TABLES WHERE ( SELECT COUNT(*) FROM thing WHERE id = 1 ) = 1",
             "SHOW CREATE TABLE thing",
             "DESCRIBE thing",
             "DESC thing id",
