@@ -301,7 +301,10 @@ class OnMariaDB(Judge):
     """
 
     grammar = MariaDB
-    NOT_RUN = re.compile(r"outfile|dumpfile|infile|load_file", re.IGNORECASE)
+    # A function of the user's that reads locks its rows in SET, unseen: docs/mysql.md says so.
+    NOT_RUN = re.compile(
+        r"outfile|dumpfile|infile|load_file|\bset\b.*\blooks\b", re.IGNORECASE | re.DOTALL
+    )
     LOCKED = re.compile(r"writes\b|\bwriting\b", re.IGNORECASE)
 
     def __init__(self, port: int) -> None:
