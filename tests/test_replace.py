@@ -115,6 +115,26 @@ def test_the_next_night_reads_the_new_database(moving: App) -> None:
         moving.engines["green"].connect()
 
 
+def test_an_engine_of_core_that_is_held_may_be_kept_over_flips_and_over_a_replacement(
+    moving: App,
+) -> None:
+    kept = start(moving, read_only=moving.engine("ro"), max_held=1).engine(hold=SECONDS)
+
+    def served() -> Any:
+        with kept.connect() as connection:
+            return connection.scalar(WHICH)
+
+    assert served() == "rw"
+    moving.on()
+    assert served() == "ro"
+    moving.off()
+    assert served() == "rw"
+    night(moving, "green")
+    assert served() == "green"
+    moving.on()
+    assert served() == "ro"
+
+
 def test_engines_that_are_only_read_stay_as_they_are(moving: App) -> None:
     start(moving, read_only=moving.engine("ro"))
     moving.on()
