@@ -92,6 +92,35 @@ def test_the_command_prints_one_table_of_all_workers(rehearsed: App) -> None:
     assert lines[4].startswith("refused at 1 place, and behind that at 0 places")
 
 
+def test_reports_that_may_lack_what_was_noted_last_are_said_to_be_up_to_ten_seconds_old(
+    rehearsed: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = "these reports are up to 10 s old: look again"
+    assert command(rehearsed).output.splitlines()[-1] == old  # it has begun just now
+    began = notebook_of(rehearsed.selector.switch).since
+    monkeypatch.setattr("sa_readonly.command.rehearsal.time.time", lambda: began + 11)
+    assert old not in command(rehearsed).output
+    assert old not in command(rehearsed, "--stop").output
+    tick(rehearsed)
+    rehearsed.selector._worker.reporting.rehearsing.follow_fork()
+    tick(rehearsed)
+    assert old not in command(rehearsed).output
+    assert "up to 10 s later" in command(rehearsed, "--start").output
+    assert command(rehearsed).output.splitlines()[-1] == old  # its report is of the time before
+
+
+def test_an_empty_table_is_said_to_be_up_to_ten_seconds_old_however_long_it_is_rehearsed(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start(rehearse=True).selector.check()
+    tick(lite)
+    began = notebook_of(lite.selector.switch).since
+    monkeypatch.setattr("sa_readonly.command.rehearsal.time.time", lambda: began + 99)
+    first, *_, last = command(lite).output.splitlines()
+    assert first == "1 of 1 workers rehearse"
+    assert last == "these reports are up to 10 s old: look again"
+
+
 def test_the_command_tells_it_as_json(rehearsed: App) -> None:
     told = json.loads(command(rehearsed, "--json").output)
     assert (told["asked"], told["changed"], told["rehearsing"]) == (True, False, 1)

@@ -17,6 +17,7 @@ from ..announced import content_of, with_announced
 from ..errors import ConfigurationError
 from ..etcd import operator, rehearsal
 from ..etcd.addresses import parse
+from ..etcd.entry import EtcdEntry
 from ..etcd.errors import Denied, EtcdError
 from ..etcd.fence import Fence
 from ..etcd.history import EtcdHistory
@@ -45,6 +46,7 @@ class EtcdPlace(Place):
 
     thing = "key"
     pause = 1.0
+    sheets_every = EtcdEntry.sheet_every
     elsewhere = "If the application's workers go by another key, give that by --key."
 
     def __init__(self, where: Where, *, as_json: bool) -> None:

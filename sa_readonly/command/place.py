@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..announced import in_words
 from ..mode import FORCE, Mode, State
-from ..workers.protocol import Seen
+from ..workers.protocol import Entry, Seen
 from ..workers.status import Snapshot, WorkerStatus
 from .terminal import local, say, shown
 
@@ -62,6 +62,9 @@ class Place(ABC):
 
     pause: float = 0.2
     """Seconds between two looks."""
+
+    sheets_every: float = Entry.sheet_every
+    """Seconds between two sheets of a process: how old what it has noted may be as it is read."""
 
     history: History
     """Where it is kept what operators did. Nothing is decided by it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
@@ -47,8 +48,14 @@ def rehearsal(*, start: bool, stop: bool, where: Where, as_json: bool) -> None:
 def _say_turned(place: Place, *, on: bool, changed: bool) -> None:
     if on:
         already = "" if changed else "already "
-        say(f"The processes of {place.name} are {already}asked to rehearse; they look each second.")
-        say("See what they note: sa-readonly rehearsal. End it: sa-readonly rehearsal --stop.")
+        say(
+            f"The processes of {place.name} are {already}asked to rehearse; "
+            "they see it within seconds."
+        )
+        say(
+            f"See what they note: sa-readonly rehearsal, up to {place.sheets_every:g} s later. "
+            "End it: sa-readonly rehearsal --stop."
+        )
     else:
         say(
             f"The processes of {place.name} are asked to rehearse no more."
@@ -67,14 +74,24 @@ def _show(place: Place, found: Rehearsal) -> None:
         widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD) - 1)]
         for line in lines if found.rows else ():
             say("  ".join([*map(str.ljust, line, widths), line[-1]]).rstrip())
-    for text in _footer(found):
+    for text in _footer(place, found):
         say(text)
 
 
-def _footer(found: Rehearsal) -> Iterable[str]:
+def _footer(place: Place, found: Rehearsal) -> Iterable[str]:
     if found.rows and found.base:
         yield f"below {found.base}"
     yield from found.sums if found.sheets else ()
+    if _has_just_begun(place, found):
+        yield f"these reports are up to {place.sheets_every:g} s old: look again"
+
+
+def _has_just_begun(place: Place, found: Rehearsal) -> bool:
+    """Return whether the next sheet of a process may be the first to tell what it notes."""
+    rehearse = [one.since for one in found.sheets if one.on and one.since is not None]
+    late = place.is_rehearsed() and any(not one.on and not one.problem for one in found.sheets)
+    begun = max(rehearse, default=0.0) > time.time() - place.sheets_every
+    return late or begun or (bool(rehearse) and not found.rows)
 
 
 def _cells(row: Row, base: str) -> tuple[str, ...]:
