@@ -367,7 +367,14 @@ class OnMariaDB(Judge):
                     if not probed:
                         effects.add(when)
             self._run(connection, "ROLLBACK")
-        if effects and self._seen() != before:
+        # What it held is let go, and its temporary tables go into the log, after it has hung up.
+        session = (
+            f"SELECT id FROM information_schema.processlist WHERE id = {connection.thread_id()}"
+        )
+        tests.postgres.wait_until(
+            lambda: self._run(self._observer, session) == ("", []), "a session has ended"
+        )
+        if self._seen() != before:
             self._fill()
         if error and effects <= {"wrote", "SHOW MASTER STATUS"}:  # rolled back by the statement
             effects = set()

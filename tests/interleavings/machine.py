@@ -86,7 +86,8 @@ class Process:
         self.machine, self.pid = machine, pid
         self.system = machine.kernel.start(pid)
         self.threads: list[Thread] = []
-        self.history: list[tuple[int, Any]] = []  # of each step: the thread, and what came of it
+        # Of each step: the thread, what came of it, and the time that it was.
+        self.history: list[tuple[int, Any, float]] = []
         self.seen = 0  # a digest of that
         self.ticks = ticks
         self.running = 0  # threads that have not come to their end
@@ -181,7 +182,7 @@ class Machine:
         except OSError as error:
             outcome = error
         process = thread.process
-        process.history.append((thread.number, outcome))
+        process.history.append((thread.number, outcome, self.now))
         process.seen = hash((process.seen, thread.number, _digest(outcome)))
         return outcome
 
@@ -189,7 +190,7 @@ class Machine:
 
     def add(self, process: Process, name: str, program: Callable[[Any], object]) -> Thread:
         """Have a process run one more program, which is given its root, in a thread."""
-        process.history.append((_ADDED, (name, program)))
+        process.history.append((_ADDED, (name, program), self.now))
         return self.spawn(process, name, lambda: program(process))
 
     def spawn(self, process: Process, name: str, run: Callable[[], object]) -> Thread:
@@ -234,21 +235,22 @@ class Machine:
     def clone(self, parent: Process, forking: Thread, pid: int) -> Process:
         """Fork: a process that has lived through the same, with the one thread that forks.
 
-        It is run again from its beginning, where each step brings what it had brought.
+        It is run again from its beginning, where each step brings what it had brought, at the time
+        that it was.
         """
-        before = self.current
+        before, now = self.current, self.now
         child = Process(self, pid)
         # Until it has come so far it is the parent.
         child.pid = parent.pid
         child.globals[forks, "_pid"] = parent.pid
         self.replaying = child
         self.enter(child)
-        for number, outcome in parent.history:
+        for number, outcome, self.now in parent.history:
             if number == _ADDED:
                 self.add(child, *outcome)
             else:
                 self.resume(child.threads[number], outcome)
-        self.replaying = None
+        self.replaying, self.now = None, now
         child.seen, child.history = parent.seen, list(parent.history)
         mine = child.threads[forking.number]
         for thread in child.threads:
@@ -380,13 +382,14 @@ class Event:
         self._set = False
 
     def is_set(self) -> bool:
-        return self._set
+        # A step, as in a process that is forked only what steps have brought is there again.
+        return bool(machine().step("is_set", lambda: self._set, shared=False))
 
     def set(self) -> None:
-        def set_it() -> None:
-            self._set = True
+        machine().step("set", lambda: setattr(self, "_set", True))
 
-        machine().step("set", set_it)
+    def clear(self) -> None:
+        machine().step("clear", lambda: setattr(self, "_set", False))
 
     def wait(self, _timeout: float | None = None) -> bool:
         process = this().process
