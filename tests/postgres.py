@@ -448,6 +448,7 @@ class MariaDB(Throwaway):
             self.bin["mariadb-install-db"],
             "--no-defaults",
             f"--datadir={self.get_data_directory()}",
+            f"--tmpdir={self.base_dir}",  # a server that begins removes the temporary tables there
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             *self.as_user(),
