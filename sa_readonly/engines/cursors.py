@@ -122,9 +122,8 @@ def _examining(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
         return base
     if base not in known:
         adapted, attribute = dialect.driver in ADAPTED, ATTRIBUTES.get(dialect.driver)
-        holder = _HOLDERS.get(dialect.driver, "connection")
-        if adapted:
-            holder = privates.CONNECTION_OF_ADAPTED_CURSOR
+        holder = privates.CONNECTION_OF_ADAPTED_CURSOR if adapted else "connection"
+        holder = _HOLDERS.get(dialect.driver, holder)
         body = {
             "__slots__": (),
             "__module__": base.__module__,  # by which libraries tell a driver

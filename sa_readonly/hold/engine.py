@@ -163,9 +163,8 @@ def would_write(selector: Holding, asked: Any) -> Work | None:
 
 def verb(clause: Any) -> str:
     """Return the words by which a refusal names an element of SQL that writes."""
-    name = getattr(
-        clause, "__visit_name__", ""
-    )  # its class may be one of the ORM's, as is a lambda
+    # Not by its class, which may be one of the ORM's, or a lambda's.
+    name = getattr(clause, "__visit_name__", "")
     return name.upper() if name in ("insert", "update", "delete") else "A statement that writes"
 
 

@@ -2,7 +2,7 @@
 
 Each was seen, as it is used here, in 2.0.40 and in 2.1.9, the oldest and the newest release that is
 supported. ``tests/test_privates.py`` has a test for each, which falls where another release does
-otherwise. All else that is touched is public: events, methods of dialects.
+otherwise. All else that is touched is public: events, ``Pool.recreate()``, methods of dialects.
 """
 
 from __future__ import annotations
