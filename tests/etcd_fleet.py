@@ -77,6 +77,10 @@ class Worker:
         if self.proxy is not None:
             self.connect_again()
         self.selector.close()
+        # What is under way must not be told of in the next test.
+        self.switch._follower.join(10)
+        if (look := self.switch._under_way) is not None:
+            look.ended.wait(10)
         if self.proxy is not None:
             self.proxy.close()
 

@@ -79,9 +79,20 @@ def in_etcd(etcd: Etcd, mode: Mode) -> EtcdSwitch:
     return EtcdSwitch(etcd.urls, key=store.key)
 
 
+LINGERING = set[threading.Thread]()
+
+
+@pytest.fixture(autouse=True)
+def _know_the_lingering() -> None:
+    """Those of an earlier test end in their own time."""
+    LINGERING.clear()
+    LINGERING.update(threading.enumerate())
+
+
 def own_threads() -> set[str]:
-    """The watchers' threads; those that look for an earlier test's switch end in their own time."""
-    return {one.name for one in threading.enumerate() if one.name == "sa_readonly"}
+    """The watchers' threads that this test has started."""
+    running = set(threading.enumerate()) - LINGERING
+    return {one.name for one in running if one.name == "sa_readonly"}
 
 
 # -- either mode -----------------------------------------------------------------------------
@@ -186,7 +197,7 @@ def test_nothing_is_looked_at_started_or_registered_while_held(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app.start(ttl=0.01, watch=True, workers=True)
-    files, threads = sorted(os.listdir(app.path.parent)), set(threading.enumerate())
+    files = sorted(os.listdir(app.path.parent))
     real, seen = os.stat, list[object]()
 
     def stat(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
@@ -205,7 +216,7 @@ def test_nothing_is_looked_at_started_or_registered_while_held(
         in_thread(lambda: write(app))
     assert app.path not in [Path(str(path)) for path in seen]
     assert not app.selector._worker._begun
-    assert set(threading.enumerate()) <= threads
+    assert set(threading.enumerate()) <= LINGERING
     assert sorted(os.listdir(app.path.parent)) == files
     monkeypatch.undo()
     write(app)

@@ -37,6 +37,8 @@ def threads() -> list[threading.Thread]:
 @pytest.fixture(autouse=True)
 def _none_left() -> Iterator[None]:
     gc.collect()
+    for thread in threads():  # of an earlier test
+        thread.join(10)
     assert threads() == []
     yield
     gc.collect()
