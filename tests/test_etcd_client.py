@@ -254,7 +254,7 @@ def test_a_server_that_is_silent_or_trickles_is_waited_for_until_the_deadline(
         began = time.monotonic()
         with pytest.raises(Unreachable, match="no answer in time"):
             client.get("/a", timeout=0.2)
-        assert 0.2 <= time.monotonic() - began < 1.0
+        assert 0.2 <= time.monotonic() - began < BOUND / 2
 
 
 def test_a_connection_without_an_answer_is_never_used_again(proxy: Proxy, client: Client) -> None:
@@ -355,7 +355,7 @@ def test_all_members_together_have_one_deadline(proxy: Proxy, etcd: Etcd) -> Non
         began = time.monotonic()
         with pytest.raises(Unreachable) as caught:
             client.get("/a", timeout=0.2)
-        assert 0.2 <= time.monotonic() - began < 1.0
+        assert 0.2 <= time.monotonic() - began < BOUND / 2
         assert str(caught.value) == (
             f"No member of etcd answered. {proxy.url}: no answer in time. "
             f"{other.url}: no answer in time."

