@@ -81,8 +81,10 @@ class LookingSwitch(BaseSwitch):
         if self._is_dictated() or clock() < self.fresh_until:
             return self.known
         forks.follow()
+        # Before the look: its answer may be there already, while its end is still to come.
+        expired = self._is_expired()
         look = self._begin_look()
-        if self._is_expired():
+        if expired:
             self._wait_for(look)
         return self._usable()
 

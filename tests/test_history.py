@@ -27,6 +27,7 @@ from sa_readonly.oneswitch import asked
 from sa_readonly.workers import process
 from sa_readonly.workers.counts import Begun
 from tests.app import SECONDS, App, Book, once
+from tests.by_url import end_lingering
 from tests.postgres import wait_until
 from tests.test_command_on_off import command, file, refused, told
 from tests.worker_app import lite, read
@@ -259,6 +260,7 @@ def test_transactions_of_engines_by_url_and_under_autocommit_are_counted(
     assert report is not None
     assert report.begun == 2
     engine.dispose()
+    end_lingering()
 
 
 def test_a_transaction_of_a_signal_handler_is_counted_in_the_middle_of_another() -> None:

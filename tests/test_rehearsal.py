@@ -30,6 +30,7 @@ from sa_readonly.rehearsal.callsite import Site
 from sa_readonly.rehearsal.notes import DRAIN, READ, Entry, Key, Notebook, notebook_of
 from sa_readonly.rehearsal.sheet import LIMIT, decoded, encoded, put_together, sheet_of
 from tests.app import App, Author, Book, Which, in_thread, need
+from tests.by_url import end_lingering
 
 HERE = __file__
 
@@ -337,6 +338,7 @@ def test_an_engine_by_url_rehearses(lite: App, monkeypatch: pytest.MonkeyPatch) 
         (HERE, "statement"),
     }
     engine.dispose()
+    end_lingering()
 
 
 def test_a_replica_that_is_taken_away_too_is_read_in_a_rehearsal_and_refuses(app: App) -> None:
