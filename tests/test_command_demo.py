@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from click.testing import CliRunner, Result
@@ -29,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 # ResourceWarning too: what is not closed is told at the end, on stderr.
 COMMAND = [sys.executable, "-W", "error", "-m", "sa_readonly.cli", "demo"]
 SECONDS = 1.5
+T = TypeVar("T")
 CHECKS = [
     "Every committed write is in the read-write database, and nothing else.",
     "No write is in the read-only database.",
@@ -65,6 +66,12 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["demo", *arguments], prog_name="sa-readonly")
 
 
+def long_enough(work: Callable[[float], T], told: Callable[[T], str]) -> T:
+    """Once more and for longer, where a busy machine has done too little to tell."""
+    done = work(SECONDS)
+    return work(10 * SECONDS) if "to tell" in told(done) else done
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the demo of this process makes its files."""
@@ -93,14 +100,17 @@ def meddling(place: Path, statement: str) -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
-    return run(seconds=SECONDS)
+    return long_enough(lambda seconds: run(seconds=seconds), lambda outcome: str(outcome.checks))
 
 
 # -- what a user sees ------------------------------------------------------------------------
 
 
 def test_the_demo_exits_with_0_and_shows_each_check(tmp_path: Path) -> None:
-    done = demo("--seconds", str(SECONDS), TMPDIR=str(tmp_path))
+    done = long_enough(
+        lambda seconds: demo("--seconds", str(seconds), TMPDIR=str(tmp_path)),
+        lambda done: done.stdout,
+    )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     held = re.findall(r"^holds +(.+?\.) (?=\S)", done.stdout, re.MULTILINE)
     assert held == CHECKS
@@ -170,7 +180,7 @@ def test_a_write_that_reaches_the_read_only_database_makes_it_exit_with_1(
 ) -> None:
     insert = "INSERT INTO entry VALUES (7, 'foreign')"
     monkeypatch.setattr("sa_readonly.command.demo.run", meddling(place, insert))
-    done = invoke("--seconds", str(SECONDS))
+    done = long_enough(lambda seconds: invoke("--seconds", str(seconds)), lambda done: done.stdout)
     assert done.exit_code == 1, done.output
     wrong = re.findall(r"^DOES NOT HOLD +(.+)$", done.stdout, re.MULTILINE)
     assert wrong == ["No write is in the read-only database. 1 found"]
