@@ -86,8 +86,12 @@ def test_a_connection_that_comes_back_after_its_pool_was_retired_is_forgotten(li
         lite.on()
         lite.selector.check()
     lite.selector.check()
-    gc.collect()
-    assert pool() is None
+
+    def forgotten() -> bool:
+        gc.collect()
+        return pool() is None
+
+    wait_until(forgotten, "the end of a look that the thread has under way")
 
 
 def test_selectors_with_one_switch_share_one_thread(lite: App) -> None:
