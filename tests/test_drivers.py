@@ -7,11 +7,12 @@ import asyncio
 import importlib
 from collections import deque
 from collections.abc import Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
@@ -92,15 +93,18 @@ class Database:
         with self.connect_plainly() as connection:
             return connection.scalar(text("SELECT count(*) FROM t"))
 
-    def try_it(self, *steps: Any, **more: Any) -> None:
+    def try_it(self, *steps: Any, listener: Any = None, **more: Any) -> None:
         """Call each with a connection that the pool has given out anew, which is always the same.
 
+        :param listener: called with each new connection.
         :param more: for the selector.
         """
         url = self.plain.set(drivername=f"{self.kind}+{self.driver}")
         options = {"pool_size": 1, "max_overflow": 0}
         if self.driver not in ASYNC:
             engine = create_engine(url, **options)
+            if listener is not None:
+                event.listen(engine, "connect", listener)
             switch = FixedSwitch(Mode.READ_ONLY)
             with EngineSelector(switch, read_write=engine, **more) as selector:
                 for step in steps:
@@ -111,6 +115,8 @@ class Database:
 
         async def main() -> None:
             engine = create_async_engine(url, **options)
+            if listener is not None:
+                event.listen(engine.sync_engine, "connect", listener)
             async with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
                 for step in steps:
                     async with selector.engine().connect() as connection:
@@ -202,6 +208,14 @@ def test_a_flip_takes_the_connections_of_each_driver_away_and_gives_them_back(
     assert database.rows() == 4
 
 
+def refuses(connection: Connection) -> None:
+    """What a function writes is refused, and a read is not."""
+    assert connection.scalar(text("SELECT count(*) FROM t")) == 0
+    with pytest.raises(ReadOnlyError):
+        connection.execute(text("SELECT w()"))
+    connection.rollback()
+
+
 RESET_VALUE = "SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only'"
 
 
@@ -241,6 +255,50 @@ def test_what_opens_the_lock_is_refused_on_the_drivers_own_cursor(
         connection.rollback()
 
     database.try_it(use_raw, use_raw)
+
+
+class Traced:
+    """A connection as a tool for tracing wraps it: all but its own class is that behind it."""
+
+    def __init__(self, behind: Any) -> None:
+        object.__setattr__(self, "behind", behind)
+
+    @property
+    def __class__(self) -> Any:
+        return self.behind.__class__
+
+    @__class__.setter
+    def __class__(self, new: Any) -> None:
+        self.behind.__class__ = new
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "behind"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.behind, name, value)
+
+
+# psycopg2's connections are not traced by a proxy.
+@pytest.mark.parametrize(
+    "driver", ["psycopg", "pg8000", *(one for one in MYSQL if one not in ASYNC)]
+)
+def test_a_connection_that_is_traced_reads_and_its_cursors_are_examined(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    database = Database(request, driver)
+    module = create_engine(f"{database.kind}+{driver}://").dialect.loaded_dbapi
+    connect = module.connect
+    traced = wraps(connect)(lambda *args, **kwargs: Traced(connect(*args, **kwargs)))
+    monkeypatch.setattr(module, "connect", traced)
+
+    def use(connection: Connection) -> None:
+        refuses(connection)
+        with pytest.raises(ReadOnlyError, match="SET"):
+            connection.connection.cursor().execute(LIFTS[database.kind])
+        connection.rollback()
+
+    database.try_it(use, use)
+    assert database.rows() == 0
 
 
 OF_A_CLASS: dict[str, list[tuple[tuple[str, ...], dict[str, Any]]]] = {

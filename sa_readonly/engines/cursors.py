@@ -96,16 +96,17 @@ def noting_start(dialect: Any, cparams: dict[str, Any]) -> dict[str, Any]:
 
 def _change_cursors(dialect: Any, dbapi_connection: Any, *, notes: bool) -> None:
     driver_connection = dialect.get_driver_connection(dbapi_connection)
+    # A proxy's __class__, as of a tool for tracing, is that of the connection behind it.
     if dialect.driver in ADAPTED:
         dbapi_connection.__class__ = _making(type(dbapi_connection), dialect, notes=notes)
     if dialect.driver in _MADE_BY_METHOD:
-        made = _making(type(driver_connection), dialect, notes=notes)
+        made = _making(driver_connection.__class__, dialect, notes=notes)
         shared.put_on(driver_connection, "__class__", made)
     for name in _CLASSES.get(dialect.driver, ()):
         base = getattr(driver_connection, name) or dialect.dbapi.extensions.cursor  # psycopg2's
         shared.put_on(driver_connection, name, _examining(base, dialect, notes=notes))
     if dialect.driver in _CLASS_GIVEN:
-        made = _taking(type(driver_connection), dialect, notes=notes)
+        made = _taking(driver_connection.__class__, dialect, notes=notes)
         shared.put_on(driver_connection, "__class__", made)
 
 
