@@ -216,6 +216,47 @@ def refuses(connection: Connection) -> None:
     connection.rollback()
 
 
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "psycopg2cffi"])
+def test_start_up_options_that_libpq_finds_elsewhere_are_kept(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, driver: str
+) -> None:
+    database = Database(request, driver)
+    url = database.plain.set(drivername=f"postgresql+{driver}")
+    options = "-c search_path=elsewhere,public"
+    (tmp_path / "services").write_text(f"[app]\noptions={options}\n", encoding="utf-8")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    text_of_all = "conninfo" if driver == "psycopg" else "dsn"
+
+    def look(*given: dict[str, Any]) -> None:
+        for arguments in given:
+            engine = create_engine(url, connect_args=arguments)
+            with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+                with selector.engine().connect() as connection:
+                    assert connection.scalar(text("SHOW search_path")) == "elsewhere,public"
+                    assert connection.scalar(text("SHOW default_transaction_read_only")) == "on"
+                selector.engine().dispose()
+
+    look({"service": "app"}, {text_of_all: f"options='{options}'"}, {"options": options})
+    for name, value in (("PGSERVICE", "app"), ("PGOPTIONS", options)):
+        with monkeypatch.context() as context:
+            context.setenv(name, value)
+            look({})
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "psycopg_async", "asyncpg"])
+def test_an_url_that_asks_for_a_server_that_writes_is_read_from(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    """A session that begins read-only is none that target_session_attrs=read-write takes."""
+    database = Database(request, driver)
+    with monkeypatch.context() as context:
+        context.setenv("PGTARGETSESSIONATTRS", "read-write")
+        database.try_it(refuses)
+    asked = {"target_session_attrs": "read-write"}
+    database.plain = database.plain.update_query_dict(asked)
+    database.try_it(refuses)
+
+
 RESET_VALUE = "SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only'"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
-__all__ = ["POOLERS", "SETTING", "start_up_packet", "told_pid"]
+__all__ = ["OF_LIBPQ", "POOLERS", "SETTING", "start_up_packet", "told_pid"]
 
 POOLERS = ("transaction", "session")
 SETTING = "default_transaction_read_only"
+OF_LIBPQ = ("psycopg2", "psycopg2cffi", "psycopg", "psycopg_async")
+_ELSEWHERE = ("service", "dsn", "conninfo")  # arguments of libpq's drivers that may bring options
+_ATTRS, _ATTRS_FROM = "target_session_attrs", "PGTARGETSESSIONATTRS"
 CURE = (
     'Give EngineSelector(pooler="transaction"), or "session" if it pools by session; or connect '
     "the read-only engine to the server itself."
@@ -59,21 +63,34 @@ def told_pid(driver: str, connection: Any) -> int | None:
 def start_up_packet(
     driver: str, dbapi: Callable[[], Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the argument that puts the setting in PostgreSQL's start-up packet, or nothing.
+    """Return the arguments that put the setting in PostgreSQL's start-up packet, or nothing.
+
+    There must be nothing where an argument would replace what is given in a place that can't be
+    read, as the ``options`` of a service file.
 
     :param driver: the name of SQLAlchemy's dialect for it.
     :param dbapi: returns the driver's module.
     :param given: the arguments that the driver is given otherwise.
     """
-    if driver in ("psycopg2", "psycopg2cffi", "psycopg", "psycopg_async"):
-        return {"options": f"{given.get('options') or ''} -c {SETTING}=on".strip()}
+    more: dict[str, Any] = {}
+    if driver in (*OF_LIBPQ, "asyncpg"):
+        wanted = given.get(_ATTRS, os.environ.get(_ATTRS_FROM))
+        if wanted == "read-write":  # no session that begins read-only is that
+            more = {_ATTRS: "primary"}
+    if driver in OF_LIBPQ:
+        options = given.get("options")
+        if not options:
+            if "PGSERVICE" in os.environ or any(given.get(name) for name in _ELSEWHERE):
+                return {}
+            options = os.environ.get("PGOPTIONS")
+        return {"options": f"{options or ''} -c {SETTING}=on".strip(), **more}
     if driver == "asyncpg":
         name = "server_settings"
     elif driver == "pg8000" and _takes_parameters(dbapi()):
         name = "startup_params"
     else:
         return {}
-    return {name: {**(given.get(name) or {}), SETTING: "on"}}
+    return {name: {**(given.get(name) or {}), SETTING: "on"}, **more}
 
 
 @cache

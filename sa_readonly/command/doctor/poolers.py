@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...engines.poolers import SETTING, start_up_packet
+from ...engines.poolers import OF_LIBPQ, SETTING, start_up_packet
 from .. import probe
 from .findings import Finding, capital, listed, note, ok, warning
 
@@ -21,15 +21,23 @@ def start_up_options(url: URL, name: str, pooler: str | None) -> Finding:
         meaning = f'EngineSelector(pooler="{pooler}") locks each session or transaction otherwise.'
         return ok("start-up-options-not-sent", what, meaning)
     dialect = probe.dialect_of(url)
-    given = {"options": url.query.get("options")}
+    names = ("options", "service", "target_session_attrs")
+    given = {name: url.query[name] for name in names if name in url.query}
     arguments = start_up_packet(dialect.driver, dialect.import_dbapi, given)
     if not arguments:
+        what, cure = (
+            f"The driver {dialect.driver} has no way to begin read-only.",
+            "Use psycopg, psycopg2 or asyncpg.",
+        )
+        if dialect.driver in OF_LIBPQ:
+            what = f"{capital(name)} may have its start-up options from a service file."
+            cure = "Give them in the URL: ?options=-c%20search_path%3Dapp, say."
         return note(
             "driver-without-start-up-options",
-            f"The driver {dialect.driver} has no way to begin read-only.",
+            what,
             "The library's first lock is a SET for each new connection, and takes "
             "EngineSelector(pooler=...) where a pooler may be in between.",
-            "Use psycopg, psycopg2 or asyncpg.",
+            cure,
         )
     engine = probe.make_engine(url, **arguments)
     try:
