@@ -28,6 +28,7 @@ from sa_readonly import (
     Mode,
     ReadOnlyError,
 )
+from sa_readonly.engines.dialects import ATTRIBUTES
 from sa_readonly.engines.doors import Door
 from sa_readonly.workers.verdict import judge
 from tests.app import need
@@ -214,6 +215,27 @@ def refuses(connection: Connection) -> None:
     with pytest.raises(ReadOnlyError):
         connection.execute(text("SELECT w()"))
     connection.rollback()
+
+
+def test_what_a_connect_listener_opens_is_shut_before_the_connection_is_given_out(
+    database: Database,
+) -> None:
+    def by_text(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(LIFTS[database.kind])
+        cursor.close()
+        connection.commit()
+
+    def by_the_attribute(connection: Any, _: object) -> None:
+        if database.driver == "psycopg_async":
+            connection.set_read_only(False)
+        else:
+            setattr(connection, ATTRIBUTES[database.driver], False)
+
+    database.try_it(refuses, listener=by_text)
+    if database.driver in ATTRIBUTES:
+        database.try_it(refuses, listener=by_the_attribute)
+    assert database.rows() == 0
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "psycopg2cffi"])

@@ -29,6 +29,7 @@ __all__ = [
     "is_refusal",
     "lock_again",
     "lock_new",
+    "lock_ready",
     "making_for_twin",
     "mysql_reads",
     "reported",
@@ -85,6 +86,21 @@ def lock_new(dialect: Any, dbapi_connection: Any) -> None:
     _lock(dialect, dbapi_connection)
 
 
+def lock_ready(dialect: Any, dbapi_connection: Any) -> None:
+    """Put back what "connect" listeners of the application's have opened on a new connection."""
+    if dialect._sa_readonly_family == "postgresql":
+        if dialect._sa_readonly_pooler == "transaction":
+            poolers.refuse_autocommit(dialect, dbapi_connection)
+        elif dialect._sa_readonly_pooler is None and _is_opened(dialect, dbapi_connection):
+            _, pid = _asked(dbapi_connection)
+            if not poolers.is_direct(dialect, dbapi_connection, pid):
+                raise poolers.dropped(dialect, offered=dialect._sa_readonly_offered)
+            set_default(dbapi_connection)
+        if dialect.driver in ATTRIBUTES and not _has_attribute(dialect, dbapi_connection):
+            dbapi_connection.rollback()  # in a transaction the attribute can't be set
+    _lock(dialect, dbapi_connection)
+
+
 def _check_session(dialect: Any, dbapi_connection: Any) -> None:
     """See to it that the session's default is on.
 
@@ -129,9 +145,8 @@ def lock_again(dialect: Any, dbapi_connection: Any) -> None:
 def _lock(dialect: Any, dbapi_connection: Any) -> None:
     family = dialect._sa_readonly_family
     if family == "postgresql":
-        attribute = ATTRIBUTES.get(dialect.driver, "readonly")
         # psycopg2 refuses to set it inside a transaction, also to the value that it has.
-        if getattr(dbapi_connection, attribute, None) is not True:
+        if not _has_attribute(dialect, dbapi_connection):
             dialect.set_readonly(dbapi_connection, True)
     elif family == "sqlite":
         sqlite.lock(dbapi_connection)
@@ -139,6 +154,12 @@ def _lock(dialect: Any, dbapi_connection: Any) -> None:
         dbapi_connection.query(_SET_SESSION)
     elif family in ("mysql", "mariadb"):
         run(dbapi_connection, _SET_SESSION)
+
+
+def _has_attribute(dialect: Any, dbapi_connection: Any) -> bool:
+    """True if a driver's attribute makes each transaction of PostgreSQL READ ONLY."""
+    attribute = ATTRIBUTES.get(dialect.driver, "readonly")
+    return getattr(dbapi_connection, attribute, None) is True
 
 
 def _is_opened(dialect: Any, dbapi_connection: Any) -> bool:

@@ -16,7 +16,7 @@ from sqlalchemy import event
 
 from .. import forks
 from ..telemetry import fields
-from . import guard, locks, loops, poolers, privates, protection, shared, sqlite
+from . import guard, locks, loops, privates, protection, shared, sqlite
 from .checkins import close_idle
 from .cursors import guard_cursors
 from .dialects import family, holds_file, row
@@ -308,8 +308,8 @@ class _Locking:
         dialect = self._dialect
         if not self._locks(dbapi_connection):
             return
-        if dialect._sa_readonly_pooler == "transaction":
-            poolers.refuse_autocommit(dialect, dbapi_connection)
+        if dialect._sa_readonly_family != "sqlite":
+            locks.lock_ready(dialect, dbapi_connection)
         guard_cursors(dialect, dbapi_connection)
         for what in sqlite.skipped(record, lambda ask: row(dbapi_connection, ask)[0]):
             if what not in dialect._sa_readonly_skipped:
