@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import io
 from collections import deque
 from collections.abc import Iterator
 from functools import wraps
@@ -235,6 +236,126 @@ def test_what_a_connect_listener_opens_is_shut_before_the_connection_is_given_ou
     database.try_it(refuses, listener=by_text)
     if database.driver in ATTRIBUTES:
         database.try_it(refuses, listener=by_the_attribute)
+    assert database.rows() == 0
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "psycopg_async", "asyncpg"])
+def test_after_a_text_that_ends_the_transaction_the_next_one_is_read_only_as_well(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    database = Database(request, driver)
+    texts: list[tuple[str, Any]] = [("COMMIT", None), ("ROLLBACK AND CHAIN", None)]
+    if driver == "psycopg2":  # which sends several in one, and puts a value into a literal
+        texts += [("SELECT 1; ROLLBACK", None), ("SELECT '%s'", ("; COMMIT; --",)), ("COPY", None)]
+
+    def send(connection: Connection, statement: str, values: Any) -> None:
+        if statement == "COPY":
+            cursor: Any = connection.connection.cursor()
+            cursor.copy_expert("COPY (SELECT 1) TO STDOUT; COMMIT", io.StringIO())
+        else:
+            connection.exec_driver_sql(statement, values)
+
+    def end(connection: Connection) -> None:
+        for statement, values in texts:
+            for _ in range(2):  # a text that was sent before is looked at as well
+                assert connection.scalar(text("SELECT 1")) == 1
+                send(connection, statement, values)
+            connection.execute(text("SELECT lift()"))
+            with pytest.raises(ReadOnlyError) as caught:
+                connection.execute(text("SELECT w()"))
+            assert caught.value._kind == "server"
+            connection.rollback()
+
+    database.try_it(end, end)
+    assert database.rows() == 0
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async"])
+def test_no_text_ends_a_transaction_in_a_pipeline(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    """There psycopg does not notice it before it fetches what the server says."""
+    database = Database(request, driver)
+
+    def end(connection: Connection) -> None:
+        opened: Any = connection.connection.driver_connection
+        cursor = opened.cursor()
+        done(cursor.execute("COMMIT"))
+        pipeline = opened.pipeline()
+        done((pipeline.__enter__ if driver == "psycopg" else pipeline.__aenter__)())
+        done(cursor.execute("SELECT 1"))
+        with pytest.raises(ReadOnlyError, match="COMMIT in a text of a pipeline"):
+            done(cursor.execute("COMMIT"))
+        leave = pipeline.__exit__ if driver == "psycopg" else pipeline.__aexit__
+        done(leave(None, None, None))
+        connection.rollback()
+
+    database.try_it(end)
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_a_connection_whose_attribute_is_unset_is_asked_for_its_session(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    database = Database(request, driver)
+
+    def unset(connection: Connection) -> None:
+        setattr(connection.connection.dbapi_connection, ATTRIBUTES[driver], None)
+        assert connection.scalar(text("SELECT 2")) == 2
+        connection.execute(text("SELECT lift()"))
+        connection.commit()
+        with pytest.raises(ReadOnlyError, match="A session set to READ WRITE"):
+            connection.execute(text("SELECT w()"))
+
+    database.try_it(unset, unset)
+    assert database.rows() == 0
+
+
+def test_a_connection_of_ones_own_creator_that_is_reset_writes_no_more_than_before(
+    request: pytest.FixtureRequest,
+) -> None:
+    """psycopg2's reset() takes both locks off: the attribute, and what a SET has set."""
+    database = Database(request, "psycopg2")
+    plain = create_engine(database.plain, poolclass=NullPool)
+    arguments = plain.dialect.create_connect_args(plain.url)[1]
+    engine = create_engine(database.plain, creator=lambda: plain.dialect.connect(**arguments))
+    with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+        raw = selector.engine().raw_connection()
+        opened: Any = raw.driver_connection
+        opened.reset()
+        with pytest.raises(ReadOnlyError, match="A session set to READ WRITE"):
+            opened.cursor().execute("SELECT w()")
+        raw.close()
+        with selector.engine().connect() as connection:
+            refuses(connection)
+        selector.engine().dispose()
+    assert database.rows() == 0
+
+
+# Some drivers send several statements in one text.
+HIDING = "*/; SET SESSION TRANSACTION READ WRITE; INSERT INTO t VALUES (1); -- "
+
+
+@pytest.mark.parametrize("driver", [one for one in MYSQL if one != "mariadbconnector"])
+def test_a_value_that_ends_a_literal_is_refused_whoever_puts_it_there(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    database = Database(request, driver)
+
+    def hide(connection: Connection) -> None:
+        for statement in ("SELECT '%s'", "SELECT 1 /* %s */", "SELECT '%%s'"):
+            values = (HIDING,)
+            if driver != "mysqlconnector" and "%%" in statement:
+                continue  # it is no placeholder
+            with pytest.raises(ReadOnlyError):
+                connection.exec_driver_sql(statement, values)
+            with pytest.raises(ReadOnlyError):
+                connection.exec_driver_sql(statement, [("1",), values])
+            connection.rollback()
+        assert str(connection.exec_driver_sql("SELECT '%s'", (5,)).scalar()) == "5"
+        assert connection.exec_driver_sql("SELECT %s", (HIDING,)).scalar() == HIDING
+
+    database.try_it(hide)
     assert database.rows() == 0
 
 

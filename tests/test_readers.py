@@ -189,12 +189,20 @@ def test_the_users_listeners_are_called_on_read_only_connections_too(
         flipper.close()
 
 
-def test_a_listener_that_begins_with_a_lock_begins_without_one_on_a_twin(tmp_path: Path) -> None:
-    """As SQLAlchemy's and SQLite's documentation have it."""
+@pytest.mark.parametrize("comment", ["", " /* traced */", " -- traced"])
+def test_a_listener_that_begins_with_a_lock_begins_without_one_on_a_twin(
+    tmp_path: Path, comment: str
+) -> None:
+    """As SQLAlchemy's and SQLite's documentation have it; a tool for tracing adds the comment."""
     engine = create_engine(f"sqlite:///{tmp_path}/a.db")
     Base.metadata.create_all(engine)
     event.listen(engine, "connect", lambda c, _: setattr(c, "isolation_level", None))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def trace(_c: Any, _: Any, statement: str, parameters: Any, *__: Any) -> tuple[str, Any]:
+        return statement + comment, parameters
+
     flipper = Flipper(tmp_path / "read-only", engine)
     try:
         with closing(sqlite3.connect(tmp_path / "a.db")) as writer, flipper.session() as session:

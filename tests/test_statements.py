@@ -50,7 +50,7 @@ class Told(Enum):
         ("SELECT 1 INTO t", "postgresql", "SELECT INTO"),
         ("SELECT 1 INTO @a", "mysql", None),
         ("SELECT 1 INTO DUMPFILE 'x'", "mariadb", "SELECT INTO DUMPFILE"),
-        ("SELECT 1 FOR NO KEY UPDATE", "postgresql", "SELECT ... FOR NO"),
+        ("SELECT 1 FOR NO KEY UPDATE", "postgresql", "SELECT ... FOR NO KEY UPDATE"),
         ("SELECT NEXT VALUE FOR s", "mssql", "NEXT VALUE FOR"),
         ("SELECT dblink('host=x', 'select 1')", "postgresql", "dblink()"),
         ("SELECT U&\"n\\0065xtval\"('s')", "postgresql", "A call of what can't be read"),

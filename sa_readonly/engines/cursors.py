@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine.default import DefaultDialect
 
 from . import locks, poolers, privates, shared, sqlite
-from .dialects import ATTRIBUTES
-from .statements import hides_a_parameter
+from .dialects import ATTRIBUTES, BLIND
+from .statements import may_hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -217,12 +217,14 @@ class _Cursor:
     _sa_readonly_lock: Callable[[Any], Any] | None  # returns SHUT while the connection is locked
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        self._sa_readonly_examine(query, (args, kwargs))
-        return super().execute(query, *args, **kwargs)  # type: ignore[misc]  # the driver's
+        ends = self._sa_readonly_examine(query, (args, kwargs))
+        done = super().execute(query, *args, **kwargs)  # type: ignore[misc]  # the driver's
+        return self._sa_readonly_end(done) if ends else done
 
     def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        self._sa_readonly_examine(query, (args, kwargs), many=True)
-        return super().executemany(query, *args, **kwargs)  # type: ignore[misc]
+        ends = self._sa_readonly_examine(query, (args, kwargs), many=True)
+        done = super().executemany(query, *args, **kwargs)  # type: ignore[misc]
+        return self._sa_readonly_end(done) if ends else done
 
     def stream(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         self._sa_readonly_examine(query, (args, kwargs))
@@ -233,8 +235,9 @@ class _Cursor:
         return super().copy(statement, *args, **kwargs)  # type: ignore[misc]
 
     def copy_expert(self, sql: Any, *args: Any, **kwargs: Any) -> Any:
-        self._sa_readonly_examine(sql, ())
-        return super().copy_expert(sql, *args, **kwargs)  # type: ignore[misc]
+        ends = self._sa_readonly_examine(sql, ())
+        done = super().copy_expert(sql, *args, **kwargs)  # type: ignore[misc]
+        return self._sa_readonly_end(done) if ends else done
 
     def copy_from(self, *args: Any, **kwargs: Any) -> Any:
         self._sa_readonly_examine("COPY FROM STDIN", ())
@@ -247,24 +250,61 @@ class _Cursor:
         self._sa_readonly_examine(f"{verb} {name}()", ())
         return super().callproc(name, *args, **kwargs)  # type: ignore[misc]
 
-    def _sa_readonly_examine(self, query: Any, parameters: Any, *, many: bool = False) -> None:
+    def _sa_readonly_examine(self, query: Any, parameters: Any, *, many: bool = False) -> bool:
+        """Refuse what would write; return whether the text ends the transaction unseen."""
         dialect = self._sa_readonly
         if self._sa_readonly_notes:  # whatever goes wrong, it is sent
             with contextlib.suppress(Exception):
                 text = query if query.__class__ is str else _text_of(query, self)
                 dialect._sa_readonly_rehearse(self, text, parameters)
-            return
+            return False
         text = query if query.__class__ is str else _text_of(query, self)
         opened = self._sa_readonly_opened(text)
         if opened is not None:
             raise dialect._sa_readonly_refusal(opened, text, kind="statement")
-        if text not in dialect._sa_readonly_passed and text not in _RESETS:
-            dialect._sa_readonly_examine(text, parameters)
-            if hasattr(self, "mogrify") and hides_a_parameter(text, dialect._sa_readonly_family):
-                args, kwargs = parameters or ((), {})
-                for values in (*args, *kwargs.values()):
-                    for one in values if isinstance(values, list) and many else [values]:
-                        dialect._sa_readonly_examine(_text_of(self.mogrify(text, one), self), ())
+        if text in dialect._sa_readonly_passed or text in _RESETS:
+            return False
+        dialect._sa_readonly_examine(text, parameters)
+        texts = [text]
+        if dialect._sa_readonly_hides(text):
+            args, kwargs = parameters or ((), {})
+            for values in (*args, *kwargs.values()):
+                several = isinstance(values, (list, tuple)) and many
+                for one in values if several else [values]:
+                    texts += self._sa_readonly_examine_filled(text, one)
+        return dialect.driver in BLIND and self._sa_readonly_ends(texts)
+
+    def _sa_readonly_ends(self, texts: list[str]) -> bool:
+        """Return whether one of these ends the transaction, and the driver does not notice it."""
+        dialect = self._sa_readonly
+        for text in texts:
+            what = dialect._sa_readonly_ends(text)
+            if what and dialect.driver in ("psycopg2", "asyncpg"):
+                return True
+            if what and self._sa_readonly_connection(self).pgconn.pipeline_status:
+                what = f"{what} of a pipeline (call commit() or rollback() of the connection),"
+                raise dialect._sa_readonly_refusal(what, text, kind="statement")
+        return False
+
+    def _sa_readonly_examine_filled(self, text: str, values: Any) -> Iterator[str]:
+        """Examine a text in which a value may come to stand in a literal or comment; yield that."""
+        dialect = self._sa_readonly
+        mogrify = getattr(self, "mogrify", None)
+        if mogrify is not None:
+            filled = _text_of(mogrify(text, values), self)
+            dialect._sa_readonly_examine(filled, ())
+            yield filled
+        elif dialect._sa_readonly_family in ("mysql", "mariadb") and may_hide(values):
+            # Such a driver tells what it sends when it has sent it.
+            what = "A value within quotes or a comment, which it may end (put %s outside of them),"
+            raise dialect._sa_readonly_refusal(what, text, kind="statement")
+
+    def _sa_readonly_end(self, done: Any) -> Any:
+        """Have the driver begin a transaction anew, as a text has ended the one it believes in."""
+        connection = self._sa_readonly_connection(self)
+        if not connection.autocommit:
+            connection.rollback()
+        return done
 
     def _sa_readonly_opened(self, text: str) -> str | None:
         """Return what is open of the locks of PostgreSQL, as words of a refusal, or None."""
@@ -277,11 +317,9 @@ class _Cursor:
                 return "A transaction set to READ WRITE"
             if dialect._sa_readonly_pooler == "transaction":
                 return poolers.unlocked(autocommit=autocommit)
-            if autocommit is not True:
-                return None
         elif dialect.driver not in _BY_SESSION:
             return None
-        # The driver begins no transaction here, so the session decides. A function may have set it.
+        # The driver's BEGIN is not READ ONLY, so the session decides. A function may have set it.
         if text in (locks.SET_DEFAULT, "COMMIT") or _CHARACTERISTICS.fullmatch(text):
             return None
         told = locks.reported(dialect, self._sa_readonly_connection(self))

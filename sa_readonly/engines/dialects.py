@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTRIBUTES",
+    "BLIND",
     "LOCKED",
     "can_authorize",
     "family",
@@ -35,6 +36,12 @@ ATTRIBUTES = {
 """By driver, the attribute of a PostgreSQL connection that makes each BEGIN a READ ONLY one.
 
 Drivers of PostgreSQL that are not in it have one that sets the session's default.
+"""
+
+BLIND = frozenset(("psycopg2", "asyncpg", "psycopg", "psycopg_async"))
+"""Drivers that do not notice when a text ends the transaction; psycopg does but in a pipeline.
+
+They would send what follows without a BEGIN, and so without READ ONLY.
 """
 
 

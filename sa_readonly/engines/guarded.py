@@ -14,7 +14,8 @@ from .. import refusals
 from ..mode import Mode, State
 from ..refusals import refusal
 from . import loops, privates
-from .statements import SET_CONFIG, ends_transaction, examine, hides_a_parameter
+from .dialects import BLIND
+from .statements import SET_CONFIG, begins_writing, ends_transaction, examine, hides_a_parameter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,9 +32,7 @@ PASSED = 1000
 """Texts that are remembered as examined."""
 
 _LONG = 10_000  # characters; a longer text is not remembered
-_BEGIN_WRITING = re.compile(
-    r"\s*BEGIN\s+(IMMEDIATE|EXCLUSIVE)(\s+TRANSACTION)?[\s;]*", re.IGNORECASE
-)
+_PERCENTS = re.compile("%+")
 
 
 class Guarded(DefaultDialect):
@@ -116,13 +115,11 @@ class Examining(Guarded):
         """Return the text to send in place of this one, nearly always the same, or raise."""
         what = self._sa_readonly_would(statement, parameters)
         if what is None and self._sa_readonly_pooler == "transaction":
-            # psycopg2 and asyncpg do not notice such a text, so what follows would be sent without
-            # a BEGIN, and so without READ ONLY.
-            what = ends_transaction(statement, backslash=privates.quoting(self)[0])
+            what = self._sa_readonly_ends(statement)
         if what is not None:
             self._sa_readonly_refuse(what, statement, context)
             return statement  # of a rehearsal
-        if self.name == "sqlite" and _BEGIN_WRITING.fullmatch(statement):
+        if self.name == "sqlite" and begins_writing(statement):
             # A "begin" listener sends it, which a twin shares with its engine. It would take the
             # lock of the one writer that SQLite admits.
             return "BEGIN"
@@ -139,5 +136,16 @@ class Examining(Guarded):
         """
         return len(statement) <= _LONG and not (
             SET_CONFIG in statement.lower()
-            or hides_a_parameter(statement, self._sa_readonly_family)
+            or self._sa_readonly_hides(statement)
+            or (self.driver in BLIND and self._sa_readonly_ends(statement))
         )
+
+    def _sa_readonly_hides(self, statement: str) -> bool:
+        """Return whether a driver may put a value into a literal or comment of a text."""
+        if self.driver == "mysqlconnector":  # to which %%s is a placeholder, too
+            statement = _PERCENTS.sub("%", statement)
+        return hides_a_parameter(statement, self._sa_readonly_family)
+
+    def _sa_readonly_ends(self, statement: str) -> str | None:
+        """Return what of a text ends PostgreSQL's transaction, as words of a refusal, or None."""
+        return ends_transaction(statement, backslash=privates.quoting(self)[0])

@@ -8,6 +8,14 @@ statement that a later server brings is refused until it is known.
 
 from .queries import SET_CONFIG
 from .settings import writing_pragma
-from .texts import ends_transaction, examine, hides_a_parameter
+from .texts import begins_writing, ends_transaction, examine, hides_a_parameter, may_hide
 
-__all__ = ["SET_CONFIG", "ends_transaction", "examine", "hides_a_parameter", "writing_pragma"]
+__all__ = [
+    "SET_CONFIG",
+    "begins_writing",
+    "ends_transaction",
+    "examine",
+    "hides_a_parameter",
+    "may_hide",
+    "writing_pragma",
+]

@@ -123,8 +123,12 @@ def _examine_clause(token: Token, after: Token, second: Token, dialect: str) -> 
         if after.text in ("OUTFILE", "DUMPFILE"):
             return f"SELECT INTO {after.text}"
     elif token.text == "FOR" and after.kind == "word":
-        if after.text in ("UPDATE", "SHARE") or (after.text, second.text) in _KEY_LOCKS:
+        if after.text in ("UPDATE", "SHARE"):
             return f"SELECT ... FOR {after.text}"
+        if (after.text, second.text) in _KEY_LOCKS:
+            return (
+                "SELECT ... FOR NO KEY UPDATE" if after.text == "NO" else "SELECT ... FOR KEY SHARE"
+            )
     elif token.text == "LOCK" and dialect == "mysql":
         if after.text == "IN" and second.text == "SHARE":
             return "SELECT ... LOCK IN SHARE MODE"

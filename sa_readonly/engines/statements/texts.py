@@ -6,7 +6,9 @@ A function that examines returns what must be refused, in a few words, or None.
 from __future__ import annotations
 
 import re
+from datetime import date, time, timedelta
 from itertools import pairwise
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 from .queries import examine_tokens
@@ -17,10 +19,18 @@ from .words import EXPLAIN_OPTIONS, EXPLAINS, QUERIES, READS, SETTINGS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ends_transaction", "examine", "hides_a_parameter"]
+__all__ = ["begins_writing", "ends_transaction", "examine", "hides_a_parameter", "may_hide"]
 
 _VERSIONS = 3  # kinds of versioned comments in one text; each doubles the ways to read it
 _PLACEHOLDER = re.compile(r"%%|%s|%\(")
+# Without one of these words a text need not be read for what it may do.
+_MAY_END = re.compile(r"\b(COMMIT|END|ROLLBACK|ABORT)\b", re.IGNORECASE)
+_BEGINS_WRITING = [
+    [kind, *transaction]
+    for kind in ("IMMEDIATE", "EXCLUSIVE")
+    for transaction in ([], ["TRANSACTION"])
+]
+_MAY_BEGIN_WRITING = re.compile(r"\bBEGIN\b.*\b(IMMEDIATE|EXCLUSIVE)\b", re.IGNORECASE | re.DOTALL)
 
 
 def examine(
@@ -61,10 +71,23 @@ def examine(
 
 def ends_transaction(statement: str, *, backslash: bool | None = None) -> str | None:
     """Return what of a text for PostgreSQL ends the transaction, in a few words, or None."""
+    if not _MAY_END.search(statement):
+        return None
     for tokens in _statements(tokenize(statement, "postgresql", bool(backslash))):
         if word := ends(tokens):
             return f"{word} in a text"
     return None
+
+
+def begins_writing(statement: str) -> bool:
+    """Return whether a text for SQLite begins a transaction that may write, and does no more."""
+    if not _MAY_BEGIN_WRITING.search(statement):
+        return False
+    tokens = list(tokenize(statement, "sqlite", backslash=False))
+    while tokens and tokens[-1].is_other(";"):
+        tokens.pop()
+    words = [token.text if token.kind == "word" else "" for token in tokens]
+    return words[:1] == ["BEGIN"] and words[1:] in _BEGINS_WRITING
 
 
 def hides_a_parameter(statement: str, dialect: str) -> bool:
@@ -85,6 +108,15 @@ def hides_a_parameter(statement: str, dialect: str) -> bool:
             for ansi_quotes in (False, True)
         ]
     return any(_placeholders(read) < there for read in readings)
+
+
+def may_hide(values: Any) -> bool:
+    """Return whether any of a text's values, however nested, may be more than a number or date."""
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (list, tuple)):
+        return not (values is None or isinstance(values, (Number, date, time, timedelta)))
+    return any(map(may_hide, values))
 
 
 def _placeholders(read: Iterator[Token]) -> int:
