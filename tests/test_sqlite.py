@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool, Pool, QueuePool
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
 from tests.app import need
@@ -219,10 +220,29 @@ def test_in_a_session_the_two_are_refused(path: Path) -> None:
         for statement in ("PRAGMA journal_mode=WAL", "PRAGMA optimize"):
             with selector.engine().connect() as connection, pytest.raises(ReadOnlyError):
                 connection.execute(text(statement))
-            raw = selector.engine().raw_connection()
-            with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
-                raw.cursor().execute(statement)
-            raw.close()
+        raw = selector.engine().raw_connection()
+        with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+            raw.cursor().execute("PRAGMA journal_mode=WAL")
+        raw.close()
+
+
+@pytest.mark.parametrize("name", ["checkin", "close"])
+@pytest.mark.parametrize("poolclass", [QueuePool, NullPool])
+@pytest.mark.parametrize("module", ["sqlite3", "pysqlite3.dbapi2"])
+def test_what_optimizes_as_a_connection_is_given_back_or_closed_does_nothing(
+    path: Path, module: str, poolclass: type[Pool], name: str
+) -> None:
+    """As SQLite's manual advises it; from 3.46 on it would write here."""
+    before = path.read_bytes()
+    engine = engine_of(path, driver(module), poolclass=poolclass)
+    seen: list[object] = []
+    event.listen(engine, name, lambda one, _: seen.append(execute("PRAGMA optimize")(one)))
+    with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+        with selector.engine().connect() as connection:
+            assert connection.scalars(READ).all() == [1]
+        selector.engine().dispose()
+    assert seen == [[]]
+    assert path.read_bytes() == before
 
 
 def test_a_listener_of_an_async_engine_is_answered_too(

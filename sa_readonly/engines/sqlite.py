@@ -79,13 +79,16 @@ def keeps(dbapi_connection: Any) -> bool:
 
 
 def answer(action: int, first: str | None, second: str | None, *_: object) -> int:
-    """Answer SQLite for a locked connection: 0 permits, 1 refuses.
+    """Answer SQLite for a locked connection: 0 permits, 1 refuses, 2 has it do nothing.
 
     A connection that keeps its lock has this as ``_sa_readonly_answer`` while it is locked, so that
     a check-in costs no more than a look at that.
     """
     if action == _ATTACH:
         return 1
+    if action == _PRAGMA and (first or "").lower() == "optimize":
+        # It is advice, which a "checkin" or "close" listener gives: an error there fails each read.
+        return _IGNORE
     return int(action == _PRAGMA and writing_pragma(first or "", second))
 
 
