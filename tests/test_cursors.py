@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError, RoutingSession
@@ -165,6 +166,29 @@ def test_a_stream_goes_on_after_the_selector_is_closed(pg_pair: Pair) -> None:
         return rows
 
     assert asyncio.run(main()) == [(1,)]
+
+
+def test_a_connection_reads_on_after_the_selector_is_closed_and_the_server_refuses_a_write(
+    pg_pair: Pair,
+) -> None:
+    engines = [create_engine(url) for url in pg_pair]
+    with engines[1].begin() as connection:
+        connection.execute(text("CREATE TABLE t (i int)"))
+    switch = FixedSwitch(Mode.READ_ONLY)
+    selector = EngineSelector(switch, read_write=engines[0], read_only=engines[1])
+    with selector.engine().connect() as connection:
+        connection.execute(text("SELECT 1"))
+        selector.close()
+        assert connection.scalar(text("SELECT 2")) == 2
+        cursor = connection.connection.cursor()
+        cursor.execute("SELECT 3")
+        assert cursor.fetchall() == [(3,)]
+        with pytest.raises(DBAPIError, match="read-only transaction"):
+            connection.execute(text("INSERT INTO t VALUES (1)"))
+    with engines[1].begin() as connection:  # which is the application's own again
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+    for engine in engines:
+        engine.dispose()
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])

@@ -260,10 +260,12 @@ class _Cursor:
             return False
         text = query if query.__class__ is str else _text_of(query, self)
         opened = self._sa_readonly_opened(text)
+        if opened is None and (text in dialect._sa_readonly_passed or text in _RESETS):
+            return False
+        if not hasattr(dialect, "_sa_readonly_examine"):
+            return False  # the selector is closed; the server has its locks until the check-in
         if opened is not None:
             raise dialect._sa_readonly_refusal(opened, text, kind="statement")
-        if text in dialect._sa_readonly_passed or text in _RESETS:
-            return False
         dialect._sa_readonly_examine(text, parameters)
         texts = [text]
         if dialect._sa_readonly_hides(text):
@@ -358,10 +360,9 @@ class _Streaming(_Cursor):
         try:
             yield
         except Exception as error:
-            if locks.is_refusal(error):
-                raise self._sa_readonly._sa_readonly_refusal(
-                    "The statement", kind="server"
-                ) from error
+            refusal = getattr(self._sa_readonly, "_sa_readonly_refusal", None)
+            if refusal is not None and locks.is_refusal(error):
+                raise refusal("The statement", kind="server") from error
             raise
 
 

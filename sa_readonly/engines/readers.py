@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
+from sqlalchemy.pool import QueuePool
 
 from .. import forks
 from ..telemetry import fields
@@ -69,7 +70,7 @@ class Reader:
     def lock(self) -> None:
         """Lock what the pool has, when the engine has become a read-only one."""
         engine = self._engine
-        forget_idle(engine)  # it was connected without the locks
+        self._forget()  # it was connected without the locks
         self._change_kept(_lock_kept)
         if self._locking is None:
             self._locking = _Locking(engine.pool, engine.dialect)
@@ -77,8 +78,18 @@ class Reader:
 
     def unlock(self) -> None:
         """Unlock it, when the engine is a read-only one no more."""
-        forget_idle(self._engine)
+        self._forget()
         self._change_kept(sqlite.unlock)
+
+    def _forget(self) -> None:
+        """Have all connections made anew: what is in use is closed as it comes back."""
+        pool = self._engine.pool
+        in_use = isinstance(pool, QueuePool) and pool.checkedout() > 0
+        if in_use and not holds_database(self._engine):
+            self.renew()
+            self.close_old()
+        else:
+            forget_idle(self._engine)
 
     def _change_kept(self, change: Callable[[Any, Any], None]) -> None:
         """Change what a pool keeps that can't be forgotten: it may be the database itself."""
