@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
@@ -25,6 +26,16 @@ def test_a_plain_server_honours_start_up_options_and_has_no_pooler(pg_pair: Pair
 def test_options_of_the_url_are_kept(pg_pair: Pair) -> None:
     url = pg_pair.read_only.update_query_dict({"options": "-c default_transaction_read_only=on"})
     assert has(look(pg_pair.read_write, url), "default_transaction_read_only is on")
+
+
+def test_of_a_service_file_it_is_told_that_no_option_is_sent(
+    pg_pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "services").write_text("[app]\noptions=-c search_path=app\n", encoding="utf-8")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    url = pg_pair.read_only.update_query_dict({"service": "app"})
+    found = the(look(pg_pair.read_write, url), "have its start-up options from a service file")
+    assert (found.severity, found.code) == ("note", "driver-without-start-up-options")
 
 
 def test_an_url_of_several_hosts_is_a_warning(pg_pair: Pair) -> None:
