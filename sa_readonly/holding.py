@@ -116,12 +116,13 @@ class HoldingSession(Session):
                     return connect(chosen)
             except ReadOnlyError as error:
                 tries += not selector.state.read_only
+                over = tries > TRIES or error._kind == "unregistered"
                 work = work or would_write(selector, asked)
-                if tries > TRIES or error._kind == "unregistered":
-                    raise
-                if work is None and not in_request:
+                if over and work is not None:
                     raise
                 guard.was_served(chosen, error)  # it is counted at the end, if it is refused
+                if work is None and (over or not in_request):  # a read, as without hold
+                    return connect(self._choose(selector, {}, _READ_ONLY)[0])
                 mode = _READ_ONLY
 
     def _ticket(self, selector: EngineSelector) -> Ticket:

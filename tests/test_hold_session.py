@@ -228,6 +228,24 @@ def test_a_flip_while_it_is_let_go_has_it_wait_on(waits: Held) -> None:
     assert not any(refusals(app.selector.switch).values())
 
 
+@pytest.mark.parametrize("when", ["do_connect", "checkout", "begin"])
+def test_a_read_that_a_flip_meets_as_it_connects_is_served_as_without_hold(
+    app: App, when: str
+) -> None:
+    selector = app.start(max_held=1).selector
+    flips: list[object] = []
+
+    @event.listens_for(app.engines["rw"], when)
+    def turn(*_: Any) -> None:
+        flips.append(app.on())
+        selector.check()
+
+    with RoutingSession(selector, hold=SECONDS) as session:
+        assert session.scalars(WHICH).all() == ["ro"]
+    assert flips == [None]
+    assert not any(refusals(selector.switch).values())
+
+
 def test_one_that_can_not_connect_passes_its_turn_on_at_once(
     lite: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
