@@ -125,12 +125,12 @@ class Plugin(CreateEnginePlugin):
                         "Leave one of them out."
                     )
             given = {**in_url, **given}
-        for name, value in given.items():
+        for name in given:
             if name not in _ARGUMENTS:
                 raise ConfigurationError(
                     f"Unknown to the plugin sa_readonly: {name}. Known are {', '.join(_ARGUMENTS)}."
                 )
-            if isinstance(value, tuple):
+            if isinstance(in_url.get(name), tuple):  # a URL by keyword is a tuple, too
                 raise ConfigurationError(f"{name} stands more than once in the URL.")
         return given
 
@@ -181,15 +181,11 @@ class Plugin(CreateEnginePlugin):
                 "sa_readonly_url stands beside creator= or pool=, which connect to one database. "
                 "Leave one of them out."
             )
-        if any(name in self._connect_args for name in _PASSWORDS):
-            raise ConfigurationError(
-                "connect_args has a password, which would be sent to the database of "
-                "sa_readonly_url, too. Put each into its URL."
-            )
         if is_in_memory(url):
             raise ConfigurationError("sa_readonly_url is a database in memory. Give it a file.")
         dialect: Any = engine.dialect
         cargs, cparams = dialect.create_connect_args(url)
+        _check_arguments(self._connect_args, dialect.create_connect_args(engine.url)[1], cparams)
         cparams = {**cparams, **self._connect_args}
 
         def create(connection_record: object = None) -> Any:
@@ -214,6 +210,23 @@ plugins.register(_NAME, __name__, Plugin.__name__)
 def _with_query(url: Any, query: Mapping[str, Any]) -> URL:
     # Not by set(), which looks at each value, and costs as much as all the rest of the plugin.
     return url._make((*url[:-1], immutabledict(query)))  # type: ignore[no-any-return]  # a URL
+
+
+def _check_arguments(
+    both: Mapping[str, Any], own: Mapping[str, Any], other: Mapping[str, Any]
+) -> None:
+    """Refuse ``connect_args``, which go to both databases, of which each should have its own."""
+    for name in both:
+        if name in _PASSWORDS:
+            raise ConfigurationError(
+                "connect_args has a password, which would be sent to the database of "
+                "sa_readonly_url, too. Put each into its URL."
+            )
+        if own.get(name) != other.get(name):
+            raise ConfigurationError(
+                f"connect_args has {name!r}, in which sa_readonly_url and the engine's URL differ, "
+                "and it would replace both. Leave it to the URLs."
+            )
 
 
 def _check(pool: Pool) -> None:

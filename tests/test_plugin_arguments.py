@@ -110,8 +110,21 @@ def test_a_password_for_both_databases_is_refused(place: Path) -> None:
         create_engine(url, creator=lambda: None)
 
 
+def test_what_would_lead_both_urls_to_one_database_is_refused(place: Path) -> None:
+    url = make_url("postgresql+psycopg2://shop@db/shop").update_query_dict(
+        {
+            "plugin": "sa_readonly",
+            "sa_readonly_file": f"{place}/read-only.txt",
+            "sa_readonly_url": "postgresql+psycopg2://shop@standby/shop",
+        }
+    )
+    with pytest.raises(ConfigurationError, match="connect_args has 'host', in which"):
+        create_engine(url, connect_args={"connect_timeout": 3, "host": "db.example"})
+    create_engine(url, connect_args={"connect_timeout": 3, "dbname": "other"})
+
+
 def test_a_password_of_the_other_database_is_not_shown_in_the_engines_url(place: Path) -> None:
-    def made(other: str) -> URL:
+    def made(other: str | URL) -> URL:
         return create_engine(
             "postgresql+psycopg2://shop@db/shop",
             plugins=["sa_readonly"],
@@ -122,6 +135,8 @@ def test_a_password_of_the_other_database_is_not_shown_in_the_engines_url(place:
     assert "secret" not in str(made("postgresql+psycopg2://shop:secret@standby/shop"))
     other = "postgresql+psycopg2://shop@standby/shop"
     assert made(other).query["sa_readonly_url"] == other
+    assert "secret" not in str(made(make_url(other).set(password="secret")))
+    assert made(make_url(other)).query["sa_readonly_url"] == other
 
 
 def test_both_databases_are_connected_to_by_the_same_arguments_and_listeners(place: Path) -> None:
