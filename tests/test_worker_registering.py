@@ -128,6 +128,18 @@ def test_a_process_that_ends_over_a_transaction_leaves_its_entry(lite: App) -> N
         assert one(lite).liveness is Liveness.ALIVE
 
 
+def test_a_thread_that_connects_as_its_process_ends_is_refused_nothing(lite: App) -> None:
+    lite.start()
+    assert read(lite) == "rw"
+    pool = lite.engines["rw"].pool
+    lite.selector._worker.end()
+    assert registry(lite).read() == []
+    late = pool.connect()  # by a thread that had come to this pool
+    assert one(lite).liveness is Liveness.ALIVE
+    late.close()
+    assert lite.selector.report().report.connections == 0
+
+
 def test_workers_false_registers_nobody(lite: App) -> None:
     lite.start(workers=False)
     read(lite)

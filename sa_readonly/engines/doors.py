@@ -247,11 +247,11 @@ class Door:
                 self.engine.pool = pool.sa_readonly_successor
 
     def close_idle(self) -> None:
-        """Close what is not in use, and go on with a fresh pool."""
-        if not self._keep and not self.is_shut:
-            self.shut(self)
-            self.open(self)
-            self.sweep()
+        """Close what is not in use, and go on with a fresh pool: none that connects is refused."""
+        with self._turning():
+            if not self._keep and not self.is_shut:
+                self._old.renew()
+        self.sweep()
 
     def _turning(self) -> AbstractContextManager[bool]:
         """Let one switch at a time turn it, as an engine may stand in selectors of several.

@@ -69,14 +69,21 @@ class OldPools:
         close_idle(pool)
         self._uncounted[pool] = time.time()
 
-    def retire(self, pool: Pool, refusal: Callable[[], Exception]) -> None:
-        """Have a pool, which the engine has no more, give out nothing and keep nothing.
+    def renew(self) -> None:
+        """Have the engine go on with an empty pool; a thread that has come to the old is served."""
+        pool = self._engine.pool
+        self._engine.pool = pool.recreate()
+        self.retire(pool, None)
 
-        :param refusal: returns the error for the threads that still come to it.
+    def retire(self, pool: Pool, refusal: Callable[[], Exception] | None) -> None:
+        """Have a pool, which the engine has no more, keep nothing and, maybe, give out nothing.
+
+        :param refusal: returns the error for the threads that still come to it; None serves them.
         """
 
         def refuse(*_: Any) -> Any:
-            raise refusal()
+            if refusal is not None:
+                raise refusal()
 
         # A thread that has read ``engine.pool`` before may still come. It takes its record first
         # and looks for listeners then; so the listeners are put on before anything is counted. They
@@ -85,11 +92,13 @@ class OldPools:
         event.listen(model, "checkout", refuse, insert=True)
         event.listen(model, "checkin", _close_returned)
         pool.dispatch = model.dispatch
-        privates.refuse_creation(pool, refuse)
+        if refusal is not None:
+            privates.refuse_creation(pool, refuse)
         pool._sa_readonly_retired = True  # type: ignore[attr-defined]  # it is a CountedPool
         self.retired[pool] = None
         self._ledger.retire()
-        self._wake(pool)
+        if refusal is not None:
+            self._wake(pool)
 
     def _wake(self, pool: Pool) -> None:
         """Let the threads that wait in a pool's queue come out, to be refused one by one."""
