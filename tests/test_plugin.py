@@ -174,6 +174,22 @@ def test_a_flip_while_it_connects_gives_a_read_only_connection(app: App) -> None
     assert not any(refusals.refusals(shared_of(engine).switch).values())
 
 
+def test_a_flip_and_the_one_back_while_it_connects_refuse_nothing(app: App) -> None:
+    engine = by_url(app)
+    flips: list[None] = []
+
+    @event.listens_for(engine, "do_connect")
+    def turn(*_: Any) -> None:
+        if not flips:
+            flips.extend((flip(app, engine), flip(app, engine)))
+
+    with engine.begin() as connection:
+        connection.execute(INSERT)
+    assert flips == [None, None]
+    assert app.titles("rw") == ["road"]
+    assert not any(refusals.refusals(shared_of(engine).switch).values())
+
+
 def test_what_the_server_refuses_is_the_same_error(app: App) -> None:
     engine = by_url(app)
     if engine.dialect.name != "postgresql":

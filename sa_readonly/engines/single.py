@@ -43,6 +43,8 @@ _SERVED = (
 )
 _REFUSED = 'What only reads is refused, too, by sa_readonly_reads="refuse".'
 
+_TRIES = 3  # how often it is tried again to connect, where a flip and the one back were in between
+
 _beginning = forks.PerProcess(threading.RLock)
 
 
@@ -194,17 +196,22 @@ class Single:
     def give(self) -> PoolProxiedConnection:
         """Return a connection of the kind that the mode asks for."""
         sides = self._begun or self._begin()
-        writer = sides.writer
-        if not self.shared.state.read_only:
+        writer, tries = sides.writer, 0
+        while not self.shared.state.read_only:
             pool: Any = writer.pool
             try:
                 return (
                     pool.connect() if isinstance(pool, ClosedPool) else pool.sa_readonly_connect()
                 )
             except ReadOnlyError as error:
-                if not (self.serves and self.shared.switch.known.read_only):
+                tries += 1
+                read_only = self.shared.switch.known.read_only
+                over = read_only or tries > _TRIES or error._kind == "unregistered"
+                if over and not (read_only and self.serves):
                     raise
-                guard.was_served(writer, error)  # the flip came in between
+                guard.was_served(writer, error)  # the flip came in between, or two of them
+                if read_only:
+                    break
         if not self.serves:
             raise guard.refused_connection(writer)
         return sides.reader.pool.sa_readonly_connect()  # type: ignore[no-any-return]  # untyped
