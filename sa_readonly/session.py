@@ -369,7 +369,7 @@ def _refuse_flush(
             base = mapper.base_mapper  # by which a flush asks
             if session.connection_callable is not None:
                 bind = session.get_bind(base, instance=one)  # a ShardedSession asks so, too
-            elif base in binds:
+            elif base in binds and not held:  # what is held connects by what was chosen last
                 bind = binds[base]
             else:
                 bind = binds[base] = session.get_bind(base)
@@ -378,5 +378,6 @@ def _refuse_flush(
                 if held and session._connect_for_flush(bind, told):
                     _refuse_flush(session, flush_context, instances)  # by what is pinned now
                     return
-                session._refuse(bind, told)
-                return  # of a rehearsal
+                if not held or session._refuses(bind):  # else it is an engine that is not guarded
+                    session._refuse(bind, told)
+                    return  # of a rehearsal

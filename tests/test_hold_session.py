@@ -158,6 +158,21 @@ def test_a_connection_of_any_bind_keeps_a_transaction_from_waiting(lite: App) ->
     assert len(waits.failed) == 3
 
 
+def test_a_flush_waits_that_writes_first_to_an_engine_of_the_applications_own(lite: App) -> None:
+    waits = Held(lite)
+    plain = lite.make_engine(lite.urls["ro"])
+    lite.made.append(plain)
+    waits.sessions.configure(bind=None, binds={Book: lite.selector, Author: plain})
+    sent: list[Any] = []
+    event.listen(plain, "before_cursor_execute", lambda *given: sent.append(given))
+    waits.begin("a", lambda session: session.add_all([Author(name="Ann"), *books("a")]))
+    assert waits.number == 1
+    assert sent == []
+    waits.end()
+    assert waits.done == ["a"]
+    assert lite.titles("rw") == ["a"]
+
+
 def _text(session: Any) -> None:
     session.execute(text("delete from book"), bind_arguments={"mapper": Book})
 
