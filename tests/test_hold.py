@@ -127,6 +127,12 @@ def test_a_turn_ends_after_100_ms_at_the_latest(night: Night) -> None:
     assert 0.09 < time.monotonic() - began < 5
 
 
+def test_a_hold_of_centuries_is_slept_through_as_well(night: Night) -> None:
+    for name in "ab":  # the second only sleeps: the first one looks for both
+        night.wait(name, hold=1e11)
+    assert night.end() == ["a", "b"]
+
+
 def test_one_whose_hold_ends_is_refused_and_the_others_wait_on(night: Night) -> None:
     night.wait("long")
     night.wait("short", hold=0.02)

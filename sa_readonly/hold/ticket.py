@@ -46,7 +46,7 @@ class Sleeper:
         self._event.set()
 
     def sleep(self, pause: float) -> None:
-        self._event.wait(pause)
+        self._event.wait(min(pause, threading.TIMEOUT_MAX))
         self._event.clear()
 
 
