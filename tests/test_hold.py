@@ -143,12 +143,10 @@ def test_one_whose_hold_ends_is_refused_and_the_others_wait_on(night: Night) -> 
 
 def test_the_budget_is_one_however_often_it_waits(night: Night) -> None:
     ticket = night.queue.ticket(0.02)
-    lasted = list[float]()
-    for _ in range(9):
-        began = time.monotonic()
-        assert night.queue.wait(ticket) == "It was held for 0.02 s."
-        lasted.append(time.monotonic() - began)
-    assert min(lasted) < 0.01
+    assert night.queue.wait(ticket) == "It was held for 0.02 s."
+    began = time.monotonic()
+    assert night.queue.wait(ticket) == "It was held for 0.02 s."
+    assert time.monotonic() - began < 0.02
 
 
 def test_the_budget_goes_on_to_be_spent_while_it_goes_on(
@@ -518,16 +516,14 @@ def test_100_tasks_are_held_where_max_held_is_not_given(lite: App) -> None:
 def test_a_task_that_is_cancelled_as_it_gets_its_turn_passes_it_on_at_once(
     night: Night, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sa_readonly.hold.queue.TURN", SECONDS)
+    monkeypatch.setattr("sa_readonly.hold.queue.TURN", 2 * SECONDS)  # its end is not waited for
 
     async def work() -> None:
         first, second = await waiting(night, "a", "b")
         night.app.off()
-        began = time.monotonic()
         night.selector.check()  # on the loop, so that the first is not awake yet
         first.cancel()
         await second
-        assert time.monotonic() - began < SECONDS / 2
         assert first.cancelled()
 
     on_loop(work)
@@ -535,10 +531,7 @@ def test_a_task_that_is_cancelled_as_it_gets_its_turn_passes_it_on_at_once(
     assert not night.queue.busy
 
 
-def test_one_that_leaves_as_the_next_has_another_see_that_the_turn_ends(
-    lite: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sa_readonly.hold.queue._LONGEST", SECONDS)
+def test_one_that_leaves_as_the_next_has_another_see_that_the_turn_ends(lite: App) -> None:
     night = Night(lite, watch=True)
     lite.selector.state  # noqa: B018  # starts the thread: what looks for all wakes once a second
 
@@ -555,7 +548,7 @@ def test_one_that_leaves_as_the_next_has_another_see_that_the_turn_ends(
         began = time.monotonic()
         left.cancel()
         await last
-        assert time.monotonic() - began < SECONDS / 2
+        assert time.monotonic() - began < 0.3
         night.queue.end(behind)
 
     on_loop(work)

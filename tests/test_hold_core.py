@@ -254,6 +254,27 @@ def test_it_is_of_the_engine_that_gave_it_with_what_that_was_told_since(lite: Ap
         assert connection.get_execution_options() == {"mine": 1}
 
 
+def test_a_plain_session_has_one_connection_of_it_in_either_mode(app: App) -> None:
+    waits = Held(app)
+    for flip in (app.off, app.on):
+        with Session(waits.engine) as session:
+            connection = session.connection()
+            for _ in range(2):
+                assert session.scalars(WHICH).one()
+                with session.begin_nested():
+                    session.scalars(WHICH).one()
+                    session.scalars(WHICH).one()
+                assert not connection.in_nested_transaction()
+                assert session.connection() is connection
+            if app.selector.read_only:
+                session.add(Book(title="pinned"))
+                with pytest.raises(ReadOnlyError, match="INSERT is refused"):
+                    session.flush()
+        flip()
+        app.selector.check()
+    assert app.titles("rw") == []
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_first_of_an_engine_knows_its_server(lite: App, flip: bool) -> None:
     waits = Held(lite)

@@ -12,7 +12,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from .. import refusals
 from ..engines import guard
-from ..engines.privates.later import LateEngine, Later, Sent
+from ..engines.privates.later import InPlaceEngine, LateEngine, Later, Sent
 from ..errors import ReadOnlyError
 from ..mode import Mode
 from .queue import Asked
@@ -80,10 +80,7 @@ def _is_known(engine: Engine) -> bool:
 def _now(selector: Holding, mode: Mode, held: LateEngine) -> Engine:
     """Return the engine of a mode, with the execution options of one that is held."""
     engine = selector.routes["primary"][mode]
-    if engine is held.sa_readonly_of:
-        return held
-    options = held.sa_readonly_options
-    return engine.execution_options(**options) if options else engine
+    return held if engine is held.sa_readonly_of else InPlaceEngine(engine, held)
 
 
 def _connect_for(

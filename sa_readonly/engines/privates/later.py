@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.engine import RootTransaction
 
-__all__ = ["DDL", "LateEngine", "Later", "Sent"]
+__all__ = ["DDL", "InPlaceEngine", "LateEngine", "Later", "Sent"]
 
 # What a connection has once it has connected, if only to be closed.
 _MISSING = {
@@ -74,6 +74,25 @@ class LateEngine(OptionEngine):
 
     def execution_options(self, **options: Any) -> Any:
         return LateEngine(self, options, self._sa_readonly_connect)
+
+
+class InPlaceEngine(OptionEngine):
+    """A clone of an engine that connects in the place of a late one, and equals that.
+
+    A session looks its connection up by that connection's engine: of another one than it asked, it
+    would find none, and take a new connection for each statement.
+    """
+
+    def __init__(self, engine: Engine, late: LateEngine) -> None:
+        super().__init__(engine, late.sa_readonly_options)
+        self._sa_readonly_late = late
+
+    def __eq__(self, other: object) -> bool:
+        late = self._sa_readonly_late
+        return late is (other._sa_readonly_late if isinstance(other, InPlaceEngine) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._sa_readonly_late)
 
 
 def _inspect(engine: LateEngine) -> Inspector:
