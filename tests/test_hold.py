@@ -141,12 +141,13 @@ def test_one_whose_hold_ends_is_refused_and_the_others_wait_on(night: Night) -> 
     assert night.end()[1:] == ["long"]
 
 
-def test_the_budget_is_one_however_often_it_waits(night: Night) -> None:
+def test_the_budget_is_one_however_often_it_waits(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ticket = night.queue.ticket(0.02)
     assert night.queue.wait(ticket) == "It was held for 0.02 s."
-    began = time.monotonic()
+    monkeypatch.delattr("sa_readonly.hold.ticket.Sleeper.sleep")  # it would fail where it waits
     assert night.queue.wait(ticket) == "It was held for 0.02 s."
-    assert time.monotonic() - began < 0.02
 
 
 def test_the_budget_goes_on_to_be_spent_while_it_goes_on(
@@ -531,9 +532,12 @@ def test_a_task_that_is_cancelled_as_it_gets_its_turn_passes_it_on_at_once(
     assert not night.queue.busy
 
 
-def test_one_that_leaves_as_the_next_has_another_see_that_the_turn_ends(lite: App) -> None:
+def test_one_that_leaves_as_the_next_has_another_see_that_the_turn_ends(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
     night = Night(lite, watch=True)
-    lite.selector.state  # noqa: B018  # starts the thread: what looks for all wakes once a second
+    monkeypatch.setattr("sa_readonly.hold.queue._LONGEST", 2 * SECONDS)
+    lite.selector.state  # noqa: B018  # starts the thread: what looks for all hardly wakes then
 
     async def work() -> None:
         slow, leaves, behind = (night.queue.ticket(SECONDS) for _ in range(3))
@@ -545,10 +549,8 @@ def test_one_that_leaves_as_the_next_has_another_see_that_the_turn_ends(lite: Ap
         night.app.off()
         night.selector.check()
         await going  # and its turn is not ended
-        began = time.monotonic()
         left.cancel()
-        await last
-        assert time.monotonic() - began < 0.3
+        assert await last is None
         night.queue.end(behind)
 
     on_loop(work)
