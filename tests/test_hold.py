@@ -253,19 +253,39 @@ def test_a_flip_back_while_more_than_max_held_queue_refuses_the_last_of_them(
 ) -> None:
     monkeypatch.setattr("sa_readonly.hold.queue.TURN", SECONDS)
     night = Night(lite, max_held=2)
-    slow = night.queue.ticket(SECONDS)
+    slow = threading.Event()
+    night.wait("slow", after=lambda: slow.wait(SECONDS))  # it keeps its turn: the next ones queue
     night.app.off()
     night.selector.check()
-    assert night.queue.wait(slow) is None  # it keeps its turn, so that the next ones queue
+    wait_until(lambda: night.told, "it has its turn")
     for name in "abc":
         night.wait(name)
     assert night.number == 3
     night.app.on()
     night.selector.check()
     night.threads[-1].join(SECONDS)
-    assert night.told == [("c", "It was not held, as 2 are held in this process: max_held=2.")]
-    night.queue.end(slow)
-    assert night.end()[1:] == ["a", "b"]
+    assert night.told[1:] == [("c", "It was not held, as 2 are held in this process: max_held=2.")]
+    slow.set()
+    assert night.end()[2:] == ["a", "b"]
+
+
+def test_what_came_since_goes_on_at_once_when_the_last_that_was_held_has_had_its_turn(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sa_readonly.hold.queue.TURN", 2 * SECONDS)
+    late = threading.Barrier(4)
+
+    def others_come() -> None:
+        night.selector.check()
+        for name in "abc":
+            night.wait(name, after=lambda: late.wait(SECONDS))
+
+    night.wait("held", after=others_come)
+    night.app.off()
+    night.selector.check()
+    late.wait(SECONDS)  # all three, and none has ended a turn
+    assert not night.queue.must_wait(night.selector.known)
+    assert sorted(night.join()) == ["a", "b", "c", "held"]
 
 
 def test_what_comes_while_they_are_let_go_queues_behind(night: Night) -> None:

@@ -1,4 +1,4 @@
-"""All that is held in a process: one lock for its queues, and how many wait in them."""
+"""What all queues of a process share: one lock, how many wait, and what a selector is asked."""
 
 from __future__ import annotations
 
@@ -10,12 +10,33 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 from .. import forks
 
 if TYPE_CHECKING:
-    from ..mode import Switch
+    from ..mode import State, Switch
 
-__all__ = ["add", "held", "lock", "total"]
+__all__ = ["Asked", "add", "held", "lock", "total"]
 
 lock = forks.PerProcess(threading.RLock)  # a signal handler may notice the flip
 """Of all queues, as ``max_held`` counts what waits in any of them."""
+
+
+class Asked(Protocol):
+    """What a queue asks of its selector."""
+
+    switch: Switch
+
+    @property
+    def known(self) -> State:
+        """The last answer, whatever its age."""
+
+    @property
+    def spent(self) -> bool:
+        """True if what writes would wait for a connection, or open one above its pool's size."""
+
+    def refresh(self) -> State:
+        """Return an answer that may be used now; it may block."""
+
+    @property
+    def watched(self) -> bool:
+        """True if a thread looks at the switch."""
 
 
 class Counted(Protocol):

@@ -15,7 +15,7 @@ from ..engines import guard
 from ..engines.privates.later import InPlaceEngine, LateEngine, Later, Sent
 from ..errors import ReadOnlyError
 from ..mode import Mode
-from .queue import Asked
+from .count import Asked
 from .ticket import request_here
 
 if TYPE_CHECKING:

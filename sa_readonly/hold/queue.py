@@ -10,19 +10,20 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import math
 import time
 import weakref
 from bisect import insort
 from contextvars import ContextVar
 from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from .. import forks
 from ..engines import loops
 from ..engines.privates import await_only, in_greenlet
 from ..errors import ConfigurationError
 from ..telemetry import fields
-from .count import add, lock, total
+from .count import Asked, add, lock, total
 from .ticket import Gone, Sleeper, Ticket, request_here, task_sleeper
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..mode import State, Switch
 
-__all__ = ["Asked", "Queue"]
+__all__ = ["Queue"]
 
 logger = logging.getLogger("sa_readonly")
 
@@ -42,27 +43,6 @@ holds up the others no longer."""
 
 _HELD_ON_LOOPS = 100  # that are held at most, where max_held is not given and all are tasks
 _SHORTEST, _LONGEST = 0.01, 1.0  # seconds between two looks of the one that looks for all
-
-
-class Asked(Protocol):
-    """What a queue asks of its selector."""
-
-    switch: Switch
-
-    @property
-    def known(self) -> State:
-        """The last answer, whatever its age."""
-
-    @property
-    def spent(self) -> bool:
-        """True if what writes would wait for a connection, or open one above its pool's size."""
-
-    def refresh(self) -> State:
-        """Return an answer that may be used now; it may block."""
-
-    @property
-    def watched(self) -> bool:
-        """True if a thread looks at the switch."""
 
 
 class _Next(enum.Enum):
@@ -104,6 +84,7 @@ class Queue:
         self._turn: Ticket | None = None
         self._turn_ends = 0.0
         self._paced_until = 0.0  # until when the next waits where the pool is spent
+        self._held_to = math.inf  # the place of the last that was held at the flip back
         self._looker: Ticket | None = None  # the one that looks for all
         self._beside: threading.Thread | None = None  # in which a task has it looked
         self._told_full = False
@@ -129,10 +110,12 @@ class Queue:
     # -- waiting -------------------------------------------------------------------------
 
     def must_wait(self, state: State) -> bool:
-        """True if what would write has to wait now, or to queue behind what waits."""
+        """True if what would write has to wait now, or to queue behind what was held."""
         if state.read_only:
             return True
-        return self.busy and not _has_turn.get() and request_here() is None
+        first = (one for one in (self._turn, *self._waiting[:1]) if one is not None)
+        behind = any(one.number <= self._held_to for one in first)
+        return behind and not _has_turn.get() and request_here() is None
 
     def ticket(self, hold: float) -> Ticket:
         """Return a ticket of one that begins here; in a request that has one, a part of that."""
@@ -237,6 +220,9 @@ class Queue:
                 for one in self._waiting[max(0, self._most - others) :]:
                     one.in_vain = self._full
                     one.sleeper.wake()
+                self._held_to = math.inf
+            else:
+                self._held_to = self._waiting[-1].number if self._waiting else -1
             self._advance(time.monotonic())
 
     def close(self) -> None:
@@ -323,6 +309,11 @@ class Queue:
         if not self._waiting or (selector is not None and selector.known.read_only):
             return
         if at >= self._paced_until or self._closed or selector is None or not selector.spent:
+            if self._waiting[0].number > self._held_to:  # those that came since: as many as ever
+                came, self._waiting = self._waiting, []
+                for one in came:
+                    one.sleeper.wake()
+                return
             self._turn, self._turn_ends = self._waiting.pop(0), at + TURN
             self._turn.sleeper.wake()
             if self._waiting:  # which now has to sleep no longer than this turn lasts
