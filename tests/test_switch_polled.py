@@ -100,6 +100,14 @@ def switch(clock: Clock, flag: Flag) -> PolledSwitch:
     return PolledSwitch(flag)
 
 
+def quick(flag: Flag) -> PolledSwitch:
+    """One of a short ttl, which has answered: the first look may take longer on a busy machine."""
+    switch = PolledSwitch(flag)
+    switch.ttl = 0.02
+    switch._schedule(switch.checked)
+    return switch
+
+
 def hang(switch: PolledSwitch, flag: Flag, clock: Clock) -> None:
     """Have a look under way that hangs, past ttl; what is known is a second old, and more."""
     flag.hangs = True
@@ -198,7 +206,7 @@ def test_past_ttl_all_wait_for_the_one_look(switch: PolledSwitch, flag: Flag, cl
 
 
 def test_what_waits_for_a_look_that_hangs_waits_no_longer_than_ttl(flag: Flag, log: Any) -> None:
-    switch = PolledSwitch(flag, ttl=0.02)
+    switch = quick(flag)
     flag.hangs = True
     assert switch.check().mode is RW  # by the clock of the machine
     assert [level for level, _ in log()] == ["ERROR"]
@@ -618,7 +626,7 @@ def test_a_look_that_was_due_has_ended_once_its_answer_is_used(
 
 
 def test_with_a_watcher_an_idle_process_follows_the_flag(start: Any, flag: Flag, lite: App) -> None:
-    sessions = start(PolledSwitch(flag, ttl=0.02))
+    sessions = start(quick(flag))
     flips: queue.SimpleQueue[Any] = queue.SimpleQueue()
     lite.selector.on_flip(lambda _old, new: flips.put(new.mode))
     add(sessions)
@@ -663,7 +671,7 @@ def test_past_fence_while_a_look_hangs_by_no_road_a_connection_is_given_out(
 def test_an_idle_process_whose_look_hangs_is_read_only_past_fence(
     start: Any, flag: Flag, clock: Clock, lite: App
 ) -> None:
-    switch = PolledSwitch(flag, ttl=0.02)
+    switch = quick(flag)
     sessions = start(switch)
     add(sessions)
     engine, flipped = lite.engines["rw"], threading.Event()
