@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import mmap
 import os
+import secrets
 import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +19,7 @@ from sa_readonly.workers import memory
 from sa_readonly.workers.protocol import Report
 from tests.test_watcher import in_child
 from tests.workers import DEAD, READ_WRITE, Place, die, memory_below, place
+from tests.workers import in_child as as_user
 
 __all__ = ["place"]  # a fixture
 
@@ -106,6 +112,69 @@ def test_memory_of_which_the_entry_has_gone_otherwise_is_removed_by_the_next_swe
     os.unlink(place.path / f"{place.one().name}.lock")
     place.registry.sweep(place.identity)
     assert not os.path.exists(path)
+
+
+def made_for(lock: Path) -> str:
+    """Make memory for a lock file that is made now, too, and return its name and path."""
+    lock.touch()
+    name = f"test-{secrets.token_hex(8)}"
+    assert memory.make(name, os.stat(lock), str(lock)) is not None
+    return name
+
+
+def swept(name: str) -> bool:
+    """Sweep the memory of this name, whose process is taken to be gone; True if it is removed."""
+    memory.sweep(lambda other: other == name)
+    return not os.path.exists(f"{memory.PLACE}/sa_readonly-{name}")
+
+
+def test_memory_whose_lock_lies_in_a_directory_that_is_shut_to_us_is_not_swept() -> None:
+    def work() -> None:  # not as root, to whom nothing is shut
+        with tempfile.TemporaryDirectory() as directory:
+            name = made_for(Path(directory, "lock"))
+            os.chmod(directory, 0)
+            assert not swept(name)
+            os.chmod(directory, 0o700)
+            os.unlink(Path(directory, "lock"))
+            assert swept(name)
+
+    as_user(work, user=None if os.geteuid() else 65534)
+
+
+def test_memory_of_a_process_with_other_mounts_is_not_swept_by_what_sees_no_such_file(
+    tmp_path: Path,
+) -> None:
+    libc, told = ctypes.CDLL(None, use_errno=True), tmp_path / "told"
+    new_mounts, new_user, private, recursive = 0x20000, 0x10000000, 1 << 18, 0x4000
+
+    inner = tmp_path / "inner"
+    inner.mkdir()
+
+    def work() -> None:
+        user, group = os.geteuid(), os.getegid()
+        if libc.unshare(new_mounts | (new_user if user else 0)):
+            return
+        if user:  # in a namespace of users that has this one
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+            Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        if libc.mount(None, b"/", None, private | recursive, None):
+            return
+        if not libc.mount(b"none", os.fsencode(inner), b"tmpfs", 0, None):
+            told.write_text(made_for(inner / "lock"))
+
+    def work_if_allowed() -> None:
+        with contextlib.suppress(PermissionError):
+            work()
+
+    as_user(work_if_allowed)
+    if not told.exists():
+        pytest.skip("this user may have no mounts of its own")
+    name = told.read_text()
+    try:
+        assert not swept(name)
+    finally:
+        memory.remove(name)
 
 
 def test_memory_is_removed_with_its_entry_though_the_directory_has_gone(place: Place) -> None:

@@ -42,12 +42,12 @@ def make(name: str, lock: os.stat_result, lock_path: str) -> mmap.mmap | None:
     :param lock: its lock file; what may read that may read this.
     :param lock_path: the path of that, by which is known whether there still is an entry.
     """
-    content = _BEFORE + os.fsencode(lock_path)
     path = _path(name)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
         if not _is_in_memory():
             return None
+        content = _BEFORE + _view() + os.fsencode(lock_path)
         descriptor = os.open(path, flags, 0o600)
         try:
             # Not by ftruncate(): its pages must be there.
@@ -111,7 +111,7 @@ def sweep(is_gone: Callable[[str], bool]) -> None:
             name = file.name.removeprefix(_PREFIX)
             if name != file.name and file.is_file(follow_symlinks=False) and is_gone(name):
                 with contextlib.suppress(OSError):
-                    if not os.path.lexists(_lock_path(file.path)):
+                    if _has_no_lock(file.path):
                         remove(name)
 
 
@@ -119,7 +119,29 @@ def _path(name: str) -> str:
     return os.path.join(PLACE, _PREFIX + name)
 
 
-def _lock_path(path: str) -> bytes:
+def _view() -> bytes:
+    """Return what two processes have in common for which a path means the same file.
+
+    Services and containers that share the place may have mounts of their own.
+    """
+    root = os.stat("/")
+    names = os.stat("/proc/self/ns/mnt").st_ino
+    return b"%d %d %d " % (names, root.st_dev, root.st_ino)
+
+
+def _has_no_lock(path: str) -> bool:
+    """True if the lock file of an entry has surely gone; a directory may only be shut to us."""
+    told, view = _told(path), _view()
+    if not told.startswith(view):
+        return False
+    try:
+        os.lstat(told.removeprefix(view))
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    return False
+
+
+def _told(path: str) -> bytes:
     """Return what stands in the memory of this user; any user may put a file beside it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
