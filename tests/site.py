@@ -134,7 +134,7 @@ def test_systemd_finds_no_fault_with_the_units(tmp_path: Path) -> None:
     assert (ours, found.returncode) == ([], 0), found.stderr
 
 
-def test_compose_has_a_standby_of_the_primary_and_one_file_for_all() -> None:
+def test_compose_has_a_standby_one_file_for_all_and_workers_of_each_container() -> None:
     yaml = pytest.importorskip("yaml")
     (block,) = blocks("compose.md", "yaml")
     compose = yaml.safe_load(block)
@@ -143,7 +143,10 @@ def test_compose_has_a_standby_of_the_primary_and_one_file_for_all() -> None:
     named = {mount.split(":")[0] for one in services.values() for mount in one.get("volumes", ())}
     assert {name for name in named if not name.startswith(".")} == set(compose["volumes"])
     folder = services["shop"]["volumes"][0].partition(":")[2]
-    assert services["shop"]["environment"]["SA_READONLY_FILE"].startswith(f"{folder}/")
+    file = services["shop"]["environment"]["SA_READONLY_FILE"]
+    assert file.startswith(f"{folder}/")
+    # Of each container's own: in one that is shared nobody can tell if the others' live.
+    assert [one.partition(":")[0] for one in services["shop"]["tmpfs"]] == [f"{file}.workers"]
 
 
 # -- logs ------------------------------------------------------------------------------------
