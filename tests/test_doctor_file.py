@@ -17,6 +17,7 @@ from sa_readonly.command.doctor.file import (
     examine_mount,
     mounts,
 )
+from sa_readonly.workers.directory import DirectoryRegistry
 from tests.doctor import ROOT, dangers, has, nobody, place, the
 
 __all__ = ["place"]  # a fixture
@@ -97,6 +98,27 @@ def test_a_workers_directory_of_somebody_elses_is_a_warning(place: Path) -> None
     with nobody():
         findings = [*examine_file(str(place / "read-only.txt"))]
     assert the(findings, "can be written by").severity == "warning"
+
+
+def test_entries_for_which_wait_would_wait_without_end_are_a_warning(place: Path) -> None:
+    file, workers = place / "read-only.txt", place / "read-only.txt.workers"
+    workers.mkdir(mode=0o700)
+    registry = DirectoryRegistry(workers)
+    entry = registry.register(lambda: None)
+    assert not has(examine_file(str(file)), "whether these workers live")
+    names = [f"web1-{number}-{'0' * 12}-{'0' * 16}" for number in range(1, 5)]
+    names.append("what somebody left")
+    for name in names:  # as a container leaves them that was killed
+        (workers / f"{name}.lock").touch()
+    finding = the(examine_file(str(file)), "whether these workers live")
+    assert (finding.severity, finding.code) == ("warning", "workers-in-doubt")
+    assert [name in finding.what for name in names] == [True] * 3 + [False] * 2
+    assert finding.what.endswith("; and 2 more.")
+    assert str(workers) in finding.cure
+    for path in [path for name in names for path in workers.glob(f"{name}*")]:  # the cure
+        path.unlink()
+    assert not has(examine_file(str(file)), "whether these workers live")
+    entry.close()
 
 
 def test_a_workers_directory_elsewhere_is_examined(tmp_path: Path) -> None:

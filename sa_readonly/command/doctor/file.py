@@ -14,6 +14,8 @@ from typing import NamedTuple
 from ...announced import SUFFIX as ANNOUNCED
 from ...announced import announced_in, in_words
 from ...text import head
+from ...workers.directory import DirectoryRegistry
+from ...workers.protocol import Liveness
 from ..history_file import SUFFIX as HISTORY
 from .findings import Finding, capital, danger, note, ok, warning
 
@@ -40,6 +42,7 @@ def examine_file(file: str, workers: str | None = None) -> Iterator[Finding]:
     if os.name == "posix":
         yield _directory(directory)
         yield _workers(workers or f"{path}.workers", directory)
+        yield from _entries(workers or f"{path}.workers")
     yield from _history(path + HISTORY)
     yield from _announced(path + ANNOUNCED)
 
@@ -197,6 +200,23 @@ def _no_reports(what: str, workers: str) -> Finding:
     meaning = "If that is the application's user, no process can report: `wait` knows of none."
     cure = f"install -d -o root -g <the application's group> -m 2770 {workers}"
     return warning("workers-directory-not-writable", what, meaning, cure)
+
+
+def _entries(workers: str) -> Iterator[Finding]:
+    """Tell of what `wait` would wait for without end."""
+    registry = DirectoryRegistry(workers)
+    entries = [one for one in registry.read() if one.liveness is Liveness.UNKNOWN]
+    # What is told of the directory itself, that it can't be read, has its path for a name.
+    told = [f"{one.name}: {one.doubt or one.problem}" for one in entries if "/" not in one.name]
+    if told:
+        more = [f"and {len(told) - 3} more"] if len(told) > 3 else []
+        yield warning(
+            "workers-in-doubt",
+            f"Nobody can tell here whether these workers live: {'; '.join(told[:3] + more)}.",
+            "`sa-readonly wait` waits for them without end.",
+            "Run the commands where those processes run. If they are gone for good, as with a "
+            f"container, remove the files in {registry.path} that begin with those names.",
+        )
 
 
 def _user(uid: int) -> str:
