@@ -116,7 +116,7 @@ def test_what_can_not_be_written_or_removed_stops_no_flip(file: Path) -> None:
     directory = Path(f"{file}.announced")
     directory.mkdir()
     wrong = refused(command("announce", "--file", file, "--at", AT), 1)
-    assert wrong == f"{directory} can't be written (Is a directory)."
+    assert wrong == f"{directory} can't be written (Is a directory). Remove it by hand."
     assert command("on", "--file", file).exit_code == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from click.testing import CliRunner, Result
 from sa_readonly import FileSwitch
 from sa_readonly.cli import main
 from tests.forked import Forked
+from tests.workers import fail
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["on", "off", "status", "wait"]
@@ -298,14 +300,12 @@ def test_a_directory_at_the_path_is_read_only_and_neither_replaced_nor_removed(f
     file.mkdir()
     assert told("status", "--file", file)["mode"] == "read-only"
     assert told("on", "--file", file)["changed"] is False
-    said = refused(command("on", "--file", file, "--reason", "Upgrade"), 1)
-    assert re.fullmatch(
-        rf"{re.escape(str(file))} can't be written \(.+\): the mode is read-only.", said
-    )
-    said = refused(command("off", "--file", file), 1)
-    assert re.fullmatch(
-        rf"{re.escape(str(file))} can't be removed \(.+\): the mode is read-only.", said
-    )
+    for what, arguments in (("written", ["on", "--reason", "Upgrade"]), ("removed", ["off"])):
+        said = refused(command(*arguments, "--file", file), 1)
+        expected = rf"{re.escape(str(file))} can't be {what} \(.+\): the mode is read-only\..*"
+        assert re.fullmatch(expected, said)
+        if sys.platform == "linux":
+            assert said.endswith(". Remove it by hand.")
     assert file.is_dir()
 
 
@@ -318,15 +318,33 @@ def test_without_permission_on_and_off_exit_with_1_and_say_so() -> None:
         file = Path(directory, "read-only.txt")
         os.chmod(directory, 0o555)
         done = python(code, "on", "--file", file)
-        said = f"Error: {file} can't be written (Permission denied): the mode is read-write.\n"
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+        cure = f"Run it as a user that may write in {directory}, as root say."
+        said = f"{file} can't be written (Permission denied): the mode is read-write. {cure}"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"Error: {said}\n")
         os.chmod(directory, 0o755)
         file.touch()
         os.chmod(directory, 0o555)
         done = python(code, "off", "--file", file)
-        said = f"Error: {file} can't be removed (Permission denied): the mode is read-only.\n"
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+        said = f"{file} can't be removed (Permission denied): the mode is read-only. {cure}"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"Error: {said}\n")
         os.chmod(directory, 0o755)
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOSPC, "Make room on its disk. Or turn it on without a reason: touch {}"),
+        (errno.EROFS, "Its file system is mounted to be read only: mount it otherwise."),
+    ],
+)
+def test_a_disk_that_takes_no_file_is_told_with_its_cure(
+    file: Path, monkeypatch: pytest.MonkeyPatch, number: int, cure: str
+) -> None:
+    fail("fsync", monkeypatch, number)
+    said = refused(command("on", "--file", file, "--reason", "Upgrade"), 1)
+    why = f"{file} can't be written ({os.strerror(number)}): the mode is read-write."
+    assert said == f"{why} {cure.format(file)}"
+    assert not file.exists()
 
 
 @pytest.mark.parametrize(("name", "mode"), [("on", "read-write"), ("off", "read-only")])

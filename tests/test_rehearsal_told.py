@@ -150,7 +150,8 @@ def test_a_file_that_cant_be_written_is_one_error(lite: App) -> None:
     os.mkdir(f"{lite.path}.rehearsal")
     done = command(lite, "--stop")
     assert done.exit_code == 1
-    assert f"{lite.path}.rehearsal can't be removed: Is a directory." in done.output
+    wrong = f"{lite.path}.rehearsal can't be removed (Is a directory). Remove it by hand."
+    assert wrong in done.output
 
 
 def test_the_notes_go_with_their_worker(rehearsed: App) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -26,6 +28,7 @@ from .place import Place
 from .terminal import CannotRun, Failed, application_log, shown
 from .waiting import WorkersWait
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TTL = 60  # seconds; commands look by check(), and this only has to be longer than a slow look
 
 
@@ -109,8 +112,7 @@ class FilePlace(Place):
                 what = "written"
                 write(path, content_of(announced))
         except OSError as error:
-            why = error.strerror or error
-            raise Failed(f"{path} can't be {what} ({why}).") from None
+            raise _failed(path, what, error) from None
 
     def rehearse(self, *, on: bool) -> bool:
         path, before = self.name + SUFFIX, self.is_rehearsed()
@@ -120,8 +122,7 @@ class FilePlace(Place):
             elif not on:
                 remove(path)
         except OSError as error:
-            what = "written" if on else "removed"
-            raise Failed(f"{path} can't be {what}: {error.strerror or error}.") from None
+            raise _failed(path, "written" if on else "removed", error) from None
         return before is not on
 
     def is_rehearsed(self) -> bool:
@@ -137,8 +138,25 @@ class FilePlace(Place):
         return {"file": self.name, "workers_directory": self.registry_name}
 
     def _failed(self, what: str, error: OSError) -> Failed:
-        why, mode = error.strerror or error, self.switch.check().mode
-        return Failed(f"{self.name} can't be {what} ({why}): the mode is {mode}.")
+        failed = _failed(self.name, what, error, f": the mode is {self.switch.check().mode}")
+        if what == "removed" or error.errno not in _FULL:
+            return failed
+        touch = f"touch {shlex.quote(self.name)}"  # it needs no room
+        return Failed(f"{failed.message} Or turn it on without a reason: {touch}")
+
+
+def _failed(path: str, what: str, error: OSError, then: str = "") -> Failed:
+    """Return the error that tells why a file can't be written or removed, and what cures it."""
+    cure = ""
+    if error.errno in _FULL:
+        cure = " Make room on its disk."
+    elif error.errno == errno.EROFS:
+        cure = " Its file system is mounted to be read only: mount it otherwise."
+    elif isinstance(error, PermissionError):
+        cure = f" Run it as a user that may write in {os.path.dirname(path)}, as root say."
+    elif isinstance(error, IsADirectoryError):
+        cure = " Remove it by hand."
+    return Failed(f"{path} can't be {what} ({error.strerror or error}){then}.{cure}")
 
 
 def _switch(path: str) -> FileSwitch:
