@@ -68,6 +68,13 @@ def an_hour_earlier(file: Path) -> None:
 # -- what is told ----------------------------------------------------------------------------
 
 
+def test_a_history_in_which_nothing_stands_is_told_and_is_no_error(file: Path) -> None:
+    done = command("history", "--file", file)
+    said = f"Nothing stands in {file}.history yet.\n"
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", said)
+    assert lines(file) == []
+
+
 def test_each_on_off_and_wait_is_a_line(file: Path) -> None:
     until = "2999-01-31T22:30:00+00:00"
     command("on", "--file", file, "--reason", "Upgrade", "--until", until)

@@ -38,6 +38,8 @@ def history(*, where: Where, as_json: bool) -> None:
             return
         for line in lines:
             say(_in_words(line))
+        if not lines:
+            note(f"Nothing stands in {place.history.name} yet.")
         if damaged:
             note(f"{damaged} of the lines can't be read, and are left out.")
 
