@@ -118,6 +118,55 @@ def test_a_forked_child_begins_without_its_parents_connections(app: App) -> None
     assert read(app) == "rw"
 
 
+def test_no_connection_of_a_parent_ends_in_a_forked_child(lite: App) -> None:
+    program = [sys.executable, "-c", ENDS_NONE, str(lite.path), str(lite.urls["rw"].database)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["read-write", "read-only"]
+
+
+ENDS_NONE = """
+import gc, os, sqlite3, sys
+from sqlalchemy import create_engine, text
+from sa_readonly import EngineSelector
+from sa_readonly.engines import pools
+
+class Connection(sqlite3.Connection):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.pid = os.getpid()
+
+    # Where a driver says good-bye to the server. It runs while the interpreter ends, too.
+    def __del__(self, pid=os.getpid, write=os.write):
+        if pid() != self.pid:
+            write(1, b"ended in a child\\n")
+
+def read():
+    with selector.engine().connect() as connection:
+        connection.execute(text("SELECT 1"))
+
+file, database = sys.argv[1:]
+engine = create_engine("sqlite:///" + database, connect_args={"factory": Connection})
+selector = EngineSelector(file, read_write=engine, watch=False)
+for mode in ("read-write", "read-only"):
+    if mode == "read-only":
+        open(file, "w").close()
+        selector.check()
+    read()
+    os.write(1, f"{selector.mode}\\n".encode())
+    for end in (os._exit, sys.exit):
+        pid = os.fork()
+        if pid == 0:
+            read()
+            gc.collect()
+            # Held by nobody, so not let go of while the interpreter ends, as drivers in C notice.
+            pools.other = []
+            assert sys.getrefcount(pools._parents) > sys.getrefcount(pools.other)
+            end(0)
+        assert os.waitpid(pid, 0)[1] == 0
+os._exit(0)
+"""
+
+
 def test_a_forked_child_may_ask_for_the_mode_though_a_gate_was_being_turned(lite: App) -> None:
     lite.start(ttl=0)
     read(lite)

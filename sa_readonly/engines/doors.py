@@ -378,8 +378,7 @@ class Door:
 
     def _forget(self) -> None:
         self._pid = os.getpid()
-        if self.engine.dialect.is_async:
-            keep_for_parent(*self._old.pools, self.engine.pool)
+        keep_for_parent(*self._old.pools, self.engine.pool)
         self._old.leave()
         self.ledger.leave()
 

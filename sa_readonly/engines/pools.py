@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
     Loop = asyncio.AbstractEventLoop | None
 
+try:
+    import ctypes
+except ImportError:  # a Python that was built without libffi
+    ctypes = None  # type: ignore[assignment]  # without it they are kept until the interpreter ends
+
 __all__ = [
     "CountedPool",
     "Counting",
@@ -370,9 +375,11 @@ _parents: list[Pool] = []
 
 
 def keep_for_parent(*pools: Pool) -> None:
-    """In a forked child, keep the parent's pools of an async driver for ever.
+    """In a forked child, keep the parent's pools for ever, also while the interpreter ends.
 
-    Collected as garbage, a connection of asyncpg would say good-bye to the server in the parent's
-    name.
+    Collected as garbage, a connection of asyncpg, mysqlclient or MySQL Connector would say good-bye
+    to the server in the parent's name, or shut the socket that the two share.
     """
+    if not _parents and ctypes is not None:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_parents))
     _parents.extend(pools)

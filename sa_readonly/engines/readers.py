@@ -126,8 +126,7 @@ class Reader:
     def leave_to_parent(self) -> None:
         """In a forked child: see :meth:`.Door.leave_to_parent`."""
         self._old.leave()
-        if self._engine.dialect.is_async:
-            keep_for_parent(self._engine.pool)
+        keep_for_parent(self._engine.pool)
         self._engine.dispose(close=False)
 
 
@@ -202,8 +201,9 @@ class TwinEngine(privates.OwnPoolEngine):
         self._old.close()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: begin with an empty pool."""
+        """In a forked child: see :meth:`.Door.leave_to_parent`."""
         self._old.leave()
+        keep_for_parent(self.pool)
         self.dispose(close=False)
 
 
