@@ -61,7 +61,7 @@ def test_no_path_is_looked_at_that_another_user_wrote_beside_the_memory_of_worke
     host, _, rest = entry.name.rsplit("-", 3)[0], None, entry.name.rsplit("-", 2)[1]
     path = f"{memory.PLACE}/sa_readonly-{host}-{2**31 - 1}-{rest}-{'0' * 16}"
     try:
-        Path(path).write_bytes(bytes(memory.SIZE) + b"/nowhere/at/all")
+        Path(path).write_bytes(bytes(memory.SIZE) + memory._view() + b"/nowhere/at/all")
         os.chown(path, NOBODY, NOBODY)
         place.registry.sweep(place.identity)
         assert os.path.exists(path)  # it would have been removed, as nothing is at that path
