@@ -6,7 +6,7 @@
 # Truth: each failed attempt stores its error as the task's result, so the caller gets TaskException from the first one,
 #     while the task runs again and succeeds. The Result keeps that error for good: get() raises it again later, though
 #     the value is in the store by then; only reset() lets it look anew. So who enqueues the task again, because it
-#     failed, has its work done twice.
+#     failed, has its work done twice. With Huey(store_intermediate_errors=False) get() waits.
 # Versions: huey 3.5.4.
 # Source: huey issue 557 (closed); huey/api.py, _execute stores an Error whether a retry follows or not.
 set -euo pipefail
@@ -27,26 +27,7 @@ from huey.signals import SIGNAL_COMPLETE
 
 logging.disable(logging.CRITICAL)
 print(f"huey {importlib.metadata.version('huey')}")
-queue = SqliteHuey(filename="queue.db")
-attempts = []
-completed = threading.Event()
-
-
-@queue.task(retries=2, retry_delay=1)
-def work():
-    attempts.append(len(attempts) + 1)
-    if len(attempts) < 2:
-        raise ConnectionError("not yet")
-    return "done"
-
-
-@queue.signal(SIGNAL_COMPLETE)
-def complete(signal, task):
-    completed.set()
-
-
-consumer = queue.create_consumer(workers=1)
-consumer.start()
+failed = "TaskException: ConnectionError('not yet')"
 
 
 def get(result):
@@ -56,17 +37,41 @@ def get(result):
         return f"TaskException: {error.metadata['error']}"
 
 
-result = work()
-first = get(result)
-ran = list(attempts)
-if not completed.wait(20):
-    raise SystemExit("the retry has not run")
-again = get(result)
-result.reset()
-anew = get(result)
-print(f"get() after attempt {ran}: {first}")
-print(f"get() after attempts {attempts}, of which the last succeeded: {again}; after reset(): {anew}")
-consumer.stop(graceful=True)
-if not first == again == "TaskException: ConnectionError('not yet')" or (ran, attempts, anew) != ([1], [1, 2], "done"):
+def tried(name, **options):
+    queue = SqliteHuey(filename=f"{name}.db", **options)
+    attempts = []
+    completed = threading.Event()
+
+    @queue.task(retries=2, retry_delay=1)
+    def work():
+        attempts.append(len(attempts) + 1)
+        if len(attempts) < 2:
+            raise ConnectionError("not yet")
+        return "done"
+
+    @queue.signal(SIGNAL_COMPLETE)
+    def complete(signal, task):
+        completed.set()
+
+    consumer = queue.create_consumer(workers=1)
+    consumer.start()
+    result = work()
+    first = get(result)
+    ran = list(attempts)
+    if not completed.wait(20):
+        raise SystemExit("the retry has not run")
+    again = get(result)
+    if first == failed:
+        result.reset()
+    anew = get(result)
+    consumer.stop(graceful=True)
+    print(f"{name}: get() after attempt {ran}: {first}")
+    print(f"    get() after attempts {attempts}, of which the last succeeded: {again}; after reset(): {anew}")
+    return ran, first, attempts, again, anew
+
+
+if tried("plain") != ([1], failed, [1, 2], failed, "done"):
     raise SystemExit("it is no longer so")
+if tried("told", store_intermediate_errors=False)[1] != "done":
+    raise SystemExit("the option no longer helps")
 PY
