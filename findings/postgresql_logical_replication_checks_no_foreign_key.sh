@@ -9,8 +9,8 @@
 #     does stop the subscription. So a publication of some of the tables, or a filter on one of them, makes orphans that a
 #     join loses, and that a dump of the subscriber can't be restored with.
 # Versions: PostgreSQL 18.6, psycopg 3.3.9.
-# Source: PostgreSQL's src/backend/replication/logical/worker.c sets session_replication_role to replica; the documentation says
-#     that triggers do not fire then, and of foreign keys only at that setting itself.
+# Source: PostgreSQL's src/backend/replication/logical/worker.c sets session_replication_role to replica; the documentation
+#     says that triggers do not fire then, and of foreign keys only at that setting itself.
 set -euo pipefail
 umask 022
 work=$(mktemp -d)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # psycopg: a query that psycopg prepared by itself fails on its connection for ever once a column was added to the table.
 #
-# Guess: automatic preparation does not show: when a migration adds a column, `SELECT *` goes on (asyncpg and pgjdbc prepare
-#     it anew), or fails once and is then prepared anew.
+# Guess: automatic preparation does not show: when a migration adds a column, `SELECT *` goes on (asyncpg prepares it anew),
+#     or fails once and is then prepared anew.
 # Truth: from the sixth execution on it is a prepared statement, whose result may not change. After ALTER TABLE it fails
 #     with "cached plan must not change result type", each time, as long as the connection lives, in autocommit. A pool
 #     does not mend it: its check is another query, which succeeds. Inside a transaction the rollback throws the statement

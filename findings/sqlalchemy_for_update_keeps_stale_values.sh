@@ -8,8 +8,8 @@
 #     while it holds the lock that was to prevent that. It takes populate_existing, or session.refresh(account,
 #     with_for_update=True).
 # Versions: SQLAlchemy 2.1.9, psycopg 3.3.9, PostgreSQL 18.6.
-# Source: SQLAlchemy's ORM querying guide has populate_existing, and says that it is useful together with FOR UPDATE; the
-#     descriptions of Session.get's and Select's with_for_update have no word of it.
+# Source: the description of the legacy Query.with_for_update advises populate_existing() beside it; those of Session.get and
+#     Select.with_for_update have no word of it.
 set -euo pipefail
 umask 022
 work=$(mktemp -d)
