@@ -74,12 +74,16 @@ async def decorated():
     await asyncio.sleep(0)
 
 
+async def run_decorated():
+    await decorated()
+
+
 seen = [
     asyncio.run(overlapping(LookupError(), None, False)),
     asyncio.run(overlapping(None, LookupError(), True)),
 ]
 try:
-    asyncio.run(decorated())
+    asyncio.run(run_decorated())
     refused = False
 except TransactionError as error:
     refused = True
