@@ -233,7 +233,15 @@ def test_what_a_connect_listener_opens_is_shut_before_the_connection_is_given_ou
         else:
             setattr(connection, ATTRIBUTES[database.driver], False)
 
+    def in_what_it_leaves_open(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(LIFTS[database.kind])
+        cursor.execute("SELECT count(*) FROM t")
+        cursor.fetchall()
+        cursor.close()
+
     database.try_it(refuses, listener=by_text)
+    database.try_it(refuses, listener=in_what_it_leaves_open)
     if database.driver in ATTRIBUTES:
         database.try_it(refuses, listener=by_the_attribute)
     assert database.rows() == 0

@@ -98,6 +98,8 @@ def lock_ready(dialect: Any, dbapi_connection: Any) -> None:
             set_default(dbapi_connection)
         if dialect.driver in ATTRIBUTES and not _has_attribute(dialect, dbapi_connection):
             dbapi_connection.rollback()  # in a transaction the attribute can't be set
+    elif dialect._sa_readonly_family in ("mysql", "mariadb"):
+        dbapi_connection.rollback()  # the lock holds from the next transaction on
     _lock(dialect, dbapi_connection)
 
 
