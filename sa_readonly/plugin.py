@@ -119,7 +119,7 @@ class Plugin(CreateEnginePlugin):
         in_url, given = self._in_url, self._keywords
         if in_url:
             for name, value in given.items():
-                if in_url.get(name, value) != value:
+                if name in in_url and in_url[name] != _as_in_url(value):
                     raise ConfigurationError(
                         f"{name} stands in the URL and is given by keyword, with another value. "
                         "Leave one of them out."
@@ -148,9 +148,9 @@ class Plugin(CreateEnginePlugin):
             if name == "sa_readonly_url" and value is not None:
                 other = make_url(value)
                 if other.password is None:  # else it is left out: an engine's URL stands in logs
-                    query[name] = other.render_as_string(hide_password=False)
+                    query[name] = _as_in_url(other)
             elif value is not None:
-                query[name] = str(value)
+                query[name] = _as_in_url(value)
         shared = self._shared
         paths = {"file": shared.path, "workers": shared.workers, **shared.paths}
         for name, path in paths.items():
@@ -210,6 +210,11 @@ plugins.register(_NAME, __name__, Plugin.__name__)
 def _with_query(url: Any, query: Mapping[str, Any]) -> URL:
     # Not by set(), which looks at each value, and costs as much as all the rest of the plugin.
     return url._make((*url[:-1], immutabledict(query)))  # type: ignore[no-any-return]  # a URL
+
+
+def _as_in_url(value: object) -> str:
+    """Return an argument that is given by keyword as a URL has it."""
+    return value.render_as_string(hide_password=False) if isinstance(value, URL) else str(value)
 
 
 def _check_arguments(

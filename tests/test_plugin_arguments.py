@@ -185,6 +185,18 @@ def test_in_the_url_by_keyword_and_in_a_configuration_it_is_the_same(place: Path
         create_engine(url_of(place, sa_readonly_grace="3"), sa_readonly_grace="4")
 
 
+def test_an_engines_url_is_taken_with_the_keywords_that_the_engine_was_made_with(
+    place: Path,
+) -> None:
+    given = {
+        "sa_readonly_file": place / "read-only.txt",
+        "sa_readonly_url": make_url(f"sqlite:///{place}/other.db"),
+        "sa_readonly_grace": 3,
+    }
+    made = create_engine(f"sqlite:///{place}/one.db", plugins=["sa_readonly"], **given)
+    assert create_engine(made.url, **given).url == made.url
+
+
 def test_what_is_made_of_an_engines_url_is_guarded_too(place: Path) -> None:
     file = f"{place}/read-only.txt"
     plain = f"sqlite:///{place}/one.db"
