@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from .engines import guard
 from .errors import ReadOnlyError
-from .hold.engine import TRIES, wait, would_write
+from .hold.engine import wait, would_write
 from .hold.ticket import check_hold, request_here
 from .mode import Mode
 from .selector import EngineSelector
@@ -116,7 +116,7 @@ class HoldingSession(Session):
                     return connect(chosen)
             except ReadOnlyError as error:
                 tries += not selector.state.read_only
-                over = tries > TRIES or error._kind == "unregistered"
+                over = guard.is_final(error, tries)
                 work = work or would_write(selector, asked)
                 if over and work is not None:
                     raise

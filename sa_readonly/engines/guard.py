@@ -39,6 +39,7 @@ __all__ = [
     "ask",
     "examines",
     "gates",
+    "is_final",
     "read_only",
     "refresh",
     "refused",
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 _A_TRANSACTION = "A read-write transaction"
+_TRIES = 3  # how often a refused connection is asked for again, where it is read-write all the same
 _READ_ONLY_MODE = Mode.READ_ONLY  # an attribute of a class of enum is slow, in Python 3.11
 
 
@@ -300,6 +302,14 @@ def refused_connection(engine: Engine) -> ReadOnlyError:
     if bars and not dialect._sa_readonly_says()[1].read_only:
         return next(iter(bars.values()))()  # type: ignore[no-any-return]  # untyped
     return refused(engine, "A read-write connection", "connection")
+
+
+def is_final(error: ReadOnlyError, tries: int) -> bool:
+    """True if it helps no more to connect again while read-write: it was no flip that refused it.
+
+    :param tries: how often a connection was refused although it is read-write.
+    """
+    return tries > _TRIES or error._kind == "unregistered"
 
 
 def was_served(engine: Engine, error: ReadOnlyError) -> None:

@@ -43,8 +43,6 @@ _SERVED = (
 )
 _REFUSED = 'What only reads is refused, too, by sa_readonly_reads="refuse".'
 
-_TRIES = 3  # how often it is tried again to connect, where a flip and the one back were in between
-
 _beginning = forks.PerProcess(threading.RLock)
 
 
@@ -206,7 +204,7 @@ class Single:
             except ReadOnlyError as error:
                 tries += 1
                 read_only = self.shared.switch.known.read_only
-                over = read_only or tries > _TRIES or error._kind == "unregistered"
+                over = read_only or guard.is_final(error, tries)
                 if over and not (read_only and self.serves):
                     raise
                 guard.was_served(writer, error)  # the flip came in between, or two of them

@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     from .queue import Queue
     from .ticket import Ticket
 
-__all__ = ["TRIES", "Holding", "Work", "held_engine", "verb", "wait", "would_write"]
-
-TRIES = 3
-"""How often it is tried to connect while read-write, where an engine refuses for another reason."""
+__all__ = ["Holding", "Work", "held_engine", "verb", "wait", "would_write"]
 
 Work = tuple[str, "str | None", str]
 """What would be refused: the words of the refusal, the text, and one of the refusals' kinds."""
@@ -114,7 +111,7 @@ def _connect_for(
         except ReadOnlyError as error:
             refused = selector.state.read_only
             tries += not refused
-            if tries > TRIES or mode is Mode.READ_ONLY or error._kind == "unregistered":
+            if mode is Mode.READ_ONLY or guard.is_final(error, tries):
                 raise
             guard.was_served(engine, error)  # it is counted at the end, if it is refused
 
