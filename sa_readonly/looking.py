@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
@@ -210,7 +209,7 @@ class LookingSwitch(BaseSwitch):
             with self._beginning():
                 self._under_way = None
                 alone = not look.waiting
-            if self._pending and alone:
+            if alone:
                 self._tell_aside()
             look.ended.set()
 
@@ -236,12 +235,6 @@ class LookingSwitch(BaseSwitch):
                 message += ": the last answer stands until it is %s s old, then it is read-only."
                 args = (*args, self.fence)
             self._say(logging.ERROR, "look_failed", message, *args, exc_info=exc_info)
-
-    def _tell_aside(self) -> None:
-        # What is told of a flip may take its time, and the next look must not wait for it.
-        thread = threading.Thread(target=self._tell, name="sa_readonly flip", daemon=True)
-        with contextlib.suppress(RuntimeError):  # none can be started: the next caller tells it
-            thread.start()
 
     # -- what is known -------------------------------------------------------------------
 

@@ -345,6 +345,13 @@ class BaseSwitch(Ahead):
         if self._pending:
             self._telling.run(self._tell_pending)
 
+    def _tell_aside(self) -> None:
+        # What is told of a flip may take its time, and neither a look nor a loop must wait for it.
+        if self._pending:
+            thread = threading.Thread(target=self._tell, name="sa_readonly flip", daemon=True)
+            with contextlib.suppress(RuntimeError):  # none can be started: the next caller tells it
+                thread.start()
+
     def _tell_pending(self) -> None:
         while self._pending:
             self._pending.popleft()()

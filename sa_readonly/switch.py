@@ -88,7 +88,7 @@ class FileSwitch(BaseSwitch):
         """Look, if a few calls of ``stat()`` are enough for it; see :meth:`.Switch.glance`.
 
         :return: True if ``known`` may be used now. False if the file came, went or was edited: its
-            text is not read here, and no flip is told.
+            text is not read here. It flips nothing, and tells no flip that another thread made.
         """
         if self._is_dictated():
             return True
@@ -99,8 +99,8 @@ class FileSwitch(BaseSwitch):
         enough, seen = self._stat(known)
         if not enough:
             return False
-        self._apply(seen, started)
-        self._tell()
+        self._learn(lambda old: self._state_after(seen, old) if old is known else None, started)
+        self._tell_aside()
         return self.ttl == 0 or clock() <= self._expires
 
     def check(self) -> State:

@@ -68,11 +68,11 @@ def no_thread_is_left(monkeypatch):
 
 
 class Stats:
-    """Counts the calls of os.stat for the test's files, or has them do something else first."""
+    """Counts the calls of os.stat for the test's files, or has them do something else, too."""
 
     def __init__(self, monkeypatch, tmp_path):
         self.count = 0
-        self.before = nothing
+        self.before = self.after = nothing
         self.place = str(tmp_path)
         monkeypatch.setattr(os, "stat", self)
 
@@ -80,6 +80,9 @@ class Stats:
         if str(path).startswith(self.place):  # pytest looks at files too, when a test fails
             self.count += 1
             self.before(path)
+            found = REAL_STAT(path, **options)
+            self.after(path)
+            return found
         return REAL_STAT(path, **options)
 
 

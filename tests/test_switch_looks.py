@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+import sa_readonly.switch as switch_module
 from sa_readonly.switch import FileSwitch
 from tests.switches import (
     BOUND,
@@ -304,6 +305,54 @@ def test_a_glance_counts_its_answer_from_before_the_stat(path, clock, stats):
     clock.now += 2  # it is six seconds old by now, and a look is due
     assert switch.glance()
     assert stats.count == 1
+
+
+def test_a_flip_that_another_thread_has_learned_is_not_told_by_a_glance(path, clock, monkeypatch):
+    switch = FileSwitch(path, ttl=10)
+    learned, go_on, told, tellers = threading.Event(), threading.Event(), threading.Event(), []
+
+    def flipped(old, new):
+        tellers.append(threading.get_ident())
+        told.set()
+
+    def between():  # learning it and telling it
+        if switch.known.read_only and threading.current_thread() is looks:
+            learned.set()
+            assert go_on.wait(BOUND)
+        return clock()
+
+    end = switch.subscribe(nothing, flipped)
+    monkeypatch.setattr(switch_module, "clock", between)
+    path.touch()
+    looks = threading.Thread(target=switch.check, daemon=True)
+    looks.start()
+    try:
+        assert learned.wait(BOUND)
+        clock.now += 6
+        assert switch.glance()
+        assert told.wait(BOUND)  # though that thread does not go on
+        assert threading.get_ident() not in tellers
+    finally:
+        go_on.set()
+        join([looks])
+        end()
+
+
+def test_a_glance_takes_back_nothing_that_was_learned_after_its_stat(path, clock, stats):
+    path.touch()
+    switch = FileSwitch(path, ttl=10)
+    clock.now += 6
+
+    def flip(name):
+        stats.after = nothing
+        path.unlink()
+        clock.now -= 1  # this look began before that glance, and saw more
+        switch.check()
+        clock.now += 1
+
+    stats.after = flip
+    switch.glance()
+    assert switch.known.mode is RW
 
 
 def test_a_glance_whose_stat_took_longer_than_ttl_lets_nothing_begin(path, clock, stats):
