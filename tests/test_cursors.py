@@ -6,13 +6,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError, RoutingSession
+from sa_readonly.engines import guarded
 from sa_readonly.engines.locks import is_refusal
 from tests.postgres import Pair
 
@@ -146,6 +148,44 @@ def test_what_traces_the_drivers_cursors_sees_each_execution_of_a_text(
             for _ in range(3):
                 assert connection.scalar(text("SELECT 42")) == 42
         assert seen == ["SELECT 42"] * 3
+    engine.dispose()
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_a_text_with_a_trace_of_its_own_each_time_is_examined_once(
+    pg_pair: Pair, monkeypatch: pytest.MonkeyPatch, driver: str, place: str
+) -> None:
+    examined: list[str] = []
+    real = guarded.examine
+
+    def examine(statement: str, *args: Any, **options: Any) -> str | None:
+        examined.append(statement)
+        return real(statement, *args, **options)
+
+    def traced(statement: str) -> str:
+        trace = f"/*traceparent='00-{uuid4().hex}-01',route='%%2Fbooks'*/"
+        return f"{trace} {statement}" if place == "before" else f"{statement} {trace}"
+
+    monkeypatch.setattr(guarded, "examine", examine)
+    engine = create_engine(pg_pair.read_write.set(drivername=f"postgresql+{driver}"))
+    event.listen(
+        engine,
+        "before_cursor_execute",
+        lambda _conn, _cursor, statement, values, *_: (traced(statement), values),
+        retval=True,
+    )
+    with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+        for number in range(5):
+            with selector.engine().connect() as connection:
+                assert connection.scalar(text("SELECT :one"), {"one": number}) == number
+                cursor = connection.connection.cursor()
+                cursor.execute(traced("SELECT %s"), (number,))
+                assert cursor.fetchone() == (number,)
+                with pytest.raises(ReadOnlyError):
+                    connection.execute(text("SELECT nextval('s')"))
+    reads = [one for one in examined if "nextval" not in one and "traceparent" in one]
+    assert len(reads) == 2
     engine.dispose()
 
 

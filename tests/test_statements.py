@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sa_readonly.engines.statements import examine
+from sa_readonly.engines.statements import bare, examine, hides_a_parameter, reads_alike
 
 
 class Told(Enum):
@@ -199,7 +199,7 @@ def test_set_config_is_refused_by_the_name_that_is_bound(parameters: Any, refuse
 def test_of_bytes_no_text_is_made_which_python_may_refuse() -> None:
     asked = """
 from enum import Enum
-from sa_readonly.engines.statements import examine
+from sa_readonly.engines.statements import bare, examine, hides_a_parameter, reads_alike
 for value in (b"a", bytearray(b"a"), memoryview(b"a"), Enum("E", [("a", b"b")]).a):
     assert examine("SELECT set_config(%s, %s, true)", "postgresql", ("a.b", value)) is None
 """
@@ -293,6 +293,82 @@ def test_a_write_after_a_comment_is_refused_whatever_the_comment_says(
     inside: str, dialect: str
 ) -> None:
     assert examine(f"/* {inside} */ DELETE FROM t", dialect) == "DELETE"
+
+
+@pytest.mark.parametrize(
+    ("statement", "hides"),
+    [
+        ("SELECT %s, %(a)s, %b", False),
+        ("SELECT '%%s', %s", False),
+        ("SELECT a % b, a %(b + 1) FROM t WHERE c LIKE '%x%'", True),  # it might be the name of one
+        ("SELECT a % 2 FROM t WHERE c LIKE 'x%'", False),
+        ("SELECT '%s'", True),
+        ("SELECT '%(a)s'", True),
+        ("SELECT '%-5.3s'", True),
+        ("SELECT '%r'", True),
+        ("SELECT '%t'", True),
+        ("SELECT %s /* %s */", True),
+        ("SELECT %(it's)s, '%s'", True),
+        ("SELECT %s -- %s", True),
+    ],
+)
+def test_a_placeholder_in_a_literal_or_comment_is_found_in_each_form_that_drivers_fill(
+    statement: str, hides: bool
+) -> None:
+    assert hides_a_parameter(statement, "postgresql") is hides
+    assert hides_a_parameter(statement, "mysql") is hides
+
+
+TRACES = st.sampled_from(
+    (
+        "/*traceparent='00-4bf9-01',route='%%2Fbooks'*/",
+        "/* request 5, of user.name & co */",
+        "/*dddbs='shop:main',ddps='web'*/",
+    )
+)
+BROKEN = st.sampled_from(("'", '"', "`", "$$", "[", "--", "#", "/*", "*/", "/*!", "E'", "\\", "\n"))
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(st.one_of(PIECES, BROKEN), max_size=6), TRACES, TRACES, st.booleans(), DIALECTS)
+def test_a_text_that_reads_alike_without_a_trace_reads_alike_with_any(
+    pieces: list[str], trace: str, other: str, backslash: bool, dialect: str
+) -> None:
+    text = " ".join(pieces)
+
+    def alike(one: str, two: str) -> bool:
+        return reads_alike(one, two, dialect, backslash=backslash, ansi_quotes=False)
+
+    assert alike(text, trace + text)
+    if alike(text, text + trace):
+        assert alike(text, text + other)
+        assert alike(text, trace + text + other)
+        what = examine(text, dialect, backslash=backslash)
+        assert (what is None) is (examine(text + other, dialect, backslash=backslash) is None)
+
+
+@pytest.mark.parametrize("trace", ["/*a='1'*/", "/* a=1,b='2' */", "/*a='x%%2Fy'*/"])
+def test_a_trace_is_taken_off_before_and_behind_a_text(trace: str) -> None:
+    for text in (f"SELECT 1 {trace}", f"{trace}SELECT 1 ", f"{trace}SELECT 1 {trace}"):
+        assert bare(text).strip() == "SELECT 1"
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "/*!1*/",
+        "/*M!1*/",
+        "/*+ a */",
+        "/*%s*/",
+        "/*%(a)s*/",
+        "/*a\n*/",
+        "/*$1*/",
+        "/*é*/",
+    ],
+)
+def test_what_may_be_more_than_a_trace_is_not_taken_off(comment: str) -> None:
+    for text in (f"SELECT 1 {comment}", f"{comment} SELECT 1"):
+        assert bare(text) == text
 
 
 @pytest.mark.parametrize(

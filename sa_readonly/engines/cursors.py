@@ -19,6 +19,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from . import locks, poolers, privates, shared, sqlite
 from .dialects import ATTRIBUTES, BLIND
+from .guarded import has_passed
 from .statements import may_hide
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ class _Cursor:
             return False
         text = query if query.__class__ is str else _text_of(query, self)
         opened = self._sa_readonly_opened(text)
-        if opened is None and (text in dialect._sa_readonly_passed or text in _RESETS):
+        if opened is None and (has_passed(dialect, text) or text in _RESETS):
             return False
         if not hasattr(dialect, "_sa_readonly_examine"):
             return False  # the selector is closed; the server has its locks until the check-in

@@ -15,7 +15,15 @@ from ..mode import Mode, State
 from ..refusals import refusal
 from . import loops, privates
 from .dialects import BLIND
-from .statements import SET_CONFIG, begins_writing, ends_transaction, examine, hides_a_parameter
+from .statements import (
+    SET_CONFIG,
+    bare,
+    begins_writing,
+    ends_transaction,
+    examine,
+    hides_a_parameter,
+    reads_alike,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +34,7 @@ if TYPE_CHECKING:
     from ..mode import Switch
     from ..rehearsal.notes import Notebook
 
-__all__ = ["PASSED", "Examining", "Guarded"]
+__all__ = ["PASSED", "Examining", "Guarded", "has_passed"]
 
 PASSED = 1000
 """Texts that are remembered as examined."""
@@ -106,6 +114,12 @@ class Guarded(DefaultDialect):
         )
 
 
+def has_passed(dialect: Any, statement: str) -> bool:
+    """True if a text was examined and only read, whatever a tool for tracing tells around it."""
+    passed: dict[str, None] = dialect._sa_readonly_passed
+    return statement in passed or ((text := bare(statement)) is not statement and text in passed)
+
+
 class Examining(Guarded):
     """What examines each text, the first time it is seen: it refuses, or notes in a rehearsal."""
 
@@ -113,6 +127,8 @@ class Examining(Guarded):
 
     def _sa_readonly_examine(self, statement: str, parameters: Any, context: Any = None) -> str:
         """Return the text to send in place of this one, nearly always the same, or raise."""
+        if has_passed(self, statement):
+            return statement
         what = self._sa_readonly_would(statement, parameters)
         if what is None and self._sa_readonly_pooler == "transaction":
             what = self._sa_readonly_ends(statement)
@@ -123,10 +139,21 @@ class Examining(Guarded):
             # A "begin" listener sends it, which a twin shares with its engine. It would take the
             # lock of the one writer that SQLite admits.
             return "BEGIN"
-        if Examining._sa_readonly_may_remember(self, statement):
+        text = bare(statement)
+        backslash, ansi_quotes = privates.quoting(self)
+        # What is left of it may end within a literal, in which that is no comment.
+        if text != statement and not reads_alike(
+            text,
+            statement,
+            self._sa_readonly_family,
+            backslash=backslash,
+            ansi_quotes=ansi_quotes,
+        ):
+            text = statement
+        if Examining._sa_readonly_may_remember(self, text):
             if len(self._sa_readonly_passed) >= PASSED:
                 self._sa_readonly_passed.clear()
-            self._sa_readonly_passed[statement] = None
+            self._sa_readonly_passed[text] = None
         return statement
 
     def _sa_readonly_may_remember(self, statement: str) -> bool:

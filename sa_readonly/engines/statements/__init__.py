@@ -8,14 +8,24 @@ statement that a later server brings is refused until it is known.
 
 from .queries import SET_CONFIG
 from .settings import writing_pragma
-from .texts import begins_writing, ends_transaction, examine, hides_a_parameter, may_hide
+from .texts import (
+    bare,
+    begins_writing,
+    ends_transaction,
+    examine,
+    hides_a_parameter,
+    may_hide,
+    reads_alike,
+)
 
 __all__ = [
     "SET_CONFIG",
+    "bare",
     "begins_writing",
     "ends_transaction",
     "examine",
     "hides_a_parameter",
     "may_hide",
+    "reads_alike",
     "writing_pragma",
 ]

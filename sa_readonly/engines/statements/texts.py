@@ -19,10 +19,26 @@ from .words import EXPLAIN_OPTIONS, EXPLAINS, QUERIES, READS, SETTINGS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["begins_writing", "ends_transaction", "examine", "hides_a_parameter", "may_hide"]
+__all__ = [
+    "bare",
+    "begins_writing",
+    "ends_transaction",
+    "examine",
+    "hides_a_parameter",
+    "may_hide",
+    "reads_alike",
+]
 
 _VERSIONS = 3  # kinds of versioned comments in one text; each doubles the ways to read it
-_PLACEHOLDER = re.compile(r"%%|%s|%\(")
+# Drivers of MySQL fill a text by Python's %, which knows widths and %r; psycopg knows %b and %t. A
+# value's name is plain: another may itself be read as something else.
+_PLACEHOLDER = re.compile(
+    r"%%|%(?:\([\w .:-]*\))?[-+ #0]*[0-9*]*(?:\.[0-9*]*)?[hlL]?[srabt]|%\(", re.ASCII
+)
+_VALUE = "SA_READONLY_VALUE"
+# A comment as tools for tracing put it around a text: a server executes nothing of it, nothing in
+# it ends it, a line or a literal, and no driver puts a value there.
+_TRACE = re.compile(r"/\*[A-Za-z ](?:[\w =',.:&-]|%%[0-9A-F]{2})*\*/", re.ASCII)
 # Without one of these words a text need not be read for what it may do.
 _MAY_END = re.compile(r"\b(COMMIT|END|ROLLBACK|ABORT)\b", re.IGNORECASE)
 _BEGINS_WRITING = [
@@ -50,9 +66,7 @@ def examine(
     :param backslash: whether a backslash escapes in plain strings; None: as the database's default.
     :param ansi_quotes: whether MySQL has names in double quotes, not strings.
     """
-    dialect = "mysql" if dialect == "mariadb" else dialect
-    if backslash is None:
-        backslash = dialect == "mysql"
+    dialect, backslash = _settled(dialect, backslash)
     versions = set(VERSIONED_COMMENT.findall(statement)) if dialect == "mysql" else ()
     if len(versions) > _VERSIONS:
         return UNCLEAR
@@ -67,6 +81,11 @@ def examine(
         if what is not None:
             return what
     return None
+
+
+def _settled(dialect: str, backslash: bool | None) -> tuple[str, bool]:
+    dialect = "mysql" if dialect == "mariadb" else dialect
+    return dialect, dialect == "mysql" if backslash is None else backslash
 
 
 def ends_transaction(statement: str, *, backslash: bool | None = None) -> str | None:
@@ -90,24 +109,59 @@ def begins_writing(statement: str) -> bool:
     return words[:1] == ["BEGIN"] and words[1:] in _BEGINS_WRITING
 
 
+def bare(statement: str) -> str:
+    """Return a text without what a tool for tracing tells in a comment before or behind it.
+
+    Mostly it tells something else each time, as an identifier of the request.
+    """
+    if statement.endswith("*/") and (
+        found := _TRACE.fullmatch(statement, max(0, statement.rfind("/*")))
+    ):
+        statement = statement[: found.start()]
+    if statement.startswith("/*") and (found := _TRACE.match(statement)):
+        statement = statement[found.end() :]
+    return statement
+
+
+def reads_alike(
+    statement: str, other: str, dialect: str, *, backslash: bool | None, ansi_quotes: bool
+) -> bool:
+    """Return whether two texts are the same but for comments; see :func:`examine`."""
+    dialect, backslash = _settled(dialect, backslash)
+    one, two = (
+        list(tokenize(text, dialect, backslash, ansi_quotes=ansi_quotes))
+        for text in (statement, other)
+    )
+    return one == two
+
+
 def hides_a_parameter(statement: str, dialect: str) -> bool:
     """Return whether a placeholder stands in a literal or comment.
 
     psycopg2 and PyMySQL put each value into the text, in quotes of its own, which may end what
     surrounds it.
     """
-    there = sum(found != "%%" for found in _PLACEHOLDER.findall(statement))
+    marked = _PLACEHOLDER.sub(_mark, statement)
+    there = marked.count(_VALUE)
     if not there:
         return False
-    readings = [tokenize(statement, dialect, backslash=False)]
+    readings = [tokenize(marked, dialect, backslash=False)]
     if dialect in ("mysql", "mariadb"):  # however the server reads quotes and comments
         skipped = tuple(VERSIONED_COMMENT.findall(statement))
         readings = [
-            tokenize(statement, "mysql", backslash, skipped=skipped, ansi_quotes=ansi_quotes)
+            tokenize(marked, "mysql", backslash, skipped=skipped, ansi_quotes=ansi_quotes)
             for backslash in (False, True)
             for ansi_quotes in (False, True)
         ]
-    return any(_placeholders(read) < there for read in readings)
+    return any(sum(token[:2] == ("word", _VALUE) for token in read) < there for read in readings)
+
+
+def _mark(placeholder: re.Match[str]) -> str:
+    """Put a word in the place of a placeholder, so that it is a token where it stands outside."""
+    found = placeholder.group()
+    if found == "%(":
+        return f"'{_VALUE}'"  # it is taken for hidden
+    return found if found == "%%" else f" {_VALUE} "
 
 
 def may_hide(values: Any) -> bool:
@@ -117,15 +171,6 @@ def may_hide(values: Any) -> bool:
     elif not isinstance(values, (list, tuple)):
         return not (values is None or isinstance(values, (Number, date, time, timedelta)))
     return any(map(may_hide, values))
-
-
-def _placeholders(read: Iterator[Token]) -> int:
-    """Return how many placeholders are tokens of their own."""
-    found = 0
-    for (before, mark), (_, after) in pairwise(pairwise([NOTHING, *read])):
-        starts = after.text == "(" or after.text.startswith("S")
-        found += mark.text == "%" and before.text != "%" and starts
-    return found
 
 
 # -- statements ------------------------------------------------------------------------------
