@@ -29,7 +29,7 @@ from sa_readonly import (
 from sa_readonly.engines.dialects import family
 from tests.app import need
 from tests.by_url import nothing_lingers, shared_of
-from tests.postgres import Pair
+from tests.postgres import Pair, wait_until
 
 __all__ = ["nothing_lingers"]  # a fixture
 
@@ -331,13 +331,16 @@ def test_what_reads_duckdb_by_url_lets_the_file_go_on_the_way_back(
         sa_readonly_file=str(switch),
         sa_readonly_url=f"duckdb:///{file}?access_mode=read_only",
     )
-    look = shared_of(engine).switch.check
+    shared = shared_of(engine)
+    look = shared.switch.check
     held: list[Any] = []
     for count in (1, 2):
         with engine.begin() as connection:
             connection.execute(WRITE)
         switch.touch()
         look()
+        # By the thread that watches, where that was the first to see it.
+        wait_until(lambda: not any(door.connections for door in shared.doors), "what is idle")
         for _ in range(2):
             with engine.connect() as connection:
                 assert connection.scalars(READ).all() == [2] * count
