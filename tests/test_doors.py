@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadP
 
 from sa_readonly import ReadOnlyError
 from sa_readonly.engines.doors import Door
+from sa_readonly.engines.pools import Ledger
 from tests.app import WHICH, App, make_app, once
 from tests.postgres import Server, wait_until
 
@@ -60,6 +63,16 @@ def test_a_detached_connection_is_counted_until_it_is_closed(app: App) -> None:
     assert (door.connections, len(door.retired)) == (1, 1)
     connection.close()
     assert (door.connections, door.retired) == (0, [])
+
+
+def test_a_new_connection_is_not_retired_that_has_the_identity_of_a_retired_one(lite: App) -> None:
+    ledger = Ledger(lite.engine("rw").dialect)
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        ledger.opened(connection, None)
+        ledger.retire()
+        ledger.close(lite.engines["rw"].pool, connection, lambda: None, at_once=True)
+        ledger.opened(connection, None)
+        assert (len(ledger.connections), ledger.retired) == (1, [])
 
 
 def test_an_invalidated_connection_is_counted_no_more(app: App) -> None:

@@ -66,6 +66,28 @@ def test_after_its_grace_a_commit_is_refused_rolled_back_and_closed(app: App, cl
     session.close()
 
 
+def test_a_gate_that_fails_to_close_at_the_flip_gives_what_has_begun_no_longer_grace(
+    lite: App, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError
+
+    lite.start(grace=30)
+    session = lite.sessions()
+    session.add(Book(title="one"))
+    session.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(Door, "shut", fail)
+        flip(lite)
+    clock.ahead = 20
+    lite.selector.check()  # it is closed now
+    clock.ahead = 31
+    with pytest.raises(ReadOnlyError, match=MESSAGE):
+        session.commit()
+    session.close()
+    assert lite.titles("rw") == []
+
+
 def test_after_its_grace_a_server_side_cursor_is_ended_by_the_next_statement_or_the_server(
     pg_server: Server, pg_urls: dict[str, URL], place: Path, clock: Clock
 ) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import event, exc, insert, text
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import event, exc, insert, inspect, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from sa_readonly import (
     ConfigurationError,
@@ -71,6 +71,31 @@ def test_several_databases_in_one_session_share_the_mode_of_one_switch(
         assert {name for name, _ in lite.statements} == {"rw"}
 
 
+def test_an_engine_of_a_get_bind_of_the_users_own_moves_no_mode_that_is_pinned(
+    lite: App, other: App
+) -> None:
+    class Own(RoutingSession):
+        def get_bind(self, mapper: Any = None, **kw: Any) -> Any:
+            return (
+                other.engines["ro"] if kw.get("clause") is WHICH else super().get_bind(mapper, **kw)
+            )
+
+    lite.start()
+    lite.on()
+    other.selector = EngineSelector(
+        lite.selector.switch, read_write=other.engine("rw"), read_only=other.engine("ro")
+    )
+    with Own(binds={Author: lite.selector, Book: other.selector}) as session:
+        session.get(Author, 1)  # which pins
+        lite.off()
+        lite.selector.check()
+        assert session.scalar(WHICH) == "ro"
+        session.add(Book(title="no"))
+        with pytest.raises(ReadOnlyError):
+            session.flush()
+    assert other.titles("rw") == []
+
+
 def test_two_selectors_with_switches_of_their_own_know_nothing_of_each_other(
     lite: App, other: App
 ) -> None:
@@ -121,6 +146,55 @@ def test_a_plain_engine_among_the_binds_is_written_to_while_read_only(
         session.add(Book(title="log"))
         assert session.scalar(WHICH) == "ro"
     assert other.titles("rw") == ["log"]
+
+
+def test_what_is_saved_in_bulk_is_refused_before_any_of_it_is_sent(lite: App, other: App) -> None:
+    lite.start()
+    lite.on()
+    binds = {Author: other.engine("rw"), Book: lite.selector}
+    refused = pytest.raises(ReadOnlyError, match=r"bulk_save_objects\(\) of Book")
+    with sessionmaker(class_=RoutingSession, binds=binds)() as session, refused:
+        session.bulk_save_objects([Author(name="Bob"), Book(title="no")])
+    assert other.statements == []
+
+
+class Own(DeclarativeBase):
+    pass
+
+
+class Title(Own):
+    __tablename__ = "book"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+
+
+class Subtitle(Title):
+    pass
+
+
+@pytest.mark.parametrize("how", ["bulk_save_objects", "bulk_insert_mappings", "flush"])
+def test_a_subclass_is_saved_by_the_bind_of_its_base_and_refused_by_that(
+    lite: App, other: App, how: str
+) -> None:
+    def save(session: Session) -> None:
+        if how == "flush":
+            session.add(Subtitle(title="new"))
+            session.flush()
+        elif how == "bulk_save_objects":
+            session.bulk_save_objects([Subtitle(title="new")])
+        else:
+            session.bulk_insert_mappings(inspect(Subtitle), [{"title": "new"}])
+
+    lite.start()
+    binds = {Title: lite.selector, Subtitle: other.engine("rw")}
+    factory = sessionmaker(class_=RoutingSession, binds=binds)
+    with factory.begin() as session:
+        save(session)
+    lite.on()
+    with factory() as session, pytest.raises(ReadOnlyError, match=f"{how}.* is refused"):
+        save(session)
+    assert (lite.titles("rw"), other.titles("rw")) == (["new"], [])
 
 
 def test_a_bind_added_later_is_used(lite: App, other: App) -> None:

@@ -305,6 +305,32 @@ def test_two_phase_transactions_keep_their_mode(app: App) -> None:
     assert app.titles("rw") == ["one"]
 
 
+def test_no_two_phase_transaction_begins_on_a_connection_that_is_held_over_the_flip(
+    app: App,
+) -> None:
+    app.start()
+    with app.engines["rw"].connect() as connection:
+        assert connection.scalar(WHICH) == "rw"
+        connection.commit()
+        app.on()
+        with pytest.raises(ReadOnlyError):
+            connection.begin_twophase()
+
+
+def test_a_two_phase_transaction_of_a_process_that_is_forced_is_counted(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "sqlite" in app.urls["rw"].drivername:
+        pytest.skip("SQLite has no two-phase commit")
+    monkeypatch.setenv("SA_READONLY_FORCE", "read-write")
+    app.start()
+    with app.engines["rw"].connect() as connection:
+        begun = app.selector.report().report.begun
+        with connection.begin_twophase():
+            pass
+    assert app.selector.report().report.begun == begun + 1
+
+
 def test_without_autobegin_a_closed_transaction_is_named_before_it(lite: App) -> None:
     lite.start()
     with lite.sessions(autobegin=False) as session, session.begin() as transaction:

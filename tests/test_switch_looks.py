@@ -253,6 +253,24 @@ def test_who_reads_the_time_of_an_answer_never_gets_an_older_answer(path, clock,
     assert switch.check().mode is RO
 
 
+def test_an_answer_is_known_before_the_time_until_which_it_may_be_used(path, clock):
+    """At each step of taking an answer another thread may use what is known."""
+    switch = FileSwitch(path, ttl=10)
+    used = []
+
+    class Used(FileSwitch):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if path.exists() and clock() < self.fresh_until:
+                used.append(self.known.mode)
+
+    switch.__class__ = Used
+    clock.now += 11
+    path.touch()
+    assert switch.check().mode is RO
+    assert set(used) == {RO}
+
+
 def test_looks_that_all_take_longer_than_ttl_mean_read_only_and_one_error(path, clock, stats, log):
     switch = FileSwitch(path, ttl=10)
 

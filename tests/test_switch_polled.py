@@ -212,6 +212,19 @@ def test_what_waits_for_a_look_that_hangs_waits_no_longer_than_ttl(flag: Flag, l
     assert [level for level, _ in log()] == ["ERROR"]
 
 
+def test_what_comes_to_a_look_that_hangs_waits_until_that_has_taken_ttl(
+    switch: PolledSwitch, flag: Flag, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang(switch, flag, clock)
+    look, waits = switch._under_way, list[float]()
+    with monkeypatch.context() as patch:
+        patch.setattr(look.ended, "wait", waits.append)
+        for age in (0.75, 1.5):
+            clock.now = look.began + age
+            assert switch.refresh().mode is RW
+    assert waits == [0.25, 0.0]
+
+
 def test_a_signal_handler_waits_for_no_look_that_needs_a_lock_of_the_thread_it_interrupts(
     switch: PolledSwitch, log: Any
 ) -> None:
@@ -278,10 +291,14 @@ def test_what_a_look_raises_keeps_the_answer_for_fence_and_is_logged_once(
 def test_while_looks_raise_one_begins_each_ttl_and_no_transaction_waits(
     switch: PolledSwitch, flag: Flag, clock: Clock
 ) -> None:
-    flag.error = SystemExit()
+    def take_long() -> None:
+        clock.now += 0.9
+
+    flag.error, flag.during = SystemExit(), take_long
     clock.now += 1.1
     switch.refresh()  # this one waits
     assert flag.calls == 2
+    clock.now += 0.4
     for _ in range(10):
         assert switch.refresh().mode is RW
     assert switch.fresh_until > switch.checked + switch.ttl

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import event
 
 from sa_readonly import ReadOnlyError, forks
+from sa_readonly.engines.doors import Door
 from sa_readonly.engines.uses import Trace
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Liveness, Report
@@ -170,6 +171,22 @@ def test_a_connection_that_is_being_made_at_the_flip_keeps_it_from_being_drained
     assert len(errors) == 1
     app.selector.check()
     assert verdict(app).holds
+
+
+def test_a_connection_that_is_asked_for_as_the_process_ends_registers_it_anew(lite: App) -> None:
+    lite.start(ttl=3600)
+    read(lite)
+    lite.engines["rw"].dispose()  # so that none is idle
+    door, ends = Door.of(lite.engines["rw"]), [lite.selector._worker.end]
+
+    def end() -> None:  # it counts none yet
+        if ends:
+            ends.pop()()
+            assert registry(lite).read() == []
+
+    door.before_connect = (*door.before_connect, end)
+    with lite.engines["rw"].connect():
+        assert one(lite).liveness is Liveness.ALIVE
 
 
 def test_two_threads_that_begin_at_once_register_once(lite: App) -> None:

@@ -61,10 +61,11 @@ def test_who_must_register_and_cant_reads_and_writes_nothing(lite: App) -> None:
     assert lite.titles("rw") == ["y"]
 
 
+@pytest.mark.parametrize("ttl", [0, 60])
 def test_who_must_be_registered_and_is_no_more_begins_nothing_on_a_held_connection(
-    lite: App,
+    lite: App, ttl: float
 ) -> None:
-    lite.start(workers="required")
+    lite.start(workers="required", ttl=ttl)
     with lite.engines["rw"].connect() as connection:
         connection.scalar(WHICH)
         connection.commit()
@@ -74,6 +75,20 @@ def test_who_must_be_registered_and_is_no_more_begins_nothing_on_a_held_connecti
                 connection.scalar(WHICH)
         lite.selector.check()
         assert connection.scalar(WHICH) == "rw"
+
+
+@pytest.mark.parametrize("ttl", [0, 60])
+def test_who_must_be_registered_and_is_no_more_sends_nothing_under_autocommit(
+    lite: App, ttl: float
+) -> None:
+    lite.start(workers="required", ttl=ttl)
+    engine = lite.engines["rw"].execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.scalar(WHICH)
+        with unusable(lite):
+            lite.selector.check()
+            with pytest.raises(ReadOnlyError, match="is not registered"):
+                connection.scalar(WHICH)
 
 
 def test_what_is_required_needs_a_place(lite: App) -> None:
