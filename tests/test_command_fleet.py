@@ -32,6 +32,7 @@ from sa_readonly.cli import main
 from sa_readonly.command.fleet import Fleet
 from sa_readonly.command.fleet_wait import FleetWait
 from sa_readonly.command.hosts import read_hosts
+from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.wsgi import ReadOnlyMiddleware
 from tests.app import once
 from tests.forked import Forked
@@ -160,6 +161,20 @@ class Fleets:
 def fleet(tmp_path: Path) -> Iterator[Fleets]:
     with contextlib.ExitStack() as stack:
         yield Fleets(tmp_path, stack)
+
+
+def test_two_names_of_one_directory_of_workers_are_one_registry_and_one_made_anew_is_another(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "one" / "file.workers"
+    path.mkdir(parents=True)
+    (tmp_path / "two").symlink_to("one")
+    one, two = (DirectoryRegistry(tmp_path / name / path.name) for name in ("one", "two"))
+    before = one.scope()
+    assert before == two.scope()
+    path.rename(tmp_path / "gone")
+    path.mkdir()
+    assert one.scope() == two.scope() != before
 
 
 def told(handler: BaseHTTPRequestHandler, **other: Any) -> dict[str, Any]:

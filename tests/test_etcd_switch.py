@@ -11,6 +11,7 @@ from sqlalchemy import event
 
 from sa_readonly import ConfigurationError, ReadOnlyError, State
 from sa_readonly.etcd import EtcdSwitch
+from sa_readonly.etcd.looks import look
 from sa_readonly.etcd.operator import init
 from sa_readonly.etcd.records import Marker, marker_of
 from sa_readonly.etcd.registry import held_by_files
@@ -112,6 +113,36 @@ def test_a_marker_that_has_changed_without_the_key_beside_it_is_unknown_until_on
     fleet.off()
     assert worker.look() == RW
     assert worker.writes()
+
+
+def test_a_marker_that_was_missing_beside_the_key_was_not_forgotten(fleet: Fleet) -> None:
+    worker = fleet.worker()
+    assert worker.writes()
+    fleet.client.delete(fleet.store.marker)
+    fleet.client.put(fleet.store.key, "by hand")
+    assert worker.look() == RO
+    another = Marker.new(fleet.client.get("/").cluster_id, 10, "init")
+    fleet.client.put(fleet.store.marker, another.encoded())
+    fleet.client.delete(fleet.store.key)
+    assert worker.look() == RO
+    assert f"{fleet.store.marker} is another one than before" in worker.reason
+
+
+def test_a_look_shows_the_marker_as_it_was_when_the_key_was_read(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fleet.client.get
+
+    def lost_since(name: str, **options: Any) -> Any:
+        found = real(name, **options)
+        if name == fleet.store.key:
+            fleet.client.delete(fleet.store.marker)
+        return found
+
+    monkeypatch.setattr(fleet.client, "get", lost_since)
+    sight = look(fleet.store, None, 5)
+    assert sight.marker is not None
+    assert real(fleet.store.marker).kv is None
 
 
 def test_a_marker_is_not_made_by_a_worker(bare: Fleet) -> None:

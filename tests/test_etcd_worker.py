@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from sa_readonly import EngineSelector, Mode, ReadOnlyError
 from sa_readonly.etcd import EtcdSwitch
+from sa_readonly.etcd import switch as etcd_switch
 from sa_readonly.etcd.changes import Changes
 from sa_readonly.etcd.operator import turn_off, turn_on
 from sa_readonly.etcd.registry import read
@@ -383,6 +384,29 @@ def test_what_a_watch_tells_late_shuts_nothing_and_an_earlier_look_opens_nothing
     assert RW not in modes[2:]
     assert fleet.drained()
     forget()
+
+
+def test_a_put_that_a_look_overtakes_as_it_is_told_shuts_nothing(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, log: Any
+) -> None:
+    worker = fleet.worker(ttl=0.2)
+    worker.write()
+    fleet.on()
+    put = Event(False, fleet.client.get(fleet.store.key).kv)
+    fleet.off()
+    real, overtaken = etcd_switch.announced, []
+
+    def announced(kv: Any) -> Any:
+        in_thread(worker.switch.check)
+        overtaken.append(kv)
+        return real(kv)
+
+    before = len(log())
+    with monkeypatch.context() as patch:
+        patch.setattr(etcd_switch, "announced", announced)
+        worker.switch._changed((put,))
+    assert overtaken == [put.kv]
+    assert (str(worker.switch.known.mode), log()[before:]) == (RW, [])
 
 
 def test_a_watch_that_is_silent_or_ends_is_none_that_looks_wait_for(fleet: Fleet) -> None:

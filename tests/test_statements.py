@@ -141,6 +141,8 @@ class Told(Enum):
         ("SET sql_mode = @a", "mysql", "SET sql_mode"),
         ("PREPARE p FROM \"SELECT 'a', '' INTO OUTFILE 'x'\"", "mysql", "SELECT INTO OUTFILE"),
         ("PREPARE p FROM 'SELECT ''INTO OUTFILE'''", "mysql", None),
+        ("SELECT 1 --\x7f '\n INTO OUTFILE 'x'", "mysql", "SELECT INTO OUTFILE"),
+        ("SELECT 1 --' INTO OUTFILE 'x'", "mysql", None),
         ("EXECUTE IMMEDIATE 'SELECT ?' USING 1", "mariadb", None),
         ("EXECUTE IMMEDIATE 'SELECT 1' 'x'", "mariadb", "EXECUTE"),
         ("SELECT /*!50000 'a', \"b\", */ 1", "mysql", None),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy.pool import AssertionPool, QueuePool, SingletonThreadPool, StaticPool
 
-from sa_readonly import EngineSelector
+from sa_readonly import EngineSelector, Mode, State
+from sa_readonly.engines.doors import Door
 from sa_readonly.workers.protocol import Connections
 from sa_readonly.workers.verdict import judge
 from tests.app import WHICH, App
@@ -41,6 +42,37 @@ def test_what_had_lain_idle_before_the_selector_was_made_counts_once_it_is_used(
         app.on()
         app.selector.check()
         assert whys(app) == ["1 connection out since 0 s, no watcher thread runs there"]
+
+
+def test_it_is_asked_whether_all_doors_are_shut_before_connections_are_counted(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start()
+    read(lite)
+    engine, counts, held = lite.engines["rw"], lite.selector._worker.counts, []
+    engine.dispose()
+
+    def connect_and_shut() -> None:
+        held.append(engine.connect())
+        for door in counts.doors:
+            door.shut("a test")
+
+    between = [connect_and_shut]
+
+    def then(asked: Any) -> property:
+        def ask(door: Door) -> Any:
+            found = asked.fget(door)
+            if between:
+                between.pop()()
+            return found
+
+        return property(ask)
+
+    for name in ("is_shut", "connections"):
+        monkeypatch.setattr(Door, name, then(vars(Door)[name]))
+    assert counts.connections(State(Mode.READ_ONLY)) == (False, 1)
+    assert counts.connections(State(Mode.READ_ONLY)) == (True, 1)
+    held[0].close()
 
 
 @pytest.mark.parametrize("poolclass", [AssertionPool, SingletonThreadPool])
