@@ -417,6 +417,16 @@ def test_a_host_that_turns_back_ends_the_wait(fleet: Fleets) -> None:
     assert re.fullmatch(rf"not drained after \d\.\d s: {said}", str(progress))
 
 
+def test_a_host_that_was_read_only_by_no_file_has_not_turned_back(fleet: Fleets) -> None:
+    pages = [{"generation": None}, {"mode": "read-write", "generation": None}, {}, {}]
+    fleet.stranger(
+        lambda handler: send(handler, json.dumps(told(handler, **pages.pop(0))).encode())
+    )
+    waiting = fleet.waiting()
+    assert "it is read-only by no file" in str(waiting.round())  # as one that can't look
+    assert [waiting.round().moved, waiting.round().holds] == [False, True]
+
+
 def test_what_happens_while_the_server_is_asked_is_seen(fleet: Fleets) -> None:
     one, two = fleet.host(), fleet.host()
     one.on()

@@ -295,6 +295,25 @@ def test_what_was_committed_without_waiting_for_the_disk_is_waited_for_too(
         server.check()
 
 
+def test_what_a_session_commits_that_comes_once_all_had_gone_is_waited_for_too(
+    pg_server: Server, standby: Standby, pg_pair: Pair
+) -> None:
+    name = str(pg_pair.read_write.database)
+    pg_server.query("CREATE TABLE thing (n int)", database=name)
+    standby.catch_up()
+    server = Asked(shown(pg_pair.read_write), shown(standby.url(name)))
+    assert settled(server).replayed
+    standby.query("SELECT pg_wal_replay_pause()")
+    with session(pg_pair.read_write, "late") as late:
+        late.cursor().execute("INSERT INTO thing VALUES (1)")
+        late.commit()
+        assert "session" in [one.kind for one in server.ask().obstacles]
+    wait_until(lambda: "session" not in [one.kind for one in server.ask().obstacles], "its end")
+    assert [one.kind for one in server.ask().obstacles] == ["standby"]
+    standby.query("SELECT pg_wal_replay_resume()")
+    wait_until(lambda: server.ask().replayed, "the standby")
+
+
 def test_a_standby_that_is_none_is_refused_before_anything_is_changed(
     tmp_path: Path, pg_server: Server, pg_standby: Standby, pg_pair: Pair
 ) -> None:

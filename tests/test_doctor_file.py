@@ -170,7 +170,8 @@ def test_a_config_map_mounted_as_a_sub_path_is_a_warning() -> None:
 
 @pytest.mark.parametrize("kind", ["nfs4", "tmpfs", "overlay"])
 def test_file_systems_that_cache_forget_or_are_not_shared_are_a_warning(kind: str) -> None:
-    known = [Mount("/", "/", "ext4"), Mount("/", "/no/such", kind)]
+    hidden = Mount("/", "/no/such", "ext4")
+    known = [Mount("/", "/", "ext4"), hidden, Mount("/", "/no/such", kind)]
     (finding,) = examine_mount("/no/such/place/read-only.txt", known)
     assert finding.severity == "warning"
     assert finding.what.endswith(f"is on {kind}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import URL, create_engine, make_url
@@ -108,6 +109,26 @@ def test_a_sqlite_file_in_use_is_read(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE newer (n integer)")
         connection.commit()
         assert has(look(url, read_only_sqlite(url)), "has the 2 tables")
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+def test_a_sqlite_file_is_taken_for_immutable_only_while_nobody_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_use: bool
+) -> None:
+    url, real, opened = sqlite_database(tmp_path / "one"), sqlite3.connect, list[str]()
+
+    def connect(name: str, **options: Any) -> Any:
+        opened.append(name)
+        return real(name, **options)
+
+    with contextlib.closing(real(tmp_path / "one")) as connection:
+        if in_use:
+            connection.execute("BEGIN")
+            connection.execute("CREATE TABLE newer (n integer)")
+            assert (tmp_path / "one-journal").exists()
+        monkeypatch.setattr(sqlite3, "connect", connect)
+        assert has(look(url, read_only_sqlite(url)), "has the 1 tables")
+    assert {"immutable" in one for one in opened if one.startswith("file:")} == {not in_use}
 
 
 def test_a_sqlite_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:

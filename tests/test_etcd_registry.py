@@ -534,8 +534,10 @@ def test_on_forgets_what_is_lost_and_had_acknowledged_and_held_nothing(fleet: Fl
     assert {one.name for one in fleet.read().seen} == {
         worker.entry._process for worker in (busy, alive)
     }
-    fleet.off()
+    fleet.client.delete(fleet.store.workers + alive.entry._process + "/alive")
+    fleet.off()  # and may write from now on
     assert sweep_acknowledged(fleet.store) == []
+    assert alive.entry._process in {one.name for one in fleet.read().seen}
 
 
 def test_what_shows_life_while_it_is_forgotten_stays(

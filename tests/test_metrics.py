@@ -412,6 +412,7 @@ def test_what_other_hosts_tell_themselves_is_not_counted_twice(lite: App) -> Non
         replace(here, pid=4, liveness=Liveness.UNKNOWN, doubt="another namespace"),
         replace(here, pid=5, liveness=Liveness.DEAD),
         replace(here, pid=6, host="elsewhere", liveness=Liveness.DEAD),
+        replace(here, name="7", pid=7, liveness=Liveness.DEAD, at_rest=True),  # it left nothing
     )
     lite.start(workers=Shared(*seen))
     told = scrape(lite.selector)

@@ -104,8 +104,9 @@ def test_a_database_in_memory_is_refused(place: Path) -> None:
 
 def test_a_password_for_both_databases_is_refused(place: Path) -> None:
     url = url_of(place, sa_readonly_url=f"sqlite:///{place}/two.db")
-    with pytest.raises(ConfigurationError, match="connect_args has a password"):
-        create_engine(url, connect_args={"password": "secret"})
+    for name in ("password", "passwd"):
+        with pytest.raises(ConfigurationError, match="connect_args has a password"):
+            create_engine(url, connect_args={name: "secret"})
     with pytest.raises(ConfigurationError, match="beside creator="):
         create_engine(url, creator=lambda: None)
 
