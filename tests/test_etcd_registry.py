@@ -86,13 +86,15 @@ def test_without_its_own_acknowledgement_it_does_not_believe_that_the_key_is_gon
     assert worker.look() == RW
 
 
-def test_nothing_is_acknowledged_once_the_key_is_gone(fleet: Fleet) -> None:
+@pytest.mark.parametrize("anew", [False, True])
+def test_nothing_is_acknowledged_once_the_key_is_gone(fleet: Fleet, anew: bool) -> None:
     worker = fleet.worker()
     worker.write()
     fleet.on()
     worker.look()
     for name in (fleet.store.key, worker.entry.place.key + "/ack"):  # as an older snapshot has it
         fleet.client.delete(name)
+    worker.entry._stale = anew  # as it registers after a put that was not answered
     reporting = worker.selector._worker.reporting
     reporting._told = None
     worker.selector._worker.due()

@@ -24,7 +24,7 @@ from sa_readonly.engines import loops
 from sa_readonly.hold import count
 from sa_readonly.hold.count import add, held
 from sa_readonly.hold.queue import Queue
-from sa_readonly.hold.ticket import Gone, Ticket
+from sa_readonly.hold.ticket import Gone, Sleeper, Ticket
 from sa_readonly.mode import now
 from sa_readonly.workers.status import take
 from tests.app import SECONDS, App, make_app, need, sqlite_urls
@@ -310,6 +310,11 @@ def test_what_has_a_turn_does_not_queue_behind_itself(night: Night) -> None:
     night.join()
     with night.queue.going(ticket):
         assert not night.queue.must_wait(night.selector.known)
+
+
+def test_what_is_held_in_a_request_has_no_more_than_its_own_budget_and_that() -> None:
+    for ticket in (Ticket(1, Ticket(SECONDS)), Ticket(SECONDS, Ticket(1))):
+        assert ticket.begin(Sleeper()) == pytest.approx(ticket.since + 1, abs=0.5)
 
 
 def test_close_wakes_all_and_they_are_refused(night: Night) -> None:

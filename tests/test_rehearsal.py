@@ -416,6 +416,18 @@ def stores(session: Session) -> None:
     session.flush()
 
 
+def test_what_reads_on_an_engine_that_was_kept_is_not_noted_as_what_would_be_served(
+    lite: App,
+) -> None:
+    lite.start(rehearse=True)
+    with lite.engines["rw"].connect() as connection:
+        for _ in range(2):
+            connection.execute(select(Which))
+            connection.commit()
+    entries = notebook_of(lite.selector.switch).entries
+    assert [(key.kind, one.first) for key, one in entries.items()] == [("connection", 1)]
+
+
 def test_a_line_that_is_met_again_is_told_by_who_has_called_it(lite: App) -> None:
     lite.start(rehearse=True)
     for _ in range(3):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,19 @@ def test_what_has_connected_after_the_error_stays(pg: App, pg_server: Server) ->
             stays = pid(later)
         one.close()
         soon(pg, pg_server, {stays})
+
+
+def test_all_connections_of_before_on_which_it_was_refused_are_closed_in_one_second(
+    pg: App, pg_server: Server
+) -> None:
+    pg.start()
+    engine = pg.engine_now()
+    with closed(pg_server, pg.urls["rw"]):
+        with engine.connect() as one, engine.connect() as two:
+            for each in (one, two):
+                insert = partial(each.execute, Book.__table__.insert(), {"title": "x"})
+                refused(pg, insert)
+        soon(pg, pg_server, set())
 
 
 def test_connections_are_made_anew_once_a_second(pg: App, pg_server: Server, clock: Any) -> None:

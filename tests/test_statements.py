@@ -117,6 +117,8 @@ class Told(Enum):
         ("RESET standard_conforming_strings", "postgresql", "RESET standard_conforming_strings"),
         ("SELECT set_config('a'::text, 'x', true)", "postgresql", None),
         ("SELECT set_config('a'::text || 'b', 'x', true)", "postgresql", "set_config() of what protects the transaction"),
+        ("SELECT substring((SELECT a FROM t FOR UPDATE) FROM 1 FOR 2)", "postgresql", "SELECT ... FOR UPDATE"),
+        ("EXPLAIN (ANALYZE 0x1) SELECT 1 INTO t", "postgresql", "EXPLAIN ANALYZE SELECT"),
         ("SELECT set_config('app.' || %s::text, 'x', true)", "postgresql", None),
         ("SELECT set_config('a.'::jsonb ->> 'b', 'x', true)", "postgresql", "set_config() of what protects the transaction"),
         ("SELECT set_config(%(a)s::VARCHAR, 'x', true)", "postgresql", None),

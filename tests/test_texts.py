@@ -357,6 +357,7 @@ TABLE = (
             "SELECT x.nextval FROM regclass('seq') x",
             # where the same name is a table's elsewhere
             f"SELECT (SELECT x.{LOCK} FROM {SERIES} x) FROM thing x",
+            f'SELECT (SELECT q FROM (SELECT x.{LOCK}, x.is distinct FROM {SERIES} x ("is")) q) FROM thing x',
             f"SELECT (SELECT x.{LOCK} FROM {SERIES} x), x.{LOCK} FROM {SERIES} x ({LOCK})",
             f'SELECT (SELECT x.{LOCK} FROM thing "AS" JOIN {SERIES} x ON true LIMIT 1) FROM thing x',
             f"SELECT (SELECT x.{LOCK} values FROM {SERIES} x) FROM thing x",

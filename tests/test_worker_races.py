@@ -173,20 +173,25 @@ def test_a_connection_that_is_being_made_at_the_flip_keeps_it_from_being_drained
     assert verdict(app).holds
 
 
-def test_a_connection_that_is_asked_for_as_the_process_ends_registers_it_anew(lite: App) -> None:
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_connection_that_is_asked_for_as_the_process_ends_is_one_of_a_registered_process(
+    lite: App, counted: bool
+) -> None:
     lite.start(ttl=3600)
     read(lite)
     lite.engines["rw"].dispose()  # so that none is idle
-    door, ends = Door.of(lite.engines["rw"]), [lite.selector._worker.end]
+    door, asked = Door.of(lite.engines["rw"]), list[int]()
 
-    def end() -> None:  # it counts none yet
-        if ends:
-            ends.pop()()
-            assert registry(lite).read() == []
+    def end() -> None:
+        asked.append(door.connections)
+        if len(asked) == 1 + counted:
+            lite.selector._worker.end()
+            assert len(registry(lite).read()) == counted
 
     door.before_connect = (*door.before_connect, end)
     with lite.engines["rw"].connect():
         assert one(lite).liveness is Liveness.ALIVE
+    assert asked == [0, 1]
 
 
 def test_two_threads_that_begin_at_once_register_once(lite: App) -> None:
