@@ -206,6 +206,8 @@ def test_what_stands_where_the_history_and_the_announcement_belong_is_examined(p
         assert found() == {}
     history.chmod(0o666)
     assert found() == {"history-writable": f"{history} can be written by every user."}
+    os.link(history, place / "second")
+    assert found() == {"history-not-a-file": f"{history} is two names of a file."}
     history.unlink()
     history.symlink_to("other")
     assert found() == {"history-not-a-file": f"{history} is no regular file."}

@@ -129,6 +129,18 @@ def test_what_lies_idle_in_a_pool_that_was_taken_away_is_not_given_out(app: App)
     door.open(door)
 
 
+def test_a_listener_that_is_added_while_read_only_is_called_after_the_flip_back(lite: App) -> None:
+    lite.start()
+    lite.on()
+    lite.selector.check()
+    engine, heard = lite.engines["rw"], list[Any]()
+    event.listen(engine, "checkout", lambda *given: heard.append(given))
+    lite.off()
+    lite.selector.check()
+    with engine.connect():
+        assert len(heard) == 1
+
+
 def test_a_pool_that_was_taken_away_connects_no_more_after_the_flip_back(app: App) -> None:
     app.start()
     engine = app.engines["rw"]

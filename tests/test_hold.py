@@ -341,13 +341,13 @@ def test_until_decides_whether_it_is_worth_waiting(night: Night) -> None:
 
 
 def test_an_until_that_is_announced_meanwhile_ends_the_waiting_in_vain(night: Night) -> None:
-    night.wait("a", hold=30)
-    night.wait("b", hold=SECONDS * 5)
+    night.wait("a", hold=SECONDS * 3)  # longer than the next lines wait
+    night.wait("b", hold=SECONDS * 9)
     switch: Any = night.selector.switch
-    switch.enable("upgrade", now() + timedelta(seconds=100))
+    switch.enable("upgrade", now() + timedelta(seconds=SECONDS * 6))
     wait_until(lambda: night.told, "one is refused")
     assert night.told[0][0] == "a"
-    assert " is later than its hold of 30 s would end." in night.told[0][1]
+    assert f" is later than its hold of {SECONDS * 3:g} s would end." in night.told[0][1]
     assert night.end()[1:] == ["b"]
 
 

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import create_engine, engine_from_config, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import SingletonThreadPool
 
 from sa_readonly import (
     ConfigurationError,
@@ -24,6 +25,7 @@ from sa_readonly import (
     ReadOnlyError,
 )
 from sa_readonly.engines.single import Single, of_engine
+from sa_readonly.oneswitch import of_key
 from tests.by_url import nothing_lingers
 from tests.etcd import certificates
 
@@ -90,11 +92,25 @@ def test_the_pool_of_another_one_is_refused(place: Path) -> None:
         create_engine(url_of(place), pool=engine.pool)
 
 
+def test_engines_of_one_key_are_given_one_file_of_their_host_or_none(place: Path) -> None:
+    asked = ("http://127.0.0.1:1", "/shop/read-only", False)
+    kept = of_key(*asked, file=f"{place}/read-only.txt")
+    for other in (None, f"{place}/other.txt"):
+        with pytest.raises(ConfigurationError, match=r"^sa_readonly_file=.* differs from "):
+            of_key(*asked, file=other)
+    assert of_key(*asked, file=f"{place}/read-only.txt") is kept
+
+
 def test_a_pool_that_has_given_out_connections_is_refused(place: Path) -> None:
     plain = create_engine(f"sqlite:///{place}/one.db")
     with plain.connect(), pytest.raises(ConfigurationError, match="pool= has given out"):
         create_engine(url_of(place), pool=plain.pool)
     create_engine(url_of(place), pool=plain.pool)
+    keeping = create_engine(f"sqlite:///{place}/one.db", poolclass=SingletonThreadPool)
+    keeping.connect().close()
+    with pytest.raises(ConfigurationError, match="pool= has given out"):
+        create_engine(url_of(place), pool=keeping.pool)
+    keeping.dispose()
 
 
 def test_a_database_in_memory_is_refused(place: Path) -> None:

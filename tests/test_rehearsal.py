@@ -428,6 +428,16 @@ def test_what_reads_on_an_engine_that_was_kept_is_not_noted_as_what_would_be_ser
     assert [(key.kind, one.first) for key, one in entries.items()] == [("connection", 1)]
 
 
+def test_what_a_connection_writes_in_its_next_transaction_stands_behind_nothing(lite: App) -> None:
+    lite.start(rehearse=True)
+    with lite.selector.engine().connect() as connection:
+        for title in ("one", "two"):
+            connection.execute(insert(Book).values(title=title))
+            connection.execute(text("delete from book where title = 'none'"))
+            connection.commit()
+    assert [(one.first, one.behind) for one in noted(lite).values()] == [(2, 0), (0, 2)]
+
+
 def test_a_line_that_is_met_again_is_told_by_who_has_called_it(lite: App) -> None:
     lite.start(rehearse=True)
     for _ in range(3):

@@ -13,7 +13,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadPool, StaticPool
 
-from sa_readonly import EngineSelector, FileSwitch
+from sa_readonly import EngineSelector, FileSwitch, ReadOnlyError
 from sa_readonly.workers import memory
 from sa_readonly.workers.protocol import Liveness
 from sa_readonly.workers.verdict import judge
@@ -351,6 +351,23 @@ def test_what_a_ping_finds_broken_was_not_in_use(lite: App) -> None:
 
 def _is_broken(*_: object) -> None:
     raise DisconnectionError
+
+
+def test_a_connection_that_is_closed_as_its_grace_is_over_is_in_use_no_more(lite: App) -> None:
+    lite.start(ttl=3600, grace=0)
+
+    def child() -> None:
+        with lite.sessions() as session:
+            session.scalar(WHICH)
+            lite.on()
+            lite.selector.check()
+            with pytest.raises(ReadOnlyError):
+                session.scalar(WHICH)
+        lite.off()
+        lite.selector.check()
+        read(lite)
+
+    assert ended(lite, child) == []
 
 
 def test_a_detached_connection_that_is_given_up_was_in_use(app: App) -> None:

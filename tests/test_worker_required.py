@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from sqlalchemy import create_engine
 
 from sa_readonly import (
     ConfigurationError,
@@ -14,7 +15,9 @@ from sa_readonly import (
     State,
     Switch,
 )
+from sa_readonly.workers.worker import Worker
 from tests.app import WHICH, App, Book
+from tests.by_url import end_lingering
 from tests.worker_app import lite, read, unusable, verdict
 
 __all__ = ["lite"]  # a fixture
@@ -89,6 +92,25 @@ def test_who_must_be_registered_and_is_no_more_sends_nothing_under_autocommit(
             lite.selector.check()
             with pytest.raises(ReadOnlyError, match="is not registered"):
                 connection.scalar(WHICH)
+
+
+def test_an_engine_by_url_that_cant_be_registered_is_refused_and_asks_no_more(
+    lite: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = Worker._refuse, list[Worker]()
+
+    def refuse(worker: Worker) -> ReadOnlyError:
+        asked.append(worker)
+        assert len(asked) < 10
+        return real(worker)
+
+    monkeypatch.setattr(Worker, "_refuse", refuse)
+    options = f"plugin=sa_readonly&sa_readonly_file={lite.path}&sa_readonly_workers=required"
+    engine = create_engine(f"{lite.urls['rw']}?{options}")
+    with unusable(lite), pytest.raises(ReadOnlyError, match="is not registered"):
+        engine.connect()
+    engine.dispose()
+    end_lingering()
 
 
 def test_what_is_required_needs_a_place(lite: App) -> None:

@@ -312,6 +312,30 @@ class Settings:
         told()
         assert registry.reads == 3
 
+    def test_entries_that_were_read_while_the_file_changed_are_read_again(self, lite: App) -> None:
+        class Changing(Counting):
+            def read(self) -> list[Seen]:
+                if self.reads < 100:
+                    lite.flip()
+                return super().read()
+
+        registry = Changing()
+        lite.start(workers=registry)
+        site = self.middleware(None, lite.selector)._site
+        site.page(Request("GET", PAGE, "", ""), details=False)
+        reads, registry.reads = registry.reads, 100
+        assert reads > 1
+        site.page(Request("GET", PAGE, "", ""), details=False)
+        assert registry.reads == 101
+
+    def test_the_check_looks_however_young_the_answer_is(self, lite: App) -> None:
+        lite.start(ttl=3600)
+        site = self.middleware(None, lite.selector)._site
+        asked = Request("GET", f"{PAGE}/check", "", "mode=read-write")
+        assert site.page(asked, details=False).status == 200
+        lite.on()
+        assert site.page(asked, details=False).status == 503
+
     def test_it_touches_no_database(self, lite: App) -> None:
         lite.start()
         site = self.middleware(None, lite.selector)._site
