@@ -183,11 +183,16 @@ def test_a_scrape_counts_what_was_noted(rehearsed: App) -> None:
 
     from sa_readonly.metrics import ReadOnlyCollector  # noqa: PLC0415
 
+    with rehearsed.sessions.begin() as session:
+        for title in ("first", "behind"):
+            session.add(Book(title=title))
+            session.flush()
+    tick(rehearsed)
     registry = CollectorRegistry()
     registry.register(ReadOnlyCollector(rehearsed.selector))
     lines = generate_latest(registry).decode().splitlines()
     labels = f'kind="flush",pid="{os.getpid()}",switch="{rehearsed.path}"'
-    assert f"sa_readonly_rehearsed_total{{{labels}}} 2.0" in lines
+    assert f"sa_readonly_rehearsed_total{{{labels}}} 4.0" in lines
     assert f'sa_readonly_workers_rehearsing{{switch="{rehearsed.path}"}} 1.0' in lines
 
 
