@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, insert, select, text
+from sqlalchemy import URL, Connection, insert, select, text
 from sqlalchemy.exc import IllegalStateChangeError, OperationalError
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from sa_readonly import ConfigurationError, ReadOnlyError
+from sa_readonly import ConfigurationError, EngineSelector, FileSwitch, ReadOnlyError
 from sa_readonly.engines.doors import Door
 from tests.app import RELEASE, WHICH, App, Author, Book, Clock, make_app
 from tests.postgres import Server, wait_until
@@ -221,6 +223,37 @@ def test_what_is_prepared_already_is_committed_also_after_its_grace(
     clock.ahead = 31
     session.commit()
     session.close()
+    assert pg_app.titles("rw") == ["one"]
+
+
+def test_what_is_prepared_already_is_committed_after_its_grace_where_that_is_a_text(
+    pg_app: App, clock: Clock
+) -> None:
+    """For asyncpg SQLAlchemy sends COMMIT PREPARED as a statement."""
+    url = pg_app.urls["rw"].set(drivername="postgresql+asyncpg")
+
+    def begin(connection: Connection) -> Any:
+        transaction = connection.begin_twophase()
+        connection.execute(insert(Book).values(title="one"))
+        transaction.prepare()
+        pg_app.on()
+        return transaction
+
+    async def main() -> None:
+        engine = create_async_engine(url)
+        async with (
+            EngineSelector(
+                FileSwitch(pg_app.path, ttl=0), read_write=engine, grace=30, watch=False
+            ) as selector,
+            engine.connect() as connection,
+        ):
+            transaction = await connection.run_sync(begin)
+            selector.switch.check()
+            clock.ahead = 31
+            await connection.run_sync(lambda _: transaction.commit())
+        await engine.dispose()
+
+    asyncio.run(main())
     assert pg_app.titles("rw") == ["one"]
 
 
