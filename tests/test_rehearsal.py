@@ -29,7 +29,7 @@ from sa_readonly.rehearsal import notes
 from sa_readonly.rehearsal.callsite import Site
 from sa_readonly.rehearsal.notes import DRAIN, READ, Entry, Key, Notebook, notebook_of
 from sa_readonly.rehearsal.sheet import LIMIT, decoded, encoded, put_together, sheet_of
-from tests.app import App, Author, Book, Which, in_thread, need
+from tests.app import App, Author, Base, Book, Which, in_thread, need
 from tests.by_url import end_lingering
 
 HERE = __file__
@@ -212,6 +212,21 @@ def test_what_is_refused_in_either_mode_is_noted_with_its_role(lite: App) -> Non
         session.execute(insert(Book))
     ((key, entry),) = noted(lite).items()
     assert (key.role, key.kind, entry.first) == ("replica", "statement", 1)
+
+
+def test_the_role_replica_writes_nothing_in_a_rehearsal_of_a_database_in_memory() -> None:
+    engine, other = create_engine("sqlite://"), create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    switch, options = FixedSwitch(Mode.READ_WRITE), {"workers": False, "rehearse": True}
+    with (
+        EngineSelector(switch, read_write=engine, read_only=other, **options) as selector,
+        RoutingSession(selector, role="replica") as session,
+    ):
+        session.add(Book(title="no"))
+        with pytest.raises(ReadOnlyError, match="the role 'replica'"):
+            session.flush()
+    engine.dispose()
+    other.dispose()
 
 
 def test_no_value_is_noted(lite: App) -> None:
