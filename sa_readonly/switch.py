@@ -88,7 +88,7 @@ class FileSwitch(BaseSwitch):
         """Look, if a few calls of ``stat()`` are enough for it; see :meth:`.Switch.glance`.
 
         :return: True if ``known`` may be used now. False if the file came, went or was edited: its
-            text is not read here. It flips nothing, and tells no flip that another thread made.
+            text is not read here. It waits for no thread that turns the gates, and tells no flip.
         """
         if self._is_dictated():
             return True
@@ -99,9 +99,12 @@ class FileSwitch(BaseSwitch):
         enough, seen = self._stat(known)
         if not enough:
             return False
-        self._learn(lambda old: self._state_after(seen, old) if old is known else None, started)
+        with forks.locked(self._state(), 0) as taken:
+            if taken and self.known is known:
+                self._apply(seen, started)
         self._tell_aside()
-        return self.ttl == 0 or clock() <= self._expires
+        expires = started + self.ttl if self.known is known else self._expires
+        return self.ttl == 0 or clock() <= expires
 
     def check(self) -> State:
         """Look now, whatever the age of the answer, and return the state."""
@@ -205,10 +208,7 @@ class FileSwitch(BaseSwitch):
         return seen if isinstance(seen, _Sighting) else _Gone(None)
 
     def _stat(self, known: State) -> tuple[bool, _Seen]:
-        """Ask the file system by one ``stat()``; say if that is enough, and what was seen.
-
-        It is not if the file came, went or was edited.
-        """
+        """Say if one ``stat()`` is enough, as the file is the same or none, and what it saw."""
         try:
             if known.read_only:
                 seen = self._unchanged(known)
@@ -302,12 +302,11 @@ class FileSwitch(BaseSwitch):
             return False
         if not self._astray:
             self._astray = True
-            self._say(
-                *(logging.ERROR, "directory_gone"),
+            message = (
                 "%s is gone together with its directory, which was unmounted or swapped: the mode "
-                "stays read-only. Bring the directory back, or create the file and remove it.",
-                self.path,
+                "stays read-only. Bring the directory back, or create the file and remove it."
             )
+            self._say(logging.ERROR, "directory_gone", message, self.path)
         return True
 
     def _note_slow(self, slow: bool) -> None:

@@ -373,6 +373,33 @@ def test_a_glance_takes_back_nothing_that_was_learned_after_its_stat(path, clock
     assert switch.known.mode is RW
 
 
+def test_a_glance_does_not_wait_for_a_thread_that_turns_the_gates(path, clock, stats):
+    switch = FileSwitch(path, ttl=10)
+    turning, go_on, answers = threading.Event(), threading.Event(), []
+
+    def gate(state):
+        if state.read_only:
+            turning.set()
+            assert go_on.wait(BOUND)
+
+    end = switch.subscribe(gate, nothing)
+    path.touch()
+    turns = threading.Thread(target=switch.check, daemon=True)
+    turns.start()
+    try:
+        assert turning.wait(BOUND)
+        clock.now += 20
+        glances = threading.Thread(target=lambda: answers.append(switch.glance()), daemon=True)
+        glances.start()
+        join([glances])
+        assert answers == [True]  # by its own stat(): the file is the one that is known
+        assert switch.known.mode is RO
+    finally:
+        go_on.set()
+        join([turns])
+        end()
+
+
 def test_a_glance_whose_stat_took_longer_than_ttl_lets_nothing_begin(path, clock, stats):
     switch = FileSwitch(path, ttl=10)
     clock.now += 6
