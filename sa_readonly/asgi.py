@@ -253,7 +253,7 @@ class ReadOnlyMiddleware:
     async def _state(self) -> State:
         selector = self._site.selector
         if clock() < selector.switch.fresh_until:
-            return selector.state
+            return selector.known  # .state reads the clock again, and may look
         return await _in_thread(lambda: selector.state)
 
     async def _details(self, scope: Scope) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from importlib import import_module
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine
 
-from sa_readonly import EngineSelector, FixedSwitch, Mode, ReadOnlyError
+from sa_readonly import EngineSelector, FileSwitch, FixedSwitch, Mode, ReadOnlyError
 from sa_readonly.asgi import ReadOnlyMiddleware, response_for
 from tests.app import App, need
 from tests.web_cases import PAGE, Cases, Settings, Site, serving
@@ -214,21 +215,28 @@ def test_the_loop_goes_on_while_the_directory_of_workers_is_read(lite: App) -> N
     assert (page.status, other.status) == (200, 200)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "trio"])
-def test_the_file_is_looked_at_in_a_thread(
-    lite: App, monkeypatch: pytest.MonkeyPatch, loop: str
-) -> None:
-    need(loop)
-    lite.start(ttl=3600)  # it is stale only because the process has not registered yet
-    switch = lite.selector.switch
-    threads: set[Any] = set()
-    examine = type(switch)._examine
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> set[threading.Thread]:
+    """The threads that look at a file."""
+    threads: set[threading.Thread] = set()
+    examine = FileSwitch._examine
 
     def noting(self: Any) -> Any:
         threads.add(threading.current_thread())
         return examine(self)
 
-    monkeypatch.setattr(type(switch), "_examine", noting)
+    monkeypatch.setattr(FileSwitch, "_examine", noting)
+    return threads
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_the_file_is_looked_at_in_a_thread(
+    lite: App, looked: set[threading.Thread], loop: str, rehearse: bool
+) -> None:
+    need(loop)
+    lite.start(ttl=3600, rehearse=rehearse)  # stale only as the process has not registered yet
+    looked.clear()
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         await send(head())
@@ -241,8 +249,26 @@ def test_the_file_is_looked_at_in_a_thread(
         else:
             import_module(loop).run(made, scope(path), receive, sent)
         assert sent.status == 200
-    assert threads
-    assert threading.main_thread() not in threads
+    assert looked
+    assert threading.main_thread() not in looked
+
+
+def test_an_answer_that_ages_while_it_is_asked_for_is_not_asked_for_anew_on_the_loop(
+    lite: App, looked: set[threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.start(ttl=3600)
+    lite.selector.check()
+    looked.clear()
+    ends = iter([math.inf])
+    aging = property(lambda _: next(ends, -math.inf), lambda *_: None)
+    monkeypatch.setattr(FileSwitch, "fresh_until", aging)
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send(head())
+
+    assert asked(ReadOnlyMiddleware(app, lite.selector)).status == 200
+    assert next(ends, None) is None
+    assert not looked
 
 
 def test_it_works_where_no_asyncio_runs(reading: EngineSelector) -> None:

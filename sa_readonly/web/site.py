@@ -170,7 +170,7 @@ class Site:
     def may_refuse(self, request: Request) -> bool:
         """True if this request is refused, while read-only, before the application runs."""
         refuses = request.method in self._refuse and not self._allows(request)
-        if refuses and self._notebook.on and not self.selector.read_only:
+        if refuses and self._notebook.on and not self.selector.known.read_only:
             site = Place("ReadOnlyMiddleware(refuse)", 0, request.method)
             self._notebook.note(Key(site, None, "primary", "beforehand"), "The request")
         return refuses
