@@ -140,6 +140,18 @@ def test_reads_go_on_and_writes_come_back_by_themselves(pg: App, pg_server: Serv
     ]
 
 
+@pytest.mark.parametrize("pg", ["asyncpg"], indirect=True)
+def test_what_a_loop_meets_is_told_in_a_thread(pg: App, pg_server: Server) -> None:
+    start(pg)
+    told: list[tuple[Mode, int]] = []
+    pg.selector.on_flip(lambda _, new: told.append((new.mode, threading.get_ident())))
+    with closed(pg_server, pg.urls["rw"]):
+        flip(pg)
+        assert [mode for mode, _ in told] == [READ_ONLY]
+    until_back(pg)
+    assert threading.get_ident() not in {thread for _, thread in told}
+
+
 @pytest.mark.parametrize("pg", ["psycopg2"], indirect=True)
 def test_a_held_write_waits_until_the_server_takes_writes(pg: App, pg_server: Server) -> None:
     start(pg, max_held=1)

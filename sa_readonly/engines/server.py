@@ -11,12 +11,14 @@ import threading
 import time
 import weakref
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import forks
 from ..announced import with_announced
 from ..mode import Mode, State, Switch, now
 from ..telemetry import of_state, on_span
+from . import loops
 from .answers import REASON
 
 if TYPE_CHECKING:
@@ -146,7 +148,7 @@ class ServerSwitch(Switch):
         on_span(mode=str(new.mode), flip_from=str(old.mode))
         told = None if self.told is None else self.told()
         if told is not None:
-            told(old, new)
+            loops.wait_for(partial(told, old, new))  # an event loop may have met the server's no
 
     def __repr__(self) -> str:
         return f"ServerSwitch({self._name()!r}, {self.known.mode})"
