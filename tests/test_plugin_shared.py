@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sys
@@ -15,14 +16,24 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.event import registry
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from sa_readonly import FixedSwitch, Mode, ReadOnlyError, forks, oneswitch, testing, wsgi
+from sa_readonly import (
+    FileSwitch,
+    FixedSwitch,
+    Mode,
+    ReadOnlyError,
+    forks,
+    oneswitch,
+    testing,
+    wsgi,
+)
 from sa_readonly.rehearsal import notes
 from sa_readonly.workers import worker
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.status import take
-from tests.app import LONG, longer
+from tests.app import LONG, longer, need
 from tests.by_url import nothing_lingers, shared_of
 from tests.postgres import wait_until
 from tests.switches import BOUND, in_child
@@ -57,6 +68,54 @@ def test_engines_of_one_switch_share_a_switch_a_thread_and_an_entry(place: Path)
     assert len({shared_of(engine) for engine in engines}) == 1
     assert sum(name.endswith(".lock") for name in entries(place)) == 1
     assert len(set(threading.enumerate()) - before) == 1
+
+
+@pytest.mark.parametrize("meanwhile", ["the first look", "the end of another"])
+def test_a_loop_goes_on_while_its_engine_begins(
+    place: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    need("aiosqlite")
+    reached, go_on = threading.Event(), threading.Event()
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{place}/one.db?plugin=sa_readonly"
+        f"&sa_readonly_file={place}/read-only.txt"
+    )
+
+    def hang() -> None:
+        reached.set()
+        assert go_on.wait(BOUND)
+
+    examine = FileSwitch._examine
+
+    def slow(self: FileSwitch) -> Any:
+        hang()
+        return examine(self)
+
+    def leaving() -> None:
+        with shared_of(engine.sync_engine)._joining():  # the thread of the worker has it so
+            hang()
+
+    async def connect() -> None:
+        async with engine.begin() as connection:
+            await connection.execute(text("select 1"))
+
+    async def go() -> None:
+        other = None
+        if meanwhile == "the first look":
+            monkeypatch.setattr(FileSwitch, "_examine", slow)
+        else:
+            other = asyncio.create_task(asyncio.to_thread(leaving))
+            await asyncio.to_thread(reached.wait, BOUND)
+        task = asyncio.create_task(connect())
+        await asyncio.sleep(0)  # it begins
+        await asyncio.to_thread(reached.wait, BOUND)
+        go_on.set()
+        await task
+        if other is not None:
+            await other
+        await engine.dispose()
+
+    asyncio.run(go())
 
 
 def test_each_has_its_own_grace(place: Path) -> None:

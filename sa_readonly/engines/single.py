@@ -18,7 +18,7 @@ from .. import forks
 from ..errors import ConfigurationError, ReadOnlyError
 from ..mode import Mode
 from ..rehearsal.callsite import mark
-from . import guard, privates, protection
+from . import guard, loops, privates, protection
 from .classes import grow
 from .dialects import holds_file
 from .doors import AskingPool, ClosedPool
@@ -181,7 +181,7 @@ class Single:
     def _connect_by_mode(self, connection_record: ConnectionPoolEntry | None = None) -> Any:
         """Connect past a pool: by the creator of the one that is used now."""
         if self._begun is None:
-            self._begin()
+            loops.wait_for(self._begin)
         return privates.creator(self.now)(connection_record)
 
     def _connect_anew(self, connection_record: ConnectionPoolEntry | None = None) -> Any:
@@ -193,7 +193,7 @@ class Single:
 
     def give(self) -> PoolProxiedConnection:
         """Return a connection of the kind that the mode asks for."""
-        sides = self._begun or self._begin()
+        sides = self._begun or loops.wait_for(self._begin)
         writer, tries = sides.writer, 0
         while not self.shared.state.read_only:
             pool: Any = writer.pool
@@ -215,9 +215,10 @@ class Single:
         return sides.reader.pool.sa_readonly_connect()  # type: ignore[no-any-return]  # untyped
 
     def _begin(self) -> _Sides:
+        switch = self.shared.switch  # made by its first look, for which no other engine waits
         with _beginning():
             if self._begun is None:
-                switch, sides = self.shared.switch, None
+                sides = None
                 privates.set_creator(self._first, self._connect_anew)
                 try:
                     sides = _Sides(self, self._engine, switch, self.grace, self._create)
