@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sa_readonly import (
     RoutingSession,
     selector_from_config,
 )
+from sa_readonly.engines.url_files import UrlFile
 from tests.app import WHICH, App, Book, in_thread, make_app, need, sqlite_urls
 from tests.test_calls import calls
 from tests.test_forks import in_child
@@ -331,8 +333,16 @@ def test_a_statement_costs_nothing_more(moving: App) -> None:
     assert told[0] == told[1]
 
 
-def test_an_async_engine_follows_the_file(moving: App) -> None:
+def test_an_async_engine_follows_the_file_which_is_read_in_a_thread(
+    moving: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
     need("aiosqlite")
+    threads: set[threading.Thread] = set()
+    real = UrlFile._read
+
+    def read(self: UrlFile) -> URL:
+        threads.add(threading.current_thread())
+        return real(self)
 
     async def run() -> None:
         for name in ("rw", "green"):
@@ -340,6 +350,7 @@ def test_an_async_engine_follows_the_file(moving: App) -> None:
         lead(moving, "rw", "rw")
         async with start(moving) as selector:
             sessions: Any = async_sessionmaker(selector, sync_session_class=RoutingSession)
+            monkeypatch.setattr(UrlFile, "_read", read)
             found = []
             for _ in range(3):
                 async with sessions() as session, sessions(role="replica") as replica:
@@ -353,3 +364,5 @@ def test_an_async_engine_follows_the_file(moving: App) -> None:
                 await engine.dispose()  # type: ignore[misc]  # it is an AsyncEngine
 
     asyncio.run(run())
+    assert threads
+    assert threading.main_thread() not in threads

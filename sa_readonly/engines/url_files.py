@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
@@ -19,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from .. import forks
 from ..telemetry import fields
-from . import privates
+from . import loops, privates
 from .dialects import shown
 from .pools import open_pool
 
@@ -86,7 +87,7 @@ class UrlFile:
         pool = engine.pool
         # While the door is shut only a twin connects: the file is for when that is open again.
         if open_pool(engine) is pool and self._pool() is not pool:
-            self._read_anew(engine, pool)
+            loops.wait_for(partial(self._read_anew, engine, pool))
         change, arguments, keywords = self._made
         arguments, keywords = list(arguments), dict(keywords)
         if connection_record is not None and change != self._learned:
