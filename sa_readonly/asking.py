@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from . import refusals
+from .engines import loops
 from .errors import ConfigurationError
 from .mode import Mode, State, Switch, clock
 from .rehearsal.notes import notebook_of
@@ -65,7 +66,7 @@ class Asking:
         looks, that is hardly ever.
         """
         worker = self._worker
-        return self.switch.refresh() if worker is None else worker.refresh(self.switch)
+        return loops.refresh(self.switch) if worker is None else worker.refresh(self.switch)
 
     @property
     def known(self) -> State:

@@ -633,6 +633,26 @@ async def test_a_flip_that_is_not_read_yet_is_told_as_read_only(app: AsyncApp) -
         app.selector.require_read_write()
 
 
+@pytest.mark.parametrize("way", ["a session's bind", "a closed selector"])
+@pytest.mark.parametrize("async_app", ["aiosqlite"], indirect=True)
+async def test_what_asks_past_the_selector_and_can_not_await_has_a_thread_look(
+    app: AsyncApp, who: dict[str, set[int]], way: str
+) -> None:
+    app.start(ttl=0)
+    await read(app)
+    switch, session = app.selector.switch, AsyncSession(sync_session_class=RoutingSession)
+    if way == "a closed selector":
+        await asyncio.to_thread(app.selector.close)
+    app.on("a reason")
+    if way == "a closed selector":
+        assert app.selector.read_only
+    else:
+        with pytest.raises(ReadOnlyError):
+            session.get_bind(bind=app.async_engine("rw").sync_engine)
+    await until(lambda: switch.known.reason == "a reason", "a thread to look")
+    assert threading.get_ident() not in who["read"]
+
+
 async def test_a_switch_that_can_only_block_is_asked_in_a_thread(app: AsyncApp) -> None:
     class Slow(Switch):
         """A switch held elsewhere."""

@@ -17,6 +17,8 @@ import threading
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..mode import Mode, State, now
+from ..subscribers import looks_at_a_glance
 from ..telemetry import fields
 from . import shared
 from .privates import await_only, greenlet_spawn, in_greenlet
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Dialect
 
-    from ..mode import State, Switch
+    from ..mode import Switch
 
 __all__ = [
     "aside",
@@ -157,7 +159,12 @@ def refresh(switch: Switch) -> State:
     """Refresh a switch; an event loop that runs in this thread is blocked for a stat() at most."""
     if running() is not None and switch.glance():
         return switch.known
-    return wait_for(switch.refresh)
+    if running() is None or in_greenlet() or not looks_at_a_glance(switch):
+        return wait_for(switch.refresh)
+    # Nothing can be awaited here, so a thread looks, and the safe answer is given.
+    aside(switch.refresh)
+    known = switch.known
+    return known if known.read_only else State(Mode.READ_ONLY, since=now())
 
 
 # -- connections -----------------------------------------------------------------------------
