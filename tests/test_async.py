@@ -595,6 +595,8 @@ async def test_nothing_but_a_stat_is_done_on_the_loop(
     app: AsyncApp, who: dict[str, set[int]], watch: bool
 ) -> None:
     app.start(ttl=0.02, watch=watch)
+    told = who["on_flip"] = set()
+    app.selector.on_flip(lambda *_: told.add(threading.get_ident()))
     assert app.selector.mode is Mode.READ_WRITE  # also before there is anything to await
     for _ in range(3):
         assert await read(app) == "rw"
@@ -610,7 +612,8 @@ async def test_nothing_but_a_stat_is_done_on_the_loop(
                 await session.commit()
         app.off()
         await until(lambda: not app.selector.read_only, "read-write")
-    assert set(who) == {"read", "register", "ensure", "report", "withdraw"}
+    assert set(who) == {"read", "register", "ensure", "report", "withdraw", "on_flip"}
+    assert told
     assert not any(threading.get_ident() in threads for threads in who.values())
 
 
