@@ -8,8 +8,8 @@
 #     before. REST framework marks the transaction for rollback when it does the same. An error that nobody has a handler
 #     for is rolled back by ninja where DEBUG is off, and committed where it is on.
 # Versions: Django 5.2.19, django-ninja 1.7.1, strawberry-graphql 0.341.2, djangorestframework 3.18.3, on SQLite.
-# Source: issue 1704 of django-ninja (open); rest_framework/views.py, set_rollback(); Strawberry's documentation of Django has
-#     no word on transactions.
+# Source: issue 1704 of django-ninja (open); rest_framework/views.py, set_rollback(), which has no counterpart in the other
+#     two.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
