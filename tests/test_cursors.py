@@ -34,6 +34,22 @@ def test_a_user_cursor_factory_is_kept(pg_pair: Pair) -> None:
     engine.dispose()
 
 
+def test_cursors_of_a_connection_whose_class_chooses_theirs_are_kept(pg_pair: Pair) -> None:
+    from psycopg2.extras import DictConnection
+
+    arguments = {"connection_factory": DictConnection}
+    engine = create_engine(pg_pair.read_write, connect_args=arguments)
+    with EngineSelector(FixedSwitch(Mode.READ_ONLY), read_write=engine) as selector:
+        raw = selector.engine().raw_connection()
+        cursor: Any = raw.cursor()
+        with pytest.raises(ReadOnlyError, match="READ WRITE is refused"):
+            cursor.execute("SET TRANSACTION READ WRITE")
+        cursor.execute("SELECT 1 AS one")
+        assert cursor.fetchone()["one"] == 1
+        raw.close()
+    engine.dispose()
+
+
 @pytest.mark.parametrize(
     ("driver", "lifted"),
     [

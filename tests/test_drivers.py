@@ -17,6 +17,7 @@ from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_only
@@ -382,6 +383,129 @@ def test_a_value_that_ends_a_literal_is_refused_whoever_puts_it_there(
     assert database.rows() == 0
 
 
+# By driver, the name that its execute() has for the text.
+NAMED = {
+    "psycopg2": "query",
+    "asyncpg": "operation",
+    "pg8000": "operation",
+    "pymysql": "query",
+    "mysqlconnector": "operation",
+    "mariadbconnector": "sql",
+    "aiomysql": "operation",
+}
+
+
+@pytest.mark.parametrize("driver", list(NAMED))
+def test_a_text_that_is_given_by_its_name_is_examined_too(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    database, name = Database(request, driver), NAMED[driver]
+
+    def use_raw(connection: Connection) -> None:
+        cursor: Any = connection.connection.cursor()
+        for method in (cursor.execute, cursor.executemany):
+            with pytest.raises(ReadOnlyError, match="SET"):
+                method(**{name: LIFTS[database.kind]})
+        cursor.execute(**{name: "SELECT 1"})
+        assert [tuple(row) for row in cursor.fetchall()] == [(1,)]
+        with pytest.raises(TypeError):
+            cursor.execute()
+        cursor.close()
+        connection.connection.rollback()
+
+    database.try_it(use_raw)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async"])
+def test_a_value_that_ends_a_literal_in_a_copy_is_refused(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    """psycopg's other texts are filled by the server; this one it fills itself."""
+    database = Database(request, driver)
+
+    def copy(connection: Connection) -> None:
+        cursor: Any = connection.connection.driver_connection.cursor()  # type: ignore[union-attr]  # it is connected
+
+        def read(statement: str, value: Any) -> Any:
+            copying = cursor.copy(statement, (value,))
+            if driver == "psycopg":
+                with copying as rows:
+                    return list(rows.rows())
+
+            async def all_of_them() -> Any:
+                async with copying as rows:
+                    return [row async for row in rows.rows()]
+
+            return await_only(all_of_them())
+
+        with pytest.raises(ReadOnlyError, match="advisory"):
+            read("COPY (SELECT '%s') TO STDOUT", "||pg_try_advisory_xact_lock(7)||")
+        assert read("COPY (SELECT '%s') TO STDOUT", "||7||") == [("7",)]
+        assert read("COPY (SELECT %s) TO STDOUT", "'||7||") == [("'||7||",)]
+        connection.connection.rollback()
+
+    database.try_it(copy)
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg2cffi"])
+def test_a_value_that_is_sql_is_examined(request: pytest.FixtureRequest, driver: str) -> None:
+    """AsIs, and what an adapter makes of another class: the driver puts it into the text."""
+    database = Database(request, driver)
+    extensions = importlib.import_module(f"{driver}.extensions")
+
+    class Expression(str):
+        pass
+
+    extensions.register_adapter(Expression, extensions.AsIs)
+
+    def use(connection: Connection) -> None:
+        raw: Any = connection.connection.cursor()
+        query = text("SELECT :value")
+        for kind in (extensions.AsIs, Expression):
+            lock, lifts = kind("pg_try_advisory_xact_lock(7)"), kind("READ WRITE")
+            # The text alone only reads, also one that has passed.
+            assert connection.scalar(query, {"value": "a"}) == "a"
+            for send in (
+                lambda value: connection.execute(query, {"value": value}),
+                lambda value: connection.execute(query, {"value": ["a", value]}),
+                lambda value: connection.execute(query, [{"value": "a"}, {"value": value}]),
+                lambda value: connection.exec_driver_sql("SELECT %s", (value,)),
+                lambda value: raw.execute("SELECT %s", (value,)),
+                lambda value: raw.execute("SELECT %(one)s", {"one": value}),
+                lambda value: raw.executemany("SELECT %s", iter([("a",), (value,)])),
+                lambda value: raw.callproc("quote_literal", [value]),
+            ):
+                with pytest.raises(ReadOnlyError, match="advisory"):
+                    send(lock)
+            with pytest.raises(ReadOnlyError, match="READ WRITE"):
+                raw.execute("SET TRANSACTION %s", (lifts,))
+            connection.connection.rollback()
+            names = {"name": kind("w"), "table": kind("(SELECT 5 AS w) AS v")}
+            assert connection.scalar(text("SELECT :name FROM :table"), names) == 5
+            raw.executemany("SELECT %s", iter([("a",), (kind("now()"),)]))
+            raw.callproc("quote_literal", [kind("7")])
+            assert raw.fetchall() == [("'7'",)]
+            connection.connection.rollback()
+
+    database.try_it(use)
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "pymysql"])
+def test_a_text_that_ends_within_a_literal_is_not_taken_for_one_with_a_trace_behind_it(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    database = Database(request, driver)
+
+    def use(connection: Connection) -> None:
+        with pytest.raises(DBAPIError):
+            connection.exec_driver_sql("SELECT 'a")
+        connection.rollback()
+        with pytest.raises(ReadOnlyError, match="FOR UPDATE"):
+            connection.exec_driver_sql("SELECT 'a/*x' FROM t FOR UPDATE -- */")
+
+    database.try_it(use)
+
+
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "psycopg2cffi"])
 def test_start_up_options_that_libpq_finds_elsewhere_are_kept(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, driver: str
@@ -652,3 +776,21 @@ def test_a_lock_is_put_back_with_a_driver_that_is_not_known(
             database.try_it(look)
         database.try_it(look, lift, look, pooler="session")
     assert database.rows() == 0
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+def test_a_value_within_quotes_is_refused_with_a_driver_that_is_not_known(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    registry.register("postgresql.unknown", __name__, "UnknownPostgreSQL")
+    registry.register("mysql.unknown", __name__, "UnknownMySQL")
+    database = Database(request, "unknown", kind)
+
+    def hide(connection: Connection) -> None:
+        for values in ((HIDING,), [("1",), (HIDING,)]):
+            with pytest.raises(ReadOnlyError, match="A value within quotes"):
+                connection.exec_driver_sql("SELECT 1 /* %s */", values)
+        assert str(connection.exec_driver_sql("SELECT '%s'", (5,)).scalar()) == "5"
+        assert connection.exec_driver_sql("SELECT %s", (HIDING,)).scalar() == HIDING
+
+    database.try_it(hide, **({"pooler": "session"} if kind == "postgresql" else {}))

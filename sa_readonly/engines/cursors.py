@@ -9,7 +9,6 @@ A further driver needs a row in one of the tables.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import re
 from operator import attrgetter
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine.default import DefaultDialect
 
 from . import locks, poolers, privates, shared, sqlite
-from .dialects import ATTRIBUTES, BLIND
-from .guarded import has_passed
+from .dialects import ATTRIBUTES, BLIND, may_render, plain_types, text_of
+from .guarded import IN_QUOTES, has_passed
 from .statements import may_hide
 
 if TYPE_CHECKING:
@@ -64,6 +63,9 @@ SHUT = (True, False)
 """What the lock of a cursor of PostgreSQL reads while each statement is in a READ ONLY transaction:
 the attribute of :data:`.dialects.ATTRIBUTES`, and autocommit."""
 
+# Names that drivers have for the text in execute(), where it is not "query".
+_TEXTS = ("operation", "sql", "statement")
+
 _DO_EXECUTE = DefaultDialect.do_execute  # taken at import, before a tool for tracing patches it
 
 
@@ -104,7 +106,8 @@ def _change_cursors(dialect: Any, dbapi_connection: Any, *, notes: bool) -> None
         made = _making(driver_connection.__class__, dialect, notes=notes)
         shared.put_on(driver_connection, "__class__", made)
     for name in _CLASSES.get(dialect.driver, ()):
-        base = getattr(driver_connection, name) or dialect.dbapi.extensions.cursor  # psycopg2's
+        # psycopg2's is None by default, also where cursor() makes one of another class.
+        base = getattr(driver_connection, name) or driver_connection.cursor().__class__
         shared.put_on(driver_connection, name, _examining(base, dialect, notes=notes))
     if dialect.driver in _CLASS_GIVEN:
         made = _taking(driver_connection.__class__, dialect, notes=notes)
@@ -131,6 +134,7 @@ def _examining(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
             "__module__": base.__module__,  # by which libraries tell a driver
             "_sa_readonly": dialect,
             "_sa_readonly_notes": notes,
+            "_sa_readonly_plain": plain_types(dialect),
             "_sa_readonly_connection": attrgetter(holder),
             "_sa_readonly_lock": attribute
             and attrgetter(f"{holder}.{attribute}", f"{holder}.autocommit"),
@@ -214,15 +218,22 @@ class _Cursor:
     __slots__ = ()
     _sa_readonly: Any  # the dialect
     _sa_readonly_notes: bool
+    _sa_readonly_plain: frozenset[type[Any]] | None  # see dialects.plain_types()
     _sa_readonly_connection: Callable[[Any], Any]
     _sa_readonly_lock: Callable[[Any], Any] | None  # returns SHUT while the connection is locked
 
-    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+    def execute(self, query: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if query is None:
+            return self.execute(_by_keyword(kwargs), **kwargs)
         ends = self._sa_readonly_examine(query, (args, kwargs))
         done = super().execute(query, *args, **kwargs)  # type: ignore[misc]  # the driver's
         return self._sa_readonly_end(done) if ends else done
 
-    def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+    def executemany(self, query: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if query is None:
+            return self.executemany(_by_keyword(kwargs), **kwargs)
+        if self._sa_readonly_plain is not None:  # an iterator can be looked at but once
+            args, kwargs = tuple(map(list, args)), {key: list(kwargs[key]) for key in kwargs}
         ends = self._sa_readonly_examine(query, (args, kwargs), many=True)
         done = super().executemany(query, *args, **kwargs)  # type: ignore[misc]
         return self._sa_readonly_end(done) if ends else done
@@ -232,7 +243,9 @@ class _Cursor:
         return super().stream(query, *args, **kwargs)  # type: ignore[misc]
 
     def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        self._sa_readonly_examine(statement, (args, kwargs))
+        # psycopg fills this text itself, whatever the class of the cursor.
+        filling = self._sa_readonly.loaded_dbapi.ClientCursor(self._sa_readonly_connection(self))
+        self._sa_readonly_examine(statement, (args, kwargs), filling=filling)
         return super().copy(statement, *args, **kwargs)  # type: ignore[misc]
 
     def copy_expert(self, sql: Any, *args: Any, **kwargs: Any) -> Any:
@@ -248,20 +261,29 @@ class _Cursor:
         dialect = self._sa_readonly
         selects = dialect._sa_readonly_family == "postgresql" and dialect.driver != "pg8000"
         verb = "SELECT" if selects else "CALL"
-        self._sa_readonly_examine(f"{verb} {name}()", ())
+        values = args[0] if args and args[0] is not None else ()
+        values = list(values.values() if isinstance(values, dict) else values)
+        marks = ", ".join(["%s"] * len(values))
+        self._sa_readonly_examine(f"{verb} {name}({marks})", ((values,), {}))
         return super().callproc(name, *args, **kwargs)  # type: ignore[misc]
 
-    def _sa_readonly_examine(self, query: Any, parameters: Any, *, many: bool = False) -> bool:
-        """Refuse what would write; return whether the text ends the transaction unseen."""
+    def _sa_readonly_examine(
+        self, query: Any, parameters: Any, *, many: bool = False, filling: Any = None
+    ) -> bool:
+        """Refuse what would write; return whether the text ends the transaction unseen.
+
+        :param filling: the cursor that tells how values are put into the text, if another one.
+        """
         dialect = self._sa_readonly
         if self._sa_readonly_notes:  # whatever goes wrong, it is sent
             with contextlib.suppress(Exception):
-                text = query if query.__class__ is str else _text_of(query, self)
+                text = query if query.__class__ is str else text_of(query, self)
                 dialect._sa_readonly_rehearse(self, text, parameters)
             return False
-        text = query if query.__class__ is str else _text_of(query, self)
-        opened = self._sa_readonly_opened(text)
-        if opened is None and (has_passed(dialect, text) or text in _RESETS):
+        text = query if query.__class__ is str else text_of(query, self)
+        opened, plain = self._sa_readonly_opened(text), self._sa_readonly_plain
+        renders = plain is not None and may_render(parameters, plain)
+        if opened is None and not renders and (has_passed(dialect, text) or text in _RESETS):
             return False
         if not hasattr(dialect, "_sa_readonly_examine"):
             return False  # the selector is closed; the server has its locks until the check-in
@@ -269,12 +291,12 @@ class _Cursor:
             raise dialect._sa_readonly_refusal(opened, text, kind="statement")
         dialect._sa_readonly_examine(text, parameters)
         texts = [text]
-        if dialect._sa_readonly_hides(text):
+        if renders or dialect._sa_readonly_hides(text):
             args, kwargs = parameters or ((), {})
             for values in (*args, *kwargs.values()):
                 several = isinstance(values, (list, tuple)) and many
                 for one in values if several else [values]:
-                    texts += self._sa_readonly_examine_filled(text, one)
+                    texts += self._sa_readonly_examine_filled(text, one, filling or self)
         return dialect.driver in BLIND and self._sa_readonly_ends(texts)
 
     def _sa_readonly_ends(self, texts: list[str]) -> bool:
@@ -289,18 +311,17 @@ class _Cursor:
                 raise dialect._sa_readonly_refusal(what, text, kind="statement")
         return False
 
-    def _sa_readonly_examine_filled(self, text: str, values: Any) -> Iterator[str]:
-        """Examine a text in which a value may come to stand in a literal or comment; yield that."""
+    def _sa_readonly_examine_filled(self, text: str, values: Any, filling: Any) -> Iterator[str]:
+        """Examine a text in which a value may end a literal or comment, or be SQL; yield that."""
         dialect = self._sa_readonly
-        mogrify = getattr(self, "mogrify", None)
+        mogrify = getattr(filling, "mogrify", None)
         if mogrify is not None:
-            filled = _text_of(mogrify(text, values), self)
+            filled = text_of(mogrify(text, values), self)
             dialect._sa_readonly_examine(filled, ())
             yield filled
         elif dialect._sa_readonly_family in ("mysql", "mariadb") and may_hide(values):
             # Such a driver tells what it sends when it has sent it.
-            what = "A value within quotes or a comment, which it may end (put %s outside of them),"
-            raise dialect._sa_readonly_refusal(what, text, kind="statement")
+            raise dialect._sa_readonly_refusal(IN_QUOTES, text, kind="statement")
 
     def _sa_readonly_end(self, done: Any) -> Any:
         """Have the driver begin a transaction anew, as a text has ended the one it believes in."""
@@ -327,6 +348,14 @@ class _Cursor:
             return None
         told = locks.reported(dialect, self._sa_readonly_connection(self))
         return "A session set to READ WRITE" if told == "off" else None
+
+
+def _by_keyword(given: dict[str, Any]) -> Any:
+    """Take the text out of arguments that are given by name."""
+    for name in _TEXTS:
+        if name in given:
+            return given.pop(name)
+    raise TypeError("execute() is to be given a text.")
 
 
 class _Roomy:
@@ -365,36 +394,3 @@ class _Streaming(_Cursor):
             if refusal is not None and locks.is_refusal(error):
                 raise refusal("The statement", kind="server") from error
             raise
-
-
-# -- texts -----------------------------------------------------------------------------------
-
-
-def _text_of(query: Any, cursor: Any) -> str:
-    if isinstance(query, str):
-        return query
-    if isinstance(query, (bytes, bytearray)):
-        return _decoded(bytes(query), cursor)
-    return query.as_string(cursor)  # type: ignore[no-any-return]  # psycopg's sql.Composable
-
-
-# In these encodings a character may end in the byte of a backslash. Python does not know all such
-# characters, and a decoder that replaced one would leave its backslash alone.
-_WITH_BACKSLASH = frozenset(
-    ("big5", "big5hkscs", "gbk", "gb18030", "shift_jis", "shift_jis_2004", "cp932", "johab")
-)
-
-
-def _decoded(query: bytes, cursor: Any) -> str:
-    """Return what the server reads, in the connection's encoding."""
-    dialect, connection = cursor._sa_readonly, cursor.connection
-    if dialect.driver == "psycopg2":
-        name = dialect.dbapi.extensions.encodings.get(connection.encoding)
-    else:
-        name = getattr(getattr(connection, "info", connection), "encoding", None)
-    codec = codecs.lookup(name or "utf-8")
-    try:
-        return codec.decode(query, "strict" if codec.name in _WITH_BACKSLASH else "replace")[0]
-    except UnicodeDecodeError as error:
-        what = f"A text that can't be read as {codec.name}"
-        raise dialect._sa_readonly_refusal(what, kind="statement") from error

@@ -6,7 +6,11 @@ from PostgreSQL's and has its drivers, and so its locks.
 
 from __future__ import annotations
 
+import codecs
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Dialect, Engine
@@ -19,9 +23,12 @@ __all__ = [
     "family",
     "holds_file",
     "is_in_memory",
+    "may_render",
+    "plain_types",
     "row",
     "run",
     "shown",
+    "text_of",
 ]
 
 LOCKED = frozenset(("postgresql", "sqlite", "mysql", "mariadb"))
@@ -109,3 +116,63 @@ def row(dbapi_connection: Any, statement: str) -> Any:
         return cursor.fetchone()
     finally:
         cursor.close()
+
+
+# -- what a driver is given as a text ----------------------------------------------------------
+
+
+def text_of(query: Any, cursor: Any) -> str:
+    """Return what a guarded cursor is given, as a text."""
+    if isinstance(query, str):
+        return query
+    if isinstance(query, (bytes, bytearray)):
+        return _decoded(bytes(query), cursor)
+    return query.as_string(cursor)  # type: ignore[no-any-return]  # psycopg's sql.Composable
+
+
+# In these encodings a character may end in the byte of a backslash. Python does not know all such
+# characters, and a decoder that replaced one would leave its backslash alone.
+_WITH_BACKSLASH = frozenset(
+    ("big5", "big5hkscs", "gbk", "gb18030", "shift_jis", "shift_jis_2004", "cp932", "johab")
+)
+
+
+def _decoded(query: bytes, cursor: Any) -> str:
+    """Return what the server reads, in the connection's encoding."""
+    dialect, connection = cursor._sa_readonly, cursor.connection
+    if dialect.driver == "psycopg2":
+        name = dialect.dbapi.extensions.encodings.get(connection.encoding)
+    else:
+        name = getattr(getattr(connection, "info", connection), "encoding", None)
+    codec = codecs.lookup(name or "utf-8")
+    try:
+        return codec.decode(query, "strict" if codec.name in _WITH_BACKSLASH else "replace")[0]
+    except UnicodeDecodeError as error:
+        what = f"A text that can't be read as {codec.name}"
+        raise dialect._sa_readonly_refusal(what, kind="statement") from error
+
+
+_TIMES = (date, datetime, time, timedelta)
+_QUOTED = (str, bytes, bytearray, memoryview, type(None), bool, int, float, Decimal, UUID)
+
+
+def plain_types(dialect: Any) -> frozenset[type[Any]] | None:
+    """Return the types of the values that a driver puts into a text as literals, whatever they are.
+
+    A value of another type may be SQL itself there, as psycopg2's ``AsIs``, also where it is what
+    an adapter of the application's makes of it. None if a driver has no such values.
+    """
+    if dialect.driver not in ("psycopg2", "psycopg2cffi"):
+        return None
+    return frozenset((*_QUOTED, *_TIMES, dialect.loaded_dbapi.Binary))
+
+
+def may_render(values: Any, plain: frozenset[type[Any]]) -> bool:
+    """True if any of these values, however nested, may be SQL itself."""
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (list, tuple)):
+        return values.__class__ not in plain
+    return not plain.issuperset(map(type, values)) and any(
+        may_render(value, plain) for value in values
+    )

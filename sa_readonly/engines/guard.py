@@ -172,13 +172,18 @@ class ReadOnly(Examining):
             statement = self._sa_readonly_examine(statement, parameters, context)
         # Not by __class__: a proxy, as of a tool for tracing, has that of the cursor behind it.
         elif (base := self._sa_readonly_straight.get(type(cursor))) is not None:
-            # The cursor examines, too. It would find nothing where the text has passed and the lock
-            # is shut, so the driver's own method is called. That is looked up each time, as tools
-            # for tracing patch it.
-            lock = cursor._sa_readonly_lock
+            # The cursor examines, too. It would find nothing where the text has passed, the lock is
+            # shut and no value can be SQL, so the driver's own method is called. That is looked up
+            # each time, as tools for tracing patch it.
+            lock, plain = cursor._sa_readonly_lock, cursor._sa_readonly_plain
             if lock is None or lock(cursor) == SHUT:
-                base.execute(cursor, statement, parameters)
-                return
+                by_name = parameters.__class__ is dict
+                known = plain is None or by_name or parameters.__class__ in (tuple, list)
+                for one in () if plain is None else parameters:
+                    known = known and (parameters[one] if by_name else one).__class__ in plain
+                if known:
+                    base.execute(cursor, statement, parameters)
+                    return
         super().do_execute(cursor, statement, parameters, context)
 
     def do_executemany(

@@ -6,6 +6,7 @@ What a class keeps on a dialect is named ``_sa_readonly_...``.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine.default import DefaultDialect
@@ -22,6 +23,7 @@ from .statements import (
     ends_transaction,
     examine,
     hides_a_parameter,
+    may_hide,
     reads_alike,
 )
 
@@ -34,10 +36,13 @@ if TYPE_CHECKING:
     from ..mode import Switch
     from ..rehearsal.notes import Notebook
 
-__all__ = ["PASSED", "Examining", "Guarded", "has_passed"]
+__all__ = ["IN_QUOTES", "PASSED", "Examining", "Guarded", "has_passed"]
 
 PASSED = 1000
 """Texts that are remembered as examined."""
+
+IN_QUOTES = "A value within quotes or a comment, which it may end (put %s outside of them),"
+"""What is refused where a driver does not tell what it will send."""
 
 _LONG = 10_000  # characters; a longer text is not remembered
 _PERCENTS = re.compile("%+")
@@ -130,6 +135,8 @@ class Examining(Guarded):
         if has_passed(self, statement):
             return statement
         what = self._sa_readonly_would(statement, parameters)
+        if what is None and self._sa_readonly_fills(statement, parameters, context):
+            what = IN_QUOTES
         if what is None and self._sa_readonly_pooler == "transaction":
             what = self._sa_readonly_ends(statement)
         if what is not None:
@@ -139,21 +146,22 @@ class Examining(Guarded):
             # A "begin" listener sends it, which a twin shares with its engine. It would take the
             # lock of the one writer that SQLite admits.
             return "BEGIN"
-        text = bare(statement)
         backslash, ansi_quotes = privates.quoting(self)
-        # What is left of it may end within a literal, in which that is no comment.
-        if text != statement and not reads_alike(
-            text,
+        alike = partial(
+            reads_alike,
             statement,
-            self._sa_readonly_family,
+            dialect=self._sa_readonly_family,
             backslash=backslash,
             ansi_quotes=ansi_quotes,
-        ):
-            text = statement
-        if Examining._sa_readonly_may_remember(self, text):
-            if len(self._sa_readonly_passed) >= PASSED:
-                self._sa_readonly_passed.clear()
-            self._sa_readonly_passed[text] = None
+        )
+        for text in (bare(statement), statement):
+            # A comment behind it may be none, where it ends within a literal.
+            if (text == statement and "'" not in text) or alike(f"{text}/**/"):
+                if Examining._sa_readonly_may_remember(self, text):
+                    if len(self._sa_readonly_passed) >= PASSED:
+                        self._sa_readonly_passed.clear()
+                    self._sa_readonly_passed[text] = None
+                break
         return statement
 
     def _sa_readonly_may_remember(self, statement: str) -> bool:
@@ -165,6 +173,20 @@ class Examining(Guarded):
             SET_CONFIG in statement.lower()
             or self._sa_readonly_hides(statement)
             or (self.driver in BLIND and self._sa_readonly_ends(statement))
+        )
+
+    def _sa_readonly_fills(self, statement: str, parameters: Any, context: Any) -> bool:
+        """Return whether a value may end a literal or comment, and no cursor of ours looks at it.
+
+        As a driver that is not known may put it into the text.
+        """
+        cursor = getattr(context, "cursor", None)
+        return (
+            cursor is not None
+            and self.paramstyle in ("format", "pyformat")
+            and not hasattr(cursor, "_sa_readonly_examine")
+            and self._sa_readonly_hides(statement)
+            and may_hide(parameters)
         )
 
     def _sa_readonly_hides(self, statement: str) -> bool:

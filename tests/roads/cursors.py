@@ -1,10 +1,13 @@
 """Roads through what the drivers offer: raw cursors, COPY, large objects, procedures."""
 
-# ruff: noqa: PLC0415  # drivers where they are needed
+# ruff: noqa: E501, PLC0415  # SQL is easier to read in one line; drivers where they are needed
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from typing import Any
+
+from sqlalchemy import text
 
 from tests.roads.model import LITE, MY, PG, Place, W, road
 
@@ -150,6 +153,28 @@ def values_in_a_literal(place: Place) -> None:
         value = "; COMMIT; BEGIN READ WRITE; INSERT INTO thing (name) VALUES ($$road$$); COMMIT; --"
         session.connection().exec_driver_sql("SELECT '%s'", [("; --",), (value,)])
         session.commit()
+
+
+@road(PG, drivers=frozenset(("psycopg2",)))
+def value_that_is_sql(place: Place) -> None:
+    from psycopg2.extensions import AsIs
+
+    with place.session() as session:
+        session.execute(text("SET TRANSACTION :mode"), {"mode": AsIs("READ WRITE")})
+        session.execute(text("SELECT write_one()"))
+        session.commit()
+
+
+@road(PG, raw=True, drivers=frozenset(("psycopg",)))
+def value_in_a_literal_of_a_copy(place: Place) -> None:
+    from psycopg import ProgrammingError
+
+    with place.session() as session:
+        driver: Any = session.connection().connection.driver_connection
+        value = ") TO STDOUT; COMMIT; BEGIN READ WRITE; INSERT INTO thing (name) VALUES ($$road$$); COMMIT; --"
+        # psycopg notices that there were several statements when they have run.
+        with suppress(ProgrammingError):
+            driver.cursor().copy("COPY (SELECT '%s') TO STDOUT", (value,)).__enter__()
 
 
 @road(PG, raw=True, drivers=frozenset(("psycopg2", "psycopg")))
