@@ -675,6 +675,17 @@ def test_a_cursor_of_a_class_that_is_given_is_examined_too(
     database.try_it(use_raw, use_raw)
 
 
+def test_what_a_cursor_is_given_beside_its_class_is_kept(request: pytest.FixtureRequest) -> None:
+    def use(connection: Connection) -> None:
+        opened: Any = connection.connection.driver_connection
+        cursor = opened.cursor(dictionary=True, read_timeout=7)
+        assert cursor.read_timeout == 7
+        cursor.execute("SELECT 1 AS one")
+        assert cursor.fetchall() == [{"one": 1}]
+
+    Database(request, "mysqlconnector").try_it(use)
+
+
 @pytest.mark.parametrize("driver", ["pymysql", "mysqldb"])
 def test_a_cursor_is_made_in_as_many_calls_as_the_driver_makes_it(
     request: pytest.FixtureRequest, driver: str

@@ -151,6 +151,22 @@ class Told(Enum):
         ("SELECT /*!50000 'a */ ' */ 1", "mysql", "A comment that can't be read"),
         ("SELECT /*!50000 1", "mysql", "A comment that can't be read"),
         ("\u017felect 1", "mysql", "\u017felect"),
+        # What a driver makes of a value may be part of a token, or have parentheses.
+        ("SELECT %(a)s, $a%(a)s$ ' $a$, f(1) -- '", "postgresql", "A dollar sign that can't be read"),
+        ("SELECT $%s$ ' $$, f(1) -- '", "postgresql", "A dollar sign that can't be read"),
+        ("SELECT $1, a$b, $$ $ $$, $a$ $b$ $a$, '$' FROM a WHERE b = $2", "postgresql", None),
+        ("SELECT 1 /*!%s AS */ INTO OUTFILE 'x'", "mysql", "A comment that can't be read"),
+        ("SELECT 1 /*M!5? AS */ INTO OUTFILE 'x'", "mysql", "A comment that can't be read"),
+        ("SELECT /*!50000 %s AS */ a", "mysql", None),
+        ("SELECT get_lock%s", "mysql", "get_lock()"),
+        ("SELECT pg_try_advisory_lock %(a)s", "postgresql", "pg_try_advisory_lock()"),
+        ("SELECT set_config%s", "postgresql", "set_config() of what protects the transaction"),
+        ("SELECT nextval FROM a WHERE nextval IN %s AND nextval = %s", "postgresql", None),
+        ("SET @@session.'tx_read_only' = 0", "mysql", "SET of a name that can't be read"),
+        ('SET @a = 1, @@local . "tx_read_only" = 0', "mariadb", "SET of a name that can't be read"),
+        ("SET @@session.%s = 0", "mysql", "SET of a name that can't be read"),
+        ("SET @@session.? = 0", "mysql", "SET of a name that can't be read"),
+        ("SET @a = 1.5, @'b c' = 'd.e', @f = 1 + %s", "mysql", None),
     ],
 )  # fmt: skip
 def test_a_text_is_refused_for_what_it_would_do(

@@ -173,7 +173,8 @@ def _making(base: type[Any], dialect: Any, *, notes: bool) -> type[Any]:
     def cursor(self: Any, *args: Any, **kwargs: Any) -> Any:
         made = theirs(self, *args, **kwargs)
         if dialect.driver == "mysqlconnector":  # its cursors can't change their class
-            return theirs(self, cursor_class=_examining(type(made), dialect, notes=notes))
+            given = {**kwargs, "cursor_class": _examining(type(made), dialect, notes=notes)}
+            return theirs(self, **given)
         made.__class__ = _examining(type(made), dialect, notes=notes)
         return made
 

@@ -165,6 +165,24 @@ def value_that_is_sql(place: Place) -> None:
         session.commit()
 
 
+@road(PG, drivers=frozenset(("psycopg2",)))
+def value_beside_a_dollar_sign(place: Place) -> None:
+    free = "COMMIT; BEGIN READ WRITE; INSERT INTO thing (name) VALUES ($$road$$); COMMIT"
+    with place.session() as session:
+        # Of 1 it makes $a1$, with which a string begins.
+        statement = f"SELECT %(a)s, $a%(a)s$ ' $a1$; {free}; -- '"
+        session.connection().exec_driver_sql(statement, {"a": 1})
+
+
+@road(MY)
+def name_of_a_variable_as_a_value(place: Place) -> None:
+    with place.engine().connect() as connection:
+        connection.exec_driver_sql("SET @@session.%s = 0", ("tx_read_only",))
+        connection.commit()
+        connection.execute(text("SELECT write_one()"))
+        connection.commit()
+
+
 @road(PG, raw=True, drivers=frozenset(("psycopg",)))
 def value_in_a_literal_of_a_copy(place: Place) -> None:
     from psycopg import ProgrammingError

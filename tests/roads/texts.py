@@ -154,6 +154,14 @@ def texts() -> Iterator[Text]:
         on=MY,
         lifts=True,
     )
+    yield one(
+        "SET of a name in quotes and a function",
+        "SET @@session.'tx_read_only' = 0",
+        "COMMIT",
+        "SELECT write_one()",
+        on=MY,
+        lifts=True,
+    )
     yield one("SET STATEMENT for insert", "SET STATEMENT max_statement_time = 1 FOR " + W, on=MY)
     yield one(
         "PREPARE from a text",

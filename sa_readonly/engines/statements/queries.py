@@ -46,7 +46,9 @@ def examine_tokens(tokens: list[Token], dialect: str, parameters: Any) -> str | 
                 openers.pop()
                 withs.discard(token.depth + 1)
             continue
-        called = after.is_other("(") and before_word not in _BEFORE_NAME
+        # psycopg2 and drivers of MySQL make parentheses of a value that is a tuple: nextval%s.
+        filled = after.is_other("%") and second.text in ("S", "(")
+        called = (after.is_other("(") or filled) and before_word not in _BEFORE_NAME
         # PostgreSQL also calls by (value).name. In $1.name the point belongs to the number's token.
         point = before.text[-1:] == "." and before.kind in ("other", "number")
         if called or (point and dialect == "postgresql" and token.name() != SET_CONFIG):

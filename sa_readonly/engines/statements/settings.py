@@ -89,6 +89,12 @@ def _examine_lasting(tokens: list[Token], first: str, second: str, dialect: str)
         return f"SET {second}"
     if any(token.kind == "escaped" and token.text[-1:] == '"' for token in tokens):
         return f"{first} of what can't be read"
+    # MariaDB takes @@session.'name', which may be bound.
+    if dialect == "mysql" and any(
+        before.is_other(".") and (token.kind == "string" or token.text in ("%", "?"))
+        for before, token in pairwise(tokens)
+    ):
+        return f"{first} of a name that can't be read"
     if first == "SET" and not all(map(_harmless_charset, _split(tokens[1:]))):
         return "SET of a character set that can't be read"
     return None

@@ -42,6 +42,7 @@ NOTHING = Token("other", "", 0)
 """What stands before the first token and after the last."""
 
 UNCLEAR = "A comment that can't be read"
+_DOLLAR = "A dollar sign that can't be read"
 
 # To the servers, space is ASCII and each character beyond ASCII a letter. A number ends where a
 # letter begins: 1.INTO is two tokens.
@@ -150,6 +151,9 @@ _PG_ESCAPED = re.compile(
 # standard_conforming_strings is off.
 _PG_BACKSLASHED = re.compile(r"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'?", re.DOTALL)
 _PG_DOLLAR = re.compile(r"\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z_0-9\x80-\U0010ffff]*)?\$")
+# Another dollar sign alone is an error to the server, and may be part of a string once a driver has
+# put a value beside it: $a%s$.
+_PG_PARAMETER = re.compile(r"\$[0-9]")
 _PG_LINE = re.compile(r"--[^\r\n]*")
 
 
@@ -162,6 +166,8 @@ def _of_postgresql(statement: str, position: int, escapes: bool, _quotes: str) -
     if character == "$" and (found := _PG_DOLLAR.match(statement, position)):
         end = _end_of(statement, found.group(), found.end())
         return "string", statement[found.end() : end - len(found.group())], end
+    if character == "$" and not _PG_PARAMETER.match(statement, position):
+        return "unclear", _DOLLAR, len(statement)
     if character == "-" and (found := _PG_LINE.match(statement, position)):
         return "comment", "", found.end()
     return None
@@ -171,7 +177,7 @@ _MYSQL_STRING = re.compile(
     r"""'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'?|"[^"\\]*(?:(?:\\.|"")[^"\\]*)*"?""", re.DOTALL
 )
 _MYSQL_LINE = re.compile(r"--(?=[\x00-\x20\x7f]|$)")
-_MYSQL_EXECUTED = re.compile(r"/\*M?!\d*")
+_MYSQL_EXECUTED = re.compile(r"/\*M?!\d*(?P<bound>[%?])?")
 # A text in which every quote ends and no comment begins: wherever a server looks for the end of the
 # comment that contains it, it finds the same one.
 _MYSQL_BALANCED = re.compile(
@@ -194,7 +200,7 @@ def _of_mysql(statement: str, position: int, escapes: bool, quotes: str) -> _Fou
         return "comment", "", position + 1
     if character == "/" and (found := _MYSQL_EXECUTED.match(statement, position)):
         end = statement.find("*/", found.end())
-        if _MYSQL_BALANCED.fullmatch(statement, found.end(), end):
+        if not found["bound"] and _MYSQL_BALANCED.fullmatch(statement, found.end(), end):
             return "executed", found.group(), found.end()
         return "unclear", UNCLEAR, len(statement)
     return None
