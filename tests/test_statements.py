@@ -3,6 +3,7 @@
 # ruff: noqa: E501  # SQL is easier to read in one line
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections import UserString
@@ -12,9 +13,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sa_readonly.engines.guarded import Examining, has_passed
 from sa_readonly.engines.statements import bare, examine, hides_a_parameter, reads_alike
 
 
@@ -156,6 +158,7 @@ class Told(Enum):
         ("SELECT $%s$ ' $$, f(1) -- '", "postgresql", "A dollar sign that can't be read"),
         ("SELECT $1, a$b, $$ $ $$, $a$ $b$ $a$, '$' FROM a WHERE b = $2", "postgresql", None),
         ("SELECT 1 /*!%s AS */ INTO OUTFILE 'x'", "mysql", "A comment that can't be read"),
+        ("SELECT 1 /*!99999/*/* 2 -- */", "mysql", "A comment that can't be read"),
         ("SELECT 1 /*M!5? AS */ INTO OUTFILE 'x'", "mysql", "A comment that can't be read"),
         ("SELECT /*!50000 %s AS */ a", "mysql", None),
         ("SELECT get_lock%s", "mysql", "get_lock()"),
@@ -365,6 +368,47 @@ def test_a_text_that_reads_alike_without_a_trace_reads_alike_with_any(
         assert alike(text, trace + text + other)
         what = examine(text, dialect, backslash=backslash)
         assert (what is None) is (examine(text + other, dialect, backslash=backslash) is None)
+
+
+class Judge(Examining):
+    """A dialect that examines, without a database."""
+
+    driver = "none"
+
+    def __init__(self, name: str, *, backslash: bool = False) -> None:
+        super().__init__()
+        self.name = self._sa_readonly_family = name
+        self._backslash_escapes = backslash
+        self._sa_readonly_passed = {}
+
+    def see(self, statement: str) -> None:
+        with contextlib.suppress(PermissionError):
+            self._sa_readonly_examine(statement, ())
+
+    def _sa_readonly_refuse(self, what: str, statement: str, context: Any) -> None:
+        raise PermissionError(what)
+
+
+HARMFUL = st.sampled_from(
+    ("/*x' FOR UPDATE -- */", "/* 2 FOR UPDATE -- */", "/* FOR UPDATE */", "/*x INTO a*/")
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(st.one_of(PIECES, BROKEN), max_size=6), TRACES, HARMFUL, st.booleans(), DIALECTS)
+@example(["SELECT 'a"], "", "/*x' FOR UPDATE -- */", False, "postgresql")
+@example(["SELECT 1 /* *"], "", "/* FOR UPDATE */", False, "mysql")
+@example(["SELECT 1 /*!99999/*"], "/* 2 -- */", "/* 2 FOR UPDATE -- */", True, "mysql")
+def test_no_text_is_taken_for_one_that_has_passed_unless_it_passes_itself(
+    pieces: list[str], trace: str, harmful: str, backslash: bool, dialect: str
+) -> None:
+    text = "".join(pieces)
+    for first in (text, text + trace):
+        judge = Judge(dialect, backslash=backslash)
+        judge.see(first)
+        for other in (text, text + harmful, harmful + text, trace + text + harmful):
+            if has_passed(judge, other):
+                assert examine(other, dialect, backslash=backslash) is None
 
 
 @pytest.mark.parametrize("trace", ["/*a='1'*/", "/* a=1,b='2' */", "/*a='x%%2Fy'*/"])

@@ -155,8 +155,9 @@ class Examining(Guarded):
             ansi_quotes=ansi_quotes,
         )
         for text in (bare(statement), statement):
-            # A comment behind it may be none, where it ends within a literal.
-            if (text == statement and "'" not in text) or alike(f"{text}/**/"):
+            # A comment behind it may be none, where it ends within a literal or a comment.
+            whole = text == statement and "'" not in text and "/*" not in text
+            if whole or alike(f"{text}/**/"):
                 if Examining._sa_readonly_may_remember(self, text):
                     if len(self._sa_readonly_passed) >= PASSED:
                         self._sa_readonly_passed.clear()

@@ -200,7 +200,9 @@ def _of_mysql(statement: str, position: int, escapes: bool, quotes: str) -> _Fou
         return "comment", "", position + 1
     if character == "/" and (found := _MYSQL_EXECUTED.match(statement, position)):
         end = statement.find("*/", found.end())
-        if not found["bound"] and _MYSQL_BALANCED.fullmatch(statement, found.end(), end):
+        begins = statement[end - 1] == "/"  # /*! ... /*/ begins a comment within, or ends this one
+        balanced = _MYSQL_BALANCED.fullmatch(statement, found.end(), end)
+        if balanced and not begins and not found["bound"]:
             return "executed", found.group(), found.end()
         return "unclear", UNCLEAR, len(statement)
     return None
