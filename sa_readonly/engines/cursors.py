@@ -258,15 +258,15 @@ class _Cursor:
         self._sa_readonly_examine("COPY FROM STDIN", ())
         return super().copy_from(*args, **kwargs)  # type: ignore[misc]
 
-    def callproc(self, name: Any, *args: Any, **kwargs: Any) -> Any:
+    def callproc(self, procname: Any, *args: Any, **kwargs: Any) -> Any:
         dialect = self._sa_readonly
         selects = dialect._sa_readonly_family == "postgresql" and dialect.driver != "pg8000"
         verb = "SELECT" if selects else "CALL"
-        values = args[0] if args and args[0] is not None else ()
+        values = (args[0] if args else kwargs.get("parameters")) or ()
         values = list(values.values() if isinstance(values, dict) else values)
         marks = ", ".join(["%s"] * len(values))
-        self._sa_readonly_examine(f"{verb} {name}({marks})", ((values,), {}))
-        return super().callproc(name, *args, **kwargs)  # type: ignore[misc]
+        self._sa_readonly_examine(f"{verb} {procname}({marks})", ((values,), {}))
+        return super().callproc(procname, *args, **kwargs)  # type: ignore[misc]
 
     def _sa_readonly_examine(
         self, query: Any, parameters: Any, *, many: bool = False, filling: Any = None

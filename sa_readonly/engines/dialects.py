@@ -168,11 +168,15 @@ def plain_types(dialect: Any) -> frozenset[type[Any]] | None:
 
 
 def may_render(values: Any, plain: frozenset[type[Any]]) -> bool:
-    """True if any of these values, however nested, may be SQL itself."""
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, (list, tuple)):
-        return values.__class__ not in plain
-    return not plain.issuperset(map(type, values)) and any(
-        may_render(value, plain) for value in values
-    )
+    """True if any of these values, however nested, may be SQL itself.
+
+    :param values: a tuple, list or dict.
+    """
+    by_name = values.__class__ is dict
+    for one in values:  # in few calls: a raw cursor asks each time
+        value = values[one] if by_name else one
+        if value.__class__ in plain:
+            continue
+        if value.__class__ not in (tuple, list, dict) or (value and may_render(value, plain)):
+            return True
+    return False
