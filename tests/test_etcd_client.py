@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from urllib3.connection import HTTPConnection
 
 from sa_readonly.etcd import endpoints
 from sa_readonly.etcd.client import Client
@@ -26,7 +27,7 @@ from sa_readonly.etcd.errors import (
     failure,
 )
 from sa_readonly.etcd.values import absent, created, delete_op, get_op, modified, put_op
-from tests.app import once
+from tests.app import Clock, once
 from tests.etcd import Etcd, Proxy, free_ports
 from tests.postgres import wait_until
 from tests.test_forks import in_child
@@ -519,6 +520,24 @@ def test_a_client_that_is_forgotten_leaves_no_connection(etcd: Etcd) -> None:
     del client
     gc.collect()
     assert own not in connections()
+
+
+def test_a_connection_that_is_made_too_late_is_closed(
+    etcd: Etcd, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[socket.socket] = []
+    real = HTTPConnection.connect
+
+    def connect(self: HTTPConnection) -> None:
+        real(self)
+        made.append(self.sock)
+        clock.ahead += 60
+
+    monkeypatch.setattr(HTTPConnection, "connect", connect)
+    with Client(etcd.urls, timeout=5) as client, pytest.raises(Unreachable, match="in time"):
+        client.get("/a")
+    assert made
+    assert all(one.fileno() == -1 for one in made)
 
 
 def test_a_forked_child_has_connections_of_its_own(proxy: Proxy) -> None:

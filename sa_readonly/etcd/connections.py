@@ -202,6 +202,7 @@ class Endpoint:
 
         :raises Unreachable: if there is none in time.
         """
+        connection: HTTPConnection | None = None
         try:
             connection = self._kept() or self._connected(deadline)
             # A class by its type; what it is called with makes one.
@@ -210,6 +211,8 @@ class Endpoint:
             )
             connection.timeout = _left(deadline)
         except _TROUBLE as error:
+            if connection is not None:  # it came too late
+                self.end(connection)
             raise Unreachable(f"{self.url}: {_told(error)}.", may_be_done=False) from error
         return connection
 
