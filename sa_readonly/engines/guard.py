@@ -177,11 +177,15 @@ class ReadOnly(Examining):
             # each time, as tools for tracing patch it.
             lock, plain = cursor._sa_readonly_lock, cursor._sa_readonly_plain
             if lock is None or lock(cursor) == SHUT:
-                by_name = parameters.__class__ is dict
-                known = plain is None or by_name or parameters.__class__ in (tuple, list)
-                for one in () if plain is None else parameters:
-                    known = known and (parameters[one] if by_name else one).__class__ in plain
-                if known:
+                straight = plain is None
+                if plain is not None:  # as may_render(), without its call
+                    by_name = parameters.__class__ is dict
+                    straight = by_name or parameters.__class__ in (tuple, list)
+                    for one in parameters:
+                        straight = straight and (
+                            (parameters[one] if by_name else one).__class__ in plain
+                        )
+                if straight:
                     base.execute(cursor, statement, parameters)
                     return
         super().do_execute(cursor, statement, parameters, context)

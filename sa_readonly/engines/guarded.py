@@ -6,7 +6,6 @@ What a class keeps on a dialect is named ``_sa_readonly_...``.
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine.default import DefaultDialect
@@ -146,24 +145,31 @@ class Examining(Guarded):
             # A "begin" listener sends it, which a twin shares with its engine. It would take the
             # lock of the one writer that SQLite admits.
             return "BEGIN"
-        backslash, ansi_quotes = privates.quoting(self)
-        alike = partial(
-            reads_alike,
-            statement,
-            dialect=self._sa_readonly_family,
-            backslash=backslash,
-            ansi_quotes=ansi_quotes,
-        )
-        for text in (bare(statement), statement):
-            # A comment behind it may be none, where it ends within a literal or a comment.
-            whole = text == statement and "'" not in text and "/*" not in text
-            if whole or alike(f"{text}/**/"):
-                if Examining._sa_readonly_may_remember(self, text):
-                    if len(self._sa_readonly_passed) >= PASSED:
-                        self._sa_readonly_passed.clear()
-                    self._sa_readonly_passed[text] = None
-                break
+        text = Examining._sa_readonly_kept_as(self, statement)
+        if text is not None and Examining._sa_readonly_may_remember(self, text):
+            if len(self._sa_readonly_passed) >= PASSED:
+                self._sa_readonly_passed.clear()
+            self._sa_readonly_passed[text] = None
         return statement
+
+    def _sa_readonly_kept_as(self, statement: str) -> str | None:
+        """Return what is remembered in place of a text that has passed: it without traces.
+
+        None if it ends within a literal or a comment, where a trace behind it would be none.
+        """
+        backslash, ansi_quotes = privates.quoting(self)
+        for text in (bare(statement), statement):
+            if text == statement and "'" not in text and "/*" not in text:
+                return text  # whatever else it ends in, no trace ends that
+            if reads_alike(
+                statement,
+                f"{text}/**/",
+                self._sa_readonly_family,
+                backslash=backslash,
+                ansi_quotes=ansi_quotes,
+            ):
+                return text
+        return None
 
     def _sa_readonly_may_remember(self, statement: str) -> bool:
         """False if what the parameters are decides about a text, so that it is examined each time.

@@ -40,6 +40,7 @@ __all__ = [
     "refresh",
     "running",
     "trio",
+    "unawaited",
     "wait_for",
 ]
 
@@ -161,9 +162,12 @@ def refresh(switch: Switch) -> State:
         return switch.known
     if running() is None or in_greenlet() or not looks_at_a_glance(switch):
         return wait_for(switch.refresh)
-    # Nothing can be awaited here, so a thread looks, and the safe answer is given.
     aside(switch.refresh)
-    known = switch.known
+    return unawaited(switch.known)
+
+
+def unawaited(known: State) -> State:
+    """Return the safe answer where nothing can be awaited, and a flip may not be known yet."""
     return known if known.read_only else State(Mode.READ_ONLY, since=now())
 
 

@@ -15,7 +15,7 @@ from ..engines import loops
 from ..engines.privates import in_greenlet
 from ..errors import ConfigurationError, ReadOnlyError
 from ..hold.count import held
-from ..mode import Mode, State, clock, now
+from ..mode import State, clock
 from ..subscribers import looks_at_a_glance
 from .counts import Counts
 from .ending import call_at_exit
@@ -219,10 +219,7 @@ class Worker:
             known, usable = switch.refresh(), True  # read-only would be told where nothing flips
         if not (usable and self._begun and self.watcher.alive):
             self._do_beside(work)
-        if usable or known.read_only:
-            return known
-        # A flip that is not known yet: nothing can be awaited here, so the safe answer is given.
-        return State(Mode.READ_ONLY, since=now())
+        return known if usable else loops.unawaited(known)
 
     def _do_beside(self, work: Callable[[], object]) -> None:
         """Have a thread do it, one at a time: while one is at work, the next look asks again."""
