@@ -365,7 +365,7 @@ def test_a_value_that_ends_a_literal_is_refused_whoever_puts_it_there(
     database = Database(request, driver)
 
     def hide(connection: Connection) -> None:
-        # A driver that has no cursors of Python fills a text by rules of its own.
+        # mysql-connector-python fills %s alone, also in %%s; the others fill by Python's %.
         filled = (
             ["SELECT '%%s'"] if driver == "mysqlconnector" else ["SELECT '%20s'", "SELECT '%r'"]
         )

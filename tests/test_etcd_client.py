@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import http.server
 import os
@@ -27,7 +26,7 @@ from sa_readonly.etcd.errors import (
     failure,
 )
 from sa_readonly.etcd.values import absent, created, delete_op, get_op, modified, put_op
-from tests.app import Clock, once
+from tests.app import Clock, once, opened
 from tests.etcd import Etcd, Proxy, free_ports
 from tests.postgres import wait_until
 from tests.test_forks import in_child
@@ -506,11 +505,7 @@ def test_no_more_connections_are_kept_than_a_few(proxy: Proxy) -> None:
 
 def test_a_client_that_is_forgotten_leaves_no_connection(etcd: Etcd) -> None:
     def connections() -> set[str]:
-        found = set()
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # it is closed by now
-                found.add(os.readlink(f"/proc/self/fd/{name}"))
-        return {one for one in found if one.startswith("socket:")}
+        return {one for one in opened() if one.startswith("socket:")}
 
     client = Client(etcd.urls)
     gc.collect()  # what tests before have left goes now, or at any time

@@ -19,7 +19,7 @@ from sqlalchemy.orm import sessionmaker
 
 from sa_readonly import EngineSelector, RoutingSession
 from sa_readonly.workers.directory import DirectoryRegistry
-from tests.app import WHICH, Book, fill, once, sqlite_urls
+from tests.app import WHICH, Book, fill, once, opened, sqlite_urls
 
 TRANSACTIONS = 100_000
 BATCH = 2_000  # transactions between two flips
@@ -40,12 +40,7 @@ def uncollected() -> Iterator[None]:
 
 def held() -> Counter[str]:
     """Return the threads of this process and, where the system tells, what it has open."""
-    found = [f"thread {thread.name}" for thread in threading.enumerate()]
-    folder = "/proc/self/fd"
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
-            found.append(os.readlink(f"{folder}/{name}"))
-    return Counter(found)
+    return Counter([*(f"thread {thread.name}" for thread in threading.enumerate()), *opened()])
 
 
 def resident() -> int:

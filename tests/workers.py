@@ -17,6 +17,7 @@ from sa_readonly.workers import memory
 from sa_readonly.workers.directory import DirectoryRegistry
 from sa_readonly.workers.protocol import Liveness, Report, Seen
 from sa_readonly.workers.verdict import Verdict, judge
+from tests.app import opened
 from tests.worker_process import identity
 
 if not hasattr(os, "fork"):
@@ -70,12 +71,8 @@ class Place:
 
     def descriptors(self) -> list[str]:
         """Return what this process has open here: what tests before have left may end meanwhile."""
-        found = []
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # it is closed by now
-                found.append(os.readlink(f"/proc/self/fd/{name}"))
         mine = str(self.path.parent), *(entry.name for entry in self.entries)
-        return sorted(one for one in found if any(name in one for name in mine))
+        return sorted(one for one in opened() if any(name in one for name in mine))
 
     def names(self) -> list[str]:
         return sorted(os.listdir(self.path))
